@@ -1,0 +1,56 @@
+# make train | sample | test | lint | bench | clean.  Every target makes .venv first where it is missing.
+PYTHON ?= python3
+VENV   := .venv
+RUN_IN := $(VENV)/bin/python
+
+SOURCE     ?= stories
+VOCAB_SIZE ?= 1024
+DATA       ?= tokens/stories
+PRESET     ?= quickstart
+RUN        ?= runs/$(PRESET)
+ARGS       ?=
+
+INSTALLED := $(VENV)/.installed
+BUILT     := $(VENV)/.built
+CSRC      := $(shell find kernels -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' 2>/dev/null)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train sample test lint bench clean
+
+help:
+	@head -1 Makefile
+
+$(INSTALLED): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "slm needs Python 3.11 or newer, this is %s: set PYTHON=…" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(RUN_IN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@touch $@
+
+$(BUILT): $(INSTALLED) setup.py pyproject.toml $(CSRC)
+	$(RUN_IN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+setup: $(BUILT)
+
+$(DATA)/meta.json: | $(BUILT)
+	$(RUN_IN) -m data prepare --source '$(SOURCE)' --vocab-size $(VOCAB_SIZE) --out $(DATA)
+
+train: $(BUILT) $(DATA)/meta.json
+	$(RUN_IN) train.py --preset $(PRESET) --data $(DATA) --run $(RUN) --overwrite $(ARGS)
+
+sample: $(BUILT)
+	$(RUN_IN) sample.py --run $(RUN) $(ARGS)
+
+test: $(BUILT)
+	$(RUN_IN) -m pytest $(ARGS)
+
+lint: $(BUILT)
+	$(RUN_IN) -m ruff check .
+	$(RUN_IN) -m ruff format --check .
+	$(VENV)/bin/lint-imports
+
+bench: $(BUILT)
+	@for question in benchmarks/*.py; do echo "$$question"; $(RUN_IN) "$$question" || exit 1; done
+
+clean:
+	rm -rf $(VENV) build *.egg-info kernels/*.so

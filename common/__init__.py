@@ -1,0 +1,1 @@
+"""What every room needs and none should write twice: command lines, safe files, benchmark tables."""

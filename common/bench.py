@@ -1,0 +1,94 @@
+"""Benchmarks: ours and its peers timed in turn in one process, medians, one table, one JSON layout.
+
+Every row says what ours needs, what the peer needs, and a ratio above 1 where ours is better.
+"""
+
+import dataclasses
+import datetime
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from common.files import write_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One line of a benchmark: `ours` and `peer_value` in `unit`; `peer` names the other side."""
+
+    name: str
+    ours: float
+    unit: str
+    peer: str = ""
+    peer_value: float | None = None
+    less_is_better: bool = False
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times better ours is; None without a peer."""
+        if not self.peer_value or not self.ours:
+            return None
+        return self.peer_value / self.ours if self.less_is_better else self.ours / self.peer_value
+
+
+def seconds(call: Callable[[], Any]) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def medians(calls: Mapping[str, Callable[[], Any]], repeat: int = 5, warmup: int = 1) -> dict[str, float]:
+    """Median seconds of each call; the calls take turns, so that a noisy machine troubles all alike."""
+    for _ in range(warmup):
+        for call in calls.values():
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeat):
+        for name, call in calls.items():
+            times[name].append(seconds(call))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def machine() -> str:
+    """The processor (or GPU host), its cores and the Python that ran."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+
+
+def report(benchmark: str, rows: list[Row], json_path: str | Path | None = None) -> None:
+    """Prints the rows as a table and, with a path, writes them as JSON."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{benchmark} — {machine()}", title_justify="left")
+    for column in ("name", "ours", "unit", "peer", "peer's", "ratio"):
+        table.add_column(column, justify="left" if column in ("name", "unit", "peer") else "right")
+    for row in rows:
+        table.add_row(row.name, _short(row.ours), row.unit, row.peer, _short(row.peer_value), _short(row.ratio))
+    Console().print(table)
+    if json_path:
+        write_json(json_path, as_json(benchmark, rows))
+
+
+def as_json(benchmark: str, rows: list[Row]) -> dict[str, Any]:
+    """The layout that every benchmark writes."""
+    keys = ("name", "ours", "unit", "peer", "peer_value", "ratio")
+    return {
+        "benchmark": benchmark,
+        "machine": machine(),
+        "date": datetime.date.today().isoformat(),
+        "rows": [{key: getattr(row, key) for key in keys} for row in rows],
+    }
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

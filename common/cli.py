@@ -1,0 +1,83 @@
+"""Command lines: typed from dataclasses by tyro, and a user's mistake is one line and exit code 2.
+
+    @cli.command
+    def main(argv: Sequence[str] | None = None) -> None:
+        options = cli.parse(Options, argv, prog="train.py")
+
+Set SLM_TRACEBACK=1 to see where an error came from.
+"""
+
+import contextlib
+import functools
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+
+T = TypeVar("T")
+
+
+def fail(message: str) -> NoReturn:
+    """Prints one line on stderr and leaves with exit code 2."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def parse(options: type[T], argv: Sequence[str] | None, *, prog: str, default: T | None = None) -> T:
+    """Reads `argv` (sys.argv[1:] when None) into the dataclass `options`; flags come from its fields."""
+    known = {} if default is None else {"default": default}
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(options, args=argv, prog=prog, **known)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        fail(f"{_first_paragraph(box.getvalue())} (see {prog} --help)")
+
+
+def _first_paragraph(box: str) -> str:
+    """The text of tyro's framed message up to its first rule, as one line.
+
+    >>> _first_paragraph("╭─ Value error ─╮\\n│ no such    │\\n│ flag  │\\n│ ─── │\\n│ more │\\n╰──╯")
+    'no such flag'
+    """
+    words: list[str] = []
+    for line in box.splitlines():
+        text = line.strip("│ ")
+        if text.startswith("─"):
+            break
+        if not text.startswith("╭") and not text.startswith("╰"):
+            words += text.split()
+    return " ".join(words)
+
+
+def command(main: Callable[..., Any]) -> Callable[..., Any]:
+    """Wraps a `main(argv)`: ValueError and OSError become one line and exit code 2, Ctrl-C exit code 130."""
+
+    @functools.wraps(main)
+    def wrapped(argv: Sequence[str] | None = None) -> Any:
+        try:
+            return main(argv)
+        except BrokenPipeError:  # the reader of our output (head, less) has left: not an error
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(141) from None
+        except (ValueError, OSError) as error:
+            if os.environ.get("SLM_TRACEBACK"):
+                raise
+            fail(_explain(error))
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
+
+    return wrapped
+
+
+def _explain(error: Exception) -> str:
+    """An OSError from the system names its file first; our own messages stand as they are."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

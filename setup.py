@@ -1,0 +1,5 @@
+"""Builds the project: everything that pyproject.toml names."""
+
+from setuptools import setup
+
+setup()
