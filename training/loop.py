@@ -212,8 +212,8 @@ def train(config: TrainConfig) -> report.Report:
     parameters = sum(p.numel() for p in trainer.parameters)
     precision = str(trainer.precision).removeprefix("torch.")
     Console(stderr=True).print(
-        f"{parameters:,} parameters on {trainer.device} in {precision}, {config.steps} steps of {config.batch_tokens:,} "
-        f"tokens from {config.data} to {trainer.run}",
+        f"{parameters:,} parameters on {trainer.device} in {precision}, {config.steps} steps of "
+        f"{config.batch_tokens:,} tokens from {config.data} to {trainer.run}",
         highlight=False,
     )
     with contextlib.closing(log), report.progress_bar() as bar:
@@ -228,8 +228,8 @@ def _open_split(config: TrainConfig, split: str) -> TokenFile:
     file = TokenFile.open(config.data, split)
     if config.model.vocab_size < file.vocab_size:
         raise ValueError(
-            f"vocab_size {config.model.vocab_size} is smaller than the vocabulary of {config.data} ({file.vocab_size}): "
-            "leave --vocab-size out, or prepare the data with a smaller vocabulary"
+            f"vocab_size {config.model.vocab_size} is smaller than the vocabulary of {config.data} "
+            f"({file.vocab_size}): leave --vocab-size out, or prepare the data with a smaller vocabulary"
         )
     return file
 
