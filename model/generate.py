@@ -2,8 +2,8 @@
 
     for token in stream(gpt, prompt, 100, temperature=0.8, top_k=50, stop=end_of_text, seed=1): …
 
-Keys and values of past tokens are kept in a preallocated cache, so a step costs one token's arithmetic. When the
-context is full, its older half is forgotten and the rest is read again (see `context_start`).
+Keys and values of past tokens are kept in a preallocated cache, so a step costs one token's arithmetic. When
+the context is full, its older half is forgotten and the rest is read again (see `context_start`).
 """
 
 import math
@@ -88,7 +88,7 @@ class LayerCache:
         self.place: _Place | None = None
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Stores k, v (B, T, KV, D) in their place; returns keys and values (B, L, KV, D) and who sees whom."""
+        """Stores k, v (B, T, KV, D); returns all keys and values (B, L, KV, D) and who sees whom."""
         rows, length = self.place.rows, self.place.length
         at = rows[:, None], slice(None), self.place.positions  # selects (B, T, KV, D)
         self.keys[at], self.values[at] = k.to(self.keys.dtype), v.to(self.values.dtype)
@@ -99,7 +99,7 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the tokens of one step go: cache rows (B,), positions (B, T), longest context L, mask (B, 1, T, L)."""
+    """Where a step's tokens go: rows (B,), positions (B, T), longest context L, mask (B, 1, T, L)."""
 
     rows: Tensor
     positions: Tensor
@@ -115,7 +115,7 @@ class KVCache:
         self.layers = [LayerCache(gpt.config, rows, length, gpt.wte.weight) for _ in gpt.h]
 
     def read(self, contexts: Sequence[Sequence[int]], starts: Sequence[int], rows: Sequence[int]) -> Tensor:
-        """Logits (B, V) after each context's tokens, which stand at starts, starts + 1, … of the cache's `rows`."""
+        """Logits (B, V) after each context, whose tokens stand at start, start + 1, … in `rows`."""
         widest = max(map(len, contexts))
         padded = [
             list(ids) + [0] * (widest - len(ids)) for ids in contexts
@@ -134,7 +134,7 @@ class KVCache:
         return self.gpt.lm_head(hidden[torch.arange(len(idx), device=self.device), last])
 
     def _mask(self, positions: Tensor, length: int) -> Tensor:
-        """Which of `length` keys each query at `positions` (B, T) may see: (B, 1, T, L), the same for all heads."""
+        """Which of `length` keys a query at `positions` (B, T) may see: (B, 1, T, L), alike in all heads."""
         columns, queries = torch.arange(length, device=self.device), positions[:, None, :, None]
         mask = columns <= queries
         window = self.gpt.config.window
@@ -191,7 +191,7 @@ class _Session:
         return self._read_anew(logits, sizes, starts)
 
     def _read_anew(self, logits: Tensor, sizes: list[int], starts: list[int]) -> Tensor:
-        """Where the context has just slid, its tokens have new positions: those rows are read from the start."""
+        """Where a context has just slid, its tokens have new positions: those rows are read anew."""
         slid = [i for i, size in enumerate(sizes) if starts[i] != context_start(size - 1, self.block_size)]
         if slid:
             contexts = [self.said[self.rows[i]][starts[i] :] for i in slid]
@@ -211,8 +211,9 @@ def stream(
 ) -> Iterator[int]:
     """Yields up to `max_new_tokens` ids that continue `ids`, each as soon as it is drawn.
 
-    Ends before a `stop` id, which is not yielded. The same seed gives the same ids (None: torch's own randomness
-    decides). Raises a ValueError at once for an empty prompt, one longer than block_size, or an impossible rule.
+    Ends before a `stop` id, which is not yielded. The same seed gives the same ids (None: torch's own
+    randomness decides). Raises a ValueError at once for an empty prompt, one longer than block_size, or an
+    impossible rule.
     """
     session = _prepare(gpt, [ids], max_new_tokens)
     rules = Rules(temperature, top_k, top_p)
@@ -289,7 +290,7 @@ def _write(
 
 
 def _uniforms(rows: int, steps: int, seed: int | None) -> Tensor:
-    """(rows, steps) numbers in [0, 1); each row has a generator of its own, so that no row depends on another."""
+    """(rows, steps) numbers in [0, 1), each row from a generator of its own: no row sways another."""
     if seed is None:
         return torch.rand(rows, steps)
     return torch.stack(

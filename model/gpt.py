@@ -68,7 +68,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def _initialize(self) -> None:
-        """GPT-2's: normal with deviation 0.02, zero biases; what is added to the stream by 1/sqrt(2 n_layer) less."""
+        """GPT-2's: deviation 0.02, zero biases; what is added to the stream by 1/sqrt(2 n_layer) less."""
         residual = INIT_STD / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -79,8 +79,8 @@ class GPT(nn.Module):
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
         """Logits (B, T, V) for ids idx (B, T), and with targets (B, T) the mean loss in nats per token.
 
-        Targets of -100 are ignored. With targets the logits carry no gradient, and are None where they would not
-        fit model.loss.LOGITS_BUDGET.
+        Targets of -100 are ignored. With targets the logits carry no gradient, and are None where they would
+        not fit model.loss.LOGITS_BUDGET.
         """
         self._check(idx, targets)
         hidden = self.hidden(idx)
@@ -92,7 +92,7 @@ class GPT(nn.Module):
     def hidden(
         self, idx: Tensor, positions: Tensor | None = None, caches: Sequence[Cache] | None = None
     ) -> Tensor:
-        """idx (B, T) -> what the head reads, (B, T, C). Positions (T,) or (B, T) count from 0 if not given."""
+        """idx (B, T) -> what the head reads, (B, T, C). Positions (T,) or (B, T) count from 0 unless given."""
         config = self.config
         if positions is None:
             positions = torch.arange(idx.shape[1], device=idx.device)
@@ -121,7 +121,8 @@ class GPT(nn.Module):
                 f"a sequence of {idx.shape[1]} tokens is longer than block_size {self.config.block_size}: "
                 "shorten it, or make the model with a larger block_size"
             )
-        # Looking at the values would stop a GPU's queue and break a compiled graph; there, indexing itself checks.
+        # Looking at the values would stop a GPU's queue and break a compiled graph; there, indexing itself
+        # checks.
         if idx.device.type == "cpu" and not torch.compiler.is_compiling():
             check_ids(idx, self.config.vocab_size, "idx")
             if targets is not None:
@@ -129,7 +130,7 @@ class GPT(nn.Module):
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, **changes: Any) -> "GPT":
-        """The model in `directory`: config.json and model.safetensors as GPT-2's; see model.pretrained.load."""
+        """The model in `directory` (config.json, model.safetensors); see model.pretrained.load."""
         from model.pretrained import load
 
         return load(directory, **changes)

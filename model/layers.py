@@ -1,7 +1,8 @@
-"""The parts of a transformer, one idea each: norms, positions, MLPs, dropout. Attention has a file of its own.
+"""The parts of a transformer, one idea each: norms, positions, MLPs, dropout. Attention has a file of its
+own.
 
-Every module is plain torch. Where a config's `attention` says so, norms call torch's op or our kernel instead of
-the written-out arithmetic; the results are equal.
+Every module is plain torch. Where a config's `attention` says so, norms call torch's op or our kernel instead
+of the written-out arithmetic; the results are equal.
 """
 
 import torch
@@ -12,7 +13,7 @@ from model.config import GPTConfig
 
 
 class LayerNorm(nn.Module):
-    """(…, C) -> (…, C): mean 0 and variance 1 over the last axis, then scaled and shifted (Ba et al. 2016)."""
+    """(…, C) -> (…, C): mean 0, variance 1 over the last axis, then scaled and shifted (Ba et al. 2016)."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -74,7 +75,8 @@ class RMSNorm(nn.Module):
 
 
 class SinusoidalPositions(nn.Module):
-    """Positions (…) -> (…, C): sines and cosines of geometric wavelengths, nothing learned (Vaswani et al. 2017).
+    """Positions (…) -> (…, C): sines and cosines of geometric wavelengths, nothing learned (Vaswani et al.
+    2017).
 
     Even columns 2i hold sin(p / 10000^(2i/C)), odd columns 2i + 1 the cosine of the same angle.
     """
@@ -89,7 +91,7 @@ class SinusoidalPositions(nn.Module):
 
 
 def position_angles(positions: Tensor, width: int, base: float = 10000.0) -> Tensor:
-    """Positions (…) -> (…, width/2) in float32: p / base^(2i / width), the angles that both schemes below turn by."""
+    """Positions (…) -> (…, width/2), float32: p / base^(2i / width), the angles of both schemes."""
     exponents = torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width
     return positions[..., None].float() * base**-exponents
 
@@ -97,8 +99,8 @@ def position_angles(positions: Tensor, width: int, base: float = 10000.0) -> Ten
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Rotary positions (Su et al. 2021): each pair of neighbours (x[2i], x[2i+1]) turned by its angle.
 
-    x (B, T, H, D), angles (T, D/2) or (B, T, D/2). The dot product of a turned query and a turned key depends only
-    on how far apart they stand.
+    x (B, T, H, D), angles (T, D/2) or (B, T, D/2). The dot product of a turned query and a turned key depends
+    only on how far apart they stand.
     """
     cos, sin = angles.cos()[..., None, :], angles.sin()[..., None, :]  # (…, T, 1, D/2)
     even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)  # (B, T, H, D) -> two of (B, T, H, D/2)

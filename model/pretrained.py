@@ -1,8 +1,8 @@
 """Weights in and out, in the layout of GPT-2 on the Hugging Face hub: config.json and model.safetensors.
 
-A model that GPT-2's code can express loads in transformers.GPT2LMHeadModel. Every other one is written in the same
-way, but under model_type "slm", so that nobody takes it for a GPT-2; what GPT-2's config has no name for stands
-under the key "slm". Nothing is pickled.
+A model that GPT-2's code can express loads in transformers.GPT2LMHeadModel. Every other one is written in the
+same way, but under model_type "slm", so that nobody takes it for a GPT-2; what GPT-2's config has no name for
+stands under the key "slm". Nothing is pickled.
 """
 
 import dataclasses
@@ -55,8 +55,9 @@ def save(gpt: "GPT", directory: str | Path) -> None:
 def load(directory: str | Path, **changes: Any) -> "GPT":
     """The model in `directory`, in float32, on the CPU, ready to evaluate.
 
-    `changes` replace fields of its config, such as dropout=0.0 or attention="fused". Raises FileNotFoundError where
-    a file is missing, and a ValueError that lists every weight that is missing, unexpected or of another shape.
+    `changes` replace fields of its config, such as dropout=0.0 or attention="fused". Raises FileNotFoundError
+    where a file is missing, and a ValueError that lists every weight that is missing, unexpected or of
+    another shape.
     """
     from safetensors.torch import load_file
 
@@ -141,7 +142,7 @@ def to_gpt2_names(gpt: "GPT") -> dict[str, Tensor]:
 
 
 def from_gpt2_names(gpt: "GPT", weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The state dict for `gpt` from weights under GPT-2's names, with or without the prefix "transformer."."""
+    """The state dict for `gpt` from weights under GPT-2's names, the prefix "transformer." or not."""
     found = {}
     for name, tensor in weights.items():
         name = name.removeprefix("transformer.")
