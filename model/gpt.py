@@ -92,7 +92,7 @@ class GPT(nn.Module):
     def hidden(
         self, idx: Tensor, positions: Tensor | None = None, caches: Sequence[Cache] | None = None
     ) -> Tensor:
-        """idx (B, T) -> what the head reads, (B, T, C). Positions (T,) or (B, T) count from 0 unless given."""
+        """idx (B, T) -> what the head reads, (B, T, C). Positions (T,) or (B, T) count from 0 by default."""
         config = self.config
         if positions is None:
             positions = torch.arange(idx.shape[1], device=idx.device)
