@@ -88,12 +88,12 @@ class LayerCache:
         self.place: _Place | None = None
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Stores k, v (B, T, KV, D); returns all keys and values (B, L, KV, D) and who sees whom."""
+        """Stores k, v (B, T, KV, D); returns all keys and values (B, KV, L, D) and who sees whom."""
         rows, length = self.place.rows, self.place.length
         at = rows[:, None], slice(None), self.place.positions  # selects (B, T, KV, D)
         self.keys[at], self.values[at] = k.to(self.keys.dtype), v.to(self.values.dtype)
         stored = [t if len(rows) == len(t) else t[rows] for t in (self.keys, self.values)]
-        keys, values = (t[:, :, :length].transpose(1, 2) for t in stored)  # (B, KV, L, D) -> (B, L, KV, D)
+        keys, values = (t[:, :, :length] for t in stored)  # (B, KV, L, D)
         return keys, values, self.place.mask
 
 

@@ -14,7 +14,18 @@ from torch.utils.checkpoint import checkpoint
 
 from model.attention import Cache, CausalSelfAttention
 from model.config import GPTConfig
-from model.layers import MLP, LayerNorm, RMSNorm, SinusoidalPositions, SwiGLU, position_angles
+from model.layers import (
+    GELU,
+    MLP,
+    Dropout,
+    LayerNorm,
+    LearnedPositions,
+    RMSNorm,
+    SiLU,
+    SinusoidalPositions,
+    SwiGLU,
+    position_angles,
+)
 from model.loss import IGNORED, head_loss
 
 INIT_STD = 0.02
@@ -25,21 +36,40 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        norm = LayerNorm if config.norm == "layernorm" else RMSNorm
-        self.ln_1 = norm(config)
+        self.ln_1 = _norm(config)
         self.attn = CausalSelfAttention(config)
-        self.ln_2 = norm(config)
-        self.mlp = SwiGLU(config) if config.mlp == "swiglu" else MLP(config)
+        self.ln_2 = _norm(config)
+        self.mlp = _mlp(config)
+        self.drop = Dropout(config.dropout, config.attention)
         self.post = config.norm_place == "post"
 
     def forward(self, x: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""
         if self.post:
             x, _ = self.ln_1.add(self.attn(x, angles, cache), x)
-            x, _ = self.ln_2.add(self.mlp(x), x)
+            x, _ = self.ln_2.add(self.drop(self.mlp(x)), x)
             return x
         normed, x = self.ln_2.add(self.attn(self.ln_1(x), angles, cache), x)
-        return x + self.mlp(normed)
+        return x + self.drop(self.mlp(normed))
+
+
+def _norm(config: GPTConfig) -> nn.Module:
+    if config.norm == "rmsnorm":
+        return RMSNorm(config.n_embd, config.norm_eps, config.attention)
+    return LayerNorm(config.n_embd, config.bias, config.norm_eps, config.attention)
+
+
+def _mlp(config: GPTConfig) -> nn.Module:
+    if config.mlp == "swiglu":
+        return SwiGLU(config.n_embd, config.inner, config.bias, config.attention)
+    activation = SiLU(config.attention) if config.mlp == "silu" else GELU(config.attention)
+    return MLP(config.n_embd, config.inner, activation, config.bias)
+
+
+def _positions(config: GPTConfig) -> nn.Module | None:
+    if config.positions == "learned":
+        return LearnedPositions(config.block_size, config.n_embd)
+    return SinusoidalPositions(config.n_embd) if config.positions == "sinusoidal" else None
 
 
 class GPT(nn.Module):
@@ -49,18 +79,10 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        if config.positions == "learned":
-            self.wpe = nn.Embedding(config.block_size, config.n_embd)
-        elif config.positions == "sinusoidal":
-            self.wpe = SinusoidalPositions(config.n_embd)
-        else:
-            self.wpe = None
-        self.drop = nn.Dropout(config.dropout)
+        self.wpe = _positions(config)
+        self.drop = Dropout(config.dropout, config.attention)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        norm = LayerNorm if config.norm == "layernorm" else RMSNorm
-        self.ln_f = (
-            norm(config) if config.norm_place == "pre" else nn.Identity()
-        )  # post-norm blocks end in one
+        self.ln_f = _norm(config) if config.norm_place == "pre" else nn.Identity()  # post-norm ends in one
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tied_head:
             self.lm_head.weight = self.wte.weight
