@@ -15,12 +15,22 @@ process with `world_size` times B rows would see.
 import numpy as np
 import torch
 
+from data.documents import Documents, document_ids
 from data.permute import permute
 from data.prefetch import prefetch
 from data.sampler import Batch, Sampler
 from data.tokenfile import TokenFile
 
-__all__ = ["EpochWindows", "RandomWindows", "Sampler", "StridedWindows", "TokenFile", "prefetch"]
+__all__ = [
+    "Documents",
+    "EpochWindows",
+    "RandomWindows",
+    "Sampler",
+    "StridedWindows",
+    "TokenFile",
+    "document_ids",
+    "prefetch",
+]
 
 
 class _Windows(Sampler):
@@ -82,7 +92,8 @@ class StridedWindows(_Windows):
     """Windows of `context_length` tokens every `stride` tokens, in order or shuffled.
 
     A stride below the context length makes them overlap. Every window comes once in each of `epochs` epochs
-    (endless when None); a last batch may be smaller. Tokens after the last whole window are left out. `len()` is the number of windows of an epoch.
+    (endless when None); a last batch may be smaller. Tokens after the last whole window are left out.
+    `len()` is the number of windows of an epoch.
     """
 
     def __init__(
