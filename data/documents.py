@@ -54,7 +54,7 @@ class Documents(Sampler):
         self.seek({"epoch": 0, "group": 0, "row": 0})
 
     def __len__(self) -> int:
-        """Pieces of an epoch: documents, a longer one than the block counted once for each block it begins."""
+        """Pieces of an epoch: documents, those longer than the block counted once a block begun."""
         return len(self._starts)
 
     def position(self) -> dict[str, int]:
