@@ -83,10 +83,10 @@ def samples(config: SampleConfig) -> Iterator[Iterator[str]]:
             config.max_new_tokens,
             temperature=config.temperature,
             top_k=config.top_k,
-            stop=(ids[0],),
+            stop=ids[0],
             seed=config.seed + number,
         )
-        yield tokenizer.decode_stream(i for i in new if i != ids[0])
+        yield tokenizer.decode_stream(new)
 
 
 @cli.command

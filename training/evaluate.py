@@ -63,15 +63,12 @@ def bits_per_byte(loss: float, tokens: int, num_bytes: int) -> float:
 def tell_stories(model: GPT, tokenizer: Tokenizer, count: int, *, temperature: float, seed: int) -> list[str]:
     """`count` stories from `<|endoftext|>` on, each cut at the next one or at the context length."""
     end = tokenizer.special_tokens[END_OF_TEXT]
-    was_training = model.training
-    model.eval()
     told = generate.generate_batch(
         model,
         [[end]] * count,
         max_new_tokens=model.config.block_size - 1,
         temperature=temperature,
-        stop=(end,),
+        stop=end,
         seed=seed,
     )
-    model.train(was_training)
-    return [tokenizer.decode([i for i in ids if i != end]).strip() for ids in told]
+    return [tokenizer.decode(ids).strip() for ids in told]

@@ -185,7 +185,7 @@ class Trainer:
         with devices.autocast(self.device, self.precision):
             val_loss = evaluate.full_loss(self.model, self.val_file, batch_size=config.micro_batch)
         train_loss = self._estimate(self.train_file, 4 * config.eval_batches)
-        built_in = meta.source.startswith("stories")
+        built_in = all(source.split(":")[0] == "stories" for source in meta.source)
         count = max(config.coherence_stories, SHOWN_STORIES) if built_in else SHOWN_STORIES
         tokenizer = Tokenizer.load(self.run / "tokenizer.json")
         told = evaluate.tell_stories(
