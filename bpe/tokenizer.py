@@ -4,6 +4,7 @@ A dictionary maps a piece of text (a word with its leading space and what follow
 its ids, so that common text costs one look-up per piece. Training is in trainer.py, files in formats.py.
 """
 
+import array
 import codecs
 import functools
 import os
@@ -50,6 +51,7 @@ class Tokenizer:
         if vocab is None:
             vocab = dict(enumerate([bytes([byte]) for byte in range(256)] + [a + b for a, b in self.merges]))
         if not isinstance(special_tokens, Mapping):
+            _check_names(special_tokens)
             special_tokens = {token: len(vocab) + index for index, token in enumerate(special_tokens)}
         self.special_tokens: dict[str, int] = dict(special_tokens)
         self._ids = _checked_ids(vocab, self.special_tokens)
@@ -167,7 +169,7 @@ class Tokenizer:
         return self._pack(merge(ids, self._ranks, self._made))
 
     def _pack(self, ids: Sequence[int]) -> bytes:
-        return np.array(ids, self.dtype).tobytes()
+        return array.array("H" if self.dtype == np.uint16 else "I", ids).tobytes()
 
     # Decoding
 
@@ -270,6 +272,13 @@ class _Cache(dict[str, bytes]):
         return value
 
 
+def _check_names(special_tokens: Sequence[str]) -> None:
+    if isinstance(special_tokens, str):
+        raise ValueError(f"special_tokens is the string {special_tokens!r}: give a list or a tuple of names")
+    if len(set(special_tokens)) < len(special_tokens):
+        raise ValueError(f"special_tokens holds a name twice: {list(special_tokens)}")
+
+
 def _checked_ids(vocab: Mapping[int, bytes], special_tokens: Mapping[str, int]) -> dict[bytes, int]:
     """bytes -> id of the ordinary tokens, after all that can be wrong with ids was looked for."""
     ids = {token: id for id, token in vocab.items()}
@@ -290,8 +299,8 @@ def _checked_ids(vocab: Mapping[int, bytes], special_tokens: Mapping[str, int]) 
         seen.add(id)
     if min(seen) < 0 or max(seen) >= 1 << 32:
         raise ValueError(f"ids run from {min(seen)} to {max(seen)}: they must lie in 0..2**32-1")
-    if gap := next((id for id in range(max(vocab)) if id not in seen), None):
-        raise ValueError(f"no token has the id {gap}: the vocabulary has a gap")
+    if gaps := set(range(max(vocab))) - seen:
+        raise ValueError(f"no token has the id {min(gaps)}: the vocabulary has a gap")
     return ids
 
 
@@ -309,8 +318,8 @@ def _merge_table(merges: Sequence[Merge], ids: Mapping[bytes, int]) -> tuple[dic
         made.append(ids[left + right])
     if len(ranks) < len(merges):
         raise ValueError(f"{len(merges) - len(ranks)} of the {len(merges)} merges stand there twice")
-    if len(set(made)) + 256 < len(ids):
-        orphan = next(token for token, id in ids.items() if len(token) > 1 and id not in set(made))
+    if orphans := {id for token, id in ids.items() if len(token) > 1}.difference(made):
+        orphan = next(token for token, id in ids.items() if id in orphans)
         raise ValueError(f"no merge makes the token {orphan!r} (id {ids[orphan]})")
     return ranks, made
 
