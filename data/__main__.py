@@ -7,27 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import cli
-from data import sources
-from data.prepare import prepare
+from data.prepare import Prepare, prepare
 from data.stories import check, stories
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepare:
-    """Turns a corpus into token files."""
-
-    source: str
-    """stories (built in) or text:PATH."""
-    vocab_size: int
-    """Tokens of the vocabulary that is trained, special tokens included."""
-    out: Path
-    """The folder for train.bin, val.bin, meta.json and tokenizer.json."""
-    stories_bytes: int = 10_000_000
-    """How much of the built-in corpus to make."""
-    seed: int = 0
-    """Seed of the built-in corpus."""
-    val_fraction: float = 0.005
-    """Share of the documents that is kept for validation."""
+from data.tokenfile import SPLITS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +26,15 @@ class Stories:
 
 def run_prepare(options: Prepare) -> None:
     """Prepares and says what was made."""
-    documents = sources.documents(options.source, options.stories_bytes, options.seed)
-    meta = prepare(documents, options.vocab_size, options.out, options.val_fraction, [options.source])
-    print(
-        f"{options.out}: {meta.tokens['train']:,} tokens to train on, {meta.tokens['val']:,} to validate on"
-    )
+    meta = prepare(options)
+    for split in SPLITS:
+        print(
+            f"{options.out}/{split}.bin: {meta.tokens[split]:,} tokens, {meta.documents[split]:,} documents, "
+            f"{meta.bytes_per_token(split):.2f} bytes per token"
+        )
+    for what, counts in (("changed", meta.changed), ("removed", meta.removed)):
+        for rule, count in sorted(counts.items()):
+            print(f"{what}: {count:,} documents ({rule})")
 
 
 def run_stories(options: Stories) -> None:
