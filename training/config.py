@@ -84,10 +84,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         positive = ("steps", "batch_tokens", "micro_batch", "learning_rate", "eval_every", "eval_batches")
         for name in (*positive, "checkpoint_every"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # also refuses NaN
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
         for name in ("final_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "temperature"):
-            if not getattr(self, name) >= 0:  # also refuses NaN
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must not be below 0")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
@@ -136,7 +136,7 @@ def read_config(path: Path) -> TrainConfig:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from error
-    model = dict(values.pop("model", {}))
+    model = values.pop("model", {})
     if not isinstance(model, dict):
         raise ValueError(f"{path}: model must be a table, [model]")
     base = GPTConfig.preset(model.pop("preset")) if "preset" in model else GPTConfig()
