@@ -10,7 +10,7 @@ How a line is written:
   learned. They are printed without the brackets. No line of another plot may hold the same words.
 
 A line whose first word is `{He}` goes on with the person whom the sentence before it was about. The helper is
-first named in `help` (or in `setup`, where `meets_early` is set), and after that every line names its subject.
+first named in `help` (or in `setup`, where the plot says so), and after that every line names its subject.
 """
 
 import dataclasses
@@ -30,7 +30,6 @@ class Plot:
     resolution: tuple[str, ...]
     moral: tuple[str, ...]
     is_object: bool = True  # the things are nouns, of which a story may name only one
-    meets_early: bool = False  # the helper comes in with the setup
     feels: bool = True  # the hero is sad about the problem
     feasts: bool = True  # there may be something to eat at the end
     ends_at_night: bool = False

@@ -6,7 +6,7 @@ from data.story_beats import Plot
 JOURNEY_PLOTS = (
     Plot(
         name="fear",
-        things=tuple(words.FEARS),
+        things=words.FEARS,
         helpers="any",
         is_object=False,
         setup=(
@@ -49,7 +49,7 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="skill",
-        things=tuple(words.SKILLS),
+        things=words.SKILLS,
         helpers="any",
         is_object=False,
         setup=(
@@ -92,7 +92,7 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="storm",
-        things=tuple(words.STORMS),
+        things=words.STORMS,
         helpers="family",
         setup=(
             "One {day}, the sky turned <black|gray|dark> all of a sudden.",
@@ -134,10 +134,9 @@ JOURNEY_PLOTS = (
     Plot(
         name="promise",
         feels=False,
-        things=tuple(words.TASKS),
+        things=words.TASKS,
         helpers="family",
         is_object=False,
-        meets_early=True,
         setup=(
             "One {day}, {name} promised {helper} to {x}.",
             '"I will {x}, I promise," said {name} to {helper} one {day}.',
@@ -177,10 +176,9 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="race",
-        things=tuple(words.RACES),
+        things=words.RACES,
         helpers="friend",
         is_object=False,
-        meets_early=True,
         setup=(
             "One {day}, {name} and {helper} <entered|joined> the {x}.",
             "One {day}, there was {a_x} in the village. {name} ran against {helper}.",
@@ -220,7 +218,7 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="friend",
-        things=tuple(words.GAMES),
+        things=words.GAMES,
         helpers="stranger",
         is_object=False,
         setup=(
@@ -262,7 +260,7 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="bedtime",
-        things=tuple(words.NOISES),
+        things=words.NOISES,
         helpers="family",
         ends_at_night=True,
         setup=(
@@ -306,10 +304,9 @@ JOURNEY_PLOTS = (
     Plot(
         name="trip",
         feels=False,
-        things=tuple(words.TRIPS),
+        things=words.TRIPS,
         helpers="family",
         is_object=False,
-        meets_early=True,
         setup=(
             "One {day}, {name} and {helper} set out for the {x}.",
             '"Today we go to the {x}!" said {helper} to {name} one {day}.',

@@ -6,7 +6,7 @@ from data.story_beats import Plot
 OBJECT_PLOTS = (
     Plot(
         name="lost",
-        things=tuple(words.TOYS),
+        things=words.TOYS,
         helpers="any",
         setup=(
             "{He} had {a_color_x} and took it everywhere.",
@@ -54,9 +54,8 @@ OBJECT_PLOTS = (
         name="share",
         feels=False,
         feasts=False,
-        things=tuple(words.FOODS),
+        things=words.FOODS,
         helpers="friend",
-        meets_early=True,
         setup=(
             "One {day}, {name} had {a_x} and sat down with {helper}.",
             "One {day}, {helper} came to visit while {name} was eating {a_x}.",
@@ -99,11 +98,11 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="mistake",
-        things=tuple(words.FRAGILE),
+        things=words.FRAGILE,
         helpers="family",
         setup=(
             "One {day}, {name} was <playing|jumping|dancing|skipping> indoors, close to {a_color_x}.",
-            "One {day}, {name} ran through the <house|hall|kitchen> too fast. On the shelf stood {a_color_x}.",
+            "One {day}, {name} ran through the <house|hall|kitchen> too fast. There stood {a_color_x}.",
             "One {day}, {name} wanted to reach {a_color_x} that stood very high up.",
             "Nobody was allowed to touch {a_color_x} that stood in the <hall|parlor|corner>.",
         ),
@@ -124,7 +123,7 @@ OBJECT_PLOTS = (
             'At last {name} went to {helper}. "It was me," {he} said, "and I am sorry."',
             '{Helper} came in. "I did it," said {name}. "I was too <wild|fast|careless|clumsy>."',
             '"What happened here?" asked {helper}. {name} took a deep breath and told the truth.',
-            '{name} went to {helper} and told {pal_him} everything. "Thank you for being honest," said {pal}.',
+            '{name} went to {helper} and told {pal_him} everything. "It is good that you came," said {pal}.',
         ),
         resolution=(
             "Together they [mended the] {x} with <glue|paste|tape> and care.",
@@ -141,9 +140,8 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="birthday",
-        things=tuple(words.CRAFTS),
+        things=words.CRAFTS,
         helpers="any",
-        meets_early=True,
         setup=(
             "One {day}, it was the birthday of {helper}.",
             "One {day}, {helper} was having a birthday party with <balloons|ribbons and bows|games>.",
@@ -183,7 +181,7 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="rescue",
-        things=tuple(words.STRAYS),
+        things=words.STRAYS,
         helpers="any",
         setup=(
             "One {day}, {name} went for a walk. {sight}",
@@ -227,7 +225,7 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="plant",
-        things=tuple(words.PLANTS),
+        things=words.PLANTS,
         helpers="any",
         setup=(
             "One {day}, {name} put {a_x} seed into a <tub|box|bed> of dark soil.",
@@ -270,7 +268,7 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="build",
-        things=tuple(words.BUILDINGS),
+        things=words.BUILDINGS,
         helpers="any",
         setup=(
             "One {day}, {name} wanted to build {a_x}. {sight}",
@@ -312,7 +310,7 @@ OBJECT_PLOTS = (
     Plot(
         name="cook",
         feasts=False,
-        things=tuple(words.DISHES),
+        things=words.DISHES,
         helpers="family",
         setup=(
             "One {day}, {name} wanted to cook some {x} for the whole family.",

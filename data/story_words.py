@@ -1,38 +1,29 @@
 """The lexicon of the built-in corpus: who, where, when and what; the sentences are in story_plots.py.
 
-Every list is a set of free choices that fit wherever its slot stands. To stay learnable by a tiny model, a word
-that a story must repeat (a name, the object it is about) is short and common; the colour comes from the rest.
+Every list is a set of free choices that fit wherever its slot stands. To stay learnable by a tiny model, a
+word that a story must repeat (a name, the object it is about) is short and common; the colour comes from the
+rest.
 """
 
-GIRLS = (
-    "Lily Mia Anna Sue Emma Rose Lucy Amy Ella Ruby Zoe Jane Kate Nora Clara Grace Ivy Molly Sara Tina"
-).split()
-BOYS = (
-    "Tom Ben Sam Max Tim Leo Jack Finn Noah Luke Adam Paul Oscar Henry Peter Dan Joe Eric Hugo Otis"
-).split()
-SHE_ANIMALS = "Dot Bella Poppy Nibbles Honey Fern Daisy Pearl Goldie Misty".split()
-HE_ANIMALS = "Pip Nut Bruno Rusty Biscuit Fuzzy Oliver Scout Buddy Ziggy".split()
 
-ANIMALS = "rabbit bear mouse fox squirrel cat pig badger elephant monkey raccoon otter".split()
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+GIRLS = _words(
+    "Lily Mia Anna Sue Emma Rose Lucy Amy Ella Ruby Zoe Jane Kate Nora Clara Grace Ivy Molly Sara Tina"
+)
+BOYS = _words(
+    "Tom Ben Sam Max Tim Leo Jack Finn Noah Luke Adam Paul Oscar Henry Peter Dan Joe Eric Hugo Otis"
+)
+SHE_ANIMALS = _words("Dot Bella Poppy Nibbles Honey Fern Daisy Pearl Goldie Misty")
+HE_ANIMALS = _words("Pip Nut Bruno Rusty Biscuit Fuzzy Oliver Scout Buddy Ziggy")
+
+ANIMALS = _words("rabbit bear mouse fox squirrel cat pig badger elephant monkey raccoon otter")
 FAMILY = {"mom": "she", "dad": "he", "grandma": "she", "grandpa": "he"}
 
-NATURES = (
-    "little",
-    "young",
-    "small",
-    "happy",
-    "clever",
-    "brave",
-    "kind",
-    "curious",
-    "cheerful",
-    "quiet",
-    "gentle",
-    "funny",
-    "shy",
-    "lively",
-    "polite",
-    "dreamy",
+NATURES = _words(
+    "little young small happy clever brave kind curious cheerful quiet gentle funny shy lively polite dreamy"
 )
 
 HOMES = (
@@ -188,23 +179,23 @@ SIGHTS = (
     "Crows hopped about in the stubble.",
 )
 
-COLORS = "red blue green yellow purple pink white brown orange silver".split()
-TOYS = (
+COLORS = _words("red blue green yellow purple pink white brown orange silver")
+TOYS = _words(
     "ball kite doll drum truck robot hat scarf book key ring compass bell coin puppet glove button bucket "
     "marble shell ribbon purse flute necklace"
-).split()
-FOODS = (
+)
+FOODS = _words(
     "cake pie pear peach sandwich melon muffin pancake waffle apple banana pizza cookie donut pretzel plum"
-).split()
-FRAGILE = "cup plate vase lamp clock bowl jar mirror mug teapot window pot".split()
-CRAFTS = "card crown picture bracelet mask candle pillow flag mobile quilt wreath lantern".split()
-STRAYS = (
+)
+FRAGILE = _words("cup plate vase lamp clock bowl jar mirror mug teapot window pot")
+CRAFTS = _words("card crown picture bracelet mask candle pillow flag mobile quilt wreath lantern")
+STRAYS = _words(
     "bird duckling kitten puppy frog lamb turtle hedgehog butterfly goat calf foal pony piglet robin swan"
-).split()
-PLANTS = "sunflower pumpkin bean carrot cucumber tomato strawberry pea daffodil lemon turnip radish".split()
-BUILDINGS = "tower castle raft snowman fort birdhouse tent bridge treehouse windmill hut ramp".split()
-DISHES = "soup stew jam pudding salad bread sauce chili broth gravy porridge curry".split()
-NOISES = "tap branch shutter cricket moth gate pipe drip fan hinge".split()
+)
+PLANTS = _words("sunflower pumpkin bean carrot cucumber tomato strawberry pea daffodil lemon turnip radish")
+BUILDINGS = _words("tower castle raft snowman fort birdhouse tent bridge treehouse windmill hut ramp")
+DISHES = _words("soup stew jam pudding salad bread sauce chili broth gravy porridge curry")
+NOISES = _words("tap branch shutter cricket moth gate pipe drip fan hinge")
 FEARS = (
     "the dark",
     "the big slide",
@@ -257,7 +248,7 @@ TASKS = (
     "post the letter",
     "watch the baby",
 )
-TRIPS = "zoo beach museum circus market library island harbor fair lighthouse theater aquarium".split()
+TRIPS = _words("zoo beach museum circus market library island harbor fair lighthouse theater aquarium")
 RACES = (
     "running race",
     "sack race",
@@ -284,7 +275,7 @@ GAMES = (
     "explorers",
     "shopkeepers",
 )
-STORMS = "storm snowstorm thunderstorm hailstorm blizzard sandstorm".split()
+STORMS = _words("storm snowstorm thunderstorm hailstorm blizzard sandstorm")
 
 SPOTS = (
     "under the bed",
@@ -350,10 +341,10 @@ TREATS = (
     "mint tea",
     "scrambled eggs",
 )
-SAD = "sad upset worried gloomy unhappy cross lonely miserable troubled hopeless".split()
-GLAD = "happy glad proud cheerful joyful delighted merry thankful thrilled content".split()
-SOFTLY = "softly gently kindly quietly warmly calmly sweetly patiently".split()
-LAUGHS = "laughed smiled cheered giggled beamed grinned chuckled clapped".split()
+SAD = _words("sad upset worried gloomy unhappy cross lonely miserable troubled hopeless")
+GLAD = _words("happy glad proud cheerful joyful delighted merry thankful thrilled content")
+SOFTLY = _words("softly gently kindly quietly warmly calmly sweetly patiently")
+LAUGHS = _words("laughed smiled cheered giggled beamed grinned chuckled clapped")
 
 SLOTS = {
     "home": HOMES,
