@@ -45,12 +45,12 @@ def test_a_corpus_ends_with_the_story_that_fills_it(num_bytes):
     documents = list(corpus(num_bytes, seed=3))
     assert documents == list(itertools.islice(stories(3), len(documents)))
     sizes = [len(document.encode()) for document in documents]
-    assert sum(sizes) >= num_bytes > sum(sizes[:-1])
+    assert sum(sizes[:-1]) < num_bytes <= sum(sizes)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**40])
 def test_every_story_is_coherent(seed):
-    for text in itertools.islice(stories(seed), 1000):
+    for text in itertools.islice(stories(seed), 700):
         assert check(text) == [], text
 
 
@@ -263,7 +263,7 @@ FAULTS = {
 def test_a_planted_fault_is_seen(name):
     plant, complaint = FAULTS[name]
     planted = (faulty for text in BOOK if (faulty := plant(text)) is not None)
-    planted = list(itertools.islice(planted, 150))
+    planted = list(itertools.islice(planted, 100))
     assert len(planted) >= 20
     for faulty in planted:
         faults = check(faulty)
