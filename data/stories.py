@@ -98,16 +98,16 @@ class _Writer:
         return " ".join([*lines, self.line(plot.attempt)])
 
     def mend(self, plot: Plot) -> str:
-        return f"{self.line(plot.help)} {self.line(plot.resolution)}"
+        reply = [self.line(plot.reply)] if plot.reply and self.random() < 0.6 else []
+        return " ".join([self.line(plot.help), *reply, self.line(plot.resolution)])
 
     def end(self, plot: Plot) -> str:
         lines = []
-        if not plot.ends_at_night:
-            joy = beats.FEAST if plot.feasts and self.random() < 0.3 else beats.JOY
-            lines += [self.line(joy)] if self.random() < 0.9 else []
+        if plot.joy and self.random() < 0.9:
+            lines.append(self.line(plot.joy))
         self.slots["moral"] = self.line(plot.moral)
         lines.append(self.line(beats.LESSON))
-        if not plot.ends_at_night and self.random() < 0.4:
+        if plot.joy and self.random() < 0.4:
             lines.append(self.line(beats.CLOSING))
         return " ".join(lines)
 

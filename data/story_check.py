@@ -16,7 +16,7 @@ from data import story_beats as beats
 from data import story_words as words
 from data.story_beats import Plot
 from data.story_journeys import JOURNEY_PLOTS
-from data.story_people import KINDS, NAMES, people
+from data.story_people import KINDS, NAMES, PRONOUNS, people
 from data.story_plots import OBJECT_PLOTS
 from data.story_reader import TOKEN, Sentence, plain, read
 
@@ -90,26 +90,10 @@ STARTS_WITH_VOWEL = {"hour": True, "honest": True, "one": False}  # where the le
 @functools.cache
 def vocabulary() -> frozenset[str]:
     """All words that stories are made of, in lower case, but for names and other proper nouns."""
-    lines = [
-        *beats.OPENING,
-        *beats.HABIT,
-        *beats.FEELING,
-        *beats.JOY,
-        *beats.FEAST,
-        *beats.LESSON,
-        *beats.CLOSING,
-    ]
-    lines += [
-        *words.NATURES,
-        *words.COLORS,
-        *words.FAMILY,
-        *KINDS,
-        "a an he him his himself she her herself friend",
-    ]
-    lines += [choice for choices in words.SLOTS.values() for choice in choices]
-    for plot in PLOTS:
-        lines += [*plot.things, *plot.setup, *plot.problem, *plot.attempt, *plot.help, *plot.resolution]
-        lines += plot.moral
+    choices = [beats.OPENING, beats.HABIT, beats.FEELING, beats.LESSON, beats.CLOSING, *words.SLOTS.values()]
+    choices += [value for plot in PLOTS for value in vars(plot).values() if isinstance(value, tuple)]
+    choices += [words.NATURES, words.COLORS, tuple(words.FAMILY), tuple(KINDS), tuple(PRONOUNS)]
+    lines = [*itertools.chain.from_iterable(choices), "a an friend"]
     lines = [re.sub(r"\{\w+\}", " ", line) for line in lines]
     tokens = {token for line in lines for token in TOKEN.findall(line) if token[0].isalpha()}
     return frozenset(token.lower() for token in tokens - PROPER)

@@ -1,7 +1,7 @@
 """Plots about doing: a fear, a skill, a storm, a promise, a race, a new friend, a sleepless night, a trip."""
 
 from data import story_words as words
-from data.story_beats import Plot
+from data.story_beats import FEAST, JOY, Plot
 
 JOURNEY_PLOTS = (
     Plot(
@@ -133,6 +133,8 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="promise",
+        reply=(),
+        joy=JOY + FEAST,
         feels=False,
         things=words.TASKS,
         helpers="family",
@@ -151,7 +153,7 @@ JOURNEY_PLOTS = (
         ),
         attempt=(
             "{He} built a <city|maze|zoo> out of blocks, and the time flew by.",
-            "{He} had fun all <morning|afternoon>. {sight}",
+            "{He} had fun for hours. {sight}",
             "In the evening, {name} remembered, and {his} ears turned <red|hot|pink>.",
             "{He} felt that something was missing, but what?",
         ),
@@ -218,6 +220,8 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="friend",
+        reply=(),
+        joy=JOY + FEAST,
         things=words.GAMES,
         helpers="stranger",
         is_object=False,
@@ -260,9 +264,10 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="bedtime",
+        reply=(),
+        joy=(),
         things=words.NOISES,
         helpers="family",
-        ends_at_night=True,
         setup=(
             "One night, {name} lay in bed, and the moon was round.",
             "One night, {name} was tucked in and had heard three tales.",

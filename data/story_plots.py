@@ -1,7 +1,7 @@
 """Plots about an object: something is lost, shared, broken, given, freed, grown, built or cooked."""
 
 from data import story_words as words
-from data.story_beats import Plot
+from data.story_beats import FEAST, JOY, THANKS, Plot
 
 OBJECT_PLOTS = (
     Plot(
@@ -52,8 +52,9 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="share",
+        reply=(),
+        joy=JOY,
         feels=False,
-        feasts=False,
         things=words.FOODS,
         helpers="friend",
         setup=(
@@ -140,17 +141,19 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="birthday",
+        reply=(),
+        joy=JOY + FEAST,
         things=words.CRAFTS,
         helpers="any",
         setup=(
             "One {day}, it was the birthday of {helper}.",
             "One {day}, {helper} was having a birthday party with <balloons|ribbons and bows|games>.",
-            "One {day}, {name} woke up early, for {helper} had a birthday.",
+            "It was a very special {day}, for {helper} had a birthday.",
             "One {day}, there were candles and songs, for {helper} was a year older.",
         ),
         problem=(
             "But {name} [had no gift].",
-            "{name} [had nothing to give], and the party was <near|at noon|at three>.",
+            "{name} [had nothing to give], and the party was <near|today|soon>.",
             "{name} had only <two|three|four> pennies and [could not buy a present].",
             "But {name} [had forgotten to get a present].",
         ),
@@ -181,6 +184,7 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="rescue",
+        feels=False,
         things=words.STRAYS,
         helpers="any",
         setup=(
@@ -204,7 +208,7 @@ OBJECT_PLOTS = (
             "The {x} trembled, and {name} wrapped it in {his} <jacket|sweater|shawl|blanket>.",
         ),
         help=(
-            'Just then {helper} came along. "Hold it {softly}," said {pal}.',
+            'Just then {helper} came along. "Hold it gently," said {pal}.',
             '{name} called {helper}. "We must be very careful," said {pal}.',
             "{name} ran to get {helper}, and they hurried back with a <rope|towel|bandage|ladder>.",
             '{Helper} knew what to do. "First it needs some <water|food|rest>," said {pal}.',
@@ -309,7 +313,7 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="cook",
-        feasts=False,
+        joy=JOY + THANKS,
         things=words.DISHES,
         helpers="family",
         setup=(

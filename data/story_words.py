@@ -140,15 +140,15 @@ DAYS = (
     "cool autumn morning",
     "warm spring day",
     "hot summer day",
-    "cold winter morning",
+    "gray and gusty morning",
     "bright Sunday morning",
     "lazy Saturday",
     "fine Monday",
     "misty Tuesday morning",
     "golden Friday afternoon",
-    "frosty Thursday",
+    "crisp Thursday",
     "ordinary Wednesday",
-    "mild evening",
+    "quiet holiday",
 )
 SIGHTS = (
     "A snail crept along the wall.",
@@ -164,7 +164,7 @@ SIGHTS = (
     "The sky was as blue as ink.",
     "A plane hummed far above.",
     "The leaves rustled and whispered.",
-    "Yellow tulips nodded in the breeze.",
+    "A chestnut rolled down the lane.",
     "Geese flew south in a long line.",
     "The sun peeped over the chimneys.",
     "A woodpecker was hard at work.",
@@ -172,7 +172,7 @@ SIGHTS = (
     "Smoke curled from every chimney.",
     "A lizard warmed its belly on a rock.",
     "The shadows were long and soft.",
-    "Dandelions covered the whole lawn.",
+    "A ladybug climbed up a blade of grass.",
     "White sails drifted far out at sea.",
     "A swarm of gnats danced in the light.",
     "The fields looked like a carpet.",
@@ -187,7 +187,7 @@ TOYS = _words(
 FOODS = _words(
     "cake pie pear peach sandwich melon muffin pancake waffle apple banana pizza cookie donut pretzel plum"
 )
-FRAGILE = _words("cup plate vase lamp clock bowl jar mirror mug teapot window pot")
+FRAGILE = _words("cup plate vase lamp clock bowl jar mirror mug teapot pitcher pot")
 CRAFTS = _words("card crown picture bracelet mask candle pillow flag mobile quilt wreath lantern")
 STRAYS = _words(
     "bird duckling kitten puppy frog lamb turtle hedgehog butterfly goat calf foal pony piglet robin swan"
@@ -253,13 +253,13 @@ RACES = (
     "running race",
     "sack race",
     "boat race",
-    "sled race",
+    "relay race",
     "egg race",
     "swimming race",
     "hopping race",
     "wagon race",
     "scooter race",
-    "snow race",
+    "potato race",
 )
 GAMES = (
     "tag",
@@ -275,7 +275,7 @@ GAMES = (
     "explorers",
     "shopkeepers",
 )
-STORMS = _words("storm snowstorm thunderstorm hailstorm blizzard sandstorm")
+STORMS = _words("storm thunderstorm hailstorm gale tempest cloudburst")
 
 SPOTS = (
     "under the bed",
@@ -341,7 +341,7 @@ TREATS = (
     "mint tea",
     "scrambled eggs",
 )
-SAD = _words("sad upset worried gloomy unhappy cross lonely miserable troubled hopeless")
+SAD = _words("sad upset worried gloomy unhappy glum miserable troubled")
 GLAD = _words("happy glad proud cheerful joyful delighted merry thankful thrilled content")
 SOFTLY = _words("softly gently kindly quietly warmly calmly sweetly patiently")
 LAUGHS = _words("laughed smiled cheered giggled beamed grinned chuckled clapped")
