@@ -1,8 +1,9 @@
 """The built-in corpus: an endless book of short children's stories, written by a seeded grammar.
 
-Story `i` of seed `s` depends on nothing but (s, i), so any slice of the book can be made anywhere, and it is the same
-on every machine. What the stories say is in story_words.py (the lexicon), story_beats.py (beats that all plots share)
-and story_plots.py, story_journeys.py (the plots); story_check.py reads a story and says what is wrong with it.
+Story `i` of seed `s` depends on nothing but (s, i), so any slice of the book can be made anywhere, and it is
+the same on every machine. What the stories say is in story_words.py (the lexicon), story_beats.py (beats that
+all plots share), story_plots.py and story_journeys.py (the plots). story_check.py reads a story and says what
+is wrong with it.
 
     >>> from data.stories import check, story
     >>> check(story(seed=0, index=0))
@@ -46,7 +47,7 @@ def stories(seed: int = 0, start: int = 0) -> Iterator[str]:
 
 
 def corpus(num_bytes: int, seed: int = 0) -> Iterator[str]:
-    """Whole stories of `seed` from the first on, until they hold at least `num_bytes` bytes of UTF-8 together.
+    """Whole stories of `seed` from the first on, until they hold `num_bytes` bytes of UTF-8 or more.
 
     >>> sum(len(document.encode()) for document in corpus(1000)) >= 1000
     True
@@ -97,16 +98,16 @@ class _Writer:
         return " ".join([*lines, self.line(plot.attempt)])
 
     def mend(self, plot: Plot) -> str:
-        return f"{self.line(plot.help)} {self.line(plot.resolution)}"
+        reply = [self.line(plot.reply)] if plot.reply and self.random() < 0.6 else []
+        return " ".join([self.line(plot.help), *reply, self.line(plot.resolution)])
 
     def end(self, plot: Plot) -> str:
         lines = []
-        if not plot.ends_at_night:
-            joy = beats.FEAST if plot.feasts and self.random() < 0.3 else beats.JOY
-            lines += [self.line(joy)] if self.random() < 0.9 else []
+        if plot.joy and self.random() < 0.9:
+            lines.append(self.line(plot.joy))
         self.slots["moral"] = self.line(plot.moral)
         lines.append(self.line(beats.LESSON))
-        if not plot.ends_at_night and self.random() < 0.4:
+        if plot.joy and self.random() < 0.4:
             lines.append(self.line(beats.CLOSING))
         return " ".join(lines)
 
@@ -124,7 +125,7 @@ class _Writer:
     def meet(self, plot: Plot, is_child: bool) -> None:
         """Chooses the helper: one of the hero's family or a friend of the hero's own sort."""
         his = self.slots["his"]
-        if plot.helpers == "family" or plot.helpers == "any" and self.random() < 0.5:
+        if plot.helpers == "family" or (plot.helpers == "any" and self.random() < 0.5):
             relation = self.pick(tuple(words.FAMILY))
             pal, he, helper = relation.capitalize(), words.FAMILY[relation], f"{his} {relation}"
         else:

@@ -10,31 +10,10 @@ How a line is written:
   learned. They are printed without the brackets. No line of another plot may hold the same words.
 
 A line whose first word is `{He}` goes on with the person whom the sentence before it was about. The helper is
-first named in `help` (or in `setup`, where `meets_early` is set), and after that every line names its subject.
+first named in `help` (or in `setup`, where the plot says so), and after that every line names its subject.
 """
 
 import dataclasses
-
-
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """One plot: the things it can be about, and lines for each of its beats."""
-
-    name: str
-    things: tuple[str, ...]
-    helpers: str  # "friend", "stranger" (a friend to be), "family" or "any"
-    setup: tuple[str, ...]
-    problem: tuple[str, ...]
-    attempt: tuple[str, ...]
-    help: tuple[str, ...]
-    resolution: tuple[str, ...]
-    moral: tuple[str, ...]
-    is_object: bool = True  # the things are nouns, of which a story may name only one
-    meets_early: bool = False  # the helper comes in with the setup
-    feels: bool = True  # the hero is sad about the problem
-    feasts: bool = True  # there may be something to eat at the end
-    ends_at_night: bool = False
-
 
 OPENING = (
     "Once upon a time, there was {a_nature_kind} named {name} who lived {lives}.",
@@ -64,14 +43,26 @@ FEELING = (
     "The <little|poor> {kind} was {sad}.",
     '"Oh <no|dear|bother>!" {he} <cried|said|gasped|wailed>.',
 )
+REPLY = (
+    "{name} nodded.",
+    "{name} dried {his} eyes and nodded.",
+    "{name} took a deep breath.",
+    '"All right," said {name}.',
+    '"Let us try," said {name}.',
+    "{name} felt a little better.",
+)
 JOY = (
     "{name} and {pal} {laughed}.",
-    "{name} {laughed} and <hugged|thanked> {pal}.",
+    "{name} {laughed} and hugged {pal}.",
     "{name} felt <very |so |quite |>{glad}.",
     "The {kind} was <very |so |quite |>{glad}.",
     "Everyone was {glad}.",
     '"<Hooray|Hurrah|Wonderful>!" <cried|shouted|sang> {name}.',
+    "{name} could not stop smiling.",
+)
+THANKS = (
     '"Thank you, {pal}!" said {name}.',
+    "{name} {laughed} and thanked {pal}.",
 )
 FEAST = (
     "Then they all had {treat}.",
@@ -93,3 +84,22 @@ CLOSING = (
     "{name} still likes to tell the tale.",
     "{name} slept very well that night.",
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """One plot: the things it can be about, and lines for each of its beats."""
+
+    name: str
+    things: tuple[str, ...]
+    helpers: str  # "friend", "stranger" (a friend to be), "family" or "any"
+    setup: tuple[str, ...]
+    problem: tuple[str, ...]
+    attempt: tuple[str, ...]
+    help: tuple[str, ...]
+    resolution: tuple[str, ...]
+    moral: tuple[str, ...]
+    is_object: bool = True  # the things are nouns, of which a story may name only one
+    feels: bool = True  # the hero is sad about the problem
+    reply: tuple[str, ...] = REPLY
+    joy: tuple[str, ...] = JOY + THANKS + FEAST  # empty where the story ends at night

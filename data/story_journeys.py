@@ -1,12 +1,12 @@
 """Plots about doing: a fear, a skill, a storm, a promise, a race, a new friend, a sleepless night, a trip."""
 
 from data import story_words as words
-from data.story_beats import Plot
+from data.story_beats import FEAST, JOY, Plot
 
 JOURNEY_PLOTS = (
     Plot(
         name="fear",
-        things=tuple(words.FEARS),
+        things=words.FEARS,
         helpers="any",
         is_object=False,
         setup=(
@@ -49,7 +49,7 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="skill",
-        things=tuple(words.SKILLS),
+        things=words.SKILLS,
         helpers="any",
         is_object=False,
         setup=(
@@ -92,7 +92,7 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="storm",
-        things=tuple(words.STORMS),
+        things=words.STORMS,
         helpers="family",
         setup=(
             "One {day}, the sky turned <black|gray|dark> all of a sudden.",
@@ -133,11 +133,12 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="promise",
+        reply=(),
+        joy=JOY + FEAST,
         feels=False,
-        things=tuple(words.TASKS),
+        things=words.TASKS,
         helpers="family",
         is_object=False,
-        meets_early=True,
         setup=(
             "One {day}, {name} promised {helper} to {x}.",
             '"I will {x}, I promise," said {name} to {helper} one {day}.',
@@ -152,7 +153,7 @@ JOURNEY_PLOTS = (
         ),
         attempt=(
             "{He} built a <city|maze|zoo> out of blocks, and the time flew by.",
-            "{He} had fun all <morning|afternoon>. {sight}",
+            "{He} had fun for hours. {sight}",
             "In the evening, {name} remembered, and {his} ears turned <red|hot|pink>.",
             "{He} felt that something was missing, but what?",
         ),
@@ -177,10 +178,9 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="race",
-        things=tuple(words.RACES),
+        things=words.RACES,
         helpers="friend",
         is_object=False,
-        meets_early=True,
         setup=(
             "One {day}, {name} and {helper} <entered|joined> the {x}.",
             "One {day}, there was {a_x} in the village. {name} ran against {helper}.",
@@ -220,7 +220,9 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="friend",
-        things=tuple(words.GAMES),
+        reply=(),
+        joy=JOY + FEAST,
+        things=words.GAMES,
         helpers="stranger",
         is_object=False,
         setup=(
@@ -262,9 +264,10 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="bedtime",
-        things=tuple(words.NOISES),
+        reply=(),
+        joy=(),
+        things=words.NOISES,
         helpers="family",
-        ends_at_night=True,
         setup=(
             "One night, {name} lay in bed, and the moon was round.",
             "One night, {name} was tucked in and had heard three tales.",
@@ -306,10 +309,9 @@ JOURNEY_PLOTS = (
     Plot(
         name="trip",
         feels=False,
-        things=tuple(words.TRIPS),
+        things=words.TRIPS,
         helpers="family",
         is_object=False,
-        meets_early=True,
         setup=(
             "One {day}, {name} and {helper} set out for the {x}.",
             '"Today we go to the {x}!" said {helper} to {name} one {day}.',

@@ -1,4 +1,4 @@
-"""Who is who in a story: everybody is introduced once, keeps a name, and is called he or she as they should be."""
+"""Who is who in a story: everybody is introduced once, keeps a name, and is rightly called he or she."""
 
 from collections.abc import Iterator
 
@@ -76,7 +76,7 @@ class _Cast:
         self.members[relation] = words.FAMILY[relation]
 
     def meet_kind(self, kind: str, before: list[str], after: list[str]) -> Iterator[str]:
-        """`a little girl` says what the last one named is, or the one who is `named` next; `the girl` comes later."""
+        """`a girl` says what the last one named is, or the one who is `named` next; `the girl` is later."""
         if {"a", "an", "A", "An"} & set(before[-3:]):
             if after[:1] != ["named"] and self.members:
                 yield from self.bind(kind, list(self.members)[-1])
@@ -90,12 +90,13 @@ class _Cast:
         self.kinds.setdefault(kind, self.members[name])
 
     def refer(self, pronoun: str) -> Iterator[str]:
-        """A pronoun: the subject of its sentence goes on with the sentence before; others may mean anybody near."""
+        """A subject pronoun goes on with the sentence before; any other pronoun may mean anybody near."""
         he = PRONOUNS[pronoun]
         topic = self.members.get(self.topic) or self.kinds.get(self.topic, "")
         known = {topic} if pronoun in ("he", "she") and not self.here else {topic} | self.near | self.here
         if he not in known:
-            yield f"'{self.subject or self.topic or 'nobody'}' is called '{pronoun}' in sentence {self.number}"
+            who = self.subject or self.topic or "nobody"
+            yield f"'{who}' is called '{pronoun}' in sentence {self.number}"
         elif pronoun in ("he", "she") and not self.here:
             self.subject = self.topic
             self.here.add(he)

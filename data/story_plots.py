@@ -1,12 +1,12 @@
 """Plots about an object: something is lost, shared, broken, given, freed, grown, built or cooked."""
 
 from data import story_words as words
-from data.story_beats import Plot
+from data.story_beats import FEAST, JOY, THANKS, Plot
 
 OBJECT_PLOTS = (
     Plot(
         name="lost",
-        things=tuple(words.TOYS),
+        things=words.TOYS,
         helpers="any",
         setup=(
             "{He} had {a_color_x} and took it everywhere.",
@@ -52,11 +52,11 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="share",
+        reply=(),
+        joy=JOY,
         feels=False,
-        feasts=False,
-        things=tuple(words.FOODS),
+        things=words.FOODS,
         helpers="friend",
-        meets_early=True,
         setup=(
             "One {day}, {name} had {a_x} and sat down with {helper}.",
             "One {day}, {helper} came to visit while {name} was eating {a_x}.",
@@ -99,11 +99,11 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="mistake",
-        things=tuple(words.FRAGILE),
+        things=words.FRAGILE,
         helpers="family",
         setup=(
             "One {day}, {name} was <playing|jumping|dancing|skipping> indoors, close to {a_color_x}.",
-            "One {day}, {name} ran through the <house|hall|kitchen> too fast. On the shelf stood {a_color_x}.",
+            "One {day}, {name} ran through the <house|hall|kitchen> too fast. There stood {a_color_x}.",
             "One {day}, {name} wanted to reach {a_color_x} that stood very high up.",
             "Nobody was allowed to touch {a_color_x} that stood in the <hall|parlor|corner>.",
         ),
@@ -124,7 +124,7 @@ OBJECT_PLOTS = (
             'At last {name} went to {helper}. "It was me," {he} said, "and I am sorry."',
             '{Helper} came in. "I did it," said {name}. "I was too <wild|fast|careless|clumsy>."',
             '"What happened here?" asked {helper}. {name} took a deep breath and told the truth.',
-            '{name} went to {helper} and told {pal_him} everything. "Thank you for being honest," said {pal}.',
+            '{name} went to {helper} and told {pal_him} everything. "It is good that you came," said {pal}.',
         ),
         resolution=(
             "Together they [mended the] {x} with <glue|paste|tape> and care.",
@@ -141,18 +141,19 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="birthday",
-        things=tuple(words.CRAFTS),
+        reply=(),
+        joy=JOY + FEAST,
+        things=words.CRAFTS,
         helpers="any",
-        meets_early=True,
         setup=(
             "One {day}, it was the birthday of {helper}.",
             "One {day}, {helper} was having a birthday party with <balloons|ribbons and bows|games>.",
-            "One {day}, {name} woke up early, for {helper} had a birthday.",
+            "It was a very special {day}, for {helper} had a birthday.",
             "One {day}, there were candles and songs, for {helper} was a year older.",
         ),
         problem=(
             "But {name} [had no gift].",
-            "{name} [had nothing to give], and the party was <near|at noon|at three>.",
+            "{name} [had nothing to give], and the party was <near|today|soon>.",
             "{name} had only <two|three|four> pennies and [could not buy a present].",
             "But {name} [had forgotten to get a present].",
         ),
@@ -183,7 +184,8 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="rescue",
-        things=tuple(words.STRAYS),
+        feels=False,
+        things=words.STRAYS,
         helpers="any",
         setup=(
             "One {day}, {name} went for a walk. {sight}",
@@ -206,7 +208,7 @@ OBJECT_PLOTS = (
             "The {x} trembled, and {name} wrapped it in {his} <jacket|sweater|shawl|blanket>.",
         ),
         help=(
-            'Just then {helper} came along. "Hold it {softly}," said {pal}.',
+            'Just then {helper} came along. "Hold it gently," said {pal}.',
             '{name} called {helper}. "We must be very careful," said {pal}.',
             "{name} ran to get {helper}, and they hurried back with a <rope|towel|bandage|ladder>.",
             '{Helper} knew what to do. "First it needs some <water|food|rest>," said {pal}.',
@@ -227,7 +229,7 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="plant",
-        things=tuple(words.PLANTS),
+        things=words.PLANTS,
         helpers="any",
         setup=(
             "One {day}, {name} put {a_x} seed into a <tub|box|bed> of dark soil.",
@@ -270,7 +272,7 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="build",
-        things=tuple(words.BUILDINGS),
+        things=words.BUILDINGS,
         helpers="any",
         setup=(
             "One {day}, {name} wanted to build {a_x}. {sight}",
@@ -311,8 +313,8 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="cook",
-        feasts=False,
-        things=tuple(words.DISHES),
+        joy=JOY + THANKS,
+        things=words.DISHES,
         helpers="family",
         setup=(
             "One {day}, {name} wanted to cook some {x} for the whole family.",
