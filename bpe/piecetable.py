@@ -16,7 +16,7 @@ import numpy as np
 SLOT_BITS = 18
 LONGEST = 15  # bytes of a piece: 8 in the low number, 7 in the high one, whose last byte is the length
 MOST_IDS = 8
-PADDING = bytes(16)  # behind the text, so that a key can be read at its very end
+PADDING = b" " * 16  # behind the text: a key can be read at its very end, and a last space is no cut
 
 # Bytes that may begin a white space character: a space before one of them is no cut. (A space before
 # U+201C, say, is no cut either, because U+2003 begins with the same byte: a cut that is left out makes a
@@ -35,7 +35,7 @@ _KEPT = np.array([[i < n for i in range(MOST_IDS)] for n in range(MOST_IDS + 1)]
 
 def find_cuts(data: np.ndarray) -> np.ndarray:
     """Positions (n,) of the spaces in `data` (uint8, UTF-8 and PADDING) at which a piece begins."""
-    spaces = np.flatnonzero(data == 0x20)
+    spaces = np.flatnonzero(data[: -len(PADDING)] == 0x20)
     return spaces[_BEGINS_PIECE.take(data.take(spaces + 1))]
 
 
