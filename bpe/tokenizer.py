@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from bpe.merging import Merge, Pair, merge
+from bpe.piecetable import PADDING, PieceTable, find_cuts
 from bpe.pretokenize import Pattern, blocks, repair_surrogates, split_special
 from bpe.workers import ordered_map, sensible_workers
 
-BLOCK = 1 << 17  # characters that are encoded at once
+BLOCK = 1 << 17  # characters that are encoded at once: few enough to stay in the processor's cache
+WORTH_ARRAYS = 1 << 10  # characters from which the table of pieces is faster than a dictionary
 CACHED_PIECES = 1 << 16  # pieces in one generation of the cache; there are two
 LONGEST_CACHED = 128  # characters
 AllowedSpecial = Collection[str]  # "all", or the special tokens that are to be recognised
@@ -62,6 +64,7 @@ class Tokenizer:
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
         self._pretokens = _Cache(self._encode_pretoken)
         self._pieces = _Cache(self._encode_piece)
+        self._table = PieceTable(self.dtype, self._pieces.__getitem__)
 
     @property
     def vocab_size(self) -> int:
@@ -149,6 +152,13 @@ class Tokenizer:
         return packed
 
     def _encode_ordinary(self, text: str) -> bytes:
+        """Packed ids of a text without special tokens."""
+        if self.pattern.name is None:
+            return self._join(self.pattern.split(text))
+        return self._encode_short(text) if len(text) < WORTH_ARRAYS else self._encode_long(text)
+
+    def _encode_short(self, text: str) -> bytes:
+        """One look-up in a dictionary per piece."""
         first, *rest = self.pattern.pieces(text)
         if not rest:
             return self._join(self.pattern.split(first))
@@ -156,6 +166,17 @@ class Tokenizer:
         head = self._join(self.pattern.split_inner(first))
         tail = self._join(self.pattern.split(" " + last))
         return b"".join((head, *map(self._pieces.__getitem__, rest), tail))
+
+    def _encode_long(self, text: str) -> bytes:
+        """All pieces at once, from the table."""
+        encoded = text.encode()
+        data = np.frombuffer(encoded + PADDING, np.uint8)
+        cuts = find_cuts(data)
+        if not cuts.size:
+            return self._join(self.pattern.split(text))
+        head = self._join(self.pattern.split_inner(encoded[: cuts[0]].decode()))
+        tail = self._join(self.pattern.split(encoded[cuts[-1] :].decode()))
+        return head + self._table.encode_pieces(encoded, data, cuts) + tail
 
     def _encode_piece(self, piece: str) -> bytes:
         """A piece from the middle of a text, which has lost its leading space."""
