@@ -16,7 +16,7 @@ Backend = Literal["torch", "sdpa", "fused"]
 
 
 class Dropout(nn.Module):
-    """Zeroes each value with probability p, and scales the rest by 1 / (1 - p) in training."""
+    """In training, zeroes each value with probability p and scales the rest by 1 / (1 - p)."""
 
     def __init__(self, p: float, backend: Backend = "torch"):
         super().__init__()
