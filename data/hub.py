@@ -2,8 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import glob
+import logging
+import os
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -44,17 +48,35 @@ def parse(text: str) -> Name:
     return Name(dataset, config or None, split or "train", column or None)
 
 
+class ColumnError(ValueError):
+    """The column that was asked for is not there or holds no text."""
+
+
+@functools.cache
+def library() -> ModuleType:
+    """The module `datasets`, imported without torch, of which it needs nothing here: 3 s and 200 MB less."""
+    before = os.environ.get("USE_TORCH")
+    os.environ["USE_TORCH"] = "0"
+    try:
+        import datasets
+    finally:
+        os.environ.pop("USE_TORCH")
+        if before is not None:
+            os.environ["USE_TORCH"] = before
+    datasets.logging.set_verbosity(logging.CRITICAL)  # its errors reach the user as exceptions
+    return datasets
+
+
 def load(kind: str, **options: Any) -> Any:
     """`datasets.load_dataset` of local files, as one split."""
-    import datasets
-
+    datasets = library()
     paths = [glob.escape(path) for path in options.pop("data_files")]  # the library would expand them again
     return datasets.load_dataset(kind, data_files=paths, split="train", **options)
 
 
 def load_name(name: Name, local_files_only: bool) -> Any:
     """A dataset of the hub, downloaded once to the library's cache; OSError says what was tried."""
-    import datasets
+    datasets = library()
 
     def call() -> Any:
         return datasets.load_dataset(name.dataset, name.config, split=name.split)
@@ -64,7 +86,7 @@ def load_name(name: Name, local_files_only: bool) -> Any:
 
 def validation_split(name: Name, local_files_only: bool) -> str:
     """The name of the split that a dataset keeps for validation, or else for tests."""
-    import datasets
+    datasets = library()
 
     def call() -> list[str]:
         return datasets.get_dataset_split_names(name.dataset, name.config)
@@ -90,7 +112,7 @@ def download(dataset: str, filename: str, local_files_only: bool) -> str:
 
 def _ask(dataset: str, call: Callable[[], T], local_files_only: bool) -> T:
     """`call()`, from the cache alone where the hub may not or cannot be asked."""
-    import datasets
+    datasets = library()
     from huggingface_hub import constants
 
     reason = _why_offline(local_files_only)
@@ -123,10 +145,9 @@ def _why_offline(local_files_only: bool) -> str:
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
     """Keeps both libraries from the network."""
-    import datasets.config
     from huggingface_hub import constants
 
-    modules = (datasets.config, constants)
+    modules = (library().config, constants)
     before = [module.HF_HUB_OFFLINE for module in modules]
     for module in modules:
         module.HF_HUB_OFFLINE = True
@@ -140,7 +161,7 @@ def _offline() -> Iterator[None]:
 def text_column(where: str, table: "pyarrow.Table", column: str | None) -> list[bytes | None]:
     """The texts of a table's column as UTF-8, None where a value is missing.
 
-    Without a name: the column "text", or the only one that holds text. ValueError names the columns there are.
+    Without a name: the column "text", or the only one that holds text. ColumnError names the columns there are.
     """
     import pyarrow as pa
 
@@ -152,9 +173,9 @@ def text_column(where: str, table: "pyarrow.Table", column: str | None) -> list[
         column = "text" if "text" in texts else texts[0] if len(texts) == 1 else None
     if column not in types:
         problem = f"has no column {column!r}" if column else "has several columns that could be the text"
-        raise ValueError(f"{where} {problem}: name one of {', '.join(types)} after a #")
+        raise ColumnError(f"{where} {problem}: name one of {', '.join(types)} after a #")
     if column not in texts and not pa.types.is_null(types[column]):
-        raise ValueError(
+        raise ColumnError(
             f"{where}: column {column!r} holds {types[column]}, not text; {', '.join(texts)} would do"
         )
     return table[column].cast(pa.large_binary()).to_pylist()

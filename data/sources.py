@@ -162,18 +162,27 @@ def _blocks(path: str) -> Iterator[bytes]:
 
 def _table(spec: str, kind: str, paths: list[str], column: str | None) -> Source:
     def documents() -> Iterator[Piece]:
-        extra = {"keep_default_na": False} if kind == "csv" else {}
-        loaded = hub.load(FILE_KINDS[kind], data_files=paths, streaming=True, **extra)
-        return _rows(spec, loaded, column)
+        return itertools.chain.from_iterable(_rows_of_file(kind, path, column) for path in paths)
 
     return _of_files(spec, paths, documents)
 
 
-def _rows(spec: str, loaded: Iterable, column: str | None) -> Iterator[Piece]:
+def _rows_of_file(kind: str, path: str, column: str | None) -> Iterator[Piece]:
+    extra = {"keep_default_na": False} if kind == "csv" else {}  # the words NA and null are words
+    try:
+        loaded = hub.load(FILE_KINDS[kind], data_files=[path], streaming=True, **extra)
+        yield from _rows(f"{kind}:{path}", loaded, column)
+    except hub.ColumnError:
+        raise
+    except (ValueError, hub.library().exceptions.DatasetsError) as error:
+        raise ValueError(f"{path} cannot be read as {kind}: {error}") from error
+
+
+def _rows(where: str, loaded: Iterable, column: str | None) -> Iterator[Piece]:
     """The texts of one column; a missing value is an empty document, to be counted as such."""
     for table in loaded.with_format("arrow").iter(batch_size=ROWS):
-        for text in hub.text_column(spec, table, column):
-            yield from pieces(text) if text else (Piece(b""),)
+        for text in hub.text_column(where, table, column):
+            yield from pieces(text or b"")
 
 
 def _hub(spec: str, name: hub.Name, reading: Reading) -> Source:

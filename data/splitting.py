@@ -107,13 +107,15 @@ def pieces(
 
     They are cut before white space, where GPT-2's pattern splits too: encoded apart they give the same ids.
     """
+    if len(text) <= limit:
+        return [Piece(text, key, True, first)]
     texts, start = [], 0
     while len(text) - start > limit:
         end = _cut_before(text, start, start + limit)
         texts.append(text[start:end])
         start = end
     texts.append(text[start:])
-    if same_split and key is None and len(texts) > 1:
+    if same_split and key is None:
         key = text_hash(texts[0])
     last = len(texts) - 1
     return [Piece(text, key, i == last, first and i == 0) for i, text in enumerate(texts)]
