@@ -63,17 +63,27 @@ def load(directory: str | Path, **changes: Any) -> "GPT":
 
     from model.gpt import GPT
 
-    directory = Path(directory)
-    for name in (CONFIG, WEIGHTS):
-        if not (directory / name).is_file():
-            raise FileNotFoundError(f"{directory} holds no {name}: give the directory of a saved model")
-    gpt = GPT(from_json(read_json(directory / CONFIG), directory / CONFIG, changes))
+    gpt = GPT(read_config(directory, **changes))
+    path = _existing(directory, WEIGHTS)
     try:
-        weights = load_file(directory / WEIGHTS)
+        weights = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{directory / WEIGHTS} is not a whole safetensors file ({error})") from error
-    gpt.load_state_dict(from_gpt2_names(gpt, weights, directory / WEIGHTS))
+        raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
+    gpt.load_state_dict(from_gpt2_names(gpt, weights, path))
     return gpt.eval()
+
+
+def read_config(directory: str | Path, **changes: Any) -> GPTConfig:
+    """The config in `directory`, with `changes` to single fields."""
+    path = _existing(directory, CONFIG)
+    return from_json(read_json(path), path, changes)
+
+
+def _existing(directory: str | Path, name: str) -> Path:
+    path = Path(directory) / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} holds no {name}: give the directory of a saved model")
+    return path
 
 
 def to_json(config: GPTConfig) -> dict[str, Any]:
