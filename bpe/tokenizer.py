@@ -53,7 +53,7 @@ class Tokenizer:
         if vocab is None:
             vocab = dict(enumerate([bytes([byte]) for byte in range(256)] + [a + b for a, b in self.merges]))
         if not isinstance(special_tokens, Mapping):
-            _check_names(special_tokens)
+            check_names(special_tokens)
             special_tokens = {token: len(vocab) + index for index, token in enumerate(special_tokens)}
         self.special_tokens: dict[str, int] = dict(special_tokens)
         self._ids = _checked_ids(vocab, self.special_tokens)
@@ -293,7 +293,8 @@ class _Cache(dict[str, bytes]):
         return value
 
 
-def _check_names(special_tokens: Sequence[str]) -> None:
+def check_names(special_tokens: Sequence[str]) -> None:
+    """Refuses what is no list of different names."""
     if isinstance(special_tokens, str):
         raise ValueError(f"special_tokens is the string {special_tokens!r}: give a list or a tuple of names")
     if len(set(special_tokens)) < len(special_tokens):
