@@ -147,7 +147,7 @@ def count_pretokens(
         jobs = _file_jobs(paths, special_tokens, block, size)
     workers = sensible_workers(num_workers, size)
     total, done = PieceCounts(), 0
-    for length, counts in ordered_map(_count, jobs, workers, _set_up, (pattern, special_tokens)):
+    for length, counts in ordered_map(_count, (pattern, special_tokens), jobs, workers):
         total.merge(counts)
         done += length
         on_progress(done, size)
@@ -248,17 +248,9 @@ def _with_size(jobs: Iterator[list[str]]) -> tuple[Iterator[list[str]], int | No
     return iter(ahead), size
 
 
-_settings: tuple[Pattern, Sequence[str]]
-
-
-def _set_up(pattern: Pattern, special_tokens: Sequence[str]) -> None:
-    global _settings
-    _settings = pattern, special_tokens
-
-
-def _count(job: FileBlock | list[str]) -> tuple[int, PieceCounts]:
+def _count(settings: tuple[Pattern, Sequence[str]], job: FileBlock | list[str]) -> tuple[int, PieceCounts]:
     """Counts one block: its length (bytes of a file, characters of strings) and its pieces."""
-    pattern, special_tokens = _settings
+    pattern, special_tokens = settings
     counts = PieceCounts()
     if isinstance(job, FileBlock):
         texts, length = [job.read()], job.end - job.start

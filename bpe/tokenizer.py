@@ -124,7 +124,7 @@ class Tokenizer:
         size = sum(map(len, texts)) if isinstance(texts, Sequence) else None
         workers = sensible_workers(num_workers, size)
         jobs = _batches(texts, 1 << 20)
-        for batch in ordered_map(_encode_batch, jobs, workers, _set_up, (self, special_tokens)):
+        for batch in ordered_map(_encode_batch, (self, special_tokens), jobs, workers):
             for packed in batch:
                 yield np.frombuffer(packed, self.dtype)
 
@@ -360,14 +360,6 @@ def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
-_settings: tuple[Tokenizer, Sequence[str]]
-
-
-def _set_up(tokenizer: Tokenizer, special_tokens: Sequence[str]) -> None:
-    global _settings
-    _settings = tokenizer, special_tokens
-
-
-def _encode_batch(texts: list[str]) -> list[bytes]:
-    tokenizer, special_tokens = _settings
+def _encode_batch(settings: tuple[Tokenizer, Sequence[str]], texts: list[str]) -> list[bytes]:
+    tokenizer, special_tokens = settings
     return [tokenizer.encode_to_numpy(text, special_tokens).tobytes() for text in texts]

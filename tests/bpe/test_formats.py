@@ -58,7 +58,9 @@ def test_we_read_what_hugging_face_trains(tmp_path, by_regex):
     """Its special tokens come first, so its bytes do not begin at 0."""
     theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
     byte_level = tokenizers.pre_tokenizers.ByteLevel
-    split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(r"\p{N}|\s?\p{L}+|\s|[^\s\p{L}\p{N}]+"), "isolated")
+    split = tokenizers.pre_tokenizers.Split(
+        tokenizers.Regex(r"\p{N}|\s?\p{L}+|\s|[^\s\p{L}\p{N}]+"), "isolated"
+    )
     theirs.pre_tokenizer = (
         tokenizers.pre_tokenizers.Sequence([split, byte_level(add_prefix_space=False, use_regex=False)])
         if by_regex

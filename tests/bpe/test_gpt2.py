@@ -9,7 +9,6 @@ import pytest
 import bpe.gpt2
 from bpe import Tokenizer
 
-
 PACKAGE = bpe.gpt2._package()
 
 
