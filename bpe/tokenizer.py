@@ -53,7 +53,7 @@ class Tokenizer:
         if vocab is None:
             vocab = dict(enumerate([bytes([byte]) for byte in range(256)] + [a + b for a, b in self.merges]))
         if not isinstance(special_tokens, Mapping):
-            _check_names(special_tokens)
+            check_names(special_tokens)
             special_tokens = {token: len(vocab) + index for index, token in enumerate(special_tokens)}
         self.special_tokens: dict[str, int] = dict(special_tokens)
         self._ids = _checked_ids(vocab, self.special_tokens)
@@ -124,7 +124,7 @@ class Tokenizer:
         size = sum(map(len, texts)) if isinstance(texts, Sequence) else None
         workers = sensible_workers(num_workers, size)
         jobs = _batches(texts, 1 << 20)
-        for batch in ordered_map(_encode_batch, jobs, workers, _set_up, (self, special_tokens)):
+        for batch in ordered_map(_encode_batch, (self, special_tokens), jobs, workers):
             for packed in batch:
                 yield np.frombuffer(packed, self.dtype)
 
@@ -293,7 +293,8 @@ class _Cache(dict[str, bytes]):
         return value
 
 
-def _check_names(special_tokens: Sequence[str]) -> None:
+def check_names(special_tokens: Sequence[str]) -> None:
+    """Refuses what is no list of different names."""
     if isinstance(special_tokens, str):
         raise ValueError(f"special_tokens is the string {special_tokens!r}: give a list or a tuple of names")
     if len(set(special_tokens)) < len(special_tokens):
@@ -359,14 +360,6 @@ def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
-_settings: tuple[Tokenizer, Sequence[str]]
-
-
-def _set_up(tokenizer: Tokenizer, special_tokens: Sequence[str]) -> None:
-    global _settings
-    _settings = tokenizer, special_tokens
-
-
-def _encode_batch(texts: list[str]) -> list[bytes]:
-    tokenizer, special_tokens = _settings
+def _encode_batch(settings: tuple[Tokenizer, Sequence[str]], texts: list[str]) -> list[bytes]:
+    tokenizer, special_tokens = settings
     return [tokenizer.encode_to_numpy(text, special_tokens).tobytes() for text in texts]
