@@ -115,6 +115,11 @@ class Encoder:
         return np.array([*before, *self.tokenizer.encode(text), *after], dtype)
 
 
+def text_key(piece: Piece, text: str) -> int:
+    """The hash that decides the split of a piece with this (cleaned) text."""
+    return text_hash(text.encode()) if piece.key is None else piece.key
+
+
 def batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
     """Consecutive pieces, about a megabyte at a time."""
     batch: list[Piece] = []
