@@ -48,7 +48,7 @@ class Corpus:
         A fixed share would, by chance, often leave a handful of documents without one for validation.
         """
         reader = Encoder(None, **options.encoder_settings)
-        read = [(piece, *reader.text(piece)) for piece in self.train_pieces()]
+        read = [(piece, *reader.read(piece)) for piece in self.train_pieces()]
         kept = sorted(
             (text_key(piece, text), len(piece.text)) for piece, text, reason, _ in read if not reason
         )

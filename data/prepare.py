@@ -95,10 +95,10 @@ def _training_texts(options: Prepare, corpus: Corpus) -> Iterator[str]:
     """The documents that the tokenizer learns from: as they will be encoded, none of them for validation."""
     reader, left = Encoder(None, **options.encoder_settings), options.tokenizer_bytes
     for piece in corpus.train_pieces():
-        text, reason, _ = reader.text(piece)
+        text, reason, _ = reader.read(piece)
         if reason or corpus.is_validation(np.uint64(text_key(piece, text))):
             continue
-        yield text
+        yield text.decode()
         left -= len(piece.text)
         if left <= 0:
             return
