@@ -33,6 +33,9 @@ __all__ = [
 ]
 
 
+AHEAD = 8192  # windows whose place in the shuffled order is computed at once
+
+
 class _Windows(Sampler):
     """What the samplers of windows share: one gather a batch, and the batch's number as position."""
 
@@ -112,21 +115,35 @@ class StridedWindows(_Windows):
         if stride < 1:
             raise ValueError(f"stride must be at least 1, not {stride}")
         self.stride, self.shuffle, self.epochs = stride, shuffle, epochs
+        self.seek({"batch": 0})  # _ahead: where the permuted windows at hand begin, and which they are
 
     def __len__(self) -> int:
         return (len(self._rows) - 1) // self.stride + 1
 
     def _starts(self) -> np.ndarray:
         first = (self.batch * self.world_size + self.rank) * self.batch_size
-        numbers = np.arange(first, first + self.batch_size)  # in the endless sequence of epochs
+        last = first + self.batch_size
         if self.epochs is not None:
-            numbers = numbers[numbers < self.epochs * len(self)]
-        epochs, windows = np.divmod(numbers, len(self))
-        if self.shuffle:
-            for epoch in np.unique(epochs):
-                mine = epochs == epoch
-                windows[mine] = permute(windows[mine], len(self), (self.seed, int(epoch)))
-        return windows * self.stride
+            last = max(first, min(last, self.epochs * len(self)))
+        if not self.shuffle:
+            return np.arange(first, last) % len(self) * self.stride
+        begin, order = self._ahead
+        if not begin <= first <= last <= begin + len(order):
+            count = max(min(AHEAD, len(self)), self.batch_size)
+            begin, order = self._ahead = first, self._order(first, count)
+        return order[first - begin : last - begin] * self.stride
+
+    def _order(self, first: int, count: int) -> np.ndarray:
+        """Windows number first … first + count - 1 of the endless sequence of shuffled epochs: (count,)."""
+        epochs, windows = np.divmod(np.arange(first, first + count), len(self))
+        for epoch in np.unique(epochs):
+            mine = epochs == epoch
+            windows[mine] = permute(windows[mine], len(self), (self.seed, int(epoch)))
+        return windows
+
+    def seek(self, position: dict[str, int]) -> None:
+        super().seek(position)
+        self._ahead = (0, np.empty(0, np.int64))
 
 
 class EpochWindows(StridedWindows):

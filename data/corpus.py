@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from data.encode import Encoder, text_key
 from data.options import Prepare
 from data.sources import Source, mix, open_source
 from data.splitting import Piece
 
-SMALL = 4_000_000  # bytes; below, a tenth of the documents is for validation, else 0.5 %
+SMALL = 4_000_000  # bytes; below, a tenth of the text is for validation, else 0.5 % of the documents
 RECIPE = (  # the options that decide what is written
     *("source", "weights", "vocab_size", "tokenizer", "tokenizer_bytes", "special_tokens", "val_source"),
     *("clean", "min_chars", "split_documents", "separator", "stories_bytes", "seed"),
@@ -35,11 +36,28 @@ class Corpus:
                 print(source.notice)
         validation = _validation_source(options, sources)
         sizes = [source.num_bytes for source in sources]
+        corpus = cls(sources, options.weights, validation, options.val_fraction or 0.0)
+        if options.val_fraction is not None or validation:
+            return corpus
         small = None not in sizes and sum(sizes) < SMALL
-        fraction = options.val_fraction
-        if fraction is None:
-            fraction = 0.0 if validation else 0.1 if small else 0.005
-        return cls(sources, options.weights, validation, fraction)
+        return dataclasses.replace(corpus, fraction=corpus.share_for_a_tenth(options) if small else 0.005)
+
+    def share_for_a_tenth(self, options: Prepare) -> float:
+        """The share of all hashes below which documents of this small corpus hold just a tenth of its text.
+
+        A fixed share would, by chance, often leave a handful of documents without one for validation.
+        """
+        reader = Encoder(None, **options.encoder_settings)
+        read = [(piece, *reader.read(piece)) for piece in self.train_pieces()]
+        kept = sorted(
+            (text_key(piece, text), len(piece.text)) for piece, text, reason, _ in read if not reason
+        )
+        if len(kept) < 2:
+            return 0.0
+        tenth = sum(size for _, size in kept) / 10
+        held = itertools.accumulate(size for _, size in kept)
+        last = min(next(i for i, size in enumerate(held) if size >= tenth), len(kept) - 2)
+        return (kept[last][0] + kept[last + 1][0]) / 2 / 2**64
 
     def recipe(self, options: Prepare) -> dict[str, Any]:
         """All that decides what is written, as JSON has it."""

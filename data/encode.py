@@ -44,75 +44,85 @@ class Encoded:
 class Encoder:
     """Cleans (where `cleaning` says so) and encodes; `<|endoftext|>` closes each document."""
 
-    tokenizer: Tokenizer | None  # None: for `text` alone
+    tokenizer: Tokenizer | None  # None: for `read` alone
     cleaning: bool = False
     min_chars: int = 0
 
     def __call__(self, pieces: list[Piece]) -> Encoded:
         removed: collections.Counter[str] = collections.Counter()
         changed: collections.Counter[str] = collections.Counter()
-        kept: list[tuple[Piece, str]] = []
+        kept: list[Piece] = []
         for piece in pieces:
-            text, reason, broken = self.text(piece)
+            text, reason, broken = self.read(piece)
             changed.update(broken)
             if reason and piece.first and piece.ends:
                 removed[reason] += 1
             else:
-                kept.append((piece, text))
-        texts = [text for _, text in kept]
-        ids, lengths = self._encode(texts, [piece for piece, _ in kept])
-        raw = [text.encode() for text in texts]
-        hashes = [text_hash(text) for text in raw]
-        keys = [own if piece.key is None else piece.key for (piece, _), own in zip(kept, hashes, strict=True)]
+                kept.append(piece if text is piece.text else piece._replace(text=text))
+        ids, lengths = self._encode(kept)
+        hashes = [text_hash(piece.text) for piece in kept]
+        keys = [own if piece.key is None else piece.key for piece, own in zip(kept, hashes, strict=True)]
         return Encoded(
             ids=ids,
             lengths=lengths,
-            num_bytes=np.array([len(text) for text in raw], np.int64),
+            num_bytes=np.array([len(piece.text) for piece in kept], np.int64),
             hashes=np.array(hashes, np.uint64),
             keys=np.array(keys, np.uint64),
-            ends=np.array([piece.ends for piece, _ in kept], bool),
-            whole=np.array([piece.first and piece.ends for piece, _ in kept], bool),
-            validation=np.array([piece.validation for piece, _ in kept], bool),
+            ends=np.array([piece.ends for piece in kept], bool),
+            whole=np.array([piece.first and piece.ends for piece in kept], bool),
+            validation=np.array([piece.validation for piece in kept], bool),
             removed=removed,
             changed=changed,
             pieces_read=len(pieces),
             bytes_read=sum(len(piece.text) for piece in pieces),
         )
 
-    def text(self, piece: Piece) -> tuple[str, str, list[str]]:
+    def read(self, piece: Piece) -> tuple[bytes, str, list[str]]:
         """The text of a piece, why it should be left out ("" if not), and what was done to it."""
-        try:
-            text, broken = piece.text.decode(), []
-        except UnicodeDecodeError:
-            return piece.text.decode(errors="replace"), "undecodable", ["undecodable"]
-        if self.cleaning:
-            text, broken = clean(text)
+        text, broken = piece.text, []
+        if self.cleaning or not text.isascii():
+            try:
+                characters = text.decode()
+            except UnicodeDecodeError:
+                return text.decode(errors="replace").encode(), "undecodable", ["undecodable"]
+            if self.cleaning:
+                characters, broken = clean(characters)
+                text = characters.encode() if broken else text
         if not text.strip():
             return text, "empty", broken
-        return text, "short" if len(text) < self.min_chars else "", broken
+        short = len(text) < 4 * self.min_chars and len(text.decode()) < self.min_chars  # 4 bytes at most each
+        return text, "short" if short else "", broken
 
-    def _encode(self, texts: list[str], pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of all texts in one array, and how many each has."""
+    def _encode(self, pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of all pieces in one array, and how many each has."""
         special = self.tokenizer.special_tokens
-        begin = BEGIN if BEGIN in special else ""
-        dtype, end = dtype_for(self.tokenizer.vocab_size), special[END_OF_TEXT]
-        if any(END_OF_TEXT in text or (begin and begin in text) for text in texts):
-            # the marks of special tokens in the text itself are text
-            each = [self._encode_one(text, piece, dtype) for text, piece in zip(texts, pieces, strict=True)]
+        begin, end = BEGIN.encode() if BEGIN in special else b"", END_OF_TEXT.encode()
+        joined = b"".join([(begin if piece.first else b"") + piece.text + end for piece in pieces])
+        dtype = dtype_for(self.tokenizer.vocab_size)
+        opened = sum(piece.first for piece in pieces) if begin else 0
+        if joined.count(end) != len(pieces) or (begin and joined.count(begin) != opened):
+            # marks of special tokens in the text itself are text
+            each = [self._encode_one(piece, dtype) for piece in pieces]
             return np.concatenate(each), np.array([len(ids) for ids in each], np.int64)
-        opened = [begin + text if piece.first else text for text, piece in zip(texts, pieces, strict=True)]
-        joined = "".join(text + END_OF_TEXT for text in opened)
-        ids = self.tokenizer.encode_to_numpy(joined, allowed_special={END_OF_TEXT, BEGIN} & special.keys())
-        ends = np.flatnonzero(ids == end)
-        lengths = np.diff(ends, prepend=-1)
+        ids = self.tokenizer.encode_to_numpy(
+            joined.decode(), allowed_special={END_OF_TEXT, BEGIN} & special.keys()
+        )
+        ends = np.flatnonzero(ids == special[END_OF_TEXT])
         unfinished = np.array([not piece.ends for piece in pieces], bool)
-        return np.delete(ids, ends[unfinished]).astype(dtype, copy=False), lengths - unfinished
+        if unfinished.any():
+            ids = np.delete(ids, ends[unfinished])
+        return ids.astype(dtype, copy=False), np.diff(ends, prepend=-1) - unfinished
 
-    def _encode_one(self, text: str, piece: Piece, dtype: np.dtype) -> np.ndarray:
+    def _encode_one(self, piece: Piece, dtype: np.dtype) -> np.ndarray:
         special = self.tokenizer.special_tokens
         before = [special[BEGIN]] if piece.first and BEGIN in special else []
         after = [special[END_OF_TEXT]] if piece.ends else []
-        return np.array([*before, *self.tokenizer.encode(text), *after], dtype)
+        return np.array([*before, *self.tokenizer.encode(piece.text.decode()), *after], dtype)
+
+
+def text_key(piece: Piece, text: bytes) -> int:
+    """The hash that decides the split of a piece with this (cleaned) text."""
+    return text_hash(text) if piece.key is None else piece.key
 
 
 def batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:

@@ -31,8 +31,8 @@ class Prepare:
     special_tokens: tuple[Literal["bos", "pad", "sep", "unk"], ...] = ()
     """Special tokens beside <|endoftext|> for a tokenizer that is trained. With bos, <|bos|> opens each document."""
     val_fraction: float | None = None
-    """Share of the documents kept for validation, chosen by a hash of their text: 0.2 for 80/20. Default 0.005, or
-    0.1 for a corpus known to be smaller than 4 MB."""
+    """Share of the documents kept for validation, chosen by a hash of their text: 0.2 for 80/20. Default 0.005; for
+    a corpus known to be smaller than 4 MB, so many that they hold a tenth of the text."""
     val_source: str | None = None
     """Take the validation documents from this source instead; "own": the validation split that a dataset has."""
     clean: bool = False

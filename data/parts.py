@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,7 +31,7 @@ class Parts:
         self.out, self.folder = out, out / ".prepare"
         kept = self.folder / "recipe.json"
         if kept.exists() and read_json(kept) != recipe:
-            if not overwrite:
+            if self.begun and not overwrite:
                 raise ValueError(
                     f"{out} holds an unfinished preparation with other options or other files: "
                     f"give its command again to finish it, or add --overwrite to drop it"
@@ -42,6 +42,11 @@ class Parts:
             write_json(kept, recipe)
         self.state: dict[str, Any] | None = None
         self._files: dict[str, IO[bytes]] = {}
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a full part."""
+        return _last_line(self.folder / "journal.jsonl") is not None
 
     @property
     def complete(self) -> bool:
@@ -94,6 +99,13 @@ class Parts:
         self.write("journal.jsonl", json.dumps({"sizes": sizes, "state": state}).encode() + b"\n")
         os.fsync(self._files["journal.jsonl"].fileno())
         self.state = state
+
+    def discard_unless_begun(self) -> None:
+        """Leaves no trace of a preparation that failed before its first full part."""
+        if not self.begun:
+            shutil.rmtree(self.folder)
+            with suppress(OSError):  # not empty: something else is there
+                self.out.rmdir()
 
     def finish(self) -> None:
         """Moves the finished files to their place, taking those of another corpus away; can be done again."""

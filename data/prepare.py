@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,11 @@ import numpy as np
 from bpe import Tokenizer, train
 from common.files import write_json
 from data.corpus import Corpus
-from data.encode import END_OF_TEXT, Encoded, Encoder, encoded
+from data.encode import END_OF_TEXT, Encoded, Encoder, encoded, text_key
 from data.options import Prepare
 from data.parts import Parts
 from data.progress import progress_bar
 from data.seen import Seen
-from data.splitting import text_hash
 from data.tokenfile import SPLITS, Meta, TokenFile, dtype_for, read_meta, sha256
 
 __all__ = ["Prepare", "prepare", "read_meta"]
@@ -40,13 +40,22 @@ def prepare(options: Prepare) -> Meta:
         return finished
     parts = Parts(options.out, recipe, options.overwrite)
     if not parts.complete:
-        tokenizer = _tokenizer(options, corpus, parts.folder / "tokenizer.json")
-        with parts.growing():
-            totals = _write(options, corpus, parts)
-        meta = _meta(tokenizer, recipe, totals, parts.folder)
-        write_json(parts.folder / "meta.json", dataclasses.asdict(meta))
+        try:
+            _make(options, corpus, recipe, parts)
+        except Exception:
+            parts.discard_unless_begun()
+            raise
     parts.finish()
     return read_meta(options.out)
+
+
+def _make(options: Prepare, corpus: Corpus, recipe: dict[str, Any], parts: Parts) -> None:
+    """Makes all files, in the folder where they grow."""
+    tokenizer = _tokenizer(options, corpus, parts.folder / "tokenizer.json")
+    with parts.growing():
+        totals = _write(options, corpus, parts)
+    meta = _meta(tokenizer, recipe, totals, parts.folder)
+    write_json(parts.folder / "meta.json", dataclasses.asdict(meta))
 
 
 def _finished(options: Prepare, recipe: dict[str, Any]) -> Meta | None:
@@ -61,6 +70,7 @@ def _finished(options: Prepare, recipe: dict[str, Any]) -> Meta | None:
         )
     for split in SPLITS:
         TokenFile.open(options.out, split)
+    shutil.rmtree(options.out / ".prepare", ignore_errors=True)  # left where the very last step was cut off
     return meta
 
 
@@ -85,11 +95,10 @@ def _training_texts(options: Prepare, corpus: Corpus) -> Iterator[str]:
     """The documents that the tokenizer learns from: as they will be encoded, none of them for validation."""
     reader, left = Encoder(None, **options.encoder_settings), options.tokenizer_bytes
     for piece in corpus.train_pieces():
-        text, reason, _ = reader.text(piece)
-        key = text_hash(text.encode()) if piece.key is None else piece.key
-        if reason or corpus.is_validation(np.uint64(key)):
+        text, reason, _ = reader.read(piece)
+        if reason or corpus.is_validation(np.uint64(text_key(piece, text))):
             continue
-        yield text
+        yield text.decode()
         left -= len(piece.text)
         if left <= 0:
             return
