@@ -1,0 +1,268 @@
+"""How often each pre-token occurs in a corpus: files or strings, in parallel, in bounded memory.
+
+Text is cut into blocks at places that no pre-token and no special token crosses, so neither the size of the
+blocks nor the number of workers changes a count. Within a block the text is cut at spaces and the pieces
+are counted; the pattern runs once per distinct piece, at the end.
+"""
+
+import dataclasses
+import itertools
+import logging
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from bpe.pretokenize import Pattern, blocks, forced_cut, last_cut, repair_surrogates, split_special
+from bpe.progress import Progress, no_progress
+from bpe.workers import WORTH_A_WORKER, ordered_map, sensible_workers
+
+Source = str | os.PathLike[str] | Sequence[os.PathLike[str]] | Iterable[str]
+
+BLOCK = 1 << 22  # bytes of a file, or characters of strings, that are counted at once
+MAX_PIECES = 2_000_000  # distinct pieces that are kept; beyond it the rarest are dropped
+MAX_CHARACTERS = 64_000_000  # the same bound for their total length
+LONGEST_WORD = (
+    4096  # bytes of a pre-token; a longer one is counted in slices, or one word could fill the memory
+)
+
+logger = logging.getLogger("bpe")
+
+
+@dataclasses.dataclass(frozen=True)
+class FileBlock:
+    """The bytes of `path` from `start` to `end`."""
+
+    path: str
+    start: int
+    end: int
+
+    def read(self) -> str:
+        with open(self.path, "rb") as file:
+            file.seek(self.start)
+            return file.read(self.end - self.start).decode("utf-8", "replace")
+
+
+class PieceCounts:
+    """Counts of pieces: `spaced` ones have lost their leading space, `words` are whole pre-tokens."""
+
+    def __init__(self) -> None:
+        self.spaced: Counter[str] = Counter()
+        self.words: Counter[str] = Counter()
+        self.dropped = 0  # how many pieces were dropped for want of room
+
+    def add_text(self, text: str, pattern: Pattern) -> None:
+        """Counts one ordinary text, without special tokens."""
+        first, *rest = pattern.pieces(text)
+        if not rest:
+            self.words.update(pattern.split(first))
+            return
+        self.words.update(pattern.split_inner(first))
+        self.words.update(pattern.split(" " + rest.pop()))
+        self.spaced.update(rest)
+
+    def merge(self, other: "PieceCounts", max_pieces: int = MAX_PIECES) -> None:
+        """Adds the counts of a block; where a table grows too large, its rarest pieces are dropped."""
+        for mine, theirs in ((self.spaced, other.spaced), (self.words, other.words)):
+            mine.update(theirs)
+            if len(mine) > max_pieces or sum(map(len, mine)) > MAX_CHARACTERS:
+                self.dropped += drop_rarest(mine, max_pieces // 2, MAX_CHARACTERS // 2)
+
+    def pretokens(self, pattern: Pattern) -> Counter[bytes]:
+        """The counts of the pre-tokens, as UTF-8, a very long one in slices."""
+        counts: Counter[bytes] = Counter()
+        for piece, count in self.spaced.items():
+            for word in pattern.split_inner(" " + piece):
+                counts[word.encode()] += count
+        for word, count in self.words.items():
+            counts[word.encode()] += count
+        for word in [word for word in counts if len(word) > LONGEST_WORD]:
+            count = counts.pop(word)
+            for start in range(0, len(word), LONGEST_WORD):
+                counts[word[start : start + LONGEST_WORD]] += count
+        return counts
+
+
+def drop_rarest(counts: Counter[str], max_pieces: int, max_characters: int) -> int:
+    """Keeps the most frequent pieces, of equally frequent ones the first; returns how many it dropped.
+
+    >>> counts = Counter("a b b c c c d".split())
+    >>> drop_rarest(counts, 3, 100), counts
+    (1, Counter({'c': 3, 'b': 2, 'a': 1}))
+    """
+    number: Counter[int] = Counter()
+    characters: Counter[int] = Counter()
+    for piece, count in counts.items():
+        number[count] += 1
+        characters[count] += len(piece)
+    floor = 0
+    for floor in sorted(number, reverse=True):
+        if number[floor] > max_pieces or characters[floor] > max_characters:
+            break
+        max_pieces -= number[floor]
+        max_characters -= characters[floor]
+    else:
+        return 0
+    kept = {}
+    for piece, count in counts.items():
+        if count == floor and max_pieces > 0 and len(piece) <= max_characters:
+            max_pieces -= 1
+            max_characters -= len(piece)
+        elif count <= floor:
+            continue
+        kept[piece] = count
+    dropped = len(counts) - len(kept)
+    counts.clear()
+    counts.update(kept)
+    return dropped
+
+
+def count_pretokens(
+    source: Source,
+    pattern: Pattern,
+    special_tokens: Sequence[str] = (),
+    *,
+    num_workers: int | None = None,
+    max_bytes: int | None = None,
+    block: int = BLOCK,
+    on_progress: Progress = no_progress,
+) -> Counter[bytes]:
+    """Counts the pre-tokens of files or strings; special tokens are left out, and each ends a text.
+
+    `source` is a path, several paths, or an iterable of strings, each a text of its own. `max_bytes` stops
+    after so many bytes of the source. `on_progress(done, total)` hears of bytes (total None where it is not
+    known). The counts do not depend on `num_workers` or `block`, unless pieces had to be dropped or a text
+    had no place to be cut; a notice says so.
+    """
+    special_tokens = tuple(special_tokens)
+    paths = _as_paths(source)
+    if paths is None:
+        jobs, size = _with_size(_text_jobs(_limited(source, max_bytes), special_tokens, block))
+    else:
+        size = min(sum(path.stat().st_size for path in paths), max_bytes or sys.maxsize)
+        jobs = _file_jobs(paths, special_tokens, block, size)
+    workers = sensible_workers(num_workers, size)
+    total, done = PieceCounts(), 0
+    for length, counts in ordered_map(_count, jobs, workers, _set_up, (pattern, special_tokens)):
+        total.merge(counts)
+        done += length
+        on_progress(done, size)
+    if total.dropped:
+        logger.warning("%d rare pieces were dropped to bound the memory: counts are not exact", total.dropped)
+    return total.pretokens(pattern)
+
+
+def _as_paths(source: Source) -> list[Path] | None:
+    """The files that `source` names, or None where it holds the texts themselves."""
+    if isinstance(source, (str, os.PathLike)):
+        paths = [Path(source)]
+    elif isinstance(source, Sequence) and source and all(isinstance(item, os.PathLike) for item in source):
+        paths = [Path(item) for item in source]
+    else:
+        return None
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not a file: give text files, or an iterable of strings")
+    return paths
+
+
+def _file_jobs(
+    paths: Iterable[Path], special_tokens: Sequence[str], block: int, limit: int
+) -> Iterator[FileBlock]:
+    for path in paths:
+        size = min(path.stat().st_size, limit)
+        limit -= size
+        start = 0
+        with open(path, "rb") as file:
+            while start < size:
+                end = start + block
+                end = _file_cut(file, start, end, special_tokens) if end < size else size
+                yield FileBlock(str(path), start, end)
+                start = end
+
+
+def _file_cut(file: IO[bytes], start: int, end: int, special_tokens: Sequence[str]) -> int:
+    """Where to cut the bytes from `start` to about `end`."""
+    width = 1 << 14
+    while True:
+        width = min(width * 4, end - start)
+        file.seek(end - width)
+        # Any bytes survive the way to text and back. The last character may be half, so the last three are
+        # not used.
+        text = file.read(width).decode("utf-8", "surrogateescape")[:-3]
+        cut = last_cut(text, special_tokens)
+        if cut > 3 or width == end - start:  # the first three may be the rest of a character
+            break
+    if cut <= 3:
+        cut = forced_cut(text, special_tokens)
+        logger.warning(
+            "%s: no place to cut in bytes %d to %d: they are cut where they end", file.name, start, end
+        )
+    return end - width + len(text[:cut].encode("utf-8", "surrogateescape"))
+
+
+def _limited(texts: Iterable[str], max_bytes: int | None) -> Iterator[str]:
+    """The texts up to `max_bytes` bytes of UTF-8; the last one is cut."""
+    room = max_bytes
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(
+                f"the corpus holds {type(text).__name__}, not str: give texts, or paths as pathlib.Path"
+            )
+        if room is not None:
+            text = text.encode("utf-8", "replace")[:room].decode("utf-8", "ignore")
+            room -= len(text.encode())
+            if not text:
+                return
+        yield text
+
+
+def _text_jobs(texts: Iterable[str], special_tokens: Sequence[str], block: int) -> Iterator[list[str]]:
+    """Lists of texts of about `block` characters together; a longer text is cut."""
+    job: list[str] = []
+    length = 0
+    for text in texts:
+        parts = [text] if len(text) <= block else blocks([text], special_tokens, block, longest=block)
+        for part in parts:
+            job.append(part)
+            length += len(part)
+            if length >= block:
+                yield job
+                job, length = [], 0
+    if job:
+        yield job
+
+
+def _with_size(jobs: Iterator[list[str]]) -> tuple[Iterator[list[str]], int | None]:
+    """The jobs again, and their size in characters where it is too small for workers; else None."""
+    ahead, size = [], 0
+    for job in jobs:
+        ahead.append(job)
+        size += sum(map(len, job))
+        if size >= 2 * WORTH_A_WORKER:
+            return itertools.chain(ahead, jobs), None
+    return iter(ahead), size
+
+
+_settings: tuple[Pattern, Sequence[str]]
+
+
+def _set_up(pattern: Pattern, special_tokens: Sequence[str]) -> None:
+    global _settings
+    _settings = pattern, special_tokens
+
+
+def _count(job: FileBlock | list[str]) -> tuple[int, PieceCounts]:
+    """Counts one block: its length (bytes of a file, characters of strings) and its pieces."""
+    pattern, special_tokens = _settings
+    counts = PieceCounts()
+    if isinstance(job, FileBlock):
+        texts, length = [job.read()], job.end - job.start
+    else:
+        texts, length = map(repair_surrogates, job), sum(map(len, job))
+    for text in texts:
+        for ordinary in split_special(text, special_tokens)[::2]:
+            counts.add_text(ordinary, pattern)
+    return length, counts

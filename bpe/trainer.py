@@ -1,0 +1,170 @@
+"""Counts of pre-tokens to merges: the training half of byte-pair encoding (Sennrich et al. 2016, on bytes
+as in GPT-2).
+
+Each step merges the most frequent adjacent pair everywhere. Done naively a step reads the whole corpus;
+here a step touches only the words that hold the pair, and only the pairs beside it change their counts. Of
+pairs with equal counts the lexicographically greatest pair of byte strings is merged, so the result depends
+on nothing but the counts.
+"""
+
+import heapq
+import logging
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from bpe.counting import Source, count_pretokens
+from bpe.merging import Merge, Pair
+from bpe.pretokenize import Pattern
+from bpe.progress import Progress, no_progress, progress_bars
+from bpe.tokenizer import Tokenizer
+
+logger = logging.getLogger("bpe")
+
+
+def train(
+    source: Source,
+    vocab_size: int,
+    *,
+    pattern: str | Pattern = "gpt2",
+    special_tokens: Sequence[str] = ("<|endoftext|>",),
+    num_workers: int | None = None,
+    max_bytes: int | None = None,
+    progress: bool = True,
+) -> Tokenizer:
+    """Learns a tokenizer of `vocab_size` ids: 256 bytes, the merges, the special tokens.
+
+    `source` is a path (str or pathlib.Path), several paths (pathlib.Path), or an iterable of texts.
+    `pattern` is gpt2, cl100k, o200k or a regular expression. `max_bytes` trains on so many bytes of the
+    source. `num_workers` None uses the cores where the corpus is large enough. The result does not depend
+    on the number of workers. Where the corpus runs out of pairs the vocabulary stays smaller, and a notice
+    says so.
+
+    >>> train(["low low low lower lowest"], 260, progress=False).merges
+    [(b'o', b'w'), (b'l', b'ow'), (b' ', b'low')]
+    """
+    special_tokens = list(special_tokens)
+    n_merges = vocab_size - 256 - len(special_tokens)
+    if n_merges < 0:
+        raise ValueError(
+            f"vocab_size is {vocab_size}: 256 bytes and {len(special_tokens)} special tokens need at least "
+            f"{256 + len(special_tokens)}"
+        )
+    pattern = Pattern.of(pattern)
+    with progress_bars(progress) as bars:
+        counts = count_pretokens(
+            source,
+            pattern,
+            special_tokens,
+            num_workers=num_workers,
+            max_bytes=max_bytes,
+            on_progress=bars.update("counting"),
+        )
+        if not counts:
+            raise ValueError("the corpus is empty: there is nothing to learn from")
+        merges = learn_merges(counts, n_merges, bars.update("merging"))
+    if len(merges) < n_merges:
+        logger.warning(
+            "the corpus is too small for %d ids: no pair is left after %d merges, so there are %d ids",
+            vocab_size,
+            len(merges),
+            256 + len(merges) + len(special_tokens),
+        )
+    return Tokenizer(merges, special_tokens, pattern)
+
+
+def learn_merges(
+    counts: Mapping[bytes, int], n_merges: int, on_progress: Progress = no_progress
+) -> list[Merge]:
+    """The first `n_merges` merges for pre-tokens with these counts; fewer where no pair is left.
+
+    >>> learn_merges({b"hug": 10, b"pug": 5, b"hugs": 5}, 2)
+    [(b'u', b'g'), (b'h', b'ug')]
+    """
+    table = _PairTable(counts)
+    merges: list[Merge] = []
+    while len(merges) < n_merges and (pair := table.most_frequent()) is not None:
+        merges.append((table.tokens[pair[0]], table.tokens[pair[1]]))
+        table.merge(pair)
+        if len(merges) % 100 == 0:
+            on_progress(len(merges), n_merges)
+    return merges
+
+
+class _PairTable:
+    """Words as lists of ids, how often each pair stands in them, and which words hold it."""
+
+    def __init__(self, counts: Mapping[bytes, int]) -> None:
+        self.tokens = [bytes([byte]) for byte in range(256)]
+        self.order = [_descending(token) for token in self.tokens]
+        self.words = [list(word) for word in counts if len(word) > 1]
+        self.word_counts = [count for word, count in counts.items() if len(word) > 1]
+        self.counts: defaultdict[Pair, int] = defaultdict(int)
+        self.holders: defaultdict[Pair, set[int]] = defaultdict(set)
+        for index, (word, count) in enumerate(zip(self.words, self.word_counts, strict=True)):
+            for pair in zip(word, word[1:]):  # noqa: B905, RUF007 - faster than pairwise here
+                self.counts[pair] += count
+                self.holders[pair].add(index)
+        self.heap = [self._entry(pair) for pair in self.counts]
+        heapq.heapify(self.heap)
+
+    def _entry(self, pair: Pair) -> tuple[int, str, str, Pair]:
+        return -self.counts[pair], self.order[pair[0]], self.order[pair[1]], pair
+
+    def most_frequent(self) -> Pair | None:
+        """The pair to merge next. The heap is lazy: an entry of another count is put back or dropped."""
+        while self.heap:
+            entry = heapq.heappop(self.heap)
+            pair = entry[-1]
+            count = self.counts.get(pair, 0)
+            if count == -entry[0]:
+                return pair
+            if count > 0:
+                heapq.heappush(self.heap, self._entry(pair))
+        return None
+
+    def merge(self, pair: Pair) -> None:
+        """Makes a new token of `pair`, in every word that holds it."""
+        new = len(self.tokens)
+        self.tokens.append(self.tokens[pair[0]] + self.tokens[pair[1]])
+        self.order.append(_descending(self.tokens[new]))
+        changes: defaultdict[Pair, int] = defaultdict(int)
+        for index in self.holders.pop(pair):
+            self._merge_word(index, pair, new, changes)
+        for changed, difference in changes.items():
+            self.counts[changed] += difference
+            if self.counts[changed] <= 0:
+                del self.counts[changed]
+                self.holders.pop(changed, None)
+            elif new in changed:
+                heapq.heappush(self.heap, self._entry(changed))
+        self.counts.pop(pair, None)
+
+    def _merge_word(self, index: int, pair: Pair, new: int, changes: defaultdict[Pair, int]) -> None:
+        word, count, (left, right) = self.words[index], self.word_counts[index], pair
+        place = -1
+        while True:
+            try:
+                place = word.index(left, place + 1)
+            except ValueError:
+                return
+            if word[place + 1 : place + 2] != [right]:
+                continue
+            if place:
+                before = word[place - 1]
+                changes[before, left] -= count
+                changes[before, new] += count
+                self.holders[before, new].add(index)
+            if place + 2 < len(word):
+                after = word[place + 2]
+                changes[right, after] -= count
+                changes[new, after] += count
+                self.holders[new, after].add(index)
+            word[place : place + 2] = [new]
+
+
+_DESCENDING = str.maketrans({byte: 255 - byte for byte in range(256)})
+
+
+def _descending(token: bytes) -> str:
+    """A key that sorts greater byte strings first; the mark at its end puts "ab" before its prefix "a"."""
+    return token.decode("latin-1").translate(_DESCENDING) + "\u0100"

@@ -1,0 +1,112 @@
+"""Tokens made visible: coloured spans with ids and bytes, in the terminal or as one self-contained HTML page."""
+
+import dataclasses
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from bpe.tokenizer import Tokenizer
+from common.files import write_text
+
+COLOURS = ("#ffd6a5", "#caffbf", "#9bf6ff", "#bdb2ff", "#ffadad")
+VISIBLE = {"\n": "⏎\n", "\r": "␍", "\t": "⇥\t"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """One token of a text: its id, its bytes, and what is shown for it."""
+
+    id: int
+    token: bytes
+    shown: str
+
+    @property
+    def hexadecimal(self) -> str:
+        """The bytes as they are written in a hex dump."""
+        return self.token.hex(" ")
+
+
+def spans(tokenizer: Tokenizer, text: str) -> list[Span]:
+    r"""The tokens of `text`; special tokens are recognised.
+
+    Parts of a character are shown by their bytes.
+
+    >>> [span.shown for span in spans(Tokenizer([(b"h", b"i")]), "hié")]
+    ['hi', '\\xc3', '\\xa9']
+    """
+    tokens = [(id, tokenizer.vocab[id]) for id in tokenizer.encode(text, allowed_special="all")]
+    return [Span(id, token, _shown(token)) for id, token in tokens]
+
+
+def _shown(token: bytes) -> str:
+    text = token.decode("utf-8", "backslashreplace")
+    return "".join(VISIBLE.get(c, c if c.isprintable() else ascii(c)[1:-1]) for c in text)
+
+
+def summary(text: str, found: Sequence[Span]) -> str:
+    """How long the text is, in characters, bytes and tokens."""
+    size = sum(len(span.token) for span in found)
+    ratio = f", {size / len(found):.2f} bytes per token" if found else ""
+    return f"{len(text):,} characters, {size:,} bytes, {len(found):,} tokens{ratio}"
+
+
+def render_terminal(text: str, tokenizers: dict[str, Tokenizer], rows: int) -> RenderableType:
+    """For each tokenizer the coloured text, its counts, and a table of the first `rows` tokens."""
+    parts: list[RenderableType] = []
+    for name, tokenizer in tokenizers.items():
+        found = spans(tokenizer, text)
+        coloured = Text()
+        for index, span in enumerate(found):
+            coloured.append(span.shown, style=f"black on {COLOURS[index % len(COLOURS)]}")
+        parts += [Text(name, style="bold"), coloured, Text(summary(text, found)), _token_table(found, rows)]
+    return Group(*parts)
+
+
+def _token_table(found: Sequence[Span], rows: int) -> RenderableType:
+    table = Table("position", "id", "bytes", "token")
+    for index, span in enumerate(found[:rows]):
+        table.add_row(str(index), str(span.id), span.hexadecimal, Text(span.shown.replace("\n", "")))
+    more = Text(f"… and {len(found) - rows:,} more" if len(found) > rows else "")
+    return Group(table, more)
+
+
+def write_html(path: Path, text: str, tokenizers: dict[str, Tokenizer]) -> None:
+    """Writes the page, one column for each tokenizer; everything that comes from the text is escaped."""
+    write_text(path, html_page(text, tokenizers))
+
+
+def html_page(text: str, tokenizers: dict[str, Tokenizer]) -> str:
+    """One HTML page that needs nothing else: spans with id and bytes in their titles, counts above."""
+    columns = "".join(_column(name, text, spans(tokenizer, text)) for name, tokenizer in tokenizers.items())
+    colours = "".join(f".c{index}{{background:{colour}}}" for index, colour in enumerate(COLOURS))
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Tokens</title>\n'
+        f"<style>{_STYLE}{colours}</style></head>\n<body><main>{columns}</main></body></html>\n"
+    )
+
+
+_STYLE = """
+body{font:15px/1.9 system-ui,sans-serif;margin:2rem;color:#222;background:#fff}
+main{display:flex;gap:2rem;align-items:flex-start}
+section{flex:1;min-width:0}
+pre{font:15px/1.9 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere}
+span{border-radius:3px;color:#111}
+span:hover{outline:2px solid #333}
+"""
+
+
+def _column(name: str, text: str, found: Sequence[Span]) -> str:
+    body = "".join(
+        f'<span class="c{index % len(COLOURS)}" title="{html.escape(_title(index, span))}">'
+        f"{html.escape(span.shown)}</span>"
+        for index, span in enumerate(found)
+    )
+    return f"<section><h2>{html.escape(name)}</h2><p>{summary(text, found)}</p><pre>{body}</pre></section>\n"
+
+
+def _title(index: int, span: Span) -> str:
+    return f"token {index} · id {span.id} · bytes {span.hexadecimal} · {span.shown.strip()}"

@@ -1,0 +1,172 @@
+"""Documents to token ids, in this process or in several; the results come in the order of the documents."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import signal
+from collections.abc import Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+import numpy as np
+
+from bpe import Tokenizer
+from data.clean import clean
+from data.splitting import Piece, text_hash
+from data.tokenfile import dtype_for
+
+END_OF_TEXT = "<|endoftext|>"
+BEGIN = "<|bos|>"
+BATCH_BYTES = 1 << 20  # of text that a worker gets at a time
+BATCH_PIECES = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """The pieces of a batch that were kept, P of them, and their ids one after another."""
+
+    ids: np.ndarray  # (N,) uint16 or uint32, N = lengths.sum()
+    lengths: np.ndarray  # (P,) tokens of each piece
+    num_bytes: np.ndarray  # (P,) bytes of UTF-8 of each piece
+    hashes: np.ndarray  # (P,) uint64 of each piece's text
+    keys: np.ndarray  # (P,) uint64 that decides the split
+    ends: np.ndarray  # (P,) bool: a document is complete
+    whole: np.ndarray  # (P,) bool: the piece is a whole document
+    validation: np.ndarray  # (P,) bool: the piece comes from the source of validation documents
+    removed: collections.Counter[str]
+    changed: collections.Counter[str]
+    pieces_read: int
+    bytes_read: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoder:
+    """Cleans (where `cleaning` says so) and encodes; `<|endoftext|>` closes each document."""
+
+    tokenizer: Tokenizer | None  # None: for `text` alone
+    cleaning: bool = False
+    min_chars: int = 0
+
+    def __call__(self, pieces: list[Piece]) -> Encoded:
+        removed: collections.Counter[str] = collections.Counter()
+        changed: collections.Counter[str] = collections.Counter()
+        kept: list[tuple[Piece, str]] = []
+        for piece in pieces:
+            text, reason, broken = self.text(piece)
+            changed.update(broken)
+            if reason and piece.first and piece.ends:
+                removed[reason] += 1
+            else:
+                kept.append((piece, text))
+        texts = [text for _, text in kept]
+        ids, lengths = self._encode(texts, [piece for piece, _ in kept])
+        raw = [text.encode() for text in texts]
+        hashes = [text_hash(text) for text in raw]
+        keys = [own if piece.key is None else piece.key for (piece, _), own in zip(kept, hashes, strict=True)]
+        return Encoded(
+            ids=ids,
+            lengths=lengths,
+            num_bytes=np.array([len(text) for text in raw], np.int64),
+            hashes=np.array(hashes, np.uint64),
+            keys=np.array(keys, np.uint64),
+            ends=np.array([piece.ends for piece, _ in kept], bool),
+            whole=np.array([piece.first and piece.ends for piece, _ in kept], bool),
+            validation=np.array([piece.validation for piece, _ in kept], bool),
+            removed=removed,
+            changed=changed,
+            pieces_read=len(pieces),
+            bytes_read=sum(len(piece.text) for piece in pieces),
+        )
+
+    def text(self, piece: Piece) -> tuple[str, str, list[str]]:
+        """The text of a piece, why it should be left out ("" if not), and what was done to it."""
+        try:
+            text, broken = piece.text.decode(), []
+        except UnicodeDecodeError:
+            return piece.text.decode(errors="replace"), "undecodable", ["undecodable"]
+        if self.cleaning:
+            text, broken = clean(text)
+        if not text.strip():
+            return text, "empty", broken
+        return text, "short" if len(text) < self.min_chars else "", broken
+
+    def _encode(self, texts: list[str], pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of all texts in one array, and how many each has."""
+        special = self.tokenizer.special_tokens
+        begin = BEGIN if BEGIN in special else ""
+        dtype, end = dtype_for(self.tokenizer.vocab_size), special[END_OF_TEXT]
+        if any(END_OF_TEXT in text or (begin and begin in text) for text in texts):
+            # the marks of special tokens in the text itself are text
+            each = [self._encode_one(text, piece, dtype) for text, piece in zip(texts, pieces, strict=True)]
+            return np.concatenate(each), np.array([len(ids) for ids in each], np.int64)
+        opened = [begin + text if piece.first else text for text, piece in zip(texts, pieces, strict=True)]
+        joined = "".join(text + END_OF_TEXT for text in opened)
+        ids = self.tokenizer.encode_to_numpy(joined, allowed_special={END_OF_TEXT, BEGIN} & special.keys())
+        ends = np.flatnonzero(ids == end)
+        lengths = np.diff(ends, prepend=-1)
+        unfinished = np.array([not piece.ends for piece in pieces], bool)
+        return np.delete(ids, ends[unfinished]).astype(dtype, copy=False), lengths - unfinished
+
+    def _encode_one(self, text: str, piece: Piece, dtype: np.dtype) -> np.ndarray:
+        special = self.tokenizer.special_tokens
+        before = [special[BEGIN]] if piece.first and BEGIN in special else []
+        after = [special[END_OF_TEXT]] if piece.ends else []
+        return np.array([*before, *self.tokenizer.encode(text), *after], dtype)
+
+
+def batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Consecutive pieces, about a megabyte at a time."""
+    batch: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece.text)
+        if size >= BATCH_BYTES or len(batch) >= BATCH_PIECES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def encoded(pieces: Iterable[Piece], tokenizer: Path, settings: dict, workers: int) -> Iterator[Encoded]:
+    """The batches of `pieces`, encoded by `workers` processes (1: here), in order.
+
+    No more than two batches for each worker are under way, so memory does not grow with the corpus.
+    Raises ChildProcessError when a worker dies.
+    """
+    if workers == 1:
+        yield from map(Encoder(Tokenizer.load(tokenizer), **settings), batches(pieces))
+        return
+    pool = concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), _start, (str(tokenizer), settings)
+    )
+    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    try:
+        for batch in batches(pieces):
+            waiting.append(pool.submit(_encode_batch, batch))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool as error:
+        raise ChildProcessError(
+            "a worker process died, perhaps for want of memory: the same command goes on from the last "
+            "full part; try it with fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_encoder: Encoder  # of a worker process
+
+
+def _start(tokenizer: str, settings: dict) -> None:
+    """Makes a worker ready; Ctrl-C is for the process that gives it work."""
+    global _encoder
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _encoder = Encoder(Tokenizer.load(tokenizer), **settings)
+
+
+def _encode_batch(pieces: list[Piece]) -> Encoded:
+    return _encoder(pieces)

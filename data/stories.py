@@ -1,0 +1,212 @@
+"""The built-in corpus: an endless book of short children's stories, written by a seeded grammar.
+
+Story `i` of seed `s` depends on nothing but (s, i), so any slice of the book can be made anywhere, and it is
+the same on every machine. What the stories say is in story_words.py (the lexicon), story_beats.py (beats that
+all plots share), story_plots.py and story_journeys.py (the plots). story_check.py reads a story and says what
+is wrong with it.
+
+    >>> from data.stories import check, story
+    >>> check(story(seed=0, index=0))
+    []
+"""
+
+import itertools
+import random
+import re
+from collections.abc import Iterable, Iterator
+
+from data import story_beats as beats
+from data import story_words as words
+from data.story_beats import Plot
+from data.story_check import PLOTS, check
+
+__all__ = ["check", "coherence", "corpus", "stories", "story"]
+
+PRONOUNS = {"he": ("he", "him", "his", "himself"), "she": ("she", "her", "her", "herself")}
+LAYOUTS = (
+    (4,),
+    (1, 3),
+    (2, 2),
+    (1, 2, 1),
+    (2, 1, 1),
+    (1, 1, 2),
+    (1, 1, 1, 1),
+)  # parts of the story per paragraph
+
+
+def story(seed: int, index: int) -> str:
+    """Story number `index` (from 0) of the endless book that `seed` (from 0) writes."""
+    if seed < 0 or index < 0:
+        raise ValueError(f"seed {seed} and index {index} must not be negative: count both from 0")
+    return _Writer(random.Random(seed << 64 | index)).story()
+
+
+def stories(seed: int = 0, start: int = 0) -> Iterator[str]:
+    """The stories of `seed` from number `start` on, without end."""
+    return (story(seed, index) for index in itertools.count(start))
+
+
+def corpus(num_bytes: int, seed: int = 0) -> Iterator[str]:
+    """Whole stories of `seed` from the first on, until they hold `num_bytes` bytes of UTF-8 or more.
+
+    >>> sum(len(document.encode()) for document in corpus(1000)) >= 1000
+    True
+    """
+    written = 0
+    for document in stories(seed):
+        if written >= num_bytes:
+            return
+        written += len(document.encode())
+        yield document
+
+
+def coherence(stories: Iterable[str]) -> float:
+    """The share (0 to 1) of `stories` in which `check` finds nothing wrong; 0 for no stories at all."""
+    verdicts = [not check(document) for document in stories]
+    return sum(verdicts) / len(verdicts) if verdicts else 0.0
+
+
+class _Writer:
+    """Writes one story: picks a plot and its people, then a line for each beat, and fills in the lines."""
+
+    def __init__(self, rng: random.Random):
+        self.random = rng.random
+        self.used: set[str] = set()  # free choices that the story has made already
+        self.slots: dict[str, str] = {}
+
+    def pick(self, choices):
+        """One of `choices`; by random() alone, which Python promises to keep the same in all versions."""
+        return choices[int(self.random() * len(choices))]
+
+    def story(self) -> str:
+        plot = self.pick(PLOTS)
+        self.cast(plot)
+        self.name_thing(plot)
+        parts = [self.begin(plot), self.trouble(plot), self.mend(plot), self.end(plot)]
+        left = iter(parts)
+        layout = self.pick(LAYOUTS)
+        return "\n\n".join(" ".join(itertools.islice(left, count)) for count in layout)
+
+    def begin(self, plot: Plot) -> str:
+        habit = [self.line(beats.HABIT)] if self.random() < 0.85 else []
+        return " ".join([self.opening, *habit, self.line(plot.setup)])
+
+    def trouble(self, plot: Plot) -> str:
+        lines = [self.line(plot.problem)]
+        if plot.feels and self.random() < 0.75:
+            lines.append(self.line(beats.FEELING))
+        return " ".join([*lines, self.line(plot.attempt)])
+
+    def mend(self, plot: Plot) -> str:
+        reply = [self.line(plot.reply)] if plot.reply and self.random() < 0.6 else []
+        return " ".join([self.line(plot.help), *reply, self.line(plot.resolution)])
+
+    def end(self, plot: Plot) -> str:
+        lines = []
+        if plot.joy and self.random() < 0.9:
+            lines.append(self.line(plot.joy))
+        self.slots["moral"] = self.line(plot.moral)
+        lines.append(self.line(beats.LESSON))
+        if plot.joy and self.random() < 0.4:
+            lines.append(self.line(beats.CLOSING))
+        return " ".join(lines)
+
+    def cast(self, plot: Plot) -> None:
+        """Chooses hero and helper, fills their slots and writes the opening."""
+        is_child = self.random() < 0.6
+        name, he, kind = self.person(is_child)
+        self.slots |= {"name": name, "kind": kind} | _pronouns(he)
+        self.slots["a_nature_kind"] = _with_article(f"{self.pick(words.NATURES)} {kind}")
+        self.slots["lives"] = self.pick(words.HOMES if is_child else words.DENS)
+        self.slots["hobby"] = self.pick(words.CHILD_HOBBIES if is_child else words.ANIMAL_HOBBIES)
+        self.meet(plot, is_child)
+        self.opening = self.line(beats.OPENING)
+
+    def meet(self, plot: Plot, is_child: bool) -> None:
+        """Chooses the helper: one of the hero's family or a friend of the hero's own sort."""
+        his = self.slots["his"]
+        if plot.helpers == "family" or (plot.helpers == "any" and self.random() < 0.5):
+            relation = self.pick(tuple(words.FAMILY))
+            pal, he, helper = relation.capitalize(), words.FAMILY[relation], f"{his} {relation}"
+        else:
+            pal, he, kind = self.person(is_child)
+            while pal == self.slots["name"]:
+                pal, he, kind = self.person(is_child)
+            helper = f"{his} friend {pal}"
+            if plot.helpers == "stranger":
+                helper = _with_article(f"{self.pick(words.NATURES)} {kind} named {pal}")
+        self.slots |= {"pal": pal, "helper": helper}
+        self.slots |= {f"pal_{slot}": value for slot, value in _pronouns(he).items()}
+
+    def person(self, is_child: bool) -> tuple[str, str, str]:
+        """A name, its pronoun and what its bearer is."""
+        he = "she" if self.random() < 0.5 else "he"
+        if is_child:
+            return self.pick(words.GIRLS if he == "she" else words.BOYS), he, "girl" if he == "she" else "boy"
+        return self.pick(words.SHE_ANIMALS if he == "she" else words.HE_ANIMALS), he, self.pick(words.ANIMALS)
+
+    def name_thing(self, plot: Plot) -> None:
+        """Chooses what the story is about, and its colour."""
+        thing, color = self.pick(plot.things), self.pick(words.COLORS)
+        self.slots |= {"x": thing, "color": color, "color_x": f"{color} {thing}"}
+        self.slots |= {"a_x": _with_article(thing), "a_color_x": _with_article(f"{color} {thing}")}
+
+    def line(self, choices: tuple[str, ...]) -> str:
+        """One of the lines, filled in."""
+        return "".join(map(self.fill, _compiled(self.pick(choices))))
+
+    def fill(self, part: "str | tuple") -> str:
+        """The text of one part of a compiled line."""
+        if isinstance(part, str):
+            return part
+        tag, value = part
+        if tag == "choice":
+            return "".join(map(self.fill, self.pick(value)))
+        slot = value[0].lower() + value[1:]
+        text = self.slots[slot] if slot in self.slots else self.fresh(words.SLOTS[slot])
+        return text if slot == value else text[0].upper() + text[1:]
+
+    def fresh(self, choices) -> str:
+        """One of `choices` that the story has not used yet."""
+        text = self.pick(choices)
+        while text in self.used:
+            text = self.pick(choices)
+        self.used.add(text)
+        return text
+
+
+def _pronouns(he: str) -> dict[str, str]:
+    """The slots of the pronoun: `_pronouns("he")["him"]` is "him"."""
+    return dict(zip(PRONOUNS["he"], PRONOUNS[he], strict=True))
+
+
+def _with_article(noun: str) -> str:
+    """The noun with the article that it takes.
+
+    >>> _with_article("orange kite")
+    'an orange kite'
+    """
+    return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
+
+
+_LINES: dict[str, tuple] = {}
+
+
+def _compiled(line: str) -> tuple:
+    """The parts of a line: plain text, ("slot", name) and ("choice", compiled alternatives).
+
+    >>> _compiled("{name} [was] <so |>sad.")
+    (('slot', 'name'), ' was ', ('choice', (('so ',), ())), 'sad.')
+    """
+    if line not in _LINES:
+        parts = re.split(r"(\{\w+\}|<[^>]*>)", line.replace("[", "").replace("]", ""))
+        _LINES[line] = tuple(map(_part, filter(None, parts)))
+    return _LINES[line]
+
+
+def _part(text: str) -> "str | tuple":
+    if text[0] == "{":
+        return "slot", text[1:-1]
+    if text[0] == "<":
+        return "choice", tuple(_compiled(choice) for choice in text[1:-1].split("|"))
+    return text
