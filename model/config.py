@@ -1,4 +1,7 @@
-"""GPTConfig: every choice that shapes a model, validated, and the presets that have names."""
+"""GPTConfig: every choice that shapes a model, and the presets that have names.
+
+A config is frozen. An impossible one is a ValueError that lists every field at fault.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -7,11 +10,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of a GPT. Frozen; an impossible combination is a ValueError that names the fields.
-
-    >>> GPTConfig(n_embd=96, n_head=3).head_dim
-    32
-    """
+    """The shape of a GPT."""
 
     vocab_size: int = 50257
     """Number of token ids."""
@@ -92,7 +91,11 @@ class GPTConfig:
 
     @property
     def head_dim(self) -> int:
-        """Width of one head."""
+        """Width of one head.
+
+        >>> GPTConfig(n_embd=96, n_head=3).head_dim
+        32
+        """
         return self.n_embd // self.n_head
 
     @property

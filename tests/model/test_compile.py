@@ -1,0 +1,39 @@
+"""torch.compile takes every variant as one graph, forward and backward, and changes no result."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    """Graphs of one test must not stand in the cache of the next."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def check(tiny, batch, backend, **changes):
+    gpt = tiny(**changes)
+    expected = gpt(*batch)[1]
+    expected.backward()
+    plain = [p.grad.clone() for p in gpt.parameters()]
+    gpt.zero_grad()
+    loss = torch.compile(gpt, backend=backend, fullgraph=True)(*batch)[1]
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close([p.grad for p in gpt.parameters()], plain, rtol=1e-4, atol=1e-6)
+
+
+def test_one_graph_without_breaks(tiny, batch, variant):
+    check(tiny, batch, "aot_eager", **variant)
+
+
+@pytest.mark.parametrize("changes", [{"attention": "torch"}, {"checkpoint_activations": True}], ids=str)
+def test_one_graph_written_out_and_checkpointed(tiny, batch, changes):
+    check(tiny, batch, "aot_eager", **changes)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the code generator's own
+def test_generated_code_computes_the_same(tiny, batch, variant):
+    check(tiny, batch, "inductor", **variant)
