@@ -22,6 +22,8 @@ SPACE = "Ġ"  # how tokenizer.json spells a leading space
 
 def show(run: Path, words: Sequence[str], neighbours: int, plot: Path | None, labels: int) -> None:
     """Prints the neighbours of `words` in the model of `run` and, with a path, draws the plot."""
+    if neighbours < 1 or labels < 3:
+        raise ValueError(f"neighbours is {neighbours} and labels {labels}: they must be at least 1 and 3")
     vocabulary = read_words(run / "tokenizer.json")
     gpt = GPT.from_pretrained(run / "best")
     if not vocabulary:
