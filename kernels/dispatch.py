@@ -1,7 +1,7 @@
-"""Which implementation of the ops runs: "fused" (C++ or CUDA), "emulated" (the CUDA kernels on the CPU) or "torch".
+"""Which implementation of the ops runs: "fused" (C++, CUDA), "emulated" (CUDA on the CPU) or "torch".
 
-"fused" is the default; SLM_KERNELS in the environment, `set_default` and `use` change it. Where the fused kernels are
-not built for a device, torch runs in their place, which is said once on stderr.
+"fused" is the default; SLM_KERNELS in the environment, `set_default` and `use` change it. Where the fused
+kernels are not built for a device, torch runs in their place, which is said once on stderr.
 """
 
 import contextlib

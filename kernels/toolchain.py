@@ -99,7 +99,7 @@ def first_line(*command: str) -> str | None:
 
 
 def native_flags(cxx: str) -> list[str]:
-    """Flags for this very processor: -march=native, or what the compiler knows instead; SLM_NATIVE=0 for none."""
+    """Flags for this very processor: -march=native, or -mcpu=native on ARM; none with SLM_NATIVE=0."""
     if os.environ.get("SLM_NATIVE") == "0":
         return []
     wanted = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
