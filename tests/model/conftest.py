@@ -22,6 +22,12 @@ def variant(request):
     return request.param
 
 
+@pytest.fixture(params=["torch", "sdpa", "fused"])
+def attention(request):
+    """Who computes: written out, torch's ops, our kernels (or what stands in for them where they are not built)."""
+    return request.param
+
+
 @pytest.fixture
 def tiny():
     """Makes a GPT of 61 ids, 32 tokens, 2 layers, 4 heads, 32 wide, always with the same weights."""

@@ -25,15 +25,20 @@ def check(tiny, batch, backend, **changes):
 
 
 def test_one_graph_without_breaks(tiny, batch, variant):
-    check(tiny, batch, "aot_eager", **variant)
+    check(tiny, batch, "aot_eager", **variant, attention="fused")
 
 
-@pytest.mark.parametrize("changes", [{"attention": "torch"}, {"checkpoint_activations": True}], ids=str)
-def test_one_graph_written_out_and_checkpointed(tiny, batch, changes):
-    check(tiny, batch, "aot_eager", **changes)
+@pytest.mark.slow
+@pytest.mark.parametrize("others", ["torch", "sdpa"])
+def test_one_graph_without_breaks_for_the_other_backends(tiny, batch, variant, others):
+    check(tiny, batch, "aot_eager", **variant, attention=others)
+
+
+def test_one_graph_with_checkpointed_activations(tiny, batch):
+    check(tiny, batch, "aot_eager", checkpoint_activations=True)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the code generator's own
-def test_generated_code_computes_the_same(tiny, batch, variant):
-    check(tiny, batch, "inductor", **variant)
+def test_generated_code_computes_the_same(tiny, batch, variant, attention):
+    check(tiny, batch, "inductor", **variant, attention=attention)
