@@ -79,13 +79,13 @@ def flops_per_token(config: GPTConfig, tokens: int | None = None) -> dict[str, f
     return {"forward": matrices + scores, "backward": 2 * (matrices + scores) + again}
 
 
-def saved_bytes(run: Callable[[], Any], parameters: set[int]) -> int:
-    """Bytes that autograd keeps from `run()` for the backward pass, besides the storages `parameters`."""
+def saved_bytes(run: Callable[[], Any], owned: set[int]) -> int:
+    """Bytes that autograd keeps from `run()` for the backward pass, besides the storages `owned`."""
     storages: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in parameters:
+        if storage._cdata not in owned:
             storages[storage._cdata] = storage
         return tensor
 
@@ -97,28 +97,37 @@ def saved_bytes(run: Callable[[], Any], parameters: set[int]) -> int:
 
 def activations(config: GPTConfig, batch_size: int, precision: Precision = "float32") -> dict[str, int]:
     """Bytes kept for the backward pass: "blocks", and "ends" for what stands around them and in the loss."""
+
+    def kept(layers: int) -> int:  # from two sequences on the bytes grow by the same amount with each
+        two, three = (_hidden_bytes(config, layers, batch, precision) for batch in (2, 3))
+        return two + (batch_size - 2) * (three - two)
+
+    block = kept(2) - kept(1)  # and with every layer
+    stream = 4 * batch_size * config.block_size * config.n_embd
+    blocks = config.n_layer * stream + block if config.checkpoint_activations else config.n_layer * block
+    return {"blocks": blocks, "ends": kept(1) - block + stream + _loss_bytes(config, batch_size)}
+
+
+@functools.cache
+def _hidden_bytes(config: GPTConfig, layers: int, batch_size: int, precision: Precision) -> int:
+    """What autograd keeps from GPT.hidden with so many layers, none of them checkpointed."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    single = dataclasses.replace(config, n_layer=1, checkpoint_activations=False)
-    rotary = config.positions == "rotary"
+    config = dataclasses.replace(config, n_layer=layers, checkpoint_activations=False)
     with FakeTensorMode(), _autocast(precision):
-        gpt = GPT(single).train()
+        gpt = GPT(config).train()
         if config.attention != "torch":
             # Flash attention keeps a seed and no mask; the op that the CPU falls back to would keep T × T.
-            gpt.h[0].attn.attn_dropout = 0.0
+            for block in gpt.h:
+                block.attn.attn_dropout = 0.0
         owned = {p.untyped_storage()._cdata for p in gpt.parameters()}
         idx = torch.zeros(batch_size, config.block_size, dtype=torch.long)
-        x, angles = gpt.wte(idx), torch.zeros(config.block_size, config.head_dim // 2) if rotary else None
-        block = saved_bytes(lambda: gpt.h[0](x, angles), owned)
-        ends = saved_bytes(lambda: gpt.hidden(idx), owned) - block
-    stream = x.numel() * x.element_size()
-    blocks = config.n_layer * stream + block if config.checkpoint_activations else config.n_layer * block
-    return {"blocks": blocks, "ends": ends + stream + _loss_bytes(config, idx.numel())}
+        return saved_bytes(lambda: gpt.hidden(idx), owned)
 
 
-def _loss_bytes(config: GPTConfig, tokens: int) -> int:
+def _loss_bytes(config: GPTConfig, batch_size: int) -> int:
     """One chunk of logits and of their gradient, and the head's gradient, formed in the forward pass."""
-    chunk = min(4 * tokens * config.vocab_size, LOGITS_BUDGET)
+    chunk = min(4 * batch_size * config.block_size * config.vocab_size, LOGITS_BUDGET)
     return 2 * chunk + 4 * config.vocab_size * config.n_embd
 
 
@@ -141,7 +150,6 @@ class Memory:
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
-@functools.cache
 def memory(config: GPTConfig, batch_size: int, precision: Precision = "float32") -> Memory:
     """What training takes: 4 bytes a weight, as much for its gradient, twice that for AdamW, and activations.
 

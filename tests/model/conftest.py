@@ -16,18 +16,15 @@ VARIANTS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """These tensors are too small to share: a second thread would only be waited for."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
 def variant(request):
     """The fields in which one variant differs from a GPT-2."""
+    return request.param
+
+
+@pytest.fixture(params=["torch", "sdpa", "fused"])
+def attention(request):
+    """Who computes: written out, torch's ops, our kernels (or what stands in for them where they are not built)."""
     return request.param
 
 

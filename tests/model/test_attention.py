@@ -77,7 +77,6 @@ def test_a_window_sees_so_many_tokens_and_no_more(window):
         assert seen[q].nonzero().flatten().tolist() == list(range(max(0, q - window + 1), q + 1))
 
 
-@pytest.mark.parametrize("attention", ["torch", "sdpa"])
 @pytest.mark.parametrize("window", [None, 3])
 def test_the_gpts_attention_is_the_last_lesson(x, attention, window):
     lesson = GroupedQueryAttention(C, H, 2, window)

@@ -38,7 +38,7 @@ def test_unknown_preset_names_the_known_ones():
     [
         ({"n_embd": 100}, "n_embd 100 is not divisible by n_head 12"),
         ({"n_kv_head": 5}, "n_head 12 is not divisible by n_kv_head 5"),
-        ({"n_layer": 0}, "n_layer is 0, must be at least 1"),
+        ({"n_layer": 0}, "n_layer is 0, must be a whole number of at least 1"),
         ({"window": -1}, "window is -1"),
         ({"dropout": 1.0}, "dropout is 1.0, must be in"),
         ({"dropout": float("nan")}, "dropout is nan"),

@@ -15,7 +15,6 @@ def without_cache(gpt, ids, count):
     return said[len(ids) :]
 
 
-@pytest.mark.parametrize("attention", ["torch", "sdpa"])
 def test_the_cache_changes_no_greedy_token_even_past_the_context(tiny, variant, attention):
     gpt = tiny(**{**variant, "attention": attention, "tied_head": False}).eval()
     with torch.no_grad():

@@ -18,7 +18,6 @@ def test_logits_for_all_positions_and_a_first_loss_of_guessing(tiny, batch, vari
     torch.testing.assert_close(gpt(idx, targets)[0], logits.detach())
 
 
-@pytest.mark.parametrize("attention", ["torch", "sdpa"])
 def test_later_tokens_change_no_bit_before_them(tiny, batch, variant, attention):
     gpt, (idx, other) = tiny(**variant, attention=attention).eval(), batch
     for cut in (1, 9, 31):
@@ -42,16 +41,25 @@ def test_every_parameter_is_reached_by_the_gradient(tiny, batch, variant):
     assert [name for name, p in gpt.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_written_out_and_fast_paths_agree(tiny, batch, variant):
+@pytest.mark.parametrize("attention", ["sdpa", "fused"])
+def test_fast_paths_equal_the_written_out(tiny, batch, variant, attention):
     losses, gradients = [], []
-    for attention in ("torch", "sdpa"):
-        gpt = tiny(**variant, attention=attention)
+    for backend in ("torch", attention):
+        gpt = tiny(**variant, attention=backend)
         loss = gpt(*batch)[1]
         loss.backward()
         losses.append(loss)
         gradients.append([p.grad for p in gpt.parameters()])
     torch.testing.assert_close(*losses, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_is_for_training_only(tiny, batch, attention):
+    idx, gpt = batch[0], tiny(dropout=0.5, attention=attention)
+    plain = tiny(attention=attention)(idx)[0]
+    assert torch.equal(gpt.eval()(idx)[0], plain)
+    gpt.train()
+    assert not torch.equal(gpt(idx)[0], gpt(idx)[0])
 
 
 def test_a_batch_can_be_learned_by_heart(tiny, batch, variant):
@@ -83,7 +91,6 @@ def test_checkpointed_activations_give_the_same_gradients(tiny, batch, variant):
     assert all(torch.equal(plain, again) for plain, again in zip(*gradients, strict=True))
 
 
-@pytest.mark.parametrize("attention", ["torch", "sdpa"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_stays_near_float32(tiny, batch, variant, dtype, attention):
     gpt = tiny(**variant, attention=attention)
