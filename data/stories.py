@@ -23,15 +23,6 @@ from data.story_check import PLOTS, check
 __all__ = ["check", "coherence", "corpus", "stories", "story"]
 
 PRONOUNS = {"he": ("he", "him", "his", "himself"), "she": ("she", "her", "her", "herself")}
-LAYOUTS = (
-    (4,),
-    (1, 3),
-    (2, 2),
-    (1, 2, 1),
-    (2, 1, 1),
-    (1, 1, 2),
-    (1, 1, 1, 1),
-)  # parts of the story per paragraph
 
 
 def story(seed: int, index: int) -> str:
@@ -83,9 +74,15 @@ class _Writer:
         self.cast(plot)
         self.name_thing(plot)
         parts = [self.begin(plot), self.trouble(plot), self.mend(plot), self.end(plot)]
-        left = iter(parts)
-        layout = self.pick(LAYOUTS)
-        return "\n\n".join(" ".join(itertools.islice(left, count)) for count in layout)
+        return parts[0] + "".join(self.gap(part) + part for part in parts[1:])
+
+    def gap(self, part: str) -> str:
+        """What stands before a part: a new paragraph or a blank.
+
+        No paragraph begins with a name: to a tokenizer a name with no blank before it is another word.
+        """
+        opens = part.split(" ", 1)[0] not in (self.slots["name"], self.slots["pal"])
+        return "\n\n" if opens and self.random() < 0.6 else " "
 
     def begin(self, plot: Plot) -> str:
         habit = [self.line(beats.HABIT)] if self.random() < 0.85 else []
@@ -125,7 +122,7 @@ class _Writer:
     def meet(self, plot: Plot, is_child: bool) -> None:
         """Chooses the helper: one of the hero's family or a friend of the hero's own sort."""
         his = self.slots["his"]
-        if plot.helpers == "family" or (plot.helpers == "any" and self.random() < 0.5):
+        if plot.helpers == "family" or (plot.helpers == "any" and self.random() < 0.6):
             relation = self.pick(tuple(words.FAMILY))
             pal, he, helper = relation.capitalize(), words.FAMILY[relation], f"{his} {relation}"
         else:

@@ -112,8 +112,6 @@ def _thing(sentences: list[Sentence]) -> Iterator[str]:
                 yield from _keep(seen, "object", word, sentence.number)
             if word in OBJECTS and before in words.COLORS:
                 yield from _keep(seen, "color", before, sentence.number)
-            if before == "something" and word in words.COLORS:
-                yield from _keep(seen, "color", word, sentence.number)
 
 
 def _keep(seen: dict[str, str], what: str, value: str, number: int) -> Iterator[str]:

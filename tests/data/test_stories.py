@@ -22,7 +22,7 @@ def sentences(text: str) -> list[str]:
 
 def test_the_book_is_the_same_on_every_machine():
     digest = hashlib.sha256("\n".join(itertools.islice(stories(), 1000)).encode()).hexdigest()
-    assert digest == "44c688be5fbac1371c5e3d5108f89b9b4b72f1f6acb3f9ef68c9ab32fe97a1a1"
+    assert digest == "59ca5ffc6911f7aabf5121aacb819e01f7759a916b237a36a9da5e0b0f8a23df"
 
 
 def test_an_empty_corpus_has_no_story():
@@ -143,14 +143,12 @@ def swap_subject(text: str) -> str | None:
 
 
 def change_object(text: str) -> str | None:
-    swaps = (" kite", " drum"), (" ball", " key"), (" doll", " hat"), (" book", " coin"), (" cake", " pie")
+    swaps = (" kite", " drum"), (" ball", " key"), (" doll", " hat"), (" book", " bell"), (" cake", " pie")
     return next((edited for old, new in swaps if (edited := replace_last(text, old, new))), None)
 
 
 def change_color(text: str) -> str | None:
-    return replace_first(
-        r"saw something \w+", "saw something " + ("blue" if " pink " in text else "pink"), text
-    )
+    return replace_first("found the ", f"found the {'blue' if ' pink ' in text else 'pink'} ", text)
 
 
 def change_skill(text: str) -> str | None:
