@@ -72,7 +72,7 @@ OBJECT_PLOTS = (
         ),
         attempt=(
             "{Pal} looked at the ground and said nothing.",
-            "{Pal} was hungry, and {pal_his} tummy <rumbled|growled|grumbled>.",
+            "{Pal} was hungry and <sighed|gulped|sniffed>.",
             "{Pal} swallowed hard and turned away.",
             '"I had no breakfast," {pal} <whispered|mumbled|murmured>.',
             "{Pal} waited, with hungry eyes and an empty tray.",
@@ -99,6 +99,7 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="mistake",
+        reply=(),
         things=words.FRAGILE,
         helpers="family",
         setup=(
@@ -124,7 +125,7 @@ OBJECT_PLOTS = (
             'At last {name} went to {helper}. "It was me," {he} said, "and I am sorry."',
             '{Helper} came in. "I did it," said {name}. "I was too <wild|fast|careless|clumsy>."',
             '"What happened here?" asked {helper}. {name} took a deep breath and told the truth.',
-            '{name} went to {helper} and told {pal_him} everything. "It is good that you came," said {pal}.',
+            '{name} went to {helper} and told the whole story. "It is good that you came," said {pal}.',
         ),
         resolution=(
             "Together they [mended the] {x} with <glue|paste|tape> and care.",
@@ -170,7 +171,7 @@ OBJECT_PLOTS = (
             "{name} worked for two hours on {a_color_x}, with <paint|sequins|dust> up to the elbows.",
         ),
         resolution=(
-            '{name} [gave the] {x} to {pal}. "It is the best gift of all!" said {pal}.',
+            '{name} [held out the] {x}. "It is the best gift of all!" said {pal}.',
             "{Pal} [opened the box], saw the {x} and <danced for joy|gave a shout|could hardly speak>.",
             '"[Happy birthday]!" said {name} with the {x}. {Pal} kissed {him} on the forehead.',
             "When {pal} [unwrapped the] {x}, the whole room clapped.",

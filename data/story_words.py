@@ -19,7 +19,8 @@ BOYS = _words(
 SHE_ANIMALS = _words("Dot Bella Poppy Honey Fern Daisy Pearl Misty Coco Penny")
 HE_ANIMALS = _words("Pip Nut Bruno Rusty Fuzzy Buddy Scout Ziggy Milo Otto")
 
-ANIMALS = _words("rabbit bear mouse fox squirrel cat pig otter")
+ANIMALS = _words("rabbit bear mouse fox squirrel cat pig monkey")
+FRIENDS = _words("otter badger duck goose donkey owl hedgehog beaver")
 FAMILY = {"mom": "she", "dad": "he", "grandma": "she", "grandpa": "he"}
 
 NATURES = _words(
@@ -104,12 +105,12 @@ ANIMAL_HOBBIES = (
     "eat blackberries",
     "dance in the moonlight",
     "balance on logs",
-    "hum to the bees",
+    "hum to the moon",
     "tickle sleepy beetles",
     "slide on the ice",
     "watch the clouds",
     "knock on hollow stumps",
-    "tiptoe past the owl",
+    "tiptoe past the bees",
     "polish smooth stones",
     "wiggle to music",
     "play in the mud",

@@ -26,7 +26,7 @@ def sentences(text: str) -> list[str]:
 
 def test_the_book_is_the_same_on_every_machine():
     digest = hashlib.sha256("\n".join(itertools.islice(stories(), 1000)).encode()).hexdigest()
-    assert digest == "59ca5ffc6911f7aabf5121aacb819e01f7759a916b237a36a9da5e0b0f8a23df"
+    assert digest == "b37d4d2df8291e10034350b3af2d9451b32fb94b3174712ce149fb950aec8c5a"
 
 
 def test_an_empty_corpus_has_no_story():
@@ -183,8 +183,7 @@ def wrong_lesson(text: str) -> str | None:
 
 
 def twin_friend(text: str) -> str | None:
-    friend = re.search(r"(?:his|her) friend ([A-Z]\w+)", text)
-    return text.replace(friend[1], hero(text)) if friend and friend[1] != hero(text) else None
+    return replace_first(r"friend the \w+", f"friend {hero(text)}", text)
 
 
 def repeat_sentence(text: str) -> str | None:
@@ -206,8 +205,8 @@ FAULTS = {
         "is called a (girl|boy)",
     ),
     "the girl becomes a boy": (
-        lambda text: replace_first(r"(?<=The poor )(girl|boy)", lambda match: CHILDREN[match[1]], text),
-        "appears from nowhere",
+        lambda text: insert_before_last(text, "The girl was glad.") if " boy " in text else None,
+        "the girl appears from nowhere",
     ),
     "a name that changes": (rename_hero, "appears from nowhere"),
     "somebody from nowhere": (
@@ -217,6 +216,16 @@ FAULTS = {
     "an animal from nowhere": (
         lambda text: None if "otter" in text else insert_before_last(text, "Then the otter laughed."),
         "the otter appears from nowhere",
+    ),
+    "an animal that changes": (
+        lambda text: (
+            replace_last(text, "the duck", "the owl") or replace_last(text, "the otter", "the badger")
+        ),
+        "appears from nowhere",
+    ),
+    "an animal called he": (
+        lambda text: replace_first(r"(?<=said the )(\w+)\. \w+", r"\1. He came. Then", text),
+        "is called 'he'",
     ),
     "two people of one name": (twin_friend, "introduced a second time"),
     "an object that changes": (change_object, "object was"),
