@@ -2,9 +2,9 @@
 
 How a line is written:
 
-- `{name}` is a slot: the hero (`name he him his himself kind`), the helper (`helper` where the helper first
-  comes in, `pal` later, `pal_he pal_him pal_his`), the thing that the plot is about (`x`, `a_x`, and with its
-  colour `color_x`, `a_color_x`), or a free choice from a list of story_words.SLOTS. `{Name}` is capitalized.
+- `{name}` is a slot: the hero (`name he him his himself`), the helper (`helper` at first, `pal` later), the
+  thing that the plot is about (`x`, `a_x`, and with its colour `color_x`, `a_color_x`), or a free choice from
+  a list of story_words.SLOTS. `{Name}` is capitalized.
 - `<a|b>` is a free choice, and may hold slots.
 - `[words]` bear a fact: they are what tells the checker that here something goes wrong, is put right, or is
   learned. They are printed without the brackets. No line of another plot may hold the same words.
@@ -20,9 +20,7 @@ OPENING = (
     "Once upon a time, {a_nature_kind} named {name} lived {lives}.",
     "Once there was {a_nature_kind} named {name}.",
     "There once was {a_nature_kind} named {name} who had {look}.",
-    "{name} was {a_nature_kind} with {look}.",
-    "{name} was {a_nature_kind} who lived {lives}.",
-    "{Lives}, there lived {a_nature_kind} named {name}.",
+    "Once there was {a_nature_kind} named {name} who lived {lives}.",
     "Not so long ago, {a_nature_kind} named {name} lived {lives}.",
     "This is the story of {a_nature_kind} named {name}.",
     "Everybody knew {name}, {a_nature_kind} with {look}.",
@@ -40,7 +38,6 @@ FEELING = (
     "A <big|single|hot|salty> tear ran down {his} <cheek|nose>.",
     "{name} <sighed|frowned|groaned|sniffed>.",
     "This made {name} {sad}.",
-    "The <little|poor> {kind} was {sad}.",
     '"Oh <no|dear|bother>!" {he} <cried|said|gasped|wailed>.',
 )
 REPLY = (
@@ -55,13 +52,12 @@ JOY = (
     "{name} and {pal} {laughed}.",
     "{name} {laughed} and hugged {pal}.",
     "{name} felt <very |so |quite |>{glad}.",
-    "The {kind} was <very |so |quite |>{glad}.",
     "Everyone was {glad}.",
     '"<Hooray|Hurrah|Wonderful>!" <cried|shouted|sang> {name}.',
     "{name} could not stop smiling.",
 )
 THANKS = (
-    '"Thank you, {pal}!" said {name}.',
+    '"Thank you so much!" said {name}.',
     "{name} {laughed} and thanked {pal}.",
 )
 FEAST = (
@@ -92,7 +88,7 @@ class Plot:
 
     name: str
     things: tuple[str, ...]
-    helpers: str  # "friend", "stranger" (a friend to be), "family" or "any"
+    helpers: str  # "family", "friend", "stranger" (a friend to be) or "any" (family or friend)
     setup: tuple[str, ...]
     problem: tuple[str, ...]
     attempt: tuple[str, ...]

@@ -23,12 +23,12 @@ from data.story_reader import TOKEN, Sentence, plain, read
 PLOTS: tuple[Plot, ...] = OBJECT_PLOTS + JOURNEY_PLOTS
 BEATS = ("problem", "resolution", "moral")
 FEWEST_WORDS, MOST_WORDS = 50, 150
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday June July August"
-PROPER = frozenset(["I", "Mom", "Dad", "Grandma", "Grandpa", *DAYS.split(), *NAMES])
+CALENDAR = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday June July August"
+PROPER = frozenset(["I", *map(str.capitalize, words.FAMILY), *CALENDAR.split(), *NAMES])
 
 
 def check(story: str) -> list[str]:
-    """What is wrong with a story, a sentence for each fault; empty for a coherent story.
+    """What is wrong with `story`, one readable sentence per fault; empty for a coherent story.
 
     >>> check("Once there was a little girl named Lily. He sat.")[0]
     "'Lily' is called 'he' in sentence 2"
@@ -112,8 +112,6 @@ def _thing(sentences: list[Sentence]) -> Iterator[str]:
                 yield from _keep(seen, "object", word, sentence.number)
             if word in OBJECTS and before in words.COLORS:
                 yield from _keep(seen, "color", before, sentence.number)
-            if before == "something" and word in words.COLORS:
-                yield from _keep(seen, "color", word, sentence.number)
 
 
 def _keep(seen: dict[str, str], what: str, value: str, number: int) -> Iterator[str]:

@@ -69,7 +69,7 @@ JOURNEY_PLOTS = (
             "{He} tried <six|seven|eight> times and got <a sore thumb|red ears|wet hair>.",
             "{He} read a thick manual, but it only made {him} sleepy.",
             "{He} wanted to give up and <stamped|kicked a pebble|hid behind a hedge>.",
-            "A <goose|cow|donkey> watched and seemed to laugh.",
+            "A <cow|sparrow|toad> watched and seemed to laugh.",
         ),
         help=(
             '{Helper} saw it. "Watch me, and then do the same," said {pal}.',
@@ -202,7 +202,7 @@ JOURNEY_PLOTS = (
         help=(
             'Then {pal} turned round and came back. "Take my hand," said {pal}.',
             '{Pal} stopped and helped {him} up. "We go together," said {pal}.',
-            '"I will not leave you," said {pal}, though {pal_he} could have won.',
+            '"I will not leave you," said {pal}, and slowed down.',
             "{Pal} saw it and ran back, although the finish was near.",
         ),
         resolution=(
@@ -334,7 +334,7 @@ JOURNEY_PLOTS = (
         help=(
             '{Pal} was not worried. "We shall find a way," said {pal}.',
             "{Pal} asked a <farmer|policeman|postman|nurse>, who knew a shortcut.",
-            'A man with a <hay cart|milk van|horse and wagon> came by. "Climb on!" said {pal}.',
+            "{Pal} stopped a <hay cart|milk van|horse and wagon>, and up they climbed.",
             "{Pal} sang a marching song, and {name} joined in.",
         ),
         resolution=(

@@ -8,6 +8,7 @@ from data.story_reader import Sentence, Word
 NAMES = dict.fromkeys([*words.GIRLS, *words.SHE_ANIMALS], "she")
 NAMES |= dict.fromkeys([*words.BOYS, *words.HE_ANIMALS], "he")
 KINDS = {"girl": "she", "boy": "he"} | dict.fromkeys(words.ANIMALS, "")  # "" where the name decides
+KINDS |= dict.fromkeys(words.FRIENDS, "it")  # friends go by what they are
 PRONOUNS = dict.fromkeys(["he", "him", "his", "himself"], "he") | dict.fromkeys(
     ["she", "her", "herself"], "she"
 )
@@ -29,7 +30,7 @@ class _Cast:
 
     def __init__(self) -> None:
         self.members: dict[str, str] = {}  # name or relation ("mom") -> "he" or "she"
-        self.kinds: dict[str, str] = {}  # "girl", "rabbit" -> "he" or "she"
+        self.kinds: dict[str, str] = {}  # "girl", "rabbit" -> "he" or "she"; "owl" -> "it"
         self.topic = ""  # the subject of the sentence before
         self.near: set[str] = set()  # pronouns of all whom the sentence before spoke of
 
@@ -43,6 +44,8 @@ class _Cast:
                 yield from self.meet(word.text, before)
             elif word.text.lower() in words.FAMILY:
                 yield from self.meet_family(word.text.lower(), before)
+            elif word.text in words.FRIENDS:
+                yield from self.meet_friend(word.text, before)
             elif word.text in KINDS:
                 yield from self.meet_kind(word.text, before, after)
             elif word.text.lower() in PRONOUNS and not word.quoted:
@@ -82,6 +85,15 @@ class _Cast:
                 yield from self.bind(kind, list(self.members)[-1])
         elif kind not in self.kinds:
             yield f"the {kind} appears from nowhere in sentence {self.number}"
+
+    def meet_friend(self, friend: str, before: list[str]) -> Iterator[str]:
+        """`an owl`, `a wise owl` or `his friend the owl` comes first, `the owl` later."""
+        introduced = {"a", "an", "A", "An"} & set(before[-2:]) or before[-2:] == ["friend", "the"]
+        if not introduced and friend not in self.kinds:
+            yield f"the {friend} appears from nowhere in sentence {self.number}"
+        if introduced and friend in self.kinds:
+            yield f"the {friend} is introduced a second time in sentence {self.number}"
+        self.kinds[friend] = "it"
 
     def bind(self, kind: str, name: str) -> Iterator[str]:
         """From now on `the girl` is a she."""

@@ -1,12 +1,16 @@
 """The built-in corpus: always the same, always coherent, no story twice; planted faults are seen."""
 
+import doctest
 import hashlib
+import importlib
 import itertools
 import re
 import statistics
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from data.stories import check, coherence, corpus, stories, story
 
@@ -22,7 +26,7 @@ def sentences(text: str) -> list[str]:
 
 def test_the_book_is_the_same_on_every_machine():
     digest = hashlib.sha256("\n".join(itertools.islice(stories(), 1000)).encode()).hexdigest()
-    assert digest == "44c688be5fbac1371c5e3d5108f89b9b4b72f1f6acb3f9ef68c9ab32fe97a1a1"
+    assert digest == "b37d4d2df8291e10034350b3af2d9451b32fb94b3174712ce149fb950aec8c5a"
 
 
 def test_an_empty_corpus_has_no_story():
@@ -143,14 +147,12 @@ def swap_subject(text: str) -> str | None:
 
 
 def change_object(text: str) -> str | None:
-    swaps = (" kite", " drum"), (" ball", " key"), (" doll", " hat"), (" book", " coin"), (" cake", " pie")
+    swaps = (" kite", " drum"), (" ball", " key"), (" doll", " hat"), (" book", " bell"), (" cake", " pie")
     return next((edited for old, new in swaps if (edited := replace_last(text, old, new))), None)
 
 
 def change_color(text: str) -> str | None:
-    return replace_first(
-        r"saw something \w+", "saw something " + ("blue" if " pink " in text else "pink"), text
-    )
+    return replace_first("found the ", f"found the {'blue' if ' pink ' in text else 'pink'} ", text)
 
 
 def change_skill(text: str) -> str | None:
@@ -181,8 +183,7 @@ def wrong_lesson(text: str) -> str | None:
 
 
 def twin_friend(text: str) -> str | None:
-    friend = re.search(r"(?:his|her) friend ([A-Z]\w+)", text)
-    return text.replace(friend[1], hero(text)) if friend and friend[1] != hero(text) else None
+    return replace_first(r"friend the \w+", f"friend {hero(text)}", text)
 
 
 def repeat_sentence(text: str) -> str | None:
@@ -204,8 +205,8 @@ FAULTS = {
         "is called a (girl|boy)",
     ),
     "the girl becomes a boy": (
-        lambda text: replace_first(r"(?<=The poor )(girl|boy)", lambda match: CHILDREN[match[1]], text),
-        "appears from nowhere",
+        lambda text: insert_before_last(text, "The girl was glad.") if " boy " in text else None,
+        "the girl appears from nowhere",
     ),
     "a name that changes": (rename_hero, "appears from nowhere"),
     "somebody from nowhere": (
@@ -215,6 +216,16 @@ FAULTS = {
     "an animal from nowhere": (
         lambda text: None if "otter" in text else insert_before_last(text, "Then the otter laughed."),
         "the otter appears from nowhere",
+    ),
+    "an animal that changes": (
+        lambda text: (
+            replace_last(text, "the duck", "the owl") or replace_last(text, "the otter", "the badger")
+        ),
+        "appears from nowhere",
+    ),
+    "an animal called he": (
+        lambda text: replace_first(r"(?<=said the )(\w+)\. \w+", r"\1. He came. Then", text),
+        "is called 'he'",
     ),
     "two people of one name": (twin_friend, "introduced a second time"),
     "an object that changes": (change_object, "object was"),
@@ -280,3 +291,13 @@ def test_pieces_put_together_in_a_new_way_pass():
         "Tom never forgot that two can search better than one."
     )
     assert check(text) == []
+
+
+@pytest.mark.parametrize("name", ["stories", "story_check", "story_people", "story_reader"])
+def test_examples_in_the_docstrings_hold(name):
+    assert doctest.testmod(importlib.import_module(f"data.{name}")).failed == 0
+
+
+@given(st.text(alphabet="ab AI.,!?\"\n'-Lily he0é"))
+def test_no_text_is_too_odd_to_check(text):
+    assert check(text)
