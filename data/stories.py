@@ -131,9 +131,11 @@ class _Writer:
             self.slots |= {"pal": relation.capitalize(), "helper": f"{his} {relation}"}
             return
         friend = self.pick(words.FRIENDS)
-        self.slots |= {"pal": f"the {friend}", "helper": f"{his} friend the {friend}"}
         if plot.helpers == "stranger":
-            self.slots["helper"] = _with_article(f"{self.pick(words.NATURES)} {friend}")
+            met = _with_article(f"{self.pick(words.NATURES)} {friend}")
+            self.slots |= {"pal": f"the {friend}", "helper": met}
+        else:
+            self.slots |= {"pal": f"{his} friend", "helper": f"{his} friend the {friend}"}
 
     def name_thing(self, plot: Plot) -> None:
         """Chooses what the story is about, and its colour."""

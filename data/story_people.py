@@ -109,6 +109,7 @@ class _Cast:
         if he not in known:
             who = self.subject or self.topic or "nobody"
             yield f"'{who}' is called '{pronoun}' in sentence {self.number}"
-        elif pronoun in ("he", "she") and not self.here:
+            return
+        if pronoun in ("he", "she") and not self.here:
             self.subject = self.topic
-            self.here.add(he)
+        self.here.add(he)

@@ -26,7 +26,7 @@ def sentences(text: str) -> list[str]:
 
 def test_the_book_is_the_same_on_every_machine():
     digest = hashlib.sha256("\n".join(itertools.islice(stories(), 1000)).encode()).hexdigest()
-    assert digest == "b37d4d2df8291e10034350b3af2d9451b32fb94b3174712ce149fb950aec8c5a"
+    assert digest == "b3c546d2fd1136ff7c5b32639913becbcc71614f515af9ec46a61b465ad97ea1"
 
 
 def test_an_empty_corpus_has_no_story():
@@ -219,12 +219,12 @@ FAULTS = {
     ),
     "an animal that changes": (
         lambda text: (
-            replace_last(text, "the duck", "the owl") or replace_last(text, "the otter", "the badger")
+            None if "goose" in text else replace_first(r"(?<=said )(his|her) friend\b", "the goose", text)
         ),
-        "appears from nowhere",
+        "the goose appears from nowhere",
     ),
     "an animal called he": (
-        lambda text: replace_first(r"(?<=said the )(\w+)\. \w+", r"\1. He came. Then", text),
+        lambda text: replace_first(r"(?<=said )(his|her) friend\.", "the owl. He came.", text),
         "is called 'he'",
     ),
     "two people of one name": (twin_friend, "introduced a second time"),
