@@ -35,10 +35,10 @@ JOURNEY_PLOTS = (
             '"You do not have to do it alone," said {helper}, and stayed close.',
         ),
         resolution=(
-            "Step by step, {name} went on, and soon {he} [was not afraid of] {x} any more.",
-            '"Is that all?" asked {name}. {He} [was no longer scared of] {x}.',
-            "Hand in hand they did it, and {name} [laughed at] {x}.",
-            "And then it was over, and {name} [had beaten] {his} fear of {x}.",
+            "Step by step, {name} went on, and soon {he} [was not afraid any more].",
+            '"Is that all?" asked {name}. {He} [was no longer scared].',
+            "Hand in hand they did it, and {name} [laughed at the old fear].",
+            "And then it was over, and {name} [had beaten {his} fear].",
         ),
         moral=(
             "[being brave means] trying even when you shake",
@@ -206,10 +206,10 @@ JOURNEY_PLOTS = (
             "{Pal} saw it and ran back, although the finish was near.",
         ),
         resolution=(
-            "Side by side, they [crossed the line] of the {x}, last and laughing.",
-            "They [came in last] in the {x}, but the crowd clapped the loudest for them.",
-            "They finished the {x} arm in arm, and [the judge gave] both of them a medal.",
-            "They [finished together] in the {x}, and it felt like first place.",
+            "Side by side, they [crossed the line], last and laughing.",
+            "They [came in last], but the crowd clapped the loudest for them.",
+            "They finished the race arm in arm, and [the judge gave] both of them a medal.",
+            "They [finished together], and it felt like first place.",
         ),
         moral=(
             "[winning is not everything]",
@@ -250,10 +250,10 @@ JOURNEY_PLOTS = (
             'A voice said, "We need one more for {x}." It was {helper}.',
         ),
         resolution=(
-            "They played {x} until dark and [became friends].",
-            "They played {x} all day, and by the end they [were the best of friends].",
-            "After one round of {x}, they [felt like old friends].",
-            "They laughed so much over {x} that they [were friends from then on].",
+            "They played until dark and [became friends].",
+            "They played all day, and by the end they [were the best of friends].",
+            "After one round, they [felt like old friends].",
+            "They laughed so much that they [were friends from then on].",
         ),
         moral=(
             "[a friend can be] one hello away",
