@@ -26,6 +26,12 @@ struct AttentionShape {
         threshold(keep_threshold(options.dropout_p)), dropout(options.dropout_p > 0),
         seed(dropout ? static_cast<uint64_t>(*options.seed->const_data_ptr<int64_t>()) : 0) {}
 
+  // Tasks to give a thread at least, of `tasks` in all: a few small heads are not worth waking another.
+  int64_t grain(int64_t tasks) const {
+    constexpr int64_t kLeastWork = 1 << 18;  // products of single numbers
+    return kLeastWork * tasks / std::max<int64_t>(1, batch * heads * length * window * width) + 1;
+  }
+
   int64_t tiles() const { return (length + kTile - 1) / kTile; }
   // Keys [begin, end) that any of the queries [begin, end) sees.
   Span seen(Span rows) const {

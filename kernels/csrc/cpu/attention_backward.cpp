@@ -185,7 +185,7 @@ void backward(const BackwardTensors& tensors, const AttentionShape& shape) {
     parts = at::empty({splits, shape.batch, shape.length, shape.heads, shape.width},
                       tensors.q.options().dtype(statistics_type(tensors.q)));
   }
-  at::parallel_for(0, heads * splits, 1, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, heads * splits, shape.grain(heads * splits), [&](int64_t first, int64_t last) {
     BackwardTask<T> task(shape, tensors);
     for (int64_t i = first; i < last; ++i) {
       const int64_t batch = i / splits / shape.kv_heads, kv_head = i / splits % shape.kv_heads, split = i % splits;

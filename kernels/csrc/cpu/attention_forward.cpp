@@ -150,7 +150,8 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor
   at::Tensor lse = at::empty({shape.batch, shape.heads, shape.length}, q.options().dtype(statistics_type(q)));
   auto* lse_data = lse.mutable_data_ptr<compute_t<T>>();
   const int64_t chunks = (shape.length + kChunk - 1) / kChunk;
-  at::parallel_for(0, shape.batch * shape.heads * chunks, 1, [&](int64_t first, int64_t last) {
+  const int64_t tasks = shape.batch * shape.heads * chunks;
+  at::parallel_for(0, tasks, shape.grain(tasks), [&](int64_t first, int64_t last) {
     ForwardTask<T> task(shape);
     for (int64_t i = first; i < last; ++i) {
       const int64_t chunk = interleaved(i % chunks, chunks) * kChunk, head = i / chunks % shape.heads;

@@ -22,6 +22,9 @@ namespace {
 // so that the sums do not depend on the number of threads.
 constexpr int64_t kRowsPerTask = 128;
 
+// Elements below which a thread is not worth waking.
+constexpr int64_t kGrainElements = 32768;
+
 // A tensor (..., C) as rows of C at a constant distance; a copy only where its strides do not allow that.
 template <typename T>
 struct Rows {
@@ -37,9 +40,9 @@ struct Rows {
 
 // Calls body(task, begin, end) for every task of rows, in parallel.
 template <typename Body>
-void for_row_tasks(int64_t rows, const Body& body) {
+void for_row_tasks(int64_t rows, int64_t size, const Body& body) {
   int64_t tasks = (rows + kRowsPerTask - 1) / kRowsPerTask;
-  at::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, tasks, kGrainElements / (kRowsPerTask * size) + 1, [&](int64_t first, int64_t last) {
     for (int64_t task = first; task < last; ++task) {
       body(task, task * kRowsPerTask, std::min(rows, (task + 1) * kRowsPerTask));
     }
@@ -104,7 +107,7 @@ Normalized forward(const at::Tensor& x, const std::optional<at::Tensor>& residua
   const auto gamma = widened<T>(weight, size), beta = widened<T>(bias, size);
   A *means = result.mean.mutable_data_ptr<A>(), *rstds = result.rstd.mutable_data_ptr<A>();
 
-  for_row_tasks(rows, [&](int64_t, int64_t begin, int64_t end) {
+  for_row_tasks(rows, size, [&](int64_t, int64_t begin, int64_t end) {
     std::vector<A> scratch(2 * size);
     for (int64_t r = begin; r < end; ++r) {
       const A* values = widen(in[r], scratch.data(), size);
@@ -167,7 +170,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_o
   const A *means = mean.const_data_ptr<A>(), *rstds = rstd.const_data_ptr<A>();
   A* sums = parts.mutable_data_ptr<A>();
 
-  for_row_tasks(rows, [&](int64_t task, int64_t begin, int64_t end) {
+  for_row_tasks(rows, size, [&](int64_t task, int64_t begin, int64_t end) {
     std::vector<A> scratch(3 * size);
     A *grad_weight = sums + 2 * task * size, *grad_bias = grad_weight + size;
     for (int64_t r = begin; r < end; ++r) {
