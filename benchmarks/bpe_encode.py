@@ -7,9 +7,12 @@ Everything runs on one thread, but the rows that say workers. Cold means a token
 
 import copy
 import dataclasses
+import functools
 import os
+import random
 import resource
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,7 @@ class Options:
     """A text file; by default the built-in corpus."""
     copies: int = 10
     """How often the text is repeated for the warm rows."""
-    batch_copies: int = 100
+    batch_copies: int = 200
     """How often the text is repeated for the rows with workers, one copy a text."""
     workers: int = 2
     """Processes of encode_batch."""
@@ -46,8 +49,6 @@ class Options:
 
 def make_peers(tokenizer: Tokenizer) -> tuple[Any, Any]:
     """tiktoken and Hugging Face with the same vocabulary."""
-    import tempfile
-
     import tiktoken
     import tokenizers
 
@@ -107,39 +108,30 @@ def speed_rows(options: Options, tokenizer: Tokenizer, text: str) -> list[bench.
 
 
 def worker_rows(options: Options, tokenizer: Tokenizer, text: str) -> list[bench.Row]:
-    """Several processes beside one."""
+    """Several processes beside one; their start and the way of the text to them are counted."""
     texts = [text] * options.batch_copies
-    times = bench.medians(
-        {
-            "many": lambda: tokenizer.encode_batch(texts, num_workers=options.workers),
-            "one": lambda: tokenizer.encode_batch(texts, num_workers=1),
-        },
-        max(1, options.repeat // 2),
-    )
-    name = f"encode_batch, {options.workers} workers, {len(texts) * len(text) / 1e6:.3g} MB"
+
+    def drain(num_workers: int) -> int:
+        return sum(len(ids) for ids in tokenizer.encode_batch_to_numpy(texts, num_workers))
+
+    calls = {"many": functools.partial(drain, options.workers), "one": functools.partial(drain, 1)}
+    times = bench.medians(calls, max(1, options.repeat // 2))
+    megabytes = len(texts) * len(text.encode()) / 1e6
+    name = f"encode_batch_to_numpy, {options.workers} workers, {megabytes:,.0f} MB"
     return [bench.Row(name, times["many"], "s", "one process", times["one"], less_is_better=True)]
 
 
-def long_piece_rows(options: Options, tokenizer: Tokenizer) -> list[bench.Row]:
+def long_piece_rows(tokenizer: Tokenizer) -> list[bench.Row]:
     """Pieces without an end, where a quadratic method would take hours."""
-    import random
-
     noise = random.Random(0).randbytes(2_000_000).decode("utf-8", "replace")
     units = {"the letter a": "a", "spaces": " ", "one emoji": "😀", "random bytes": noise}
     found = []
     for name, unit in units.items():
-        texts = {
-            size: (unit * (size // len(unit.encode()) + 1)).encode()[:size].decode("utf-8", "ignore")
-            for size in SIZES
-        }
-        times = {
-            size: bench.medians({"": lambda text=text: copy.copy(tokenizer).encode(text)}, 1, 0)[""]
-            for size, text in texts.items()
-        }
-        found += [
-            bench.Row(f"encode {size:,} bytes of {name}", times[size], "s", less_is_better=True)
-            for size in SIZES
-        ]
+        for size in SIZES:
+            text = (unit * (size // len(unit.encode()) + 1)).encode()[:size].decode("utf-8", "ignore")
+            fresh = copy.copy(tokenizer)
+            seconds = bench.seconds(functools.partial(fresh.encode, text))
+            found.append(bench.Row(f"encode {size:,} bytes of {name}", seconds, "s", less_is_better=True))
     return found
 
 
@@ -172,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = [stream_row(options, tokenizer, text)]
     rows += speed_rows(options, tokenizer, text)
     rows += worker_rows(options, tokenizer, text)
-    rows += long_piece_rows(options, tokenizer)
+    rows += long_piece_rows(tokenizer)
     bench.report("bpe_encode", rows, options.json)
 
 
