@@ -23,8 +23,8 @@ Source = str | os.PathLike[str] | Sequence[os.PathLike[str]] | Iterable[str]
 
 BLOCK = 1 << 22  # bytes of a file, or characters of strings, that a worker gets at once
 SLICE = 1 << 17  # characters that are cut at once: few enough to stay in the processor's cache
-MAX_PIECES = 2_000_000  # distinct pieces that are kept; beyond it the rarest are dropped
-MAX_CHARACTERS = 64_000_000  # the same bound for their total length
+MAX_PIECES = 1_000_000  # distinct pieces that are kept; beyond it the rarest are dropped
+MAX_CHARACTERS = 16_000_000  # the same bound for their total length
 LONGEST_WORD = (
     4096  # bytes of a pre-token; a longer one is counted in slices, or one word could fill the memory
 )
