@@ -21,9 +21,10 @@ from bpe.workers import WORTH_A_WORKER, ordered_map, sensible_workers
 
 Source = str | os.PathLike[str] | Sequence[os.PathLike[str]] | Iterable[str]
 
-BLOCK = 1 << 22  # bytes of a file, or characters of strings, that are counted at once
-MAX_PIECES = 2_000_000  # distinct pieces that are kept; beyond it the rarest are dropped
-MAX_CHARACTERS = 64_000_000  # the same bound for their total length
+BLOCK = 1 << 22  # bytes of a file, or characters of strings, that a worker gets at once
+SLICE = 1 << 17  # characters that are cut at once: few enough to stay in the processor's cache
+MAX_PIECES = 1_000_000  # distinct pieces that are kept; beyond it the rarest are dropped
+MAX_CHARACTERS = 16_000_000  # the same bound for their total length
 LONGEST_WORD = (
     4096  # bytes of a pre-token; a longer one is counted in slices, or one word could fill the memory
 )
@@ -257,6 +258,7 @@ def _count(settings: tuple[Pattern, Sequence[str]], job: FileBlock | list[str]) 
     else:
         texts, length = map(repair_surrogates, job), sum(map(len, job))
     for text in texts:
-        for ordinary in split_special(text, special_tokens)[::2]:
-            counts.add_text(ordinary, pattern)
+        for part in blocks([text], special_tokens, SLICE) if pattern.name else [text]:
+            for ordinary in split_special(part, special_tokens)[::2]:
+                counts.add_text(ordinary, pattern)
     return length, counts

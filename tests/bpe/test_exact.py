@@ -75,7 +75,7 @@ damaged = st.binary(max_size=60).map(lambda data: data.decode("utf-8", "replace"
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(text=texts)
 def test_random_text(sharp, name, text):
     agree(sharp[name], text)
@@ -88,7 +88,7 @@ def test_random_bytes(sharp, name, text):
     agree(sharp[name], text)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(text=texts | damaged)
 def test_random_text_with_the_vocabulary_of_gpt2(gpt2, text):
     agree(gpt2, text)

@@ -60,9 +60,9 @@ def test_the_cache_comes_before_a_download(alone):
 
 def test_a_download_is_kept(alone, monkeypatch):
     asked = serve(monkeypatch)
-    assert Tokenizer.gpt2().vocab_size == 50257
+    assert bpe.gpt2.find() == (alone / "encoder.json", alone / "vocab.bpe")
     assert asked == [bpe.gpt2.URL + name for name in ("encoder.json", "vocab.bpe")]
-    Tokenizer.gpt2()
+    bpe.gpt2.find()
     assert len(asked) == 2
     assert sorted(path.name for path in alone.iterdir()) == ["encoder.json", "vocab.bpe"]
 
@@ -79,7 +79,7 @@ def test_a_damaged_cache_is_downloaded_again(alone, monkeypatch):
     for name in ("encoder.json", "vocab.bpe"):
         (alone / name).write_text("damaged")
     serve(monkeypatch)
-    assert Tokenizer.gpt2().vocab_size == 50257
+    assert bpe.gpt2.find() == (alone / "encoder.json", alone / "vocab.bpe")
 
 
 def test_without_network_the_ways_out_are_named(alone):

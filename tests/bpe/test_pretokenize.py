@@ -52,7 +52,7 @@ def by_pieces(pattern: Pattern, pieces: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(text=texts)
 def test_cutting_at_spaces_changes_nothing(name, text):
     pattern = Pattern.of(name)
@@ -61,7 +61,7 @@ def test_cutting_at_spaces_changes_nothing(name, text):
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(text=texts)
 def test_cutting_at_the_spaces_of_the_table_changes_nothing(name, text):
     encoded = text.encode()
@@ -71,7 +71,7 @@ def test_cutting_at_the_spaces_of_the_table_changes_nothing(name, text):
 
 
 @pytest.mark.parametrize("name", PATTERNS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(chunks=st.lists(texts, max_size=6), size=st.integers(1, 20))
 def test_blocks_change_nothing(name, chunks, size):
     parts = list(blocks(chunks, (), size))
@@ -79,7 +79,7 @@ def test_blocks_change_nothing(name, chunks, size):
     assert [token for part in parts for token in whole(name, part)] == whole(name, "".join(chunks))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     parts=st.lists(texts | st.sampled_from([*SPECIAL, "|", "<", " a b |>", "|end|>"]), max_size=8),
     size=st.integers(1, 20),

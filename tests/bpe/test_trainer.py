@@ -65,6 +65,13 @@ def test_merges_of_stories_equal_the_naive_trainer():
     assert learn_merges(counts, 200) == naive(counts, 200)
 
 
+def test_the_worked_example():
+    """The tables of docs/bpe.md."""
+    merges = learn_merges({b" tea": 4, b" meat": 3, b" team": 2, b" steam": 1}, 6)
+    assert [left + right for left, right in merges] == [b"ea", b"tea", b" tea", b"mea", b"meat", b" meat"]
+    assert Tokenizer(merges).encode(" meat steams tea") == [261, 32, 115, 257, 109, 115, 258]
+
+
 def test_of_equal_pairs_the_greatest_is_merged():
     assert learn_merges({b"ab": 1, b"cd": 1, b"ca": 1}, 1) == [(b"c", b"d")]
     assert learn_merges({b"ab\xff": 1}, 1) == [(b"b", b"\xff")]
