@@ -99,14 +99,17 @@ def positions(gpt: GPT) -> dict[str, Tensor]:
     """The kinds of position embeddings as (T, …) tables; the learned one where the model has it."""
     config: GPTConfig = gpt.config
     at = torch.arange(config.block_size)
-    width = config.n_embd + config.n_embd % 2
     tables = {
-        "sinusoidal": SinusoidalPositions(width)(at),
-        "rotary: cosine of the angle": position_angles(at, width).cos(),
+        "sinusoidal": SinusoidalPositions(_even(config.n_embd))(at),
+        "rotary: cosine of the angle": position_angles(at, _even(config.head_dim)).cos(),
     }
     if config.positions == "learned":
         tables = {"learned": gpt.wpe.weight.detach(), **tables}
     return tables
+
+
+def _even(width: int) -> int:
+    return width + width % 2
 
 
 def draw(gpt: GPT, vocabulary: dict[str, int], path: Path) -> None:

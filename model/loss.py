@@ -70,7 +70,8 @@ class _HeadLoss(torch.autograd.Function):
             if train:
                 gradient = gradient.to(logits.dtype)
                 hidden_grads.append(gradient @ weight)  # (rows, V) @ (V, C) -> (rows, C)
-                weight_grad = weight_grad + gradient.mT @ part  # (V, rows) @ (rows, C) -> (V, C)
+                update = gradient.mT @ part  # (V, rows) @ (rows, C) -> (V, C)
+                weight_grad = weight_grad + update.float()  # 16 bits could not hold the sum
         if train:
             ctx.save_for_backward(torch.cat(hidden_grads).to(hidden.dtype), weight_grad.to(weight.dtype))
         if len(hidden) > rows:
