@@ -63,12 +63,12 @@ class PieceCounts:
         self.words.update(pattern.split(" " + rest.pop()))
         self.spaced.update(rest)
 
-    def merge(self, other: "PieceCounts", max_pieces: int = MAX_PIECES) -> None:
+    def merge(self, other: "PieceCounts") -> None:
         """Adds the counts of a block; where a table grows too large, its rarest pieces are dropped."""
         for mine, theirs in ((self.spaced, other.spaced), (self.words, other.words)):
             mine.update(theirs)
-            if len(mine) > max_pieces or sum(map(len, mine)) > MAX_CHARACTERS:
-                self.dropped += drop_rarest(mine, max_pieces // 2, MAX_CHARACTERS // 2)
+            if len(mine) > MAX_PIECES or sum(map(len, mine)) > MAX_CHARACTERS:
+                self.dropped += drop_rarest(mine, MAX_PIECES // 2, MAX_CHARACTERS // 2)
 
     def pretokens(self, pattern: Pattern) -> Counter[bytes]:
         """The counts of the pre-tokens, as UTF-8, a very long one in slices."""
@@ -136,6 +136,8 @@ def count_pretokens(
     known). The counts do not depend on `num_workers` or `block`, unless pieces had to be dropped or a text
     had no place to be cut; a notice says so.
     """
+    if max_bytes is not None and max_bytes < 1:
+        raise ValueError(f"max_bytes is {max_bytes}: give 1 or more, or None for everything")
     special_tokens = tuple(special_tokens)
     paths = _as_paths(source)
     if paths is None:
@@ -145,7 +147,7 @@ def count_pretokens(
         jobs = _file_jobs(paths, special_tokens, block, size)
     workers = sensible_workers(num_workers, size)
     total, done = PieceCounts(), 0
-    for length, counts in ordered_map(_count, jobs, workers, _set_up, (pattern, special_tokens)):
+    for length, counts in ordered_map(_count, (pattern, special_tokens), jobs, workers):
         total.merge(counts)
         done += length
         on_progress(done, size)
@@ -246,17 +248,9 @@ def _with_size(jobs: Iterator[list[str]]) -> tuple[Iterator[list[str]], int | No
     return iter(ahead), size
 
 
-_settings: tuple[Pattern, Sequence[str]]
-
-
-def _set_up(pattern: Pattern, special_tokens: Sequence[str]) -> None:
-    global _settings
-    _settings = pattern, special_tokens
-
-
-def _count(job: FileBlock | list[str]) -> tuple[int, PieceCounts]:
+def _count(settings: tuple[Pattern, Sequence[str]], job: FileBlock | list[str]) -> tuple[int, PieceCounts]:
     """Counts one block: its length (bytes of a file, characters of strings) and its pieces."""
-    pattern, special_tokens = _settings
+    pattern, special_tokens = settings
     counts = PieceCounts()
     if isinstance(job, FileBlock):
         texts, length = [job.read()], job.end - job.start

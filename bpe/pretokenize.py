@@ -145,7 +145,7 @@ def last_cut(text: str, special_tokens: Sequence[str] = ()) -> int:
     10
     """
     end = _undecided(text, special_tokens)
-    width = 4096
+    width = 256
     while end > 0:
         start = max(0, end - width)
         cuts = [match.start() for match in BLOCK_CUT.finditer(text, start, end)]

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from bpe.merging import Merge, Pair, merge
+from bpe.piecetable import PADDING, PieceTable, find_cuts
 from bpe.pretokenize import Pattern, blocks, repair_surrogates, split_special
 from bpe.workers import ordered_map, sensible_workers
 
-BLOCK = 1 << 17  # characters that are encoded at once
+BLOCK = 1 << 17  # characters that are encoded at once: few enough to stay in the processor's cache
+WORTH_ARRAYS = 1 << 10  # characters from which the table of pieces is faster than a dictionary
 CACHED_PIECES = 1 << 16  # pieces in one generation of the cache; there are two
 LONGEST_CACHED = 128  # characters
 AllowedSpecial = Collection[str]  # "all", or the special tokens that are to be recognised
@@ -51,7 +53,7 @@ class Tokenizer:
         if vocab is None:
             vocab = dict(enumerate([bytes([byte]) for byte in range(256)] + [a + b for a, b in self.merges]))
         if not isinstance(special_tokens, Mapping):
-            _check_names(special_tokens)
+            check_names(special_tokens)
             special_tokens = {token: len(vocab) + index for index, token in enumerate(special_tokens)}
         self.special_tokens: dict[str, int] = dict(special_tokens)
         self._ids = _checked_ids(vocab, self.special_tokens)
@@ -62,6 +64,7 @@ class Tokenizer:
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
         self._pretokens = _Cache(self._encode_pretoken)
         self._pieces = _Cache(self._encode_piece)
+        self._table = PieceTable(self.dtype, self._pieces.__getitem__)
 
     @property
     def vocab_size(self) -> int:
@@ -121,7 +124,7 @@ class Tokenizer:
         size = sum(map(len, texts)) if isinstance(texts, Sequence) else None
         workers = sensible_workers(num_workers, size)
         jobs = _batches(texts, 1 << 20)
-        for batch in ordered_map(_encode_batch, jobs, workers, _set_up, (self, special_tokens)):
+        for batch in ordered_map(_encode_batch, (self, special_tokens), jobs, workers):
             for packed in batch:
                 yield np.frombuffer(packed, self.dtype)
 
@@ -149,6 +152,13 @@ class Tokenizer:
         return packed
 
     def _encode_ordinary(self, text: str) -> bytes:
+        """Packed ids of a text without special tokens."""
+        if self.pattern.name is None:
+            return self._join(self.pattern.split(text))
+        return self._encode_short(text) if len(text) < WORTH_ARRAYS else self._encode_long(text)
+
+    def _encode_short(self, text: str) -> bytes:
+        """One look-up in a dictionary per piece."""
         first, *rest = self.pattern.pieces(text)
         if not rest:
             return self._join(self.pattern.split(first))
@@ -156,6 +166,17 @@ class Tokenizer:
         head = self._join(self.pattern.split_inner(first))
         tail = self._join(self.pattern.split(" " + last))
         return b"".join((head, *map(self._pieces.__getitem__, rest), tail))
+
+    def _encode_long(self, text: str) -> bytes:
+        """All pieces at once, from the table."""
+        encoded = text.encode()
+        data = np.frombuffer(encoded + PADDING, np.uint8)
+        cuts = find_cuts(data)
+        if not cuts.size:
+            return self._join(self.pattern.split(text))
+        head = self._join(self.pattern.split_inner(encoded[: cuts[0]].decode()))
+        tail = self._join(self.pattern.split(encoded[cuts[-1] :].decode()))
+        return head + self._table.encode_pieces(encoded, data, cuts) + tail
 
     def _encode_piece(self, piece: str) -> bytes:
         """A piece from the middle of a text, which has lost its leading space."""
@@ -272,7 +293,8 @@ class _Cache(dict[str, bytes]):
         return value
 
 
-def _check_names(special_tokens: Sequence[str]) -> None:
+def check_names(special_tokens: Sequence[str]) -> None:
+    """Refuses what is no list of different names."""
     if isinstance(special_tokens, str):
         raise ValueError(f"special_tokens is the string {special_tokens!r}: give a list or a tuple of names")
     if len(set(special_tokens)) < len(special_tokens):
@@ -338,14 +360,6 @@ def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
-_settings: tuple[Tokenizer, Sequence[str]]
-
-
-def _set_up(tokenizer: Tokenizer, special_tokens: Sequence[str]) -> None:
-    global _settings
-    _settings = tokenizer, special_tokens
-
-
-def _encode_batch(texts: list[str]) -> list[bytes]:
-    tokenizer, special_tokens = _settings
+def _encode_batch(settings: tuple[Tokenizer, Sequence[str]], texts: list[str]) -> list[bytes]:
+    tokenizer, special_tokens = settings
     return [tokenizer.encode_to_numpy(text, special_tokens).tobytes() for text in texts]

@@ -16,7 +16,7 @@ from bpe.counting import Source, count_pretokens
 from bpe.merging import Merge, Pair
 from bpe.pretokenize import Pattern
 from bpe.progress import Progress, no_progress, progress_bars
-from bpe.tokenizer import Tokenizer
+from bpe.tokenizer import Tokenizer, check_names
 
 logger = logging.getLogger("bpe")
 
@@ -42,7 +42,7 @@ def train(
     >>> train(["low low low lower lowest"], 260, progress=False).merges
     [(b'o', b'w'), (b'l', b'ow'), (b' ', b'low')]
     """
-    special_tokens = list(special_tokens)
+    check_names(special_tokens)
     n_merges = vocab_size - 256 - len(special_tokens)
     if n_merges < 0:
         raise ValueError(

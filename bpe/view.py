@@ -31,7 +31,7 @@ class Span:
 
 
 def spans(tokenizer: Tokenizer, text: str) -> list[Span]:
-    """The tokens of `text`; special tokens are recognised.
+    r"""The tokens of `text`; special tokens are recognised.
 
     Parts of a character are shown by their bytes.
 
@@ -109,4 +109,4 @@ def _column(name: str, text: str, found: Sequence[Span]) -> str:
 
 
 def _title(index: int, span: Span) -> str:
-    return f"token {index} · id {span.id} · bytes {span.hexadecimal} · {span.shown.strip()!r}"
+    return f"token {index} · id {span.id} · bytes {span.hexadecimal} · {span.shown.strip()}"

@@ -38,28 +38,22 @@ def _available_cores() -> int:
 
 
 def ordered_map(
-    call: Callable[[Any], Any],
-    jobs: Iterable[Any],
-    num_workers: int,
-    initializer: Callable[..., None],
-    initargs: tuple[Any, ...],
+    call: Callable[[Any, Any], Any], shared: Any, jobs: Iterable[Any], num_workers: int
 ) -> Iterator[Any]:
-    """`map(call, jobs)` over processes, in order, with only a few jobs in flight: `jobs` may be an endless
-    stream.
+    """`call(shared, job)` for each job, in order, over processes; `shared` is sent to each of them once.
 
-    `initializer(*initargs)` runs first in every process; with one worker, in this one.
+    Only a few jobs are in flight, so `jobs` may be an endless stream. One worker means this process.
     """
     if num_workers == 1:
-        initializer(*initargs)
-        yield from map(call, jobs)
+        yield from (call(shared, job) for job in jobs)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=initializer, initargs=initargs)
+    pool = ProcessPoolExecutor(num_workers, context, _keep, (call, shared))
     in_flight: deque[Future[Any]] = deque()
     try:
         for job in jobs:
             with _no_main_module():
-                in_flight.append(pool.submit(call, job))
+                in_flight.append(pool.submit(_run, job))
             if len(in_flight) > 2 * num_workers:
                 yield in_flight.popleft().result()
         while in_flight:
@@ -72,10 +66,23 @@ def ordered_map(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+_kept: tuple[Callable[[Any, Any], Any], Any]
+
+
+def _keep(call: Callable[[Any, Any], Any], shared: Any) -> None:
+    """In a worker, before its first job."""
+    global _kept
+    _kept = call, shared
+
+
+def _run(job: Any) -> Any:
+    call, shared = _kept
+    return call(shared, job)
+
+
 @contextlib.contextmanager
 def _no_main_module() -> Iterator[None]:
-    """While processes start, hides the user's script from multiprocessing, which would run it again in each
-    of them.
+    """While processes start, hides the user's script, which multiprocessing would run again in each of them.
 
     Workers import what they need from this package. So a script without `if __name__ == "__main__"`, a
     program read from standard input and an interactive session can all use workers.

@@ -1,6 +1,7 @@
 """Token files to batches: (x, y), both (B, T) int64, y being x one token later.
 
     RandomWindows   windows that start anywhere, uniformly: the course's get_batch
+    DocumentStarts  windows that start where a document does, at its <|endoftext|>
     EpochWindows    every window once an epoch, in an order drawn anew each epoch
     StridedWindows  windows of `context_length` every `stride` tokens
     Documents       whole documents, packed or padded (data/documents.py)
@@ -19,9 +20,10 @@ from data.documents import Documents, document_ids
 from data.permute import permute
 from data.prefetch import prefetch
 from data.sampler import Batch, Sampler
-from data.tokenfile import TokenFile
+from data.tokenfile import TokenFile, chunks
 
 __all__ = [
+    "DocumentStarts",
     "Documents",
     "EpochWindows",
     "RandomWindows",
@@ -86,9 +88,43 @@ class RandomWindows(_Windows):
         super().__init__(file, batch_size, block_size, seed, rank, world_size)
 
     def _starts(self) -> np.ndarray:
+        return self._draw(len(self._rows))
+
+    def _draw(self, count: int) -> np.ndarray:
+        """This rank's share of numbers drawn uniformly from 0 … count - 1, new for every batch: (B,) int64."""
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, self.batch))))
-        drawn = random.integers(len(self._rows), size=self.batch_size * self.world_size)
+        drawn = random.integers(count, size=self.batch_size * self.world_size)
         return drawn[self.rank * self.batch_size :][: self.batch_size]
+
+
+class DocumentStarts(RandomWindows):
+    """Endless windows whose first token is an <|endoftext|>, so that a document stands at their beginning.
+
+    What is left of a window when the document is over holds the documents after it. A model trained so knows
+    the beginning of whatever it continues, as in use, where every text starts behind <|endoftext|>.
+    """
+
+    def __init__(
+        self,
+        file: TokenFile,
+        batch_size: int,
+        block_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(file, batch_size, block_size, seed, rank, world_size)
+        ends = [start + np.flatnonzero(ids == file.meta.end_of_text) for start, ids in chunks(file.tokens)]
+        self._documents = np.concatenate(ends)
+        self._documents = self._documents[self._documents < len(self._rows)]
+        if not len(self._documents):
+            raise ValueError(
+                f"{file.path} has no document that starts a whole block of {block_size} tokens: "
+                f"prepare more text or use a smaller block_size"
+            )
+
+    def _starts(self) -> np.ndarray:
+        return self._documents[self._draw(len(self._documents))]
 
 
 class StridedWindows(_Windows):

@@ -157,11 +157,11 @@ class GPT(nn.Module):
 
         return load(directory, **changes)
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Writes config.json and model.safetensors into `directory`; see model.pretrained.save."""
+    def save_pretrained(self, directory: str | Path, tokenizer: str | Path | None = None) -> None:
+        """Writes config.json, model.safetensors and a tokenizer, if given; see model.pretrained.save."""
         from model.pretrained import save
 
-        save(self, directory)
+        save(self, directory, tokenizer)
 
 
 def check_ids(ids: Tensor, vocab_size: int, name: str) -> None:

@@ -64,7 +64,7 @@ class LayerNorm(nn.Module):
         if self.backend == "fused":
             from kernels import add_layer_norm
 
-            return add_layer_norm(x.to(residual.dtype), residual, self.weight, self.bias, self.eps)
+            return add_layer_norm(x, residual, self.weight, self.bias, self.eps)
         total = x + residual
         return self(total), total
 

@@ -1,8 +1,9 @@
 """Cross-entropy from logits, written out once, and taken in chunks so that a large vocabulary fits.
 
-The loss of one position is -log softmax(logits)[target]; its gradient for the logits is softmax(logits) minus the
-one-hot target, known as soon as the logits are. So the head's gradients are formed in the forward pass, chunk by
-chunk, and no more than LOGITS_BUDGET bytes of logits (and as much for their gradient) exist at a time.
+The loss of one position is -log softmax(logits)[target]; its gradient for the logits is softmax(logits) minus
+the one-hot target, known as soon as the logits are. So the head's gradients are formed in the forward pass,
+chunk by chunk, and no more than LOGITS_BUDGET bytes of logits (and as much for their gradient) exist at a
+time.
 """
 
 from typing import Any
@@ -19,8 +20,9 @@ LOGITS_BUDGET = 128 * 2**20
 def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The loss of each position in nats, (N,), and the gradient of their sum, (N, V); both float32.
 
-    logits (N, V) of any float dtype, targets (N,) int64. A target of -100 is ignored: loss and gradient are 0. The
-    row's largest logit is subtracted before exp, which therefore cannot overflow, be the logits 10,000.
+    logits (N, V) of any float dtype, targets (N,) int64. A target of -100 is ignored: loss and gradient are
+    0. The row's largest logit is subtracted before exp, which therefore cannot overflow, be the logits
+    10,000.
 
     >>> losses, gradient = cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
     >>> round(losses.item(), 4), gradient.tolist()
@@ -40,10 +42,12 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def head_loss(
     hidden: Tensor, weight: Tensor, targets: Tensor, budget: int = LOGITS_BUDGET
 ) -> tuple[Tensor | None, Tensor]:
-    """Logits hidden @ weight.T, and their mean cross-entropy over the targets that are not -100 (0 if none is).
+    """Logits hidden @ weight.T, and their mean cross-entropy over the targets that are not -100 (0 if none
+    is).
 
-    hidden (N, C), weight (V, C), targets (N,). The logits (N, V) are for looking at: they carry no gradient, and
-    are None where they would take more than `budget` bytes in float32, because then they never exist at once.
+    hidden (N, C), weight (V, C), targets (N,). The logits (N, V) are for looking at: they carry no gradient,
+    and are None where they would take more than `budget` bytes in float32, because then they never exist at
+    once.
     """
     rows = max(1, budget // (4 * len(weight)))
     train = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)

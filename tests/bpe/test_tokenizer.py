@@ -1,11 +1,21 @@
-"""A tokenizer turns text into ids and back, and keeps its promises about special tokens and streams."""
+"""A tokenizer turns text into ids and back, and keeps its promises about special tokens, streams and memory."""
 
-import json
+import copy
+import pickle
+import random
+import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import bpe.tokenizer
 from bpe import Tokenizer, train
+from bpe.merging import _merge_long, _merge_short
+from data.stories import corpus as stories
+from tests.bpe.peers import NASTY
 
 TEXT = "The cat sat on the mat. The cat's hat, 12 3456 times!\n\n  Ünïcödé 😀 日本語\t\r\n end "
 
@@ -15,43 +25,219 @@ def tokenizer():
     return train([TEXT] * 3, 300, special_tokens=("<|endoftext|>", "<|a b|>"), progress=False)
 
 
-def test_decode_gives_the_text_back(tokenizer):
-    assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
+def test_ids_are_bytes_then_merges_then_special_tokens(tokenizer):
+    assert [tokenizer.vocab[id] for id in range(256)] == [bytes([byte]) for byte in range(256)]
+    assert [tokenizer.vocab[id] for id in range(256, 298)] == [a + b for a, b in tokenizer.merges]
+    assert tokenizer.special_tokens == {"<|endoftext|>": 298, "<|a b|>": 299}
+    assert tokenizer.vocab[299] == b"<|a b|>"
+    assert tokenizer.vocab_size == len(tokenizer.vocab) == 300
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.lists(st.sampled_from(NASTY) | st.text(), max_size=20).map("".join))
+def test_decode_gives_the_text_back(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert "".join(tokenizer.decode_stream(tokenizer.encode(text))) == text
 
 
 def test_special_tokens_are_text_unless_allowed(tokenizer):
     text = "a<|a b|>b<|endoftext|>"
-    ids = tokenizer.encode(text, allowed_special="all")
-    assert ids == [ord("a"), 299, ord("b"), 298]
-    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.encode(text, allowed_special="all") == [ord("a"), 299, ord("b"), 298]
     assert 299 not in tokenizer.encode(text, allowed_special={"<|endoftext|>"})
+    assert tokenizer.encode(text, "<|endoftext|>") == tokenizer.encode(text, ["<|endoftext|>"])
+    assert max(tokenizer.encode(text)) < 298
+    assert tokenizer.decode(tokenizer.encode(text, "all")) == text
 
 
-def test_stream_equals_the_whole(tokenizer):
-    chunks = [TEXT[i : i + 2] for i in range(0, len(TEXT), 2)]
-    assert list(tokenizer.encode_iterable(chunks)) == tokenizer.encode(TEXT)
-    assert "".join(tokenizer.decode_stream(tokenizer.encode(TEXT))) == TEXT
+def test_an_unknown_special_token_is_named(tokenizer):
+    with pytest.raises(
+        ValueError, match=r"'<x>' is no special token of this tokenizer, which has '<\|endoftext"
+    ):
+        tokenizer.encode("text", {"<x>"})
 
 
-def test_numpy_and_batch_equal_encode(tokenizer):
+def test_numpy_has_the_smallest_type(tokenizer):
     array = tokenizer.encode_to_numpy(TEXT)
     assert array.dtype == np.uint16
     assert array.tolist() == tokenizer.encode(TEXT)
-    assert tokenizer.encode_batch([TEXT, ""]) == [tokenizer.encode(TEXT), []]
+    array[0] = 0  # it belongs to the caller
+    large = Tokenizer([], {"<end>": 70_000})
+    assert large.encode_to_numpy("a<end>", "all").dtype == np.uint32
+    assert large.encode("a<end>", "all") == [97, 70_000]
 
 
-def test_unknown_id_is_named(tokenizer):
-    with pytest.raises(ValueError, match="id 999 at position 1"):
+def test_empty_text(tokenizer):
+    assert tokenizer.encode("") == []
+    assert tokenizer.encode_to_numpy("").shape == (0,)
+    assert tokenizer.decode([]) == ""
+    assert list(tokenizer.encode_iterable([])) == list(tokenizer.encode_iterable(["", ""])) == []
+
+
+@pytest.mark.parametrize("num_workers", [None, 1, 2])
+def test_batch_equals_encode(tokenizer, num_workers):
+    texts = [TEXT, "", "a<|a b|>", *stories(50_000)]
+    expected = [tokenizer.encode(text, "all") for text in texts]
+    assert tokenizer.encode_batch(texts, num_workers, "all") == expected
+    arrays = list(tokenizer.encode_batch_to_numpy(iter(texts), num_workers, "all"))
+    assert [array.tolist() for array in arrays] == expected
+
+
+def test_long_text_equals_short_text(tokenizer):
+    """Above some length the table of pieces is used; pieces of it that collide, are long or have many tokens too."""
+    choose = random.Random(0)
+    text = " ".join("".join(choose.choices("abcdeT.\n  é", k=choose.randrange(1, 25))) for _ in range(30_000))
+    ids = tokenizer.encode(text)
+    assert ids == tokenizer.encode(text)  # now from the table
+    for _ in range(3):
+        start = choose.randrange(len(text) - 1000)
+        part = text[start : start + 1000]
+        assert tokenizer.encode(part * 5) == [
+            int(id) for id in copy.copy(tokenizer).encode_iterable([part] * 5)
+        ]
+    assert tokenizer.decode(ids) == text
+    assert len(ids) == len(copy.copy(tokenizer).encode(text))
+
+
+def test_pieces_that_share_a_slot_take_turns(tokenizer, monkeypatch):
+    monkeypatch.setattr("bpe.piecetable.SLOT_BITS", 1)
+    crowded = copy.copy(tokenizer)
+    text = "".join(stories(20_000))
+    assert crowded.encode(text) == tokenizer.encode(text)
+
+
+def test_null_characters_are_not_taken_for_the_end_of_a_piece(tokenizer):
+    words = [
+        "a",
+        "a\0",
+        "a\0\0",
+        "\0",
+        "\0a",
+        "abcdefg\0",
+        "abcdefg",
+        "abcdefgh\0",
+        "abcdefgh",
+        "abcdefghijklmno",
+    ]
+    text = " " + " ".join(words * 200)
+    assert tokenizer.encode(text) == tokenizer.encode(text)
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_unknown_ids_are_named(tokenizer):
+    with pytest.raises(ValueError, match="id 999 at position 1 is not in the vocabulary"):
         tokenizer.decode([1, 999])
+    with pytest.raises(ValueError, match="id -1 at position 0"):
+        tokenizer.decode_bytes(np.array([-1]))
+    with pytest.raises(ValueError, match="id 300"):
+        list(tokenizer.decode_stream([300]))
 
 
-def test_saved_and_loaded(tokenizer, tmp_path):
-    tokenizer.save(tmp_path / "tokenizer.json")
-    loaded = Tokenizer.load(tmp_path / "tokenizer.json")
-    assert (loaded.vocab, loaded.merges, loaded.special_tokens) == (
+def test_decoding_bytes_that_are_no_utf8(tokenizer):
+    assert tokenizer.decode([0xC3]) == "\ufffd"
+    assert tokenizer.decode([0xC3], errors="ignore") == ""
+    with pytest.raises(UnicodeDecodeError):
+        tokenizer.decode([0xC3], errors="strict")
+
+
+def test_a_stream_never_gives_half_a_character(tokenizer):
+    ids = list("é😀日a".encode())
+    assert list(tokenizer.decode_stream(iter(ids))) == ["é", "😀", "日", "a"]
+    assert list(tokenizer.decode_stream(ids[:1])) == ["\ufffd"]
+
+
+def test_an_own_pattern_sees_the_whole_text():
+    tokenizer = Tokenizer([(b"b", b" ")], pattern=r"a.*b |.")
+    text = "a " * 2000 + "b c"
+    assert tokenizer.encode(text)[-3:] == [98, 256, 99] or tokenizer.encode(text)[-2:] == [256, 99]
+    assert list(tokenizer.encode_iterable(["a x", "b ", "c"])) == tokenizer.encode("a xb c")
+
+
+def test_workers_get_the_whole_tokenizer(tokenizer):
+    other = pickle.loads(pickle.dumps(tokenizer))
+    assert (other.vocab, other.merges, other.special_tokens) == (
         tokenizer.vocab,
         tokenizer.merges,
         tokenizer.special_tokens,
     )
-    assert loaded.encode(TEXT, "all") == tokenizer.encode(TEXT, "all")
-    json.loads((tmp_path / "tokenizer.json").read_text())
+    assert repr(other) == "Tokenizer(300 ids, pattern gpt2, special tokens: <|endoftext|>, <|a b|>)"
+
+
+# Merging
+
+
+def ranks_of(tokenizer: Tokenizer):
+    return tokenizer._ranks, tokenizer._made
+
+
+@settings(max_examples=300, deadline=None)
+@given(ids=st.lists(st.sampled_from([97, 98, 99, 32]), max_size=60), order=st.randoms(use_true_random=False))
+def test_both_ways_to_merge_agree_even_on_merges_that_no_training_gives(ids, order):
+    pairs = [(97, 98), (98, 97), (97, 97), (256, 97), (256, 256), (258, 98), (98, 99), (257, 262), (99, 32)]
+    order.shuffle(pairs)
+    ranks = {pair: rank for rank, pair in enumerate(pairs)}
+    made = [256 + (rank * 7) % len(pairs) for rank in range(len(pairs))]
+    assert _merge_long(ids, ranks, made) == _merge_short(ids, ranks, made) == slowly(ids, ranks, made)
+
+
+def slowly(ids, ranks, made):
+    """The definition: again and again the leftmost of the pairs of lowest rank."""
+    ids = list(ids)
+    while candidates := [(ranks[pair], place) for place, pair in enumerate(pairwise(ids)) if pair in ranks]:
+        rank, place = min(candidates)
+        ids[place : place + 2] = [made[rank]]
+    return ids
+
+
+# Memory
+
+
+def peak_growth(work) -> int:
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_stream_needs_constant_memory(tokenizer):
+    story = "".join(stories(100_000))
+
+    def drain(chunks: int):
+        return lambda: sum(1 for _ in tokenizer.encode_iterable(story for _ in range(chunks)))
+
+    drain(2)()
+    assert peak_growth(drain(40)) < 1.5 * peak_growth(drain(4))
+
+
+def test_the_cache_is_bounded(tokenizer, monkeypatch):
+    monkeypatch.setattr(bpe.tokenizer, "CACHED_PIECES", 100)
+    fresh = copy.copy(tokenizer)
+    for i in range(3000):
+        fresh.encode(f"x w{i} y")
+    assert fresh.encode("x w7 y") == tokenizer.encode("x w7 y")
+    for cache in (fresh._pieces, fresh._pretokens):
+        assert len(cache) + len(cache.older) <= 200
+    fresh.encode("x" * 1000 + " y")
+    assert max(map(len, fresh._pretokens)) <= bpe.tokenizer.LONGEST_CACHED
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [
+        (lambda: Tokenizer([(b"a", b"bc")]), "merge 0 .* needs the token b'bc', which does not exist"),
+        (lambda: Tokenizer([(b"a", b"b")] * 2), "has two ids"),
+        (lambda: Tokenizer([], {"<s>": 5}), "has the id 5, which another token has too"),
+        (lambda: Tokenizer([], {"<s>": -5}), "ids run from -5"),
+        (lambda: Tokenizer([], [""]), "a special token is the empty string"),
+        (lambda: Tokenizer([], vocab={0: b"a"}), "has no token for the byte 0x00"),
+        (lambda: Tokenizer([], vocab={i + 1: bytes([i]) for i in range(256)}), "no token has the id 0"),
+        (lambda: Tokenizer([], vocab={i: bytes([i]) for i in range(256)} | {256: b"ab"}), "no merge makes"),
+    ],
+)
+def test_what_is_inconsistent_is_refused(make, error):
+    with pytest.raises(ValueError, match=error):
+        make()
