@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -47,7 +48,13 @@ class Stories:
 
 def run_prepare(options: Prepare) -> None:
     """Prepares and says what was made."""
-    meta = prepare(options)
+    try:
+        meta = prepare(options)
+    except KeyboardInterrupt:
+        print(
+            f"{options.out} is unfinished: the same command goes on from the last full part", file=sys.stderr
+        )
+        raise
     for split in SPLITS:
         print(
             f"{options.out}/{split}.bin: {meta.tokens[split]:,} tokens, {meta.documents[split]:,} documents, "

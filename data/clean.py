@@ -44,8 +44,10 @@ def fix_mojibake(text: str) -> str:
     """
     if text.isascii():
         return text
-    import ftfy
-
+    try:
+        import ftfy
+    except ImportError as error:
+        raise ValueError(f"--clean needs the library ftfy ({error}): pip install ftfy") from error
     return ftfy.fix_encoding(LOST_QUOTE.sub("â€\x9d", text))
 
 

@@ -11,6 +11,7 @@ from data.encode import Encoder, text_key
 from data.options import Prepare
 from data.sources import Source, mix, open_source
 from data.splitting import Piece
+from data.tokenfile import sha256
 
 SMALL = 4_000_000  # bytes; below, a tenth of the text is for validation, else 0.5 % of the documents
 RECIPE = (  # the options that decide what is written
@@ -30,6 +31,7 @@ class Corpus:
 
     @classmethod
     def open(cls, options: Prepare) -> "Corpus":
+        """Opens the sources; the errors are those of open_source."""
         sources = [open_source(spec, options.reading) for spec in options.source]
         for source in sources:
             if source.notice:
@@ -64,6 +66,8 @@ class Corpus:
         recipe = {name: getattr(options, name) for name in RECIPE}
         every = [*self.sources, *([self.validation] if self.validation else [])]
         recipe["val_fraction"] = self.fraction
+        if options.tokenizer not in (None, "gpt2"):
+            recipe["tokenizer_sha256"] = sha256(options.tokenizer)
         recipe["inputs"] = [source.fingerprint for source in every]
         return _as_json(recipe)
 

@@ -54,10 +54,10 @@ class Encoder:
         kept: list[Piece] = []
         for piece in pieces:
             text, reason, broken = self.read(piece)
-            changed.update(broken)
             if reason and piece.first and piece.ends:
                 removed[reason] += 1
             else:
+                changed.update(broken)
                 kept.append(piece if text is piece.text else piece._replace(text=text))
         ids, lengths = self._encode(kept)
         hashes = [text_hash(piece.text) for piece in kept]

@@ -143,7 +143,7 @@ def draw(info: Info, path: Path) -> None:
         raise ValueError(f"--plot {path}: the name should end in one of .{', .'.join(sorted(kinds))}")
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.hist(info.lengths, bins=np.geomspace(1, info.lengths.max() + 1, 40))
+    left.hist(info.lengths, bins=np.geomspace(info.lengths.min(), info.lengths.max() + 1, 40))
     left.set(xscale="log", xlabel="tokens in a document", ylabel="documents", title=f"{info.split}: lengths")
     frequencies = np.sort(info.counts[info.counts > 0])[::-1]
     right.loglog(np.arange(1, len(frequencies) + 1), frequencies)

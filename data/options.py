@@ -68,6 +68,8 @@ class Prepare:
             )
         if self.weights and (len(self.weights) != len(self.source) or min(self.weights) <= 0):
             raise ValueError(f"--weights needs a number above 0 for each of the {len(self.source)} sources")
+        if self.val_fraction is not None and self.val_source is not None:
+            raise ValueError("--val-fraction and --val-source exclude each other: give one of them")
         if self.val_fraction is not None and not 0 <= self.val_fraction < 1:
             raise ValueError(f"--val-fraction must be at least 0 and below 1, not {self.val_fraction}")
         for name in ("tokenizer_bytes", "workers", "part_bytes"):

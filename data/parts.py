@@ -9,6 +9,7 @@ A part counts once its line is in the journal, which is written after its bytes 
 means cutting the files back to the sizes of the last line. The folder goes away when all is done.
 """
 
+import fcntl
 import json
 import os
 import shutil
@@ -21,6 +22,22 @@ from common.files import read_json, write_json
 
 GROWING = ("train.bin", "val.bin", "hashes.bin")
 FINISHED = ("train.bin", "val.bin", "tokenizer.json", "meta.json")  # moved in this order: the meta last
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Makes the folder and keeps other processes from preparing in it; the lock goes with the process."""
+    out.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ValueError(
+            f"another process is preparing {out}: wait for it or choose another --out"
+        ) from error
+    finally:
+        os.close(descriptor)
 
 
 class Parts:

@@ -19,7 +19,7 @@ from common.files import write_json
 from data.corpus import Corpus
 from data.encode import END_OF_TEXT, Encoded, Encoder, encoded, text_key
 from data.options import Prepare
-from data.parts import Parts
+from data.parts import Parts, locked
 from data.progress import progress_bar
 from data.seen import Seen
 from data.tokenfile import SPLITS, Meta, TokenFile, dtype_for, read_meta, sha256
@@ -38,14 +38,15 @@ def prepare(options: Prepare) -> Meta:
     recipe = corpus.recipe(options)
     if (finished := _finished(options, recipe)) is not None:
         return finished
-    parts = Parts(options.out, recipe, options.overwrite)
-    if not parts.complete:
-        try:
-            _make(options, corpus, recipe, parts)
-        except Exception:
-            parts.discard_unless_begun()
-            raise
-    parts.finish()
+    with locked(options.out):
+        parts = Parts(options.out, recipe, options.overwrite)
+        if not parts.complete:
+            try:
+                _make(options, corpus, recipe, parts)
+            except Exception:
+                parts.discard_unless_begun()
+                raise
+        parts.finish()
     return read_meta(options.out)
 
 

@@ -27,4 +27,5 @@ def progress_bar(num_bytes: int | None, done: int = 0) -> Iterator[Callable[[int
             bars.update(bar, completed=bytes_read, documents=documents)
 
         yield update
-        bars.update(bar, total=bars.tasks[0].completed)  # the size of the files counts their separators too
+        if num_bytes is not None:  # the size of the files counts their separators too
+            bars.update(bar, completed=num_bytes)

@@ -1,5 +1,6 @@
 """Cleaning repairs what was broken and nothing else."""
 
+import sys
 import unicodedata
 
 import numpy as np
@@ -35,6 +36,13 @@ def test_misread_text_is_repaired(text, damage):
 )
 def test_good_text_stays_as_it_is(text):
     assert clean(text) == (text, [])
+
+
+def test_without_ftfy_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ftfy", None)
+    with pytest.raises(ValueError, match="pip install ftfy"):
+        clean("â€œ")
+    assert clean("plain") == ("plain", [])
 
 
 def test_characters_are_composed():

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 
 from bpe import Tokenizer
 from data import encode
-from data.parts import Parts
+from data.parts import Parts, locked
 from data.prepare import Prepare, prepare, read_meta
 from data.splitting import Piece
 from data.stories import stories
@@ -158,6 +159,12 @@ def test_documents_that_are_no_utf8_are_skipped_and_counted(tokenizer_path):
     encoder = encode.Encoder(Tokenizer.load(tokenizer_path))
     result = encoder([Piece(b"fine"), Piece(b"br\xffken"), Piece(b"fine too")])
     assert result.removed == {"undecodable": 1} and result.pieces_read == 3 and len(result.lengths) == 2
+    assert not result.changed
+
+
+def test_a_batch_of_which_nothing_remains(tokenizer_path):
+    result = encode.Encoder(Tokenizer.load(tokenizer_path))([Piece(b""), Piece(b" \n")])
+    assert result.removed == {"empty": 2} and len(result.ids) == len(result.lengths) == 0
 
 
 def test_workers_and_parts_do_not_change_a_byte(tmp_path, options, monkeypatch):
@@ -306,6 +313,24 @@ def test_changed_input_is_another_corpus(options, text_file):
         prepare(options())
 
 
+def test_another_tokenizer_at_the_same_path_is_another_corpus(tmp_path, options):
+    path = tmp_path / "tokenizer.json"
+    shutil.copy(options().tokenizer, path)
+    prepare(options(tokenizer=str(path)))
+    prepare(options(tokenizer=None, vocab_size=300, out=tmp_path / "other"))
+    shutil.copy(tmp_path / "other" / "tokenizer.json", path)
+    with pytest.raises(ValueError, match="already holds another corpus"):
+        prepare(options(tokenizer=str(path)))
+
+
+def test_two_preparations_at_once_in_one_folder_are_refused(options):
+    with (
+        locked(options().out),
+        pytest.raises(ValueError, match="another process is preparing"),
+    ):
+        prepare(options())
+
+
 def test_a_source_of_validation_documents(tmp_path, options, text_file):
     path = tmp_path / "valid.txt"
     path.write_text(END.join(["First of them.", "Second of them."]))
@@ -329,6 +354,7 @@ def test_no_document_for_a_split_is_refused(options):
         ({"weights": (0.0,)}, "--weights needs a number above 0"),
         ({"val_fraction": 1.0}, "--val-fraction must be"),
         ({"val_source": "own"}, "--val-source own needs"),
+        ({"val_source": "stories", "val_fraction": 0.1}, "exclude each other"),
         ({"workers": 0}, "--workers must be at least 1"),
         ({"source": ("stories",), "stories_bytes": 0}, "--stories-bytes must be at least 1"),
     ],

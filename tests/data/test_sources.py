@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -172,6 +173,15 @@ def test_a_mixture_keeps_its_shares_throughout_and_ends_with_the_first_source(tm
         size = {letter: sum(len(t) for t in mixed[:end] if t.startswith(letter)) for letter in (b"a", b"b")}
         assert abs(size[b"b"] - 3 * size[b"a"]) <= 3 * 91 + 91
     assert [t for t in mixed if t.startswith(b"a")] == [piece.text for piece in sources[0].documents()]
+
+
+def test_without_the_library_it_says_what_to_install(tmp_path, monkeypatch):
+    path = write(tmp_path / "tales.text", TEXTS)
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    hub.library.cache_clear()
+    with pytest.raises(ValueError, match="pip install datasets"):
+        texts_of(f"text:{path}")
+    assert texts_of("stories", stories_bytes=500)
 
 
 def test_names_of_the_hub():
