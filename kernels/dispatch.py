@@ -90,9 +90,19 @@ def use(name: str) -> Iterator[None]:
         set_default(before)
 
 
+def modules() -> dict[str, tuple[object | None, str]]:
+    """The extension modules by name, each None where it is not loaded, and "available" or why it is not."""
+    return {"kernels._C": (_fused, _fused_state), "kernels._emulated": (_emulated, _emulated_state)}
+
+
 def libraries() -> list[str]:
     """The names of the op libraries that are loaded, such as ["slm"]."""
     return [name for name, module in (("slm", _fused), ("slm_emulated", _emulated)) if module is not None]
+
+
+def runs_on(device_type: str) -> str:
+    """What the ops will use on a device of this type: "fused", "emulated" or "torch"."""
+    return _choice if (_choice, device_type) in _LIBRARIES else "torch"
 
 
 def library(device_type: str):
