@@ -25,9 +25,7 @@ BLOCK = 1 << 22  # bytes of a file, or characters of strings, that a worker gets
 SLICE = 1 << 17  # characters that are cut at once: few enough to stay in the processor's cache
 MAX_PIECES = 1_000_000  # distinct pieces that are kept; beyond it the rarest are dropped
 MAX_CHARACTERS = 16_000_000  # the same bound for their total length
-LONGEST_WORD = (
-    4096  # bytes of a pre-token; a longer one is counted in slices, or one word could fill the memory
-)
+LONGEST_WORD = 4096  # bytes of a pre-token; a longer one is counted in slices
 
 logger = logging.getLogger("bpe")
 
@@ -41,6 +39,7 @@ class FileBlock:
     end: int
 
     def read(self) -> str:
+        """Its text; bytes that are no UTF-8 become U+FFFD."""
         with open(self.path, "rb") as file:
             file.seek(self.start)
             return file.read(self.end - self.start).decode("utf-8", "replace")
@@ -192,8 +191,7 @@ def _file_cut(file: IO[bytes], start: int, end: int, special_tokens: Sequence[st
     while True:
         width = min(width * 4, end - start)
         file.seek(end - width)
-        # Any bytes survive the way to text and back. The last character may be half, so the last three are
-        # not used.
+        # Any bytes survive the way to text and back. The last character may be half, so it is not used.
         text = file.read(width).decode("utf-8", "surrogateescape")[:-3]
         cut = last_cut(text, special_tokens)
         if cut > 3 or width == end - start:  # the first three may be the rest of a character

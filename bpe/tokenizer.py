@@ -69,7 +69,7 @@ class Tokenizer:
     @property
     def vocab_size(self) -> int:
         """The greatest id plus one: the number of rows an embedding needs."""
-        return max(self.vocab) + 1
+        return next(reversed(self.vocab)) + 1
 
     def __repr__(self) -> str:
         special = ", ".join(self.special_tokens) or "none"
