@@ -4,7 +4,9 @@ import collections
 import concurrent.futures
 import dataclasses
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -172,10 +174,16 @@ _encoder: Encoder  # of a worker process
 
 
 def _start(tokenizer: str, settings: dict) -> None:
-    """Makes a worker ready; Ctrl-C is for the process that gives it work."""
+    """Makes a worker ready; Ctrl-C is for the process that gives it work, and when that dies the worker goes too."""
     global _encoder
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     _encoder = Encoder(Tokenizer.load(tokenizer), **settings)
+
+
+def _leave_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _encode_batch(pieces: list[Piece]) -> Encoded:

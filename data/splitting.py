@@ -85,9 +85,9 @@ class Splitter:
                 yield from self._pieces(text.rstrip(), key, first)
                 key, first = None, True
             if len(rest) > 2 * self._limit:
-                *early, last = self._pieces(rest, key, first)
+                *early, last = self._pieces(rest, key, first) or [Piece(b"", first=True)]
                 yield from early
-                rest, key, first = last.text, last.key, False
+                rest, key, first = last.text, last.key, last.first
         yield from self._pieces(rest.rstrip(), key, first)
 
     @property

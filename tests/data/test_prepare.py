@@ -13,6 +13,7 @@ import time
 from itertools import islice
 
 import numpy as np
+import psutil
 import pytest
 
 from bpe import Tokenizer
@@ -217,14 +218,14 @@ def test_killed_and_given_again_is_byte_identical(tmp_path, options, text_file):
     text_file[0].write_text(END.join(islice(stories(seed=1), 12_000)))  # 6 MB
     small_parts = ("--part-bytes", "1000000", "--workers", "2")
     killed = options(out=tmp_path / "killed")
-    process = subprocess.Popen(
-        command(killed, *small_parts), stdout=subprocess.DEVNULL, start_new_session=True
-    )
+    process = subprocess.Popen(command(killed, *small_parts), stdout=subprocess.DEVNULL)
     journal = killed.out / ".prepare" / "journal.jsonl"
     while process.poll() is None and (not journal.exists() or journal.read_bytes().count(b"\n") < 2):
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
     process.wait()
+    assert len(workers) >= 2 and not psutil.wait_procs(workers, timeout=60)[1]  # none is left behind
     assert journal.read_bytes().count(b"\n") >= 2 and not (killed.out / "meta.json").exists()
     for out in (killed.out, options().out):
         prepare(options(out=out, part_bytes=1_000_000))

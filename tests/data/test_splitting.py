@@ -63,6 +63,15 @@ def test_documents_do_not_depend_on_blocks_or_pieces(mode, parts, lines, limit):
         piece.text.decode()  # no character is cut through
 
 
+@pytest.mark.parametrize("mode", ["separator", "break", "whole"])
+def test_much_blank_space_is_no_document(mode, monkeypatch):
+    monkeypatch.setattr(splitting, "LONGEST", 8)
+    monkeypatch.setattr(splitting, "PASSAGE", 8)
+    blank = [b" \n" * 30] * 3
+    assert not list(Splitter(mode).documents(blank))
+    assert whole_documents(Splitter(mode).documents([*blank, b"Once"])) == [b"Once"]
+
+
 def test_pieces_of_a_document_share_a_split_and_passages_do_not():
     text = b"word " * 20_000
     shared = pieces(text, limit=1000)
