@@ -228,7 +228,7 @@ GAMES = (
     "checkers",
     "explorers",
 )
-STORMS = _words("storm thunderstorm gale tempest")
+STORMS = _words("storm")
 
 SPOTS = (
     "under the bed",

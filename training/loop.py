@@ -174,8 +174,12 @@ class Trainer:
         config, progress, meta = self.config, self.progress, self.val_file.meta
         self.model.load_state_dict(GPT.from_pretrained(files.whole_directory(self.run / "best")).state_dict())
         with devices.autocast(self.device, self.precision):
-            val_loss = evaluate.full_loss(self.model, self.val_file, config.batches, config.micro_batch)
-        train_loss = self._estimate(self.train_file, 4 * config.eval_batches)
+            train_loss, val_loss = (
+                evaluate.full_loss(
+                    self.model, file, config.batches, config.micro_batch, limit=len(self.val_file)
+                )
+                for file in (self.train_file, self.val_file)
+            )
         built_in = all(source.split(":")[0] == "stories" for source in meta.source)
         count = max(config.coherence_stories, SHOWN_STORIES) if built_in else SHOWN_STORIES
         tokenizer = Tokenizer.load(self.run / "tokenizer.json")
