@@ -13,6 +13,7 @@ from data.documents import IGNORED
 from model import GPT, generate
 
 END_OF_TEXT = "<|endoftext|>"
+LONGEST = 1 << 20  # tokens: what one evaluation of a whole file reads at most
 
 
 def windows(file: TokenFile, kind: str, batch_size: int, block_size: int, seed: int) -> Sampler:
@@ -29,7 +30,7 @@ def estimate_loss(model: GPT, file: TokenFile, kind: str, *, batches: int, batch
 
 
 @torch.no_grad()
-def full_loss(model: GPT, file: TokenFile, kind: str, batch_size: int, limit: int = 1 << 20) -> float:
+def full_loss(model: GPT, file: TokenFile, kind: str, batch_size: int, limit: int = LONGEST) -> float:
     """Mean loss in nats per token over about the first `limit` tokens of the file, each predicted once.
 
     "random": windows side by side, whatever they cut. "documents": each document from its own beginning.
