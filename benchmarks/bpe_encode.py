@@ -1,8 +1,10 @@
-"""How fast is encoding with GPT-2's vocabulary, beside tiktoken and Hugging Face tokenizers, and how much memory?
+"""How fast is encoding with GPT-2's vocabulary, beside tiktoken and Hugging Face tokenizers, and how much
+memory?
 
     python benchmarks/bpe_encode.py --text tinystories.txt --stream-megabytes 1024 --json results.json
 
-Everything runs on one thread, but the rows that say workers. Cold means a tokenizer that has seen no text yet.
+Everything runs on one thread, but the rows that say workers. Cold means a tokenizer that has seen no text
+yet.
 """
 
 import copy
@@ -10,7 +12,6 @@ import dataclasses
 import functools
 import os
 import random
-import resource
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.bpe_train import read_text
+from benchmarks.bpe_train import peak_megabytes, read_text
 from bpe import Tokenizer
 from common import bench, cli
 
@@ -142,16 +143,12 @@ def stream_row(options: Options, tokenizer: Tokenizer, text: str) -> bench.Row:
     """Growth of this process's peak memory while a long stream is encoded; run first, as a peak never falls."""
     size = len(text.encode())
     chunks = [text[start : start + 65_536] for start in range(0, len(text), 65_536)]
-    before = _peak_megabytes()
+    before = peak_megabytes()
     copies = max(1, options.stream_megabytes * 1_000_000 // size)
     stream = (chunk for _ in range(copies) for chunk in chunks)
     tokens = sum(1 for _ in tokenizer.encode_iterable(stream))
     name = f"encode_iterable, {copies * size / 1e6:,.0f} MB ({tokens:,} ids): growth of peak memory"
-    return bench.Row(name, _peak_megabytes() - before, "MiB", less_is_better=True)
-
-
-def _peak_megabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return bench.Row(name, peak_megabytes() - before, "MiB", less_is_better=True)
 
 
 @cli.command

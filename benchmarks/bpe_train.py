@@ -2,18 +2,20 @@
 
     python benchmarks/bpe_train.py --text tinystories.txt --copies 200 --json results.json
 
-Memory is measured in a process of its own: its peak, and for every worker the peak of the largest one.
+Memory is measured in a process of its own: the peaks of it and of its workers, added.
 """
 
+import contextlib
 import dataclasses
-import functools
-import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -50,14 +52,14 @@ def read_text(path: Path | None) -> str:
     return "".join(corpus(BUILT_IN_BYTES))
 
 
-def train_ours(path: Path, vocab_size: int, threads: int | None) -> object:
+def train_ours(path: Path, vocab_size: int, threads: int | None) -> Any:
     """Trains from a file; None threads lets it choose."""
     from bpe import train
 
     return train(path, vocab_size, special_tokens=(), num_workers=threads, progress=False)
 
 
-def train_theirs(path: Path, vocab_size: int) -> object:
+def train_theirs(path: Path, vocab_size: int) -> Any:
     """The same with Hugging Face tokenizers."""
     import tokenizers
     from tokenizers.pre_tokenizers import ByteLevel
@@ -71,65 +73,67 @@ def train_theirs(path: Path, vocab_size: int) -> object:
     return tokenizer
 
 
-MEASURE = """
-import json, resource, sys
-sys.path.insert(0, {root!r})
-from pathlib import Path
-from benchmarks import bpe_train
-bpe_train.{call}
-own, worker = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-print(json.dumps([own / 1024, worker / 1024]))
-"""
+def peak_megabytes(pid: int | str = "self") -> float:
+    """Peak resident memory in MiB of a process since it began its program (Linux; ru_maxrss is its parent's too)."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) / 1024
 
 
-def peak_megabytes(call: str, workers: int) -> float:
-    """Peak memory in MiB of a fresh process that evaluates `call`, and of its workers."""
-    program = MEASURE.format(root=str(Path(__file__).parents[1]), call=call)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    own, worker = json.loads(done.stdout)
-    return own + workers * worker
+def training_peak(path: Path, options: Options) -> float:
+    """Peaks in MiB of a fresh process that trains and of its workers, added."""
+    program = (
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        "from benchmarks.bpe_train import train_ours\n"
+        f"train_ours({str(path)!r}, {options.vocab_size}, {options.threads})"
+    )
+    peaks: dict[str, float] = {}
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            with contextlib.suppress(OSError, AttributeError):  # a process that has just ended
+                workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+                for pid in (str(process.pid), *workers):
+                    peaks[pid] = peak_megabytes(pid)
+            time.sleep(0.01)
+    return sum(peaks.values())
+
+
+def timed_rows(path: Path, text: str, vocab_size: int, threads: int | None, repeat: int) -> list[bench.Row]:
+    """Seconds of both trainers on the file, and how many tokens and ids came of it."""
+    made: dict[str, Any] = {}
+
+    def ours() -> None:
+        made["ours"] = train_ours(path, vocab_size, threads)
+
+    def theirs() -> None:
+        made["theirs"] = train_theirs(path, vocab_size)
+
+    times = bench.medians({"ours": ours, "theirs": theirs}, repeat, warmup=0)
+    name, peer = f"train {vocab_size:,} ids, {path.stat().st_size / 1e6:.3g} MB", "tokenizers"
+    tokens = len(made["ours"].encode(text)), len(made["theirs"].encode(text).ids)
+    ids = made["ours"].vocab_size, made["theirs"].get_vocab_size()
+    return [
+        bench.Row(name, times["ours"], "s", peer, times["theirs"], less_is_better=True),
+        bench.Row(f"{name}: tokens of the text", tokens[0], "tokens", peer, tokens[1], less_is_better=True),
+        bench.Row(f"{name}: ids", ids[0], "ids", peer, ids[1]),
+    ]
 
 
 def rows(options: Options, folder: Path) -> list[bench.Row]:
     """All that is measured."""
     text = read_text(options.text)
-    small, large = folder / "small.txt", folder / "large.txt"
+    warm_up, small, large = (folder / name for name in ("warm_up", "small", "large"))
+    warm_up.write_text("a small text, so that imports are not counted")
+    train_ours(warm_up, 257, None)
+    train_theirs(warm_up, 257)
     small.write_bytes(text.encode()[:SMALL_BYTES])
     with open(large, "wb") as file:
         for _ in range(options.copies):
             file.write(text.encode())
-    warm_up = folder / "warm_up.txt"
-    warm_up.write_text("a small text, so that imports are not counted")
-    train_ours(warm_up, 257, None)
-    train_theirs(warm_up, 257)
-    peer, found = "tokenizers", []
-    for path, vocab_size, threads in (
-        (small, SMALL_VOCAB, None),
-        (large, options.vocab_size, options.threads),
-    ):
-        made: dict[str, object] = {}
-
-        def remember(name: str, call: Callable[[], object], made: dict[str, object] = made) -> None:
-            made[name] = call()
-
-        ours = functools.partial(remember, "ours", functools.partial(train_ours, path, vocab_size, threads))
-        theirs = functools.partial(remember, "theirs", functools.partial(train_theirs, path, vocab_size))
-        times = bench.medians({"ours": ours, "theirs": theirs}, options.repeat, warmup=0)
-        name = f"train {vocab_size:,} ids, {path.stat().st_size / 1e6:.3g} MB"
-        found.append(bench.Row(name, times["ours"], "s", peer, times["theirs"], less_is_better=True))
-        tokens = len(made["ours"].encode(text)), len(made["theirs"].encode(text).ids)
-        found.append(bench.Row(f"{name}: tokens of the text", tokens[0], "tokens", peer, tokens[1], True))
-        found.append(
-            bench.Row(f"{name}: ids", made["ours"].vocab_size, "ids", peer, made["theirs"].get_vocab_size())
-        )
-    memory = [
-        peak_megabytes(
-            f"train_ours(Path({str(large)!r}), {options.vocab_size}, {options.threads})", options.threads
-        ),
-        peak_megabytes(f"train_theirs(Path({str(large)!r}), {options.vocab_size})", 0),
+    return [
+        *timed_rows(small, text, SMALL_VOCAB, None, options.repeat),
+        *timed_rows(large, text, options.vocab_size, options.threads, options.repeat),
+        bench.Row("train: peak memory", training_peak(large, options), "MiB", less_is_better=True),
     ]
-    found.append(bench.Row("train: peak memory", memory[0], "MiB", peer, memory[1], less_is_better=True))
-    return found
 
 
 @cli.command
