@@ -189,8 +189,7 @@ class Trainer:
         finite = bool(torch.isfinite(loss + norm))  # equal in all processes, as loss and norm are
         if finite:
             self._move(rate)
-        for each in self.optimizers:
-            each.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         self._count_skips(finite, x)
         return rate, loss, norm
 

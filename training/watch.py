@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from training.options import TrainConfig
 
@@ -14,7 +14,7 @@ COLUMNS = {
     "val_loss": "val {:.3f}",
     "learning_rate": "lr {:.1e}",
     "gradient_norm": "grad {:.2f}",
-    "tokens_per_second": "{:,.0f} tokens/s",
+    "tokens_per_second": "{:,.0f} tok/s",
     "mfu": "MFU {:.0%}",
     "memory_mb": "{:,.0f} MB",
 }
@@ -27,12 +27,10 @@ class Bar:
         self._values: dict[str, Any] = {}
         self.console = Console(stderr=True, quiet=not shown)
         self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed}/{task.total}  {task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
+            BarColumn(bar_width=10),
+            TextColumn("{task.completed}/{task.total} left"),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
             console=self.console,
             refresh_per_second=2,
             disable=not shown,
@@ -42,7 +40,7 @@ class Bar:
     def show(self, done: int, **figures: Any) -> None:
         """Moves the bar to `done` steps and takes over the figures that have a column."""
         self._values |= figures
-        text = "  ".join(
+        text = " ".join(
             form.format(self._values[name]) for name, form in COLUMNS.items() if name in self._values
         )
         self._progress.update(self._task, completed=done, figures=text)
