@@ -62,9 +62,10 @@ def choose_kernels(name: str, config: GPTConfig, device: torch.device) -> GPTCon
     built = kernels.backends().get(device.type, "not built for this kind of device")
     if name == "fused" and built != "available":
         raise ValueError(f"--kernels fused asks for what is not there on {device}: {built}")
-    if name == "auto":
-        name = "fused" if config.attention == "sdpa" and built == "available" else config.attention
-    return dataclasses.replace(config, attention="sdpa" if name == "torch" else name)
+    attention = {"torch": "sdpa", "fused": "fused"}.get(name, config.attention)
+    if name == "auto" and attention == "sdpa" and built == "available":
+        attention = "fused"
+    return dataclasses.replace(config, attention=attention)
 
 
 def set_up(device: torch.device, *, tf32: bool, deterministic: bool) -> None:
