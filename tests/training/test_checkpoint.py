@@ -82,7 +82,7 @@ def test_a_fine_tuning_starts_from_the_best_weights_of_a_run(tiny, tmp_path, ref
 def test_one_command_prepares_a_text_and_tunes_on_it(tiny, tmp_path, monkeypatch):
     loop.train(tiny)
     (tmp_path / "my.txt").write_text(
-        "<|endoftext|>".join(f"Text number {i} of mine, which is short." for i in range(500))
+        "<|endoftext|>".join(f"Text {i} of mine, which is short." for i in range(500))
     )
     monkeypatch.chdir(tmp_path)
     sizes = "--steps 3 --batch-tokens 256 --micro-batch 8 --eval-batches 1 --device cpu"
@@ -100,17 +100,19 @@ def test_twenty_runs_killed_at_random_moments_lose_nothing(tiny, tmp_path):
     loop.train(config)
     duration, moments = time.monotonic() - start, random.Random(0)
     expected, fork = weights(config.run / "last"), multiprocessing.get_context("fork")
-    cut_short = 0
-    for number in range(20):
-        killed = dataclasses.replace(config, run=tmp_path / f"killed-{number}")
-        child = fork.Process(target=loop.train, args=(killed,))
+    killed = 0
+    for number in range(60):
+        cut = dataclasses.replace(config, run=tmp_path / f"cut-{number}")
+        child = fork.Process(target=loop.train, args=(cut,))
         child.start()
-        while not (killed.run / "config.toml").exists():
+        while not (cut.run / "config.toml").exists():
             time.sleep(0.001)
         time.sleep(moments.uniform(0, duration))
         os.kill(child.pid, signal.SIGKILL)
         child.join()
-        cut_short += child.exitcode == -signal.SIGKILL
-        loop.train(dataclasses.replace(killed, resume=True))
-        assert same(weights(killed.run / "last"), expected), f"run {number}"
-    assert cut_short >= 15
+        killed += child.exitcode == -signal.SIGKILL  # else it had finished already
+        loop.train(dataclasses.replace(cut, resume=True))
+        assert same(weights(cut.run / "last"), expected), f"run {number}"
+        if killed == 20:
+            return
+    pytest.fail(f"only {killed} runs could be killed in time")
