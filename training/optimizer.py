@@ -128,7 +128,7 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
 def clip_gradient(parameters: list[Tensor], limit: float) -> Tensor:
     """Scales the gradient down to length `limit` where it is longer (Pascanu et al. 2013); 0 leaves it.
 
-    Returns the length before. No branch on its value: a GPU need not wait for it.
+    Returns the length before.
     """
     norm = gradient_norm(parameters)
     if limit > 0:

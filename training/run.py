@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+from bpe import Tokenizer
 from common import files
 from data.batches import DocumentStarts, RandomWindows, Sampler, TokenFile
 from training.batching import Batching
@@ -33,11 +34,19 @@ def step_batches(file: TokenFile, config: TrainConfig, cut: Batching, processes:
 def check_init_from(config: TrainConfig) -> None:
     """Weights to start from read the tokens of their own tokenizer only."""
     theirs = config.init_from / "tokenizer.json"
-    if theirs.is_file() and theirs.read_bytes() != (config.data / "tokenizer.json").read_bytes():
+    if theirs.is_file() and not _same_tokenizer(theirs, config.data / "tokenizer.json"):
         raise ValueError(
             f"{config.init_from} was trained with another tokenizer than that of {config.data}: prepare the data "
             f"with --tokenizer {theirs}"
         )
+
+
+def _same_tokenizer(one: Path, other: Path) -> bool:
+    """Whether two files, maybe written by different programs, give texts the same ids."""
+    if one.read_bytes() == other.read_bytes():
+        return True
+    a, b = Tokenizer.load(one), Tokenizer.load(other)
+    return (a.vocab, a.merges, a.special_tokens) == (b.vocab, b.merges, b.special_tokens)
 
 
 def check_resumable(config: TrainConfig, progress: Progress) -> None:

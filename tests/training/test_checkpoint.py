@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 
+import bpe
 import train as train_script
 from model import GPT
 from training import loop
@@ -74,7 +75,12 @@ def test_a_fine_tuning_starts_from_the_best_weights_of_a_run(tiny, tmp_path, ref
     assert (config.model.n_layer, config.model.n_embd, config.model.block_size) == (2, 32, 32)
     assert same(loop.Trainer(config).model.state_dict(), weights(tiny.run / "best"))
     assert "c_attn" in refused(train_script.main, *flags, "--n-embd", "64")
-    (tiny.run / "tokenizer.json").write_text("{}")
+    text = json.loads((tiny.run / "tokenizer.json").read_text())
+    (tiny.run / "tokenizer.json").write_text(json.dumps(text))  # the same, laid out otherwise
+    loop.Trainer(config)
+    bpe.train(["another text"], vocab_size=258, special_tokens=["<|endoftext|>"], progress=False).save(
+        tiny.run / "tokenizer.json"
+    )
     assert "another tokenizer" in refused(train_script.main, *flags)
     assert not (tmp_path / "tuned").exists()
 

@@ -25,7 +25,7 @@ KINDS = {
     "bucketed": "--ddp bucketed",
     "torch": "--ddp torch",
     "optimizer": "--shard optimizer",
-    "full": "--shard full --optimizer fused",
+    "full": "--shard full",
 }
 STEPS, HALF = 51, 21  # the last of each is one that is logged in any case
 
@@ -99,7 +99,7 @@ def train_in(count: int, corpus: Path, alone: Path, folder: Path) -> Path:
     for kind in ("optimizer", "full"):
         half = folder / f"{kind}-resumed"
         subprocess.run(["cp", "-r", str(alone / "half"), str(half)], check=True)
-        more = f"--shard {kind} --optimizer {'fused' if kind == 'full' else 'ours'} --resume"
+        more = f"--shard {kind} --resume"
         cases += [
             {"argv": flags(corpus, half, more)},
             {"argv": flags(corpus, folder / f"{kind}-half", KINDS[kind], steps=HALF)},

@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 import train as train_script  # noqa: E402
 from training import loop, optimizer  # noqa: E402
 
-RANK = int(os.environ["RANK"])
+RANK = int(os.environ.get("RANK", 0))
 
 
 def note_memory(trainer: loop.Trainer) -> None:
