@@ -73,7 +73,9 @@ def report(benchmark: str, rows: list[Row], json_path: str | Path | None = None)
     for column in ("name", "ours", "unit", "peer", "peer's", "ratio"):
         table.add_column(column, justify="left" if column in ("name", "unit", "peer") else "right")
     for row in rows:
-        table.add_row(row.name, _short(row.ours), row.unit, row.peer, _short(row.peer_value), _short(row.ratio))
+        table.add_row(
+            row.name, _short(row.ours), row.unit, row.peer, _short(row.peer_value), _short(row.ratio)
+        )
     Console().print(table)
     if json_path:
         write_json(json_path, as_json(benchmark, rows))

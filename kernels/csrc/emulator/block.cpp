@@ -1,0 +1,320 @@
+// The scheduler of one block, barriers, warp operations and the report of a deadlock.
+//
+// Warps run one after the other, each as far as it can go without the others: so a missing barrier shows as a wrong
+// result in at least one order of warps. Within a warp the lanes are entered in turn.
+
+#include "block.h"
+
+#include <algorithm>
+#include <cstring>
+#include <stdexcept>
+
+#include "grid.h"
+#include "memory.h"
+#include "symbols.h"
+
+__thread uint3 threadIdx;
+__thread uint3 blockIdx;
+__thread dim3 blockDim;
+__thread dim3 gridDim;
+
+namespace emulator {
+
+__thread Block* current_block;
+__thread Thread* current_thread;
+
+bool Site::operator==(const Site& other) const {
+    return line == other.line && (file == other.file || std::strcmp(file, other.file) == 0);
+}
+
+Block::Block(const Launch& launch) : launch_(launch) {
+    const dim3 size = launch.block;
+    threads_.resize(std::size_t{size.x} * size.y * size.z);
+    for (int linear = 0; linear < this->size(); ++linear) {
+        const unsigned row = linear / size.x;
+        threads_[linear].linear = linear;
+        threads_[linear].index = {linear % size.x, row % size.y, row / size.y};
+        threads_[linear].stack = borrow_stack();
+    }
+    const int warps = (this->size() + kWarpSize - 1) / kWarpSize;
+    for (int warp = 0; warp < warps; ++warp) warp_order_.push_back(warp);
+    for (int lane = 0; lane < kWarpSize; ++lane) lane_order_.push_back(lane);
+    constexpr std::size_t kAlignment = 1024;
+    shared_storage_.resize(launch.shared_bytes + kAlignment);
+    const auto start = reinterpret_cast<std::uintptr_t>(shared_storage_.data());
+    dynamic_shared_ = shared_storage_.data() + (kAlignment - start % kAlignment) % kAlignment;
+}
+
+Block::~Block() {
+    for (Thread& thread : threads_) give_back_stack(thread.stack);
+}
+
+void Block::prepare(uint3 index, std::uint64_t seed) {
+    index_ = index;
+    shuffled_ = seed != 0;
+    random_ = seed * 0x9E3779B97F4A7C15u + 1;
+    returned_ = 0;
+    error_.clear();
+    for (Thread& thread : threads_) {
+        thread.state = State::runnable;
+        thread.open_copies.clear();
+        thread.copy_groups.clear();
+        thread.stack_pointer = prepare_fiber(thread.stack, enter_thread);
+    }
+    poison_shared();
+    blockIdx = index;
+    blockDim = launch_.block;
+    gridDim = launch_.grid;
+}
+
+// All bits set is NaN in every floating-point type, and -1 as an integer.
+void Block::poison_shared() {
+    std::memset(dynamic_shared_, 0xFF, launch_.shared_bytes);
+    const Range statics = static_shared_segment();
+    if (!statics.size) return;
+    const uint3 thread = threadIdx, block = blockIdx;  // ours, in the same segment
+    const dim3 block_size = blockDim, grid_size = gridDim;
+    Block* const owner = current_block;
+    Thread* const running = current_thread;
+    std::memset(statics.start, 0xFF, statics.size);
+    threadIdx = thread, blockIdx = block, blockDim = block_size, gridDim = grid_size;
+    current_block = owner, current_thread = running;
+}
+
+void Block::run(uint3 index, std::uint64_t seed) {
+    current_block = this;
+    prepare(index, seed);
+    while (returned_ < size() && error_.empty()) {
+        shuffle(warp_order_);
+        shuffle(lane_order_);
+        bool progress = false;
+        for (int warp : warp_order_) progress |= run_warp_until_blocked(warp);
+        if (error_.empty() && returned_ < size() && !release_barrier() && !progress)
+            error_ = "deadlock: no thread of the block can go on\n" + who_waits_where();
+    }
+    current_block = nullptr;
+    current_thread = nullptr;
+    if (!error_.empty())
+        throw std::runtime_error("kernel " + function_name(launch_.kernel) + ", block (" + std::to_string(index.x) + ", " +
+                                 std::to_string(index.y) + ", " + std::to_string(index.z) + "): " + error_);
+}
+
+bool Block::run_warp_until_blocked(int warp) {
+    const int first = warp * kWarpSize;
+    bool progress = false;
+    for (bool again = true; again && error_.empty();) {
+        again = false;
+        for (int lane : lane_order_) {
+            if (first + lane >= size() || threads_[first + lane].state != State::runnable) continue;
+            resume(threads_[first + lane]);
+            if (!error_.empty()) return true;
+            again = progress = true;
+        }
+        if (!again) again = release_active_mask(warp);
+    }
+    return progress;
+}
+
+void Block::resume(Thread& thread) {
+    current_thread = &thread;
+    threadIdx = thread.index;
+    emulator_switch(&scheduler_, thread.stack_pointer);
+}
+
+void Block::leave() { emulator_switch(&current_thread->stack_pointer, scheduler_); }
+
+void Block::enter_thread() {
+    Block& block = *current_block;
+    block.launch_.call(block.launch_.arguments);
+    Thread& me = *current_thread;
+    me.state = State::returned;
+    ++block.returned_;
+    // Lanes that wait in a warp operation wait for those that have not returned: this may have been the last.
+    for (int lane = 0; lane < kWarpSize; ++lane) {
+        const int other = me.warp() * kWarpSize + lane;
+        if (other < block.size() && block.threads_[other].state == State::in_warp_operation)
+            block.try_complete(me.warp(), block.threads_[other].mask);
+    }
+    block.leave();
+    __builtin_unreachable();
+}
+
+// ---- the whole block ----
+
+int Block::meet_block(Barrier kind, int predicate, const char* operation, Site site) {
+    Thread& me = *current_thread;
+    me.state = State::at_barrier;
+    me.barrier = kind;
+    me.predicate = predicate;
+    me.operation = operation;
+    me.site = site;
+    leave();
+    return me.predicate;
+}
+
+bool Block::release_barrier() {
+    const Thread* first = nullptr;
+    int arrived = 0, votes = 0;
+    for (const Thread& thread : threads_) {
+        if (thread.state != State::at_barrier) continue;
+        if (!first) first = &thread;
+        if (thread.operation != first->operation || !(thread.site == first->site)) {
+            error_ = "threads of one block wait at different barriers\n" + who_waits_where();
+            return true;
+        }
+        ++arrived;
+        votes += thread.predicate != 0;
+    }
+    if (!first || arrived + returned_ < size()) return false;
+    if (returned_) {
+        error_ = "a barrier was not reached by all threads of the block\n" + who_waits_where();
+        return true;
+    }
+    const int answer = first->barrier == Barrier::count ? votes
+                       : first->barrier == Barrier::all ? votes == arrived
+                                                        : votes > 0;
+    for (Thread& thread : threads_) {
+        thread.predicate = answer;
+        thread.state = State::runnable;
+    }
+    block_barrier_passed();
+    return true;
+}
+
+// ---- warps ----
+
+void Block::meet_warp(unsigned mask, void* operand, void (*perform)(Meeting&), const char* operation, Site site,
+                      bool needs_full_warp) {
+    Thread& me = *current_thread;
+    const unsigned self = 1u << me.lane();
+    if (!(mask & self)) fail(std::string(operation) + ": the calling lane is not in its own mask", site);
+    if (needs_full_warp && lanes_in(me.warp(), State::returned))
+        fail(std::string(operation) + " needs all 32 lanes, and some have returned", site);
+    me.operation = operation;
+    me.site = site;
+    me.mask = mask;
+    me.operand = operand;
+    me.perform = perform;
+    me.state = State::in_warp_operation;
+    for (int lane = 0; lane < kWarpSize; ++lane) {
+        const int other = me.warp() * kWarpSize + lane;
+        if (!(mask >> lane & 1) || other >= size()) continue;
+        const Thread& peer = threads_[other];
+        if (peer.state != State::in_warp_operation || !(peer.mask & self)) continue;
+        if (peer.mask != mask || std::strcmp(peer.operation, operation) != 0 ||
+            (needs_full_warp && !(peer.site == site)))
+            fail("the lanes of a warp disagree\n  " + describe(peer) + "\n  " + describe(me), site);
+    }
+    if (!try_complete(me.warp(), mask)) leave();
+}
+
+// Performs the operation that `mask` waits for if everyone has come, and lets its lanes go on.
+bool Block::try_complete(int warp, unsigned mask) {
+    const unsigned waiting = lanes_in(warp, State::in_warp_operation);
+    const unsigned needed = mask & ~lanes_in(warp, State::returned);
+    if (!needed || (waiting & needed) != needed) return false;
+    Meeting meeting{needed, {}};
+    void (*perform)(Meeting&) = nullptr;
+    for (int lane = 0; lane < kWarpSize; ++lane) {
+        if (!(needed >> lane & 1)) continue;
+        Thread& thread = threads_[warp * kWarpSize + lane];
+        if (thread.mask != mask) return false;  // it waits for others; reported when nothing moves any more
+        meeting.operand[lane] = thread.operand;
+        perform = thread.perform;
+    }
+    if (perform) perform(meeting);
+    for (int lane = 0; lane < kWarpSize; ++lane)
+        if (needed >> lane & 1) threads_[warp * kWarpSize + lane].state = State::runnable;
+    return true;
+}
+
+// Lanes that ask for the active mask together, when nobody else of the warp can move, are the active ones.
+unsigned Block::meet_active(Site site) {
+    Thread& me = *current_thread;
+    me.state = State::at_active_mask;
+    me.operation = "__activemask";
+    me.site = site;
+    leave();
+    return me.mask;
+}
+
+bool Block::release_active_mask(int warp) {
+    const unsigned waiting = lanes_in(warp, State::at_active_mask);
+    if (!waiting) return false;
+    const Site site = threads_[warp * kWarpSize + __builtin_ctz(waiting)].site;
+    unsigned together = 0;
+    for (int lane = 0; lane < kWarpSize; ++lane)
+        if ((waiting >> lane & 1) && threads_[warp * kWarpSize + lane].site == site) together |= 1u << lane;
+    for (int lane = 0; lane < kWarpSize; ++lane) {
+        if (!(together >> lane & 1)) continue;
+        threads_[warp * kWarpSize + lane].mask = together;
+        threads_[warp * kWarpSize + lane].state = State::runnable;
+    }
+    return true;
+}
+
+// Lanes beyond the end of the block count as returned.
+unsigned Block::lanes_in(int warp, State state) const {
+    unsigned lanes = 0;
+    for (int lane = 0; lane < kWarpSize; ++lane) {
+        const int linear = warp * kWarpSize + lane;
+        const State its = linear < size() ? threads_[linear].state : State::returned;
+        if (its == state) lanes |= 1u << lane;
+    }
+    return lanes;
+}
+
+// Fisher and Yates, drawing from a xorshift generator.
+void Block::shuffle(std::vector<int>& order) {
+    if (!shuffled_) return;
+    for (std::size_t last = order.size() - 1; last > 0; --last) {
+        random_ ^= random_ << 13;
+        random_ ^= random_ >> 7;
+        random_ ^= random_ << 17;
+        std::swap(order[last], order[random_ % (last + 1)]);
+    }
+}
+
+// ---- reports ----
+
+void Block::fail(const std::string& what, Site site) {
+    fail_at(what, site.file ? std::string(site.file) + ":" + std::to_string(site.line) : "");
+}
+
+void Block::fail_at(const std::string& what, const std::string& place) {
+    const uint3 t = current_thread->index;
+    error_ = "thread (" + std::to_string(t.x) + ", " + std::to_string(t.y) + ", " + std::to_string(t.z) + ")" +
+             (place.empty() ? "" : " at " + place) + ": " + what;
+    leave();  // never entered again
+    __builtin_unreachable();
+}
+
+std::string Block::describe(const Thread& thread) const {
+    std::string text = "thread " + std::to_string(thread.linear);
+    if (thread.state == State::returned) return text + " has returned";
+    if (thread.state == State::runnable) return text + " could go on";
+    text += std::string(" waits in ") + thread.operation;
+    if (thread.state == State::in_warp_operation) {
+        char mask[16];
+        std::snprintf(mask, sizeof mask, "0x%08x", thread.mask);
+        text += std::string(" for lanes ") + mask;
+    }
+    return text + " at " + thread.site.file + ":" + std::to_string(thread.site.line);
+}
+
+// Neighbours that do the same share one line.
+std::string Block::who_waits_where() const {
+    std::string text;
+    for (std::size_t first = 0; first < threads_.size();) {
+        const auto what = [&](std::size_t i) { return describe(threads_[i]).substr(describe(threads_[i]).find(' ', 7)); };
+        std::size_t last = first;
+        while (last + 1 < threads_.size() && what(last + 1) == what(first)) ++last;
+        text += first == last ? "  thread " + std::to_string(first)
+                              : "  threads " + std::to_string(first) + "-" + std::to_string(last);
+        text += what(first) + "\n";
+        first = last + 1;
+    }
+    return text;
+}
+
+}  // namespace emulator

@@ -1,0 +1,31 @@
+// What Python calls through ctypes: options, the tensors of a launch, and a call that hands errors back as text.
+
+#include <exception>
+#include <string>
+
+#include "grid.h"
+#include "memory.h"
+
+extern "C" {
+
+void emulator_configure(unsigned long long seed, int workers, int architecture) {
+    emulator::options() = {seed, workers, architecture};
+}
+
+// Runs `program(tensors, numbers)`, whose kernels may touch the given tensors and nothing else.
+// Returns null, or what went wrong; the text stays valid until the next call on this thread's library.
+const char* emulator_call(void (*program)(void**, const long long*), void** tensors, const long long* bytes, int count,
+                          const long long* numbers) {
+    static std::string message;
+    emulator::TensorScope scope;
+    for (int i = 0; i < count; ++i) scope.add(tensors[i], static_cast<std::size_t>(bytes[i]));
+    try {
+        program(tensors, numbers);
+        return nullptr;
+    } catch (const std::exception& error) {
+        message = error.what();
+        return message.c_str();
+    }
+}
+
+}  // extern "C"
