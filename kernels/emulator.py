@@ -22,16 +22,9 @@ from pathlib import Path
 import numpy as np
 
 CSRC = Path(__file__).parent / "csrc"
-FLAGS = (
-    "-std=c++17",
-    "-O2",
-    "-g",
-    "-fPIC",
-    "-fno-strict-aliasing",
-    "-Wall",
-    "-Wextra",
-    "-Wno-unknown-pragmas",
-)
+FLAGS = ("-std=c++17", "-g", "-fPIC", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
+# -O1 neither splits nor merges the accesses that are written in the source.
+CHECKS = ("-O1", "-fsanitize=thread,alignment,bounds")
 LIBRARIES = ("-pthread", "-ldl")
 
 
@@ -79,12 +72,15 @@ class Toolchain:
         self.compiler = compiler or os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
         if not self.compiler:
             raise FileNotFoundError("no C++ compiler found: install g++ or clang++, or set CXX")
+        version = subprocess.run([self.compiler, "--version"], capture_output=True, text=True).stdout
+        # gcc would share the __shared__ variables of templates between all libraries of the process.
+        self._flags = FLAGS if "clang" in version else (*FLAGS, "-fno-gnu-unique")
         self._objects: list[Path] = []
 
     def compile(self, source: str | Path, *, checked: bool = False, flags: Sequence[str] = ()) -> Library:
         """Compiles one CUDA file. `checked` makes every load and store call the emulator's checks."""
         source = Path(source)
-        extra = [*flags, *(("-fsanitize=thread",) if checked else ())]
+        extra = [*(CHECKS if checked else ("-O2",)), *flags]
         code = self._compile_object(source, extra)
         library = code.with_suffix(".so")
         if not library.exists():
@@ -96,12 +92,12 @@ class Toolchain:
         if not self._objects:
             with ThreadPoolExecutor(2) as pool:
                 sources = sorted((CSRC / "emulator").glob("*.cpp"))
-                self._objects = list(pool.map(self._compile_object, sources))
+                self._objects = list(pool.map(lambda source: self._compile_object(source, ("-O2",)), sources))
         return self._objects
 
-    def _compile_object(self, source: Path, extra: Sequence[str] = ()) -> Path:
+    def _compile_object(self, source: Path, extra: Sequence[str]) -> Path:
         """Named after everything that went into it, so that a stale one is never used."""
-        flags = [*FLAGS, *extra]
+        flags = [*self._flags, *extra]
         headers = sorted((CSRC / "cuda").glob("*.cuh")) + sorted((CSRC / "emulator").glob("*.h"))
         digest = hashlib.sha256(" ".join([self.compiler, *flags]).encode())
         for file in (source, *headers):

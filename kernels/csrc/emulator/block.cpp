@@ -6,11 +6,13 @@
 #include "block.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <stdexcept>
 
 #include "grid.h"
 #include "memory.h"
+#include "shadow.h"
 #include "symbols.h"
 
 __thread uint3 threadIdx;
@@ -22,6 +24,11 @@ namespace emulator {
 
 __thread Block* current_block;
 __thread Thread* current_thread;
+
+std::array<Range, 6> own_variables() {
+    const auto range = [](auto& variable) { return Range{reinterpret_cast<char*>(&variable), sizeof variable}; };
+    return {range(threadIdx), range(blockIdx), range(blockDim), range(gridDim), range(current_block), range(current_thread)};
+}
 
 bool Site::operator==(const Site& other) const {
     return line == other.line && (file == other.file || std::strcmp(file, other.file) == 0);
@@ -42,7 +49,11 @@ Block::Block(const Launch& launch) : launch_(launch) {
     constexpr std::size_t kAlignment = 1024;
     shared_storage_.resize(launch.shared_bytes + kAlignment);
     const auto start = reinterpret_cast<std::uintptr_t>(shared_storage_.data());
-    dynamic_shared_ = shared_storage_.data() + (kAlignment - start % kAlignment) % kAlignment;
+    dynamic_shared_ = {shared_storage_.data() + (kAlignment - start % kAlignment) % kAlignment, launch.shared_bytes};
+    static_shared_ = static_shared_segment();
+    if (!checks_are_on()) return;
+    for (const Range& memory : {dynamic_shared_, static_shared_})
+        if (memory.size) shadows_.push_back(std::make_unique<Shadow>(memory, this->size()));
 }
 
 Block::~Block() {
@@ -62,6 +73,7 @@ void Block::prepare(uint3 index, std::uint64_t seed) {
         thread.stack_pointer = prepare_fiber(thread.stack, enter_thread);
     }
     poison_shared();
+    for (const auto& shadow : shadows_) shadow->begin_block();
     blockIdx = index;
     blockDim = launch_.block;
     gridDim = launch_.grid;
@@ -69,16 +81,26 @@ void Block::prepare(uint3 index, std::uint64_t seed) {
 
 // All bits set is NaN in every floating-point type, and -1 as an integer.
 void Block::poison_shared() {
-    std::memset(dynamic_shared_, 0xFF, launch_.shared_bytes);
-    const Range statics = static_shared_segment();
-    if (!statics.size) return;
-    const uint3 thread = threadIdx, block = blockIdx;  // ours, in the same segment
-    const dim3 block_size = blockDim, grid_size = gridDim;
-    Block* const owner = current_block;
-    Thread* const running = current_thread;
-    std::memset(statics.start, 0xFF, statics.size);
-    threadIdx = thread, blockIdx = block, blockDim = block_size, gridDim = grid_size;
-    current_block = owner, current_thread = running;
+    std::memset(dynamic_shared_.start, 0xFF, dynamic_shared_.size);
+    if (!static_shared_.size) return;
+    std::string kept;
+    for (const Range& own : own_variables()) kept.append(own.start, own.size);
+    std::memset(static_shared_.start, 0xFF, static_shared_.size);
+    const char* next = kept.data();
+    for (const Range& own : own_variables()) {
+        std::memcpy(own.start, next, own.size);
+        next += own.size;
+    }
+}
+
+Shadow* Block::shadow_of(const void* address) {
+    for (const auto& shadow : shadows_)
+        if (shadow->contains(address)) return shadow.get();
+    return nullptr;
+}
+
+void Block::warp_barrier_passed(unsigned mask) {
+    for (const auto& shadow : shadows_) shadow->warp_barrier(current_thread->warp(), mask);
 }
 
 void Block::run(uint3 index, std::uint64_t seed) {
@@ -90,7 +112,7 @@ void Block::run(uint3 index, std::uint64_t seed) {
         bool progress = false;
         for (int warp : warp_order_) progress |= run_warp_until_blocked(warp);
         if (error_.empty() && returned_ < size() && !release_barrier() && !progress)
-            error_ = "deadlock: no thread of the block can go on\n" + who_waits_where();
+            error_ = "deadlock: no thread of the block can go on" + who_waits_where();
     }
     current_block = nullptr;
     current_thread = nullptr;
@@ -159,7 +181,7 @@ bool Block::release_barrier() {
         if (thread.state != State::at_barrier) continue;
         if (!first) first = &thread;
         if (thread.operation != first->operation || !(thread.site == first->site)) {
-            error_ = "threads of one block wait at different barriers\n" + who_waits_where();
+            error_ = "threads of one block wait at different barriers" + who_waits_where();
             return true;
         }
         ++arrived;
@@ -167,7 +189,7 @@ bool Block::release_barrier() {
     }
     if (!first || arrived + returned_ < size()) return false;
     if (returned_) {
-        error_ = "a barrier was not reached by all threads of the block\n" + who_waits_where();
+        error_ = "a barrier was not reached by all threads of the block" + who_waits_where();
         return true;
     }
     const int answer = first->barrier == Barrier::count ? votes
@@ -177,7 +199,7 @@ bool Block::release_barrier() {
         thread.predicate = answer;
         thread.state = State::runnable;
     }
-    block_barrier_passed();
+    for (const auto& shadow : shadows_) shadow->block_barrier();
     return true;
 }
 
@@ -203,7 +225,7 @@ void Block::meet_warp(unsigned mask, void* operand, void (*perform)(Meeting&), c
         if (peer.state != State::in_warp_operation || !(peer.mask & self)) continue;
         if (peer.mask != mask || std::strcmp(peer.operation, operation) != 0 ||
             (needs_full_warp && !(peer.site == site)))
-            fail("the lanes of a warp disagree\n  " + describe(peer) + "\n  " + describe(me), site);
+            fail("the lanes of a warp disagree" + describe(peer) + describe(me), site);
     }
     if (!try_complete(me.warp(), mask)) leave();
 }
@@ -277,42 +299,42 @@ void Block::shuffle(std::vector<int>& order) {
 
 // ---- reports ----
 
-void Block::fail(const std::string& what, Site site) {
-    fail_at(what, site.file ? std::string(site.file) + ":" + std::to_string(site.line) : "");
-}
-
-void Block::fail_at(const std::string& what, const std::string& place) {
+void Block::fail(const std::string& what, const Place& place) {
     const uint3 t = current_thread->index;
-    error_ = "thread (" + std::to_string(t.x) + ", " + std::to_string(t.y) + ", " + std::to_string(t.z) + ")" +
-             (place.empty() ? "" : " at " + place) + ": " + what;
+    error_ = "thread (" + std::to_string(t.x) + ", " + std::to_string(t.y) + ", " + std::to_string(t.z) + ") at " +
+             place.text() + ": " + what;
     leave();  // never entered again
     __builtin_unreachable();
 }
 
-std::string Block::describe(const Thread& thread) const {
-    std::string text = "thread " + std::to_string(thread.linear);
-    if (thread.state == State::returned) return text + " has returned";
-    if (thread.state == State::runnable) return text + " could go on";
-    text += std::string(" waits in ") + thread.operation;
+namespace {
+
+std::string doing(const Thread& thread) {
+    if (thread.state == State::returned) return "returned";
+    if (thread.state == State::runnable) return "ready";
+    std::string text = std::string("waiting in ") + thread.operation;
     if (thread.state == State::in_warp_operation) {
         char mask[16];
         std::snprintf(mask, sizeof mask, "0x%08x", thread.mask);
         text += std::string(" for lanes ") + mask;
     }
-    return text + " at " + thread.site.file + ":" + std::to_string(thread.site.line);
+    return text + " at " + Place(thread.site).text();
+}
+
+}  // namespace
+
+std::string Block::describe(const Thread& thread) const {
+    return "\n  thread " + std::to_string(thread.linear) + ": " + doing(thread);
 }
 
 // Neighbours that do the same share one line.
 std::string Block::who_waits_where() const {
     std::string text;
-    for (std::size_t first = 0; first < threads_.size();) {
-        const auto what = [&](std::size_t i) { return describe(threads_[i]).substr(describe(threads_[i]).find(' ', 7)); };
-        std::size_t last = first;
-        while (last + 1 < threads_.size() && what(last + 1) == what(first)) ++last;
-        text += first == last ? "  thread " + std::to_string(first)
-                              : "  threads " + std::to_string(first) + "-" + std::to_string(last);
-        text += what(first) + "\n";
-        first = last + 1;
+    for (int first = 0, next; first < size(); first = next) {
+        const std::string what = doing(threads_[first]);
+        for (next = first + 1; next < size() && doing(threads_[next]) == what;) ++next;
+        text += next == first + 1 ? "\n  thread " : "\n  threads " + std::to_string(first) + "-";
+        text += std::to_string(next - 1) + ": " + what;
     }
     return text;
 }

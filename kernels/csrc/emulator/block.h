@@ -53,7 +53,7 @@ struct Thread {
     uint3 index{};                  // threadIdx
     int linear = 0;                 // x fastest, then y, then z
     State state = State::runnable;
-    Stack stack;
+    Range stack;
     void* stack_pointer = nullptr;
 
     const char* operation = "";     // what it waits in, for reports and to see whether lanes agree
@@ -72,6 +72,8 @@ struct Thread {
 };
 
 struct Launch;
+struct Place;
+class Shadow;
 
 class Block {
   public:
@@ -88,14 +90,18 @@ class Block {
     void meet_warp(unsigned mask, void* operand, void (*perform)(Meeting&), const char* operation, Site site,
                    bool needs_full_warp = false);
     unsigned meet_active(Site site);
-    [[noreturn]] void fail(const std::string& what, Site site = {});
-    [[noreturn]] void fail_at(const std::string& what, const std::string& place);
+    // Ends the launch with a report on the running thread.
+    [[noreturn]] void fail(const std::string& what, const Place& place);
 
     const Launch& launch() const { return launch_; }
     uint3 index() const { return index_; }
     Thread* thread(int linear) { return &threads_[linear]; }
     int size() const { return static_cast<int>(threads_.size()); }
-    char* dynamic_shared() { return dynamic_shared_; }
+    Range dynamic_shared() const { return dynamic_shared_; }
+    Range static_shared() const { return static_shared_; }
+    // The history of the shared memory that `address` is in; null elsewhere and in a build without checks.
+    Shadow* shadow_of(const void* address);
+    void warp_barrier_passed(unsigned mask);
 
   private:
     static void enter_thread();
@@ -122,7 +128,8 @@ class Block {
     int returned_ = 0;
     void* scheduler_ = nullptr;  // where the scheduler was left while a fiber runs
     std::vector<char> shared_storage_;
-    char* dynamic_shared_ = nullptr;
+    Range dynamic_shared_, static_shared_;
+    std::vector<std::unique_ptr<Shadow>> shadows_;
     std::string error_;
 };
 

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "block.h"
 
@@ -24,10 +25,11 @@ struct Launch {
     std::size_t argument_bytes;
     dim3 grid, block;
     std::size_t shared_bytes;          // dynamic
+    std::vector<Range> tensors = {};   // filled by run
 };
 
 // Runs every block. Throws std::runtime_error when the launch is refused or a check fails.
-void run(const Launch& launch);
+void run(Launch launch);
 
 // The most shared memory that one block may use on sm_`architecture`, in bytes.
 std::size_t shared_limit(int architecture);
