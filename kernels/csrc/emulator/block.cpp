@@ -44,6 +44,7 @@ Block::Block(const Launch& launch) : launch_(launch) {
         threads_[linear].stack = borrow_stack();
     }
     const int warps = (this->size() + kWarpSize - 1) / kWarpSize;
+    lanes_.resize(warps);
     for (int warp = 0; warp < warps; ++warp) warp_order_.push_back(warp);
     for (int lane = 0; lane < kWarpSize; ++lane) lane_order_.push_back(lane);
     constexpr std::size_t kAlignment = 1024;
@@ -66,8 +67,11 @@ void Block::prepare(uint3 index, std::uint64_t seed) {
     random_ = seed * 0x9E3779B97F4A7C15u + 1;
     returned_ = 0;
     error_.clear();
+    // Lanes beyond the end of the block count as returned.
+    for (auto& lanes : lanes_) lanes = {0, 0, 0, 0, 0xFFFFFFFFu};
     for (Thread& thread : threads_) {
-        thread.state = State::runnable;
+        thread.state = State::returned;
+        set_state(thread, State::runnable);
         thread.open_copies.clear();
         thread.copy_groups.clear();
         thread.stack_pointer = prepare_fiber(thread.stack, enter_thread);
@@ -127,7 +131,7 @@ bool Block::run_warp_until_blocked(int warp) {
     for (bool again = true; again && error_.empty();) {
         again = false;
         for (int lane : lane_order_) {
-            if (first + lane >= size() || threads_[first + lane].state != State::runnable) continue;
+            if (!(lanes_in(warp, State::runnable) >> lane & 1)) continue;
             resume(threads_[first + lane]);
             if (!error_.empty()) return true;
             again = progress = true;
@@ -149,13 +153,14 @@ void Block::enter_thread() {
     Block& block = *current_block;
     block.launch_.call(block.launch_.arguments);
     Thread& me = *current_thread;
-    me.state = State::returned;
+    block.set_state(me, State::returned);
     ++block.returned_;
     // Lanes that wait in a warp operation wait for those that have not returned: this may have been the last.
-    for (int lane = 0; lane < kWarpSize; ++lane) {
-        const int other = me.warp() * kWarpSize + lane;
-        if (other < block.size() && block.threads_[other].state == State::in_warp_operation)
-            block.try_complete(me.warp(), block.threads_[other].mask);
+    unsigned tried = 0;
+    while (const unsigned waiting = block.lanes_in(me.warp(), State::in_warp_operation) & ~tried) {
+        const int lane = __builtin_ctz(waiting);
+        tried |= 1u << lane;
+        block.try_complete(me.warp(), block.threads_[me.warp() * kWarpSize + lane].mask);
     }
     block.leave();
     __builtin_unreachable();
@@ -165,7 +170,7 @@ void Block::enter_thread() {
 
 int Block::meet_block(Barrier kind, int predicate, const char* operation, Site site) {
     Thread& me = *current_thread;
-    me.state = State::at_barrier;
+    set_state(me, State::at_barrier);
     me.barrier = kind;
     me.predicate = predicate;
     me.operation = operation;
@@ -197,7 +202,7 @@ bool Block::release_barrier() {
                                                         : votes > 0;
     for (Thread& thread : threads_) {
         thread.predicate = answer;
-        thread.state = State::runnable;
+        set_state(thread, State::runnable);
     }
     for (const auto& shadow : shadows_) shadow->block_barrier();
     return true;
@@ -217,15 +222,15 @@ void Block::meet_warp(unsigned mask, void* operand, void (*perform)(Meeting&), c
     me.mask = mask;
     me.operand = operand;
     me.perform = perform;
-    me.state = State::in_warp_operation;
-    for (int lane = 0; lane < kWarpSize; ++lane) {
-        const int other = me.warp() * kWarpSize + lane;
-        if (!(mask >> lane & 1) || other >= size()) continue;
-        const Thread& peer = threads_[other];
-        if (peer.state != State::in_warp_operation || !(peer.mask & self)) continue;
-        if (peer.mask != mask || std::strcmp(peer.operation, operation) != 0 ||
-            (needs_full_warp && !(peer.site == site)))
-            fail("the lanes of a warp disagree" + describe(peer) + describe(me), site);
+    set_state(me, State::in_warp_operation);
+    unsigned peers = mask & ~self & lanes_in(me.warp(), State::in_warp_operation);
+    for (; peers; peers &= peers - 1) {
+        const Thread& peer = threads_[me.warp() * kWarpSize + __builtin_ctz(peers)];
+        if (!(peer.mask & self)) continue;
+        const bool agree = peer.mask == mask && std::strcmp(peer.operation, operation) == 0 &&
+                           (!needs_full_warp || peer.site == site);
+        if (!agree) fail("the lanes of a warp disagree" + describe(peer) + describe(me), site);
+        break;  // the others have been compared with this one
     }
     if (!try_complete(me.warp(), mask)) leave();
 }
@@ -246,14 +251,14 @@ bool Block::try_complete(int warp, unsigned mask) {
     }
     if (perform) perform(meeting);
     for (int lane = 0; lane < kWarpSize; ++lane)
-        if (needed >> lane & 1) threads_[warp * kWarpSize + lane].state = State::runnable;
+        if (needed >> lane & 1) set_state(threads_[warp * kWarpSize + lane], State::runnable);
     return true;
 }
 
 // Lanes that ask for the active mask together, when nobody else of the warp can move, are the active ones.
 unsigned Block::meet_active(Site site) {
     Thread& me = *current_thread;
-    me.state = State::at_active_mask;
+    set_state(me, State::at_active_mask);
     me.operation = "__activemask";
     me.site = site;
     leave();
@@ -270,20 +275,16 @@ bool Block::release_active_mask(int warp) {
     for (int lane = 0; lane < kWarpSize; ++lane) {
         if (!(together >> lane & 1)) continue;
         threads_[warp * kWarpSize + lane].mask = together;
-        threads_[warp * kWarpSize + lane].state = State::runnable;
+        set_state(threads_[warp * kWarpSize + lane], State::runnable);
     }
     return true;
 }
 
-// Lanes beyond the end of the block count as returned.
-unsigned Block::lanes_in(int warp, State state) const {
-    unsigned lanes = 0;
-    for (int lane = 0; lane < kWarpSize; ++lane) {
-        const int linear = warp * kWarpSize + lane;
-        const State its = linear < size() ? threads_[linear].state : State::returned;
-        if (its == state) lanes |= 1u << lane;
-    }
-    return lanes;
+void Block::set_state(Thread& thread, State state) {
+    const unsigned lane = 1u << thread.lane();
+    lanes_in(thread.warp(), thread.state) &= ~lane;
+    lanes_in(thread.warp(), state) |= lane;
+    thread.state = state;
 }
 
 // Fisher and Yates, drawing from a xorshift generator.

@@ -5,6 +5,7 @@
 // result which depends on the order shows. A block that can go no further is reported with who waits where.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -114,7 +115,8 @@ class Block {
     bool try_complete(int warp, unsigned mask);
     bool release_barrier();
     void shuffle(std::vector<int>& order);
-    unsigned lanes_in(int warp, State state) const;
+    void set_state(Thread& thread, State state);
+    unsigned& lanes_in(int warp, State state) { return lanes_[warp][static_cast<int>(state)]; }
     std::string who_waits_where() const;
     std::string describe(const Thread& thread) const;
 
@@ -123,6 +125,7 @@ class Block {
     std::uint64_t random_ = 0;
     bool shuffled_ = false;
     std::vector<Thread> threads_;
+    std::vector<std::array<unsigned, 5>> lanes_;  // of each warp, the lanes in each state
     std::vector<int> warp_order_;
     std::vector<int> lane_order_;
     int returned_ = 0;
