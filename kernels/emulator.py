@@ -17,6 +17,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,22 @@ CHECKS = ("-O1", "-fsanitize=thread,alignment,bounds")
 LIBRARIES = ("-pthread", "-ldl")
 
 
+@dataclass(frozen=True)
+class AccessCount:
+    """What all warps together did at one place. `least` is what so many bytes cost when nothing is wasted.
+
+    space "shared": cost in wavefronts, passes over the 32 banks. "global": cost in sectors of 32 bytes.
+    """
+
+    place: str
+    space: str
+    access: str
+    bytes: int
+    warp_accesses: int
+    cost: int
+    least: int
+
+
 class Library:
     """A compiled CUDA file, loaded."""
 
@@ -35,6 +52,7 @@ class Library:
         self.path = path
         self._library = ctypes.CDLL(str(path))
         self._library.emulator_call.restype = ctypes.c_char_p
+        self._library.emulator_counts.restype = ctypes.c_char_p
 
     def run(
         self,
@@ -45,23 +63,32 @@ class Library:
         seed: int = 0,
         workers: int = 0,
         architecture: int = 80,
+        count: bool = False,
     ) -> None:
         """Calls `program`; its kernels may touch `tensors` (C-contiguous) and nothing else.
 
         seed: 0 runs threads and blocks in order, any other number in an order drawn from it.
         workers: OS threads to spread the blocks over; 0 is one per core.
         architecture: 80 for sm_80; bounds the shared memory of a block.
+        count: keep the cost of each access for `counts` (only in a checked library).
         Raises RuntimeError with kernel, block, thread and source line when a check fails.
         """
         addresses = (ctypes.c_void_p * len(tensors))(*(tensor.ctypes.data for tensor in tensors))
         sizes = (ctypes.c_longlong * len(tensors))(*(tensor.nbytes for tensor in tensors))
         values = (ctypes.c_longlong * len(numbers))(*numbers)
-        self._library.emulator_configure(ctypes.c_ulonglong(seed), workers, architecture)
+        self._library.emulator_configure(ctypes.c_ulonglong(seed), workers, architecture, count)
         error = self._library.emulator_call(
             getattr(self._library, program), addresses, sizes, len(tensors), values
         )
         if error:
             raise RuntimeError(error.decode())
+
+    def counts(self) -> list[AccessCount]:
+        """Bank conflicts and sectors of each source line since the last call."""
+        rows = [line.split("\t") for line in self._library.emulator_counts().decode().splitlines()]
+        return [
+            AccessCount(place, space, access, *map(int, numbers)) for place, space, access, *numbers in rows
+        ]
 
 
 class Toolchain:

@@ -70,26 +70,26 @@ inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
 
 // Loads and stores with a cache hint: there is no cache here.
 template <class T>
-inline T __ldg(const T* address) {
+EMULATOR_INLINE T __ldg(const T* address) {
     return *address;
 }
 template <class T>
-inline T __ldcs(const T* address) {
+EMULATOR_INLINE T __ldcs(const T* address) {
     return *address;
 }
 template <class T>
-inline T __ldcg(const T* address) {
+EMULATOR_INLINE T __ldcg(const T* address) {
     return *address;
 }
 template <class T>
-inline T __ldca(const T* address) {
+EMULATOR_INLINE T __ldca(const T* address) {
     return *address;
 }
 template <class T>
-inline void __stcs(T* address, T value) {
+EMULATOR_INLINE void __stcs(T* address, T value) {
     *address = value;
 }
 template <class T>
-inline void __stcg(T* address, T value) {
+EMULATOR_INLINE void __stcg(T* address, T value) {
     *address = value;
 }

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "counter.h"
 #include "grid.h"
 #include "memory.h"
 #include "shadow.h"
@@ -27,8 +28,18 @@ __thread Thread* current_thread;
 
 std::array<Range, 6> own_variables() {
     const auto range = [](auto& variable) { return Range{reinterpret_cast<char*>(&variable), sizeof variable}; };
-    return {range(threadIdx), range(blockIdx), range(blockDim), range(gridDim), range(current_block), range(current_thread)};
+    return {range(threadIdx), range(blockIdx),      range(blockDim),
+            range(gridDim),   range(current_block), range(current_thread)};
 }
+
+namespace {
+
+// "(x, y, z)"
+std::string triple(uint3 index) {
+    return "(" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " + std::to_string(index.z) + ")";
+}
+
+}  // namespace
 
 bool Site::operator==(const Site& other) const {
     return line == other.line && (file == other.file || std::strcmp(file, other.file) == 0);
@@ -53,6 +64,7 @@ Block::Block(const Launch& launch) : launch_(launch) {
     dynamic_shared_ = {shared_storage_.data() + (kAlignment - start % kAlignment) % kAlignment, launch.shared_bytes};
     static_shared_ = static_shared_segment();
     if (!checks_are_on()) return;
+    if (options().count) counter_ = std::make_unique<AccessCounter>();
     for (const Range& memory : {dynamic_shared_, static_shared_})
         if (memory.size) shadows_.push_back(std::make_unique<Shadow>(memory, this->size()));
 }
@@ -118,11 +130,11 @@ void Block::run(uint3 index, std::uint64_t seed) {
         if (error_.empty() && returned_ < size() && !release_barrier() && !progress)
             error_ = "deadlock: no thread of the block can go on" + who_waits_where();
     }
+    if (counter_) counter_->flush();
     current_block = nullptr;
     current_thread = nullptr;
-    if (!error_.empty())
-        throw std::runtime_error("kernel " + function_name(launch_.kernel) + ", block (" + std::to_string(index.x) + ", " +
-                                 std::to_string(index.y) + ", " + std::to_string(index.z) + "): " + error_);
+    if (error_.empty()) return;
+    throw std::runtime_error("kernel " + function_name(launch_.kernel) + ", block " + triple(index) + ": " + error_);
 }
 
 bool Block::run_warp_until_blocked(int warp) {
@@ -185,7 +197,7 @@ bool Block::release_barrier() {
     for (const Thread& thread : threads_) {
         if (thread.state != State::at_barrier) continue;
         if (!first) first = &thread;
-        if (thread.operation != first->operation || !(thread.site == first->site)) {
+        if (thread.barrier != first->barrier || !(thread.site == first->site)) {
             error_ = "threads of one block wait at different barriers" + who_waits_where();
             return true;
         }
@@ -301,9 +313,7 @@ void Block::shuffle(std::vector<int>& order) {
 // ---- reports ----
 
 void Block::fail(const std::string& what, const Place& place) {
-    const uint3 t = current_thread->index;
-    error_ = "thread (" + std::to_string(t.x) + ", " + std::to_string(t.y) + ", " + std::to_string(t.z) + ") at " +
-             place.text() + ": " + what;
+    error_ = "thread " + triple(current_thread->index) + " at " + place.text() + ": " + what;
     leave();  // never entered again
     __builtin_unreachable();
 }

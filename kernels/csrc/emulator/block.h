@@ -75,6 +75,7 @@ struct Thread {
 struct Launch;
 struct Place;
 class Shadow;
+class AccessCounter;
 
 class Block {
   public:
@@ -102,6 +103,8 @@ class Block {
     Range static_shared() const { return static_shared_; }
     // The history of the shared memory that `address` is in; null elsewhere and in a build without checks.
     Shadow* shadow_of(const void* address);
+    // Null unless accesses are counted.
+    AccessCounter* counter() { return counter_.get(); }
     void warp_barrier_passed(unsigned mask);
 
   private:
@@ -133,6 +136,7 @@ class Block {
     std::vector<char> shared_storage_;
     Range dynamic_shared_, static_shared_;
     std::vector<std::unique_ptr<Shadow>> shadows_;
+    std::unique_ptr<AccessCounter> counter_;
     std::string error_;
 };
 

@@ -14,6 +14,7 @@ struct Options {
     std::uint64_t seed = 0;     // 0: threads and blocks in order; else: an order drawn from it
     int workers = 0;            // OS threads; 0: one per core
     int architecture = 80;      // 80 is sm_80: sets how much shared memory a block may have
+    bool count = false;         // bank conflicts and sectors, in a build with checks (counter.h)
 };
 
 Options& options();

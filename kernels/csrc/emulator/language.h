@@ -19,7 +19,7 @@
 #define __device__
 #define __host__
 #define __constant__ static const
-#define __forceinline__ inline __attribute__((always_inline))
+#define __forceinline__ EMULATOR_INLINE
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 // One copy per OS thread is one copy per block, because an OS thread runs one block at a time.

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "counter.h"
 #include "grid.h"
 #include "shadow.h"
 #include "symbols.h"
@@ -95,7 +96,8 @@ std::string nearest(const char* address, const Block& block) {
     const auto consider = [&](const Range& range, const std::string& name) {
         const std::ptrdiff_t past = address - (range.start + range.size), before = range.start - address;
         if (past >= 0 && past < best) best = past, text = std::to_string(past) + " bytes past the end of " + name;
-        if (before > 0 && before < best) best = before, text = std::to_string(before) + " bytes before the start of " + name;
+        if (before > 0 && before < best)
+            best = before, text = std::to_string(before) + " bytes before the start of " + name;
     };
     const std::vector<Range>& known = block.launch().tensors;
     for (std::size_t i = 0; i < known.size(); ++i) consider(known[i], "tensor " + std::to_string(i));
@@ -116,12 +118,18 @@ bool is_program_memory(const void* address, const Launch& launch) {
            dladdr(address, &image) != 0;
 }
 
+void count(const void* address, std::size_t bytes, Access access, Space space, Place place) {
+    if (AccessCounter* counter = current_block->counter())
+        counter->record(*current_thread, address, static_cast<int>(bytes), access, space, place);
+}
+
 void check_shared(Shadow& shadow, const void* address, std::size_t bytes, Access access, Place place) {
     const int thread = current_thread->linear;
     const std::string wrong = access == Access::read    ? shadow.read(thread, address, bytes, place)
                               : access == Access::write ? shadow.write(thread, address, bytes, place)
                                                         : shadow.atomic(thread, address, bytes, place);
     if (!wrong.empty()) current_block->fail(wrong, place);
+    count(address, bytes, access, Space::shared, place);
 }
 
 }  // namespace
@@ -133,7 +141,8 @@ void check_access(const void* address, std::size_t bytes, Access access, Place p
     Block& block = *current_block;
     if (Shadow* shadow = block.shadow_of(address)) return check_shared(*shadow, address, bytes, access, place);
     const Launch& launch = block.launch();
-    if (launch.tensors.empty() || is_in_tensors(address, bytes, launch)) return;
+    if (launch.tensors.empty() || is_in_tensors(address, bytes, launch))
+        return count(address, bytes, access, Space::global, place);
     if (access == Access::read && is_program_memory(address, launch)) return;
     block.fail(std::string(verb(access)) + " " + std::to_string(bytes) + " bytes outside the tensors handed in, " +
                    nearest(static_cast<const char*>(address), block),

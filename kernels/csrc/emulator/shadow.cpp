@@ -21,7 +21,8 @@ void Shadow::warp_barrier(int warp, unsigned mask) {
     std::uint32_t joined[kWarpSize] = {};
     for (int lane = 0; lane < kWarpSize; ++lane) {
         if (!(mask >> lane & 1)) continue;
-        for (int of = 0; of < kWarpSize; ++of) joined[of] = std::max(joined[of], seen_[(first + lane) * kWarpSize + of]);
+        const std::uint32_t* seen = &seen_[(first + lane) * kWarpSize];
+        for (int of = 0; of < kWarpSize; ++of) joined[of] = std::max(joined[of], seen[of]);
     }
     for (int lane = 0; lane < kWarpSize; ++lane)
         if (mask >> lane & 1) joined[lane] = now_;
@@ -50,7 +51,8 @@ template <class Visit>
 std::string Shadow::each(const void* address, std::size_t bytes, Visit visit) {
     const char* start = static_cast<const char*>(address);
     for (std::size_t i = 0; i < bytes; ++i) {
-        const std::string wrong = memory_.contains(start + i) ? visit(cell(start + i)) : "runs past the end of shared memory";
+        if (!memory_.contains(start + i)) return "runs past the end of shared memory";
+        const std::string wrong = visit(cell(start + i));
         if (!wrong.empty()) return wrong + " (byte " + std::to_string(start + i - memory_.start) + " of shared memory)";
     }
     return {};
@@ -89,8 +91,10 @@ void Shadow::record_read(int thread, Cell& cell, Place place) {
     } else if (cell.read.time < last_barrier_) {
         cell.lanes = 0;
     } else if (cell.read.time != now_) {
-        for (unsigned lanes = cell.lanes; lanes; lanes &= lanes - 1)
-            if (ordered(cell.read.time, warp * kWarpSize + __builtin_ctz(lanes), thread)) cell.lanes &= ~(lanes & -lanes);
+        for (unsigned lanes = cell.lanes; lanes; lanes &= lanes - 1) {
+            const int reader = warp * kWarpSize + __builtin_ctz(lanes);
+            if (ordered(cell.read.time, reader, thread)) cell.lanes &= ~(lanes & -lanes);
+        }
     }
     cell.read = event(thread, Kind::plain, place);
     cell.lanes |= 1u << thread % kWarpSize;
@@ -114,7 +118,8 @@ std::string Shadow::write(int thread, const void* address, std::size_t bytes, Pl
 
 std::string Shadow::atomic(int thread, const void* address, std::size_t bytes, Place place) {
     return each(address, bytes, [&](Cell& cell) {
-        std::string wrong = cell.write.kind == Kind::atomic && cell.write.time >= block_start_ ? "" : check_read(thread, cell);
+        const bool after_atomic = cell.write.kind == Kind::atomic && cell.write.time >= block_start_;
+        std::string wrong = after_atomic ? "" : check_read(thread, cell);
         if (wrong.empty()) wrong = check_write(thread, cell, Kind::atomic);
         cell.write = event(thread, Kind::atomic, place);
         return wrong;

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 
+#include "counter.h"
 #include "memory.h"
 #include "numbers.h"
 #include "shadow.h"
@@ -27,6 +28,11 @@ float unpack(Format format, const std::uint32_t* registers, int i) {
 // The hardware reads the upper 19 bits of a float32.
 float truncate_to_tf32(std::uint32_t word) { return bits<float>(word & 0xFFFFE000u); }
 
+template <int rows, int columns>
+float& at(float (&matrix)[rows][columns], Element element) {
+    return matrix[element.row][element.column];
+}
+
 template <int K>
 void multiply(float (&c)[16][8], const float (&a)[16][K], const float (&b)[K][8]) {
     for (int row = 0; row < 16; ++row)
@@ -46,26 +52,26 @@ void perform(Meeting& meeting, Gather gather) {
     float a[16][K], b[K][8], c[16][8];
     each_lane(meeting, [&](int lane, MmaPart& part) {
         gather(lane, part, a, b);
-        for (int i = 0; i < 4; ++i) c[element_c(lane, i).row][element_c(lane, i).column] = part.c[i];
+        for (int i = 0; i < 4; ++i) at(c, element_c(lane, i)) = part.c[i];
     });
     multiply<K>(c, a, b);
     each_lane(meeting, [&](int lane, MmaPart& part) {
-        for (int i = 0; i < 4; ++i) part.c[i] = c[element_c(lane, i).row][element_c(lane, i).column];
+        for (int i = 0; i < 4; ++i) part.c[i] = at(c, element_c(lane, i));
     });
 }
 
 template <Format format>
 void perform_k16(Meeting& meeting) {
     perform<16>(meeting, [](int lane, MmaPart& part, float (&a)[16][16], float (&b)[16][8]) {
-        for (int i = 0; i < 8; ++i) a[element_a16(lane, i).row][element_a16(lane, i).column] = unpack(format, part.a, i);
-        for (int i = 0; i < 4; ++i) b[element_b16(lane, i).row][element_b16(lane, i).column] = unpack(format, part.b, i);
+        for (int i = 0; i < 8; ++i) at(a, element_a16(lane, i)) = unpack(format, part.a, i);
+        for (int i = 0; i < 4; ++i) at(b, element_b16(lane, i)) = unpack(format, part.b, i);
     });
 }
 
 void perform_k8(Meeting& meeting) {
     perform<8>(meeting, [](int lane, MmaPart& part, float (&a)[16][8], float (&b)[8][8]) {
-        for (int i = 0; i < 4; ++i) a[element_a8(lane, i).row][element_a8(lane, i).column] = truncate_to_tf32(part.a[i]);
-        for (int i = 0; i < 2; ++i) b[element_b8(lane, i).row][element_b8(lane, i).column] = truncate_to_tf32(part.b[i]);
+        for (int i = 0; i < 4; ++i) at(a, element_a8(lane, i)) = truncate_to_tf32(part.a[i]);
+        for (int i = 0; i < 2; ++i) at(b, element_b8(lane, i)) = truncate_to_tf32(part.b[i]);
     });
 }
 
@@ -131,6 +137,8 @@ void load_matrix(int count, bool transposed, std::uint32_t* registers, const voi
     if (current_thread->lane() < 8 * count) {
         require_aligned(row, 16, name, site);
         require_shared(row, 16, name, site);
+        if (AccessCounter* counter = current_block->counter())
+            counter->record(*current_thread, row, 16, Access::read, Space::shared, site);
     }
     LoadPart part{static_cast<const char*>(row), registers, site};
     current_block->meet_warp(0xFFFFFFFFu, &part, kPerform[transposed][size], name, site, true);
@@ -145,6 +153,8 @@ void copy_async(void* shared, const void* global, int bytes, int source_bytes, S
         const std::string wrong = shadow->begin_copy(current_thread->linear, shared, bytes, site);
         if (!wrong.empty()) current_block->fail("cp.async " + wrong, site);
     }
+    if (AccessCounter* counter = current_block->counter())
+        counter->record(*current_thread, shared, bytes, Access::write, Space::shared, site);
     current_thread->open_copies.push_back({shared, global, bytes, source_bytes, site});
 }
 
@@ -160,7 +170,8 @@ void copy_async_wait(int groups_left_open) {
             char* to = static_cast<char*>(copy.to);
             std::memcpy(to, copy.from, copy.source_bytes);
             std::memset(to + copy.source_bytes, 0, copy.bytes - copy.source_bytes);
-            if (Shadow* shadow = current_block->shadow_of(to)) shadow->end_copy(current_thread->linear, to, copy.bytes, copy.site);
+            if (Shadow* shadow = current_block->shadow_of(to))
+                shadow->end_copy(current_thread->linear, to, copy.bytes, copy.site);
         }
     }
 }

@@ -18,7 +18,9 @@ struct Element {
 };
 
 // m16n8k16, two 16-bit elements in each register: A (16, 16), 8 elements; B (16, 8), 4 elements.
-constexpr Element element_a16(int lane, int i) { return {lane / 4 + (i / 2 % 2) * 8, lane % 4 * 2 + i % 2 + (i / 4) * 8}; }
+constexpr Element element_a16(int lane, int i) {
+    return {lane / 4 + (i / 2 % 2) * 8, lane % 4 * 2 + i % 2 + (i / 4) * 8};
+}
 constexpr Element element_b16(int lane, int i) { return {lane % 4 * 2 + i % 2 + (i / 2) * 8, lane / 4}; }
 // m16n8k8, one tf32 element in each register: A (16, 8), 4 elements; B (8, 8), 2 elements.
 constexpr Element element_a8(int lane, int i) { return {lane / 4 + (i % 2) * 8, lane % 4 + (i / 2) * 4}; }

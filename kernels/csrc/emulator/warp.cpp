@@ -27,7 +27,7 @@ void each(Meeting& meeting, Body body) {
 void perform_shuffle(Meeting& meeting) {
     each(meeting, [&](int, Part& part) {
         if (!meeting.operand[part.source])
-            current_block->fail("a shuffle reads lane " + std::to_string(part.source) + ", which has returned", part.site);
+            current_block->fail("reads lane " + std::to_string(part.source) + ", which has returned", part.site);
         part.result = static_cast<Part*>(meeting.operand[part.source])->value;
     });
 }
