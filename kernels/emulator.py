@@ -45,6 +45,23 @@ class AccessCount:
     least: int
 
 
+@dataclass(frozen=True)
+class Event:
+    """What one thread did at one place: a load, a store, or its part of a warp operation.
+
+    memory: the region and the byte in it, as in "tensor 0 + 64".
+    given, got: bytes in memory order. A load got them, a store left them there; a mma was given the
+    registers of a (4), b (2) and c (4).
+    """
+
+    thread: int
+    place: str
+    operation: str
+    memory: str
+    given: bytes
+    got: bytes
+
+
 class Library:
     """A compiled CUDA file, loaded."""
 
@@ -53,6 +70,7 @@ class Library:
         self._library = ctypes.CDLL(str(path))
         self._library.emulator_call.restype = ctypes.c_char_p
         self._library.emulator_counts.restype = ctypes.c_char_p
+        self._library.emulator_trace.restype = ctypes.c_char_p
 
     def run(
         self,
@@ -64,19 +82,23 @@ class Library:
         workers: int = 0,
         architecture: int = 80,
         count: bool = False,
+        traced_block: int = -1,
     ) -> None:
         """Calls `program`; its kernels may touch `tensors` (C-contiguous) and nothing else.
 
         seed: 0 runs threads and blocks in order, any other number in an order drawn from it.
         workers: OS threads to spread the blocks over; 0 is one per core.
         architecture: 80 for sm_80; bounds the shared memory of a block.
-        count: keep the cost of each access for `counts` (only in a checked library).
+        count: keep the cost of each access for `counts`; in a checked library.
+        traced_block: keep the events of this block (numbered x first) for `events`; in a checked library.
         Raises RuntimeError with kernel, block, thread and source line when a check fails.
         """
         addresses = (ctypes.c_void_p * len(tensors))(*(tensor.ctypes.data for tensor in tensors))
         sizes = (ctypes.c_longlong * len(tensors))(*(tensor.nbytes for tensor in tensors))
         values = (ctypes.c_longlong * len(numbers))(*numbers)
-        self._library.emulator_configure(ctypes.c_ulonglong(seed), workers, architecture, count)
+        self._library.emulator_configure(
+            ctypes.c_ulonglong(seed), workers, architecture, count, ctypes.c_longlong(traced_block)
+        )
         error = self._library.emulator_call(
             getattr(self._library, program), addresses, sizes, len(tensors), values
         )
@@ -88,6 +110,14 @@ class Library:
         rows = [line.split("\t") for line in self._library.emulator_counts().decode().splitlines()]
         return [
             AccessCount(place, space, access, *map(int, numbers)) for place, space, access, *numbers in rows
+        ]
+
+    def events(self) -> list[Event]:
+        """What the threads of the traced block did since the last call, in the order of the emulator."""
+        rows = [line.split("\t") for line in self._library.emulator_trace().decode().splitlines()]
+        return [
+            Event(int(thread), place, operation, memory, bytes.fromhex(given), bytes.fromhex(got))
+            for thread, place, operation, memory, given, got in rows
         ]
 
 
@@ -106,7 +136,7 @@ class Toolchain:
 
     def compile(self, source: str | Path, *, checked: bool = False, flags: Sequence[str] = ()) -> Library:
         """Compiles one CUDA file. `checked` makes every load and store call the emulator's checks."""
-        source = Path(source)
+        source = Path(source).resolve()
         extra = [*(CHECKS if checked else ("-O2",)), *flags]
         code = self._compile_object(source, extra)
         library = code.with_suffix(".so")

@@ -14,7 +14,12 @@ using std::max;
 using std::min;
 
 // glibc 2.42 declares the reciprocal square root itself.
-#if !defined(__GLIBC__) || !__GLIBC_PREREQ(2, 42)
+#ifdef __GLIBC__
+#define EMULATOR_NEEDS_RSQRT !__GLIBC_PREREQ(2, 42)
+#else
+#define EMULATOR_NEEDS_RSQRT 1
+#endif
+#if EMULATOR_NEEDS_RSQRT
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
 #endif

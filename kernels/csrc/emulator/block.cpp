@@ -15,6 +15,7 @@
 #include "memory.h"
 #include "shadow.h"
 #include "symbols.h"
+#include "tracer.h"
 
 __thread uint3 threadIdx;
 __thread uint3 blockIdx;
@@ -88,6 +89,9 @@ void Block::prepare(uint3 index, std::uint64_t seed) {
         thread.copy_groups.clear();
         thread.stack_pointer = prepare_fiber(thread.stack, enter_thread);
     }
+    const std::uint64_t linear = index.x + launch_.grid.x * (index.y + std::uint64_t{launch_.grid.y} * index.z);
+    if (checks_are_on() && options().traced_block == static_cast<long long>(linear))
+        tracer_ = std::make_unique<Tracer>(*this);
     poison_shared();
     for (const auto& shadow : shadows_) shadow->begin_block();
     blockIdx = index;
@@ -131,6 +135,7 @@ void Block::run(uint3 index, std::uint64_t seed) {
             error_ = "deadlock: no thread of the block can go on" + who_waits_where();
     }
     if (counter_) counter_->flush();
+    tracer_.reset();
     current_block = nullptr;
     current_thread = nullptr;
     if (error_.empty()) return;
@@ -159,7 +164,10 @@ void Block::resume(Thread& thread) {
     emulator_switch(&scheduler_, thread.stack_pointer);
 }
 
-void Block::leave() { emulator_switch(&current_thread->stack_pointer, scheduler_); }
+void Block::leave() {
+    if (tracer_) tracer_->settle();
+    emulator_switch(&current_thread->stack_pointer, scheduler_);
+}
 
 void Block::enter_thread() {
     Block& block = *current_block;

@@ -76,6 +76,7 @@ struct Launch;
 struct Place;
 class Shadow;
 class AccessCounter;
+class Tracer;
 
 class Block {
   public:
@@ -105,6 +106,8 @@ class Block {
     Shadow* shadow_of(const void* address);
     // Null unless accesses are counted.
     AccessCounter* counter() { return counter_.get(); }
+    // Null unless this block is traced.
+    Tracer* tracer() { return tracer_.get(); }
     void warp_barrier_passed(unsigned mask);
 
   private:
@@ -137,6 +140,7 @@ class Block {
     Range dynamic_shared_, static_shared_;
     std::vector<std::unique_ptr<Shadow>> shadows_;
     std::unique_ptr<AccessCounter> counter_;
+    std::unique_ptr<Tracer> tracer_;
     std::string error_;
 };
 

@@ -15,6 +15,7 @@ struct Options {
     int workers = 0;            // OS threads; 0: one per core
     int architecture = 80;      // 80 is sm_80: sets how much shared memory a block may have
     bool count = false;         // bank conflicts and sectors, in a build with checks (counter.h)
+    long long traced_block = -1;  // the block whose events are kept (tracer.h), x fastest; -1: none
 };
 
 Options& options();

@@ -6,17 +6,26 @@
 #include "counter.h"
 #include "grid.h"
 #include "memory.h"
+#include "tracer.h"
 
 extern "C" {
 
-void emulator_configure(unsigned long long seed, int workers, int architecture, int count) {
-    emulator::options() = {seed, workers, architecture, count != 0};
+void emulator_configure(unsigned long long seed, int workers, int architecture, int count,
+                        long long traced_block) {
+    emulator::options() = {seed, workers, architecture, count != 0, traced_block};
 }
 
 // The table of counter.h; valid until the next call.
 const char* emulator_counts() {
     static std::string text;
     text = emulator::take_counts();
+    return text.c_str();
+}
+
+// The events of tracer.h; valid until the next call.
+const char* emulator_trace() {
+    static std::string text;
+    text = emulator::take_trace();
     return text.c_str();
 }
 

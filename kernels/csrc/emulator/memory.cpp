@@ -12,6 +12,7 @@
 #include "grid.h"
 #include "shadow.h"
 #include "symbols.h"
+#include "tracer.h"
 
 #ifdef __linux__
 #include <link.h>
@@ -118,7 +119,8 @@ bool is_program_memory(const void* address, const Launch& launch) {
            dladdr(address, &image) != 0;
 }
 
-void count(const void* address, std::size_t bytes, Access access, Space space, Place place) {
+void observe(const void* address, std::size_t bytes, Access access, Space space, Place place) {
+    if (Tracer* tracer = current_block->tracer()) tracer->access(address, bytes, access, place);
     if (AccessCounter* counter = current_block->counter())
         counter->record(*current_thread, address, static_cast<int>(bytes), access, space, place);
 }
@@ -129,7 +131,7 @@ void check_shared(Shadow& shadow, const void* address, std::size_t bytes, Access
                               : access == Access::write ? shadow.write(thread, address, bytes, place)
                                                         : shadow.atomic(thread, address, bytes, place);
     if (!wrong.empty()) current_block->fail(wrong, place);
-    count(address, bytes, access, Space::shared, place);
+    observe(address, bytes, access, Space::shared, place);
 }
 
 }  // namespace
@@ -142,7 +144,7 @@ void check_access(const void* address, std::size_t bytes, Access access, Place p
     if (Shadow* shadow = block.shadow_of(address)) return check_shared(*shadow, address, bytes, access, place);
     const Launch& launch = block.launch();
     if (launch.tensors.empty() || is_in_tensors(address, bytes, launch))
-        return count(address, bytes, access, Space::global, place);
+        return observe(address, bytes, access, Space::global, place);
     if (access == Access::read && is_program_memory(address, launch)) return;
     block.fail(std::string(verb(access)) + " " + std::to_string(bytes) + " bytes outside the tensors handed in, " +
                    nearest(static_cast<const char*>(address), block),

@@ -9,9 +9,12 @@
 #include "memory.h"
 #include "numbers.h"
 #include "shadow.h"
+#include "tracer.h"
 
 namespace emulator {
 namespace {
+
+std::uint32_t word(float value) { return bits<std::uint32_t>(value); }
 
 struct MmaPart {
     float* c;
@@ -122,7 +125,10 @@ void mma(Format format, float* c, const std::uint32_t* a, std::uint32_t b0, std:
     const char* name = is_tf32   ? "mma.m16n8k8.tf32"
                        : is_half ? "mma.m16n8k16.f16"
                                  : "mma.m16n8k16.bf16";
+    const std::uint32_t given[10] = {a[0], a[1], a[2], a[3], b0, b1, word(c[0]), word(c[1]), word(c[2]), word(c[3])};
     current_block->meet_warp(0xFFFFFFFFu, &part, perform, name, site, true);
+    if (Tracer* tracer = current_block->tracer())
+        tracer->exchange(name, site, {given, given + 10}, {word(c[0]), word(c[1]), word(c[2]), word(c[3])});
 }
 
 void load_matrix(int count, bool transposed, std::uint32_t* registers, const void* row, Site site) {
@@ -142,6 +148,7 @@ void load_matrix(int count, bool transposed, std::uint32_t* registers, const voi
     }
     LoadPart part{static_cast<const char*>(row), registers, site};
     current_block->meet_warp(0xFFFFFFFFu, &part, kPerform[transposed][size], name, site, true);
+    if (Tracer* tracer = current_block->tracer()) tracer->exchange(name, site, {}, {registers, registers + count});
 }
 
 void copy_async(void* shared, const void* global, int bytes, int source_bytes, Site site) {

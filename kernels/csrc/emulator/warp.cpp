@@ -6,6 +6,7 @@
 
 #include "language.h"
 #include "memory.h"
+#include "tracer.h"
 
 namespace emulator {
 namespace {
@@ -88,7 +89,10 @@ std::uint64_t shuffle(unsigned mask, std::uint64_t value, int source, const char
     const int peer = current_thread->warp() * kWarpSize + source;
     if (!(mask >> source & 1) || peer >= block.size() || block.thread(peer)->state == State::returned)
         block.fail(std::string(operation) + ": reads lane " + std::to_string(source) + ", which takes no part", site);
-    return meet(mask, {value, source, 0, site}, perform_shuffle, operation, site);
+    const std::uint64_t result = meet(mask, {value, source, 0, site}, perform_shuffle, operation, site);
+    if (Tracer* tracer = block.tracer())
+        tracer->exchange(operation, site, {static_cast<std::uint32_t>(value)}, {static_cast<std::uint32_t>(result)});
+    return result;
 }
 
 unsigned ballot(unsigned mask, bool predicate, const char* operation, Site site) {
