@@ -4,7 +4,7 @@ VENV   := .venv
 RUN_IN := $(VENV)/bin/python
 
 SOURCE     ?= stories
-VOCAB_SIZE ?= 1024
+VOCAB_SIZE ?= 2048
 DATA       ?= tokens/stories
 PRESET     ?= quickstart
 RUN        ?= runs/$(PRESET)

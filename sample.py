@@ -27,7 +27,7 @@ class SampleConfig:
     """How many continuations."""
     max_new_tokens: int = 300
     """Tokens to add at most; a sample also ends at <|endoftext|>."""
-    temperature: float = 0.7
+    temperature: float = 0.5
     """Divides the logits: 0 always takes the likeliest token, 1 samples as the model believes."""
     top_k: int | None = None
     """Sample among the k likeliest tokens only."""

@@ -9,10 +9,11 @@ Set SLM_TRACEBACK=1 to see where an error came from.
 
 import contextlib
 import functools
+import inspect
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import tyro
@@ -37,6 +38,20 @@ def parse(options: type[T], argv: Sequence[str] | None, *, prog: str, default: T
         if not stop.code:
             raise
         fail(f"{_first_paragraph(box.getvalue())} (see {prog} --help)")
+
+
+def dispatch(commands: Mapping[str, tuple[type, Callable]], argv: Sequence[str] | None, *, prog: str) -> None:
+    """Runs `commands[name] = (options, run)` for argv = [name, flags …] as run(parse(options, flags))."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] in (["-h"], ["--help"]):
+        print(f"usage: {prog} COMMAND [--help] …")
+        for name, (options, _) in commands.items():
+            print(f"  {name:10} {inspect.getdoc(options).splitlines()[0]}")
+    elif not words or words[0] not in commands:
+        fail(f"say what to do: {prog} {' | '.join(commands)} (each with --help)")
+    else:
+        options, run = commands[words[0]]
+        run(parse(options, words[1:], prog=f"{prog} {words[0]}"))
 
 
 def _first_paragraph(box: str) -> str:

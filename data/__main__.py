@@ -1,38 +1,38 @@
-"""python -m data prepare | stories: corpora to token files, and the built-in corpus."""
+"""python -m data prepare | info | stories: corpora to token files, what they hold, and the built-in corpus."""
 
 import dataclasses
 import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
 
 from common import cli
-from data import sources
-from data.prepare import prepare
+from data.encode import END_OF_TEXT
+from data.prepare import Prepare, prepare
 from data.stories import check, stories
+from data.tokenfile import SPLITS
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepare:
-    """Turns a corpus into token files."""
+class Info:
+    """Says what token files hold: counts, lengths of documents, tokens, a sample."""
 
-    source: str
-    """stories (built in) or text:PATH."""
-    vocab_size: int
-    """Tokens of the vocabulary that is trained, special tokens included."""
-    out: Path
-    """The folder for train.bin, val.bin, meta.json and tokenizer.json."""
-    stories_bytes: int = 10_000_000
-    """How much of the built-in corpus to make."""
-    seed: int = 0
-    """Seed of the built-in corpus."""
-    val_fraction: float = 0.005
-    """Share of the documents that is kept for validation."""
+    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """A folder that python -m data prepare made."""
+    split: Literal["train", "val"] = "train"
+    """Which of its files."""
+    top: int = 15
+    """How many of the most and the least used tokens to list."""
+    plot: Path | None = None
+    """Draw lengths of documents and frequencies of tokens into this file (.png, .svg, .pdf)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Stories:
-    """Prints stories of the built-in corpus, or checks the stories of a file."""
+    """Prints stories of the built-in corpus, <|endoftext|> between them, or checks those of a file."""
 
     seed: int = 0
     """Which stories: the same seed, the same stories."""
@@ -41,22 +41,50 @@ class Stories:
     check: Path | None = None
     """A file of stories separated by <|endoftext|>: says what is wrong with each."""
 
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"--count must be at least 1, not {self.count}")
+
 
 def run_prepare(options: Prepare) -> None:
     """Prepares and says what was made."""
-    documents = sources.documents(options.source, options.stories_bytes, options.seed)
-    meta = prepare(documents, options.vocab_size, options.out, options.val_fraction, [options.source])
-    print(
-        f"{options.out}: {meta.tokens['train']:,} tokens to train on, {meta.tokens['val']:,} to validate on"
-    )
+    try:
+        meta = prepare(options)
+    except KeyboardInterrupt:
+        print(
+            f"{options.out} is unfinished: the same command goes on from the last full part", file=sys.stderr
+        )
+        raise
+    for split in SPLITS:
+        print(
+            f"{options.out}/{split}.bin: {meta.tokens[split]:,} tokens, {meta.documents[split]:,} documents, "
+            f"{meta.bytes_per_token(split):.2f} bytes per token"
+        )
+    for what, counts in (("changed", meta.changed), ("removed", meta.removed)):
+        for rule, count in sorted(counts.items()):
+            print(f"{what}: {count:,} documents ({rule})")
+
+
+def run_info(options: Info) -> None:
+    """Prints the tables and, where asked to, draws the plot."""
+    from rich.console import Console
+
+    from data.info import draw, read_info, render
+
+    info = read_info(options.directory, options.split)
+    Console().print(render(info, options.top))
+    if options.plot:
+        draw(info, options.plot)
+        print(f"{options.plot}: lengths of documents and frequencies of tokens")
 
 
 def run_stories(options: Stories) -> None:
     """Prints stories, or what is wrong with those of a file."""
     if options.check is None:
-        print("\n\n".join(itertools.islice(stories(options.seed), options.count)))
+        told = itertools.islice(stories(options.seed), options.count)
+        print(f"\n{END_OF_TEXT}\n".join(told))
         return
-    texts = [part.strip() for part in options.check.read_text(encoding="utf-8").split("<|endoftext|>")]
+    texts = [part.strip() for part in options.check.read_text(encoding="utf-8").split(END_OF_TEXT)]
     texts = [text for text in texts if text]
     if not texts:
         raise ValueError(f"{options.check} is empty: give stories separated by <|endoftext|>")
@@ -69,17 +97,13 @@ def run_stories(options: Stories) -> None:
     print(f"{passed} of {len(texts)} stories are coherent")
 
 
-COMMANDS = {"prepare": (Prepare, run_prepare), "stories": (Stories, run_stories)}
+COMMANDS = {"prepare": (Prepare, run_prepare), "info": (Info, run_info), "stories": (Stories, run_stories)}
 
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of python -m data."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] not in COMMANDS:
-        cli.fail(f"say what to do: python -m data {' | '.join(COMMANDS)} (each with --help)")
-    options, run = COMMANDS[words[0]]
-    run(cli.parse(options, words[1:], prog=f"python -m data {words[0]}"))
+    cli.dispatch(COMMANDS, argv, prog="python -m data")
 
 
 if __name__ == "__main__":

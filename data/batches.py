@@ -1,6 +1,7 @@
 """Token files to batches: (x, y), both (B, T) int64, y being x one token later.
 
     RandomWindows   windows that start anywhere, uniformly: the course's get_batch
+    DocumentStarts  windows that start where a document does, at its <|endoftext|>
     EpochWindows    every window once an epoch, in an order drawn anew each epoch
     StridedWindows  windows of `context_length` every `stride` tokens
     Documents       whole documents, packed or padded (data/documents.py)
@@ -19,9 +20,10 @@ from data.documents import Documents, document_ids
 from data.permute import permute
 from data.prefetch import prefetch
 from data.sampler import Batch, Sampler
-from data.tokenfile import TokenFile
+from data.tokenfile import TokenFile, chunks
 
 __all__ = [
+    "DocumentStarts",
     "Documents",
     "EpochWindows",
     "RandomWindows",
@@ -31,6 +33,9 @@ __all__ = [
     "document_ids",
     "prefetch",
 ]
+
+
+AHEAD = 8192  # windows whose place in the shuffled order is computed at once
 
 
 class _Windows(Sampler):
@@ -83,9 +88,43 @@ class RandomWindows(_Windows):
         super().__init__(file, batch_size, block_size, seed, rank, world_size)
 
     def _starts(self) -> np.ndarray:
+        return self._draw(len(self._rows))
+
+    def _draw(self, count: int) -> np.ndarray:
+        """This rank's share of numbers drawn uniformly from 0 … count - 1, new for every batch: (B,) int64."""
         random = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, self.batch))))
-        drawn = random.integers(len(self._rows), size=self.batch_size * self.world_size)
+        drawn = random.integers(count, size=self.batch_size * self.world_size)
         return drawn[self.rank * self.batch_size :][: self.batch_size]
+
+
+class DocumentStarts(RandomWindows):
+    """Endless windows whose first token is an <|endoftext|>, so that a document stands at their beginning.
+
+    What is left of a window when the document is over holds the documents after it. A model trained so knows
+    the beginning of whatever it continues, as in use, where every text starts behind <|endoftext|>.
+    """
+
+    def __init__(
+        self,
+        file: TokenFile,
+        batch_size: int,
+        block_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(file, batch_size, block_size, seed, rank, world_size)
+        ends = [start + np.flatnonzero(ids == file.meta.end_of_text) for start, ids in chunks(file.tokens)]
+        self._documents = np.concatenate(ends)
+        self._documents = self._documents[self._documents < len(self._rows)]
+        if not len(self._documents):
+            raise ValueError(
+                f"{file.path} has no document that starts a whole block of {block_size} tokens: "
+                f"prepare more text or use a smaller block_size"
+            )
+
+    def _starts(self) -> np.ndarray:
+        return self._documents[self._draw(len(self._documents))]
 
 
 class StridedWindows(_Windows):
@@ -112,21 +151,35 @@ class StridedWindows(_Windows):
         if stride < 1:
             raise ValueError(f"stride must be at least 1, not {stride}")
         self.stride, self.shuffle, self.epochs = stride, shuffle, epochs
+        self.seek({"batch": 0})  # _ahead: where the permuted windows at hand begin, and which they are
 
     def __len__(self) -> int:
         return (len(self._rows) - 1) // self.stride + 1
 
     def _starts(self) -> np.ndarray:
         first = (self.batch * self.world_size + self.rank) * self.batch_size
-        numbers = np.arange(first, first + self.batch_size)  # in the endless sequence of epochs
+        last = first + self.batch_size
         if self.epochs is not None:
-            numbers = numbers[numbers < self.epochs * len(self)]
-        epochs, windows = np.divmod(numbers, len(self))
-        if self.shuffle:
-            for epoch in np.unique(epochs):
-                mine = epochs == epoch
-                windows[mine] = permute(windows[mine], len(self), (self.seed, int(epoch)))
-        return windows * self.stride
+            last = max(first, min(last, self.epochs * len(self)))
+        if not self.shuffle:
+            return np.arange(first, last) % len(self) * self.stride
+        begin, order = self._ahead
+        if not begin <= first <= last <= begin + len(order):
+            count = max(min(AHEAD, len(self)), self.batch_size)
+            begin, order = self._ahead = first, self._order(first, count)
+        return order[first - begin : last - begin] * self.stride
+
+    def _order(self, first: int, count: int) -> np.ndarray:
+        """Windows number first … first + count - 1 of the endless sequence of shuffled epochs: (count,)."""
+        epochs, windows = np.divmod(np.arange(first, first + count), len(self))
+        for epoch in np.unique(epochs):
+            mine = epochs == epoch
+            windows[mine] = permute(windows[mine], len(self), (self.seed, int(epoch)))
+        return windows
+
+    def seek(self, position: dict[str, int]) -> None:
+        super().seek(position)
+        self._ahead = (0, np.empty(0, np.int64))
 
 
 class EpochWindows(StridedWindows):

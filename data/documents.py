@@ -73,19 +73,22 @@ class Documents(Sampler):
             raise StopIteration
         x = np.full((len(mine), self.block_size), self.padding, np.int64)  # (B, T)
         y = np.full((len(mine), self.block_size), IGNORED, np.int64)  # (B, T)
-        for row, numbers in enumerate(mine):
-            place = 0
-            for number in numbers:
-                place = self._fill(x[row], y[row], place, int(number))
+        source, place = self._gather(mine)
+        y.reshape(-1)[place] = self.tokens[source]  # (B, T) -> (B·T,)
+        # before the file's first document stands no <|endoftext|>; source - 1 is -1 there
+        x.reshape(-1)[place] = np.where(source > 0, self.tokens[source - 1], self.end_of_text)
         return torch.from_numpy(x), torch.from_numpy(y)
 
-    def _fill(self, x: np.ndarray, y: np.ndarray, place: int, number: int) -> int:
-        """Writes a piece into the row x, y (T,) from `place` on; returns the place after it."""
-        start, length = int(self._starts[number]), int(self._lengths[number])
-        y[place : place + length] = self.tokens[start : start + length]
-        x[place] = self.tokens[start - 1] if start else self.end_of_text
-        x[place + 1 : place + length] = y[place : place + length - 1]
-        return place + length
+    def _gather(self, rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """For all tokens of the rows: where each stands in the file and where it goes in (B·T,): 2 × (n,)."""
+        numbers = np.concatenate(rows)
+        lengths = self._lengths[numbers]
+        before = np.cumsum(lengths) - lengths  # tokens of the pieces before
+        first = np.concatenate([[0], np.cumsum([len(row) for row in rows])[:-1]])  # each row's first piece
+        row = np.repeat(np.arange(len(rows)), [len(row) for row in rows])  # each piece's row
+        place = row * self.block_size + before - before[first][row]
+        step = np.arange(lengths.sum()) - np.repeat(before, lengths)  # 0, 1, … within a piece
+        return np.repeat(self._starts[numbers], lengths) + step, np.repeat(place, lengths) + step
 
     def _next_row(self) -> list[int] | None:
         """The pieces of the next row of the endless sequence of epochs; None after the last epoch."""
@@ -138,7 +141,7 @@ def first_fit(lengths: np.ndarray, room: int) -> list[list[int]]:
     rows: list[list[int]] = []
     free = np.full(len(lengths), room)  # of the rows begun and of those to come
     for index, length in enumerate(lengths):
-        row = int(np.argmax(free >= length))
+        row = int(np.argmax(free[: len(rows) + 1] >= length))
         if row == len(rows):
             rows.append([])
         rows[row].append(index)

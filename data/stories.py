@@ -1,8 +1,9 @@
 """The built-in corpus: an endless book of short children's stories, written by a seeded grammar.
 
-Story `i` of seed `s` depends on nothing but (s, i), so any slice of the book can be made anywhere, and it is the same
-on every machine. What the stories say is in story_words.py (the lexicon), story_beats.py (beats that all plots share)
-and story_plots.py, story_journeys.py (the plots); story_check.py reads a story and says what is wrong with it.
+Story `i` of seed `s` depends on nothing but (s, i), so any slice of the book can be made anywhere, and it is
+the same on every machine. What the stories say is in story_words.py (the lexicon), story_beats.py (beats that
+all plots share), story_plots.py and story_journeys.py (the plots). story_check.py reads a story and says what
+is wrong with it.
 
     >>> from data.stories import check, story
     >>> check(story(seed=0, index=0))
@@ -22,15 +23,6 @@ from data.story_check import PLOTS, check
 __all__ = ["check", "coherence", "corpus", "stories", "story"]
 
 PRONOUNS = {"he": ("he", "him", "his", "himself"), "she": ("she", "her", "her", "herself")}
-LAYOUTS = (
-    (4,),
-    (1, 3),
-    (2, 2),
-    (1, 2, 1),
-    (2, 1, 1),
-    (1, 1, 2),
-    (1, 1, 1, 1),
-)  # parts of the story per paragraph
 
 
 def story(seed: int, index: int) -> str:
@@ -46,7 +38,7 @@ def stories(seed: int = 0, start: int = 0) -> Iterator[str]:
 
 
 def corpus(num_bytes: int, seed: int = 0) -> Iterator[str]:
-    """Whole stories of `seed` from the first on, until they hold at least `num_bytes` bytes of UTF-8 together.
+    """Whole stories of `seed` from the first on, until they hold `num_bytes` bytes of UTF-8 or more.
 
     >>> sum(len(document.encode()) for document in corpus(1000)) >= 1000
     True
@@ -82,9 +74,15 @@ class _Writer:
         self.cast(plot)
         self.name_thing(plot)
         parts = [self.begin(plot), self.trouble(plot), self.mend(plot), self.end(plot)]
-        left = iter(parts)
-        layout = self.pick(LAYOUTS)
-        return "\n\n".join(" ".join(itertools.islice(left, count)) for count in layout)
+        return parts[0] + "".join(self.gap(part) + part for part in parts[1:])
+
+    def gap(self, part: str) -> str:
+        """What stands before a part: a new paragraph or a blank.
+
+        No paragraph begins with a name: to a tokenizer a name with no blank before it is another word.
+        """
+        opens = not part.startswith((self.slots["name"], self.slots["pal"]))
+        return "\n\n" if opens and self.random() < 0.6 else " "
 
     def begin(self, plot: Plot) -> str:
         habit = [self.line(beats.HABIT)] if self.random() < 0.85 else []
@@ -97,52 +95,47 @@ class _Writer:
         return " ".join([*lines, self.line(plot.attempt)])
 
     def mend(self, plot: Plot) -> str:
-        return f"{self.line(plot.help)} {self.line(plot.resolution)}"
+        reply = [self.line(plot.reply)] if plot.reply and self.random() < 0.6 else []
+        return " ".join([self.line(plot.help), *reply, self.line(plot.resolution)])
 
     def end(self, plot: Plot) -> str:
         lines = []
-        if not plot.ends_at_night:
-            joy = beats.FEAST if plot.feasts and self.random() < 0.3 else beats.JOY
-            lines += [self.line(joy)] if self.random() < 0.9 else []
+        if plot.joy and self.random() < 0.9:
+            lines.append(self.line(plot.joy))
         self.slots["moral"] = self.line(plot.moral)
         lines.append(self.line(beats.LESSON))
-        if not plot.ends_at_night and self.random() < 0.4:
+        if plot.joy and self.random() < 0.4:
             lines.append(self.line(beats.CLOSING))
         return " ".join(lines)
 
     def cast(self, plot: Plot) -> None:
         """Chooses hero and helper, fills their slots and writes the opening."""
-        is_child = self.random() < 0.6
-        name, he, kind = self.person(is_child)
-        self.slots |= {"name": name, "kind": kind} | _pronouns(he)
+        he = "she" if self.random() < 0.5 else "he"
+        self.slots = dict(zip(PRONOUNS["he"], PRONOUNS[he], strict=True))
+        if self.random() < 0.6:
+            kind, names = ("girl", words.GIRLS) if he == "she" else ("boy", words.BOYS)
+            lives, hobbies = words.HOMES, words.CHILD_HOBBIES
+        else:
+            kind, names = self.pick(words.ANIMALS), words.SHE_ANIMALS if he == "she" else words.HE_ANIMALS
+            lives, hobbies = words.DENS, words.ANIMAL_HOBBIES
+        self.slots |= {"name": self.pick(names), "lives": self.pick(lives), "hobby": self.pick(hobbies)}
         self.slots["a_nature_kind"] = _with_article(f"{self.pick(words.NATURES)} {kind}")
-        self.slots["lives"] = self.pick(words.HOMES if is_child else words.DENS)
-        self.slots["hobby"] = self.pick(words.CHILD_HOBBIES if is_child else words.ANIMAL_HOBBIES)
-        self.meet(plot, is_child)
+        self.meet(plot)
         self.opening = self.line(beats.OPENING)
 
-    def meet(self, plot: Plot, is_child: bool) -> None:
-        """Chooses the helper: one of the hero's family or a friend of the hero's own sort."""
+    def meet(self, plot: Plot) -> None:
+        """Chooses the helper: one of the hero's family, or an animal."""
         his = self.slots["his"]
-        if plot.helpers == "family" or plot.helpers == "any" and self.random() < 0.5:
+        if plot.helpers == "family" or (plot.helpers == "any" and self.random() < 0.6):
             relation = self.pick(tuple(words.FAMILY))
-            pal, he, helper = relation.capitalize(), words.FAMILY[relation], f"{his} {relation}"
+            self.slots |= {"pal": relation.capitalize(), "helper": f"{his} {relation}"}
+            return
+        friend = self.pick(words.FRIENDS)
+        if plot.helpers == "stranger":
+            met = _with_article(f"{self.pick(words.NATURES)} {friend}")
+            self.slots |= {"pal": f"the {friend}", "helper": met}
         else:
-            pal, he, kind = self.person(is_child)
-            while pal == self.slots["name"]:
-                pal, he, kind = self.person(is_child)
-            helper = f"{his} friend {pal}"
-            if plot.helpers == "stranger":
-                helper = _with_article(f"{self.pick(words.NATURES)} {kind} named {pal}")
-        self.slots |= {"pal": pal, "helper": helper}
-        self.slots |= {f"pal_{slot}": value for slot, value in _pronouns(he).items()}
-
-    def person(self, is_child: bool) -> tuple[str, str, str]:
-        """A name, its pronoun and what its bearer is."""
-        he = "she" if self.random() < 0.5 else "he"
-        if is_child:
-            return self.pick(words.GIRLS if he == "she" else words.BOYS), he, "girl" if he == "she" else "boy"
-        return self.pick(words.SHE_ANIMALS if he == "she" else words.HE_ANIMALS), he, self.pick(words.ANIMALS)
+            self.slots |= {"pal": f"{his} friend", "helper": f"{his} friend the {friend}"}
 
     def name_thing(self, plot: Plot) -> None:
         """Chooses what the story is about, and its colour."""
@@ -172,11 +165,6 @@ class _Writer:
             text = self.pick(choices)
         self.used.add(text)
         return text
-
-
-def _pronouns(he: str) -> dict[str, str]:
-    """The slots of the pronoun: `_pronouns("he")["him"]` is "him"."""
-    return dict(zip(PRONOUNS["he"], PRONOUNS[he], strict=True))
 
 
 def _with_article(noun: str) -> str:

@@ -1,11 +1,13 @@
 """Reads a story and says what is wrong with it: its form, its words, its people, its object, its plot.
 
-The checker knows the facts of the grammar and not its sentences: which words there are, who is a he and who a she,
-which words are names of things, and which short phrases (those in brackets in the plots) say that something goes
-wrong, is put right, or is learned. Sentences that put the pieces together in a new way pass where the facts agree.
+The checker knows the facts of the grammar and not its sentences: which words there are, who is a he and who
+a she, which words are names of things, and which short phrases (those in brackets in the plots) say that
+something goes wrong, is put right, or is learned. Sentences that put the pieces together in a new way pass
+where the facts agree.
 """
 
 import functools
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -14,20 +16,19 @@ from data import story_beats as beats
 from data import story_words as words
 from data.story_beats import Plot
 from data.story_journeys import JOURNEY_PLOTS
-from data.story_people import KINDS, NAMES, people
+from data.story_people import KINDS, NAMES, PRONOUNS, people
 from data.story_plots import OBJECT_PLOTS
 from data.story_reader import TOKEN, Sentence, plain, read
 
 PLOTS: tuple[Plot, ...] = OBJECT_PLOTS + JOURNEY_PLOTS
 BEATS = ("problem", "resolution", "moral")
-FEWEST_WORDS, MOST_WORDS = 50, 170
-PROPER = frozenset(
-    "I Mom Dad Grandma Grandpa Monday Tuesday Wednesday Thursday Friday Saturday Sunday June July August".split()
-).union(NAMES)
+FEWEST_WORDS, MOST_WORDS = 50, 150
+CALENDAR = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday June July August"
+PROPER = frozenset(["I", *map(str.capitalize, words.FAMILY), *CALENDAR.split(), *NAMES])
 
 
 def check(story: str) -> list[str]:
-    """What is wrong with a story, a sentence for each fault; empty for a coherent story.
+    """What is wrong with `story`, one readable sentence per fault; empty for a coherent story.
 
     >>> check("Once there was a little girl named Lily. He sat.")[0]
     "'Lily' is called 'he' in sentence 2"
@@ -76,7 +77,7 @@ def _spelling(sentences: list[Sentence]) -> Iterator[str]:
             elif word.text not in PROPER and word.text[0].isupper() and not word.begins:
                 yield f"'{word.text}' in sentence {sentence.number} should not have a capital letter"
         said = [word.text.lower() for word in sentence.words]
-        for first, second in zip(said, said[1:], strict=False):
+        for first, second in itertools.pairwise(said):
             if first in ("a", "an") and (first == "an") != STARTS_WITH_VOWEL.get(
                 second, second[0] in "aeiou"
             ):
@@ -89,26 +90,10 @@ STARTS_WITH_VOWEL = {"hour": True, "honest": True, "one": False}  # where the le
 @functools.cache
 def vocabulary() -> frozenset[str]:
     """All words that stories are made of, in lower case, but for names and other proper nouns."""
-    lines = [
-        *beats.OPENING,
-        *beats.HABIT,
-        *beats.FEELING,
-        *beats.JOY,
-        *beats.FEAST,
-        *beats.LESSON,
-        *beats.CLOSING,
-    ]
-    lines += [
-        *words.NATURES,
-        *words.COLORS,
-        *words.FAMILY,
-        *KINDS,
-        "a an he him his himself she her herself friend",
-    ]
-    lines += [choice for choices in words.SLOTS.values() for choice in choices]
-    for plot in PLOTS:
-        lines += [*plot.things, *plot.setup, *plot.problem, *plot.attempt, *plot.help, *plot.resolution]
-        lines += plot.moral
+    choices = [beats.OPENING, beats.HABIT, beats.FEELING, beats.LESSON, beats.CLOSING, *words.SLOTS.values()]
+    choices += [value for plot in PLOTS for value in vars(plot).values() if isinstance(value, tuple)]
+    choices += [words.NATURES, words.COLORS, tuple(words.FAMILY), tuple(KINDS), tuple(PRONOUNS)]
+    lines = [*itertools.chain.from_iterable(choices), "a an friend"]
     lines = [re.sub(r"\{\w+\}", " ", line) for line in lines]
     tokens = {token for line in lines for token in TOKEN.findall(line) if token[0].isalpha()}
     return frozenset(token.lower() for token in tokens - PROPER)
@@ -119,20 +104,20 @@ OBJECTS = frozenset(thing for plot in PLOTS if plot.is_object for thing in plot.
 
 def _thing(sentences: list[Sentence]) -> Iterator[str]:
     """A story names one object at most, and gives it one colour."""
-    seen: str | None = None
-    shade: str | None = None
+    seen: dict[str, str] = {}  # "object" and "color" -> what it was called so far
     for sentence in sentences:
-        said = [word.text.lower() for word in sentence.words]
-        for before, word in zip(["", *said], said, strict=False):
+        said = ["", *(word.text.lower() for word in sentence.words)]
+        for before, word in itertools.pairwise(said):
             if word in OBJECTS:
-                if seen and word != seen:
-                    yield f"the {seen} turns into a {word} in sentence {sentence.number}"
-                seen = word
-            if before in words.COLORS and word in OBJECTS or before == "something" and word in words.COLORS:
-                color = before if word in OBJECTS else word
-                if shade and color != shade:
-                    yield f"the {seen} is {shade}, and then {color} in sentence {sentence.number}"
-                shade = color
+                yield from _keep(seen, "object", word, sentence.number)
+            if word in OBJECTS and before in words.COLORS:
+                yield from _keep(seen, "color", before, sentence.number)
+
+
+def _keep(seen: dict[str, str], what: str, value: str, number: int) -> Iterator[str]:
+    """The value must be what it was so far."""
+    if seen.setdefault(what, value) != value:
+        yield f"the {what} was {seen[what]}, but it is {value} in sentence {number}"
 
 
 def _plot(sentences: list[Sentence]) -> Iterator[str]:

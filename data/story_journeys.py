@@ -1,12 +1,12 @@
 """Plots about doing: a fear, a skill, a storm, a promise, a race, a new friend, a sleepless night, a trip."""
 
 from data import story_words as words
-from data.story_beats import Plot
+from data.story_beats import FEAST, JOY, Plot
 
 JOURNEY_PLOTS = (
     Plot(
         name="fear",
-        things=tuple(words.FEARS),
+        things=words.FEARS,
         helpers="any",
         is_object=False,
         setup=(
@@ -35,10 +35,10 @@ JOURNEY_PLOTS = (
             '"You do not have to do it alone," said {helper}, and stayed close.',
         ),
         resolution=(
-            "Step by step, {name} went on, and soon {he} [was not afraid of] {x} any more.",
-            '"Is that all?" asked {name}. {He} [was no longer scared of] {x}.',
-            "Hand in hand they did it, and {name} [laughed at] {x}.",
-            "And then it was over, and {name} [had beaten] {his} fear of {x}.",
+            "Step by step, {name} went on, and soon {he} [was not afraid any more].",
+            '"Is that all?" asked {name}. {He} [was no longer scared].',
+            "Hand in hand they did it, and {name} [laughed at the old fear].",
+            "And then it was over, and {name} [had beaten {his} fear].",
         ),
         moral=(
             "[being brave means] trying even when you shake",
@@ -49,7 +49,7 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="skill",
-        things=tuple(words.SKILLS),
+        things=words.SKILLS,
         helpers="any",
         is_object=False,
         setup=(
@@ -69,7 +69,7 @@ JOURNEY_PLOTS = (
             "{He} tried <six|seven|eight> times and got <a sore thumb|red ears|wet hair>.",
             "{He} read a thick manual, but it only made {him} sleepy.",
             "{He} wanted to give up and <stamped|kicked a pebble|hid behind a hedge>.",
-            "A <goose|cow|donkey> watched and seemed to laugh.",
+            "A <cow|sparrow|toad> watched and seemed to laugh.",
         ),
         help=(
             '{Helper} saw it. "Watch me, and then do the same," said {pal}.',
@@ -92,7 +92,7 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="storm",
-        things=tuple(words.STORMS),
+        things=words.STORMS,
         helpers="family",
         setup=(
             "One {day}, the sky turned <black|gray|dark> all of a sudden.",
@@ -133,11 +133,12 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="promise",
+        reply=(),
+        joy=JOY + FEAST,
         feels=False,
-        things=tuple(words.TASKS),
+        things=words.TASKS,
         helpers="family",
         is_object=False,
-        meets_early=True,
         setup=(
             "One {day}, {name} promised {helper} to {x}.",
             '"I will {x}, I promise," said {name} to {helper} one {day}.',
@@ -152,7 +153,7 @@ JOURNEY_PLOTS = (
         ),
         attempt=(
             "{He} built a <city|maze|zoo> out of blocks, and the time flew by.",
-            "{He} had fun all <morning|afternoon>. {sight}",
+            "{He} had fun for hours. {sight}",
             "In the evening, {name} remembered, and {his} ears turned <red|hot|pink>.",
             "{He} felt that something was missing, but what?",
         ),
@@ -177,10 +178,9 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="race",
-        things=tuple(words.RACES),
+        things=words.RACES,
         helpers="friend",
         is_object=False,
-        meets_early=True,
         setup=(
             "One {day}, {name} and {helper} <entered|joined> the {x}.",
             "One {day}, there was {a_x} in the village. {name} ran against {helper}.",
@@ -202,14 +202,14 @@ JOURNEY_PLOTS = (
         help=(
             'Then {pal} turned round and came back. "Take my hand," said {pal}.',
             '{Pal} stopped and helped {him} up. "We go together," said {pal}.',
-            '"I will not leave you," said {pal}, though {pal_he} could have won.',
+            '"I will not leave you," said {pal}, and slowed down.',
             "{Pal} saw it and ran back, although the finish was near.",
         ),
         resolution=(
-            "Side by side, they [crossed the line] of the {x}, last and laughing.",
-            "They [came in last] in the {x}, but the crowd clapped the loudest for them.",
-            "They finished the {x} arm in arm, and [the judge gave] both of them a medal.",
-            "They [finished together] in the {x}, and it felt like first place.",
+            "Side by side, they [crossed the line], last and laughing.",
+            "They [came in last], but the crowd clapped the loudest for them.",
+            "They finished the race arm in arm, and [the judge gave] both of them a medal.",
+            "They [finished together], and it felt like first place.",
         ),
         moral=(
             "[winning is not everything]",
@@ -220,7 +220,9 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="friend",
-        things=tuple(words.GAMES),
+        reply=(),
+        joy=JOY + FEAST,
+        things=words.GAMES,
         helpers="stranger",
         is_object=False,
         setup=(
@@ -248,10 +250,10 @@ JOURNEY_PLOTS = (
             'A voice said, "We need one more for {x}." It was {helper}.',
         ),
         resolution=(
-            "They played {x} until dark and [became friends].",
-            "They played {x} all day, and by the end they [were the best of friends].",
-            "After one round of {x}, they [felt like old friends].",
-            "They laughed so much over {x} that they [were friends from then on].",
+            "They played until dark and [became friends].",
+            "They played all day, and by the end they [were the best of friends].",
+            "After one round, they [felt like old friends].",
+            "They laughed so much that they [were friends from then on].",
         ),
         moral=(
             "[a friend can be] one hello away",
@@ -262,9 +264,10 @@ JOURNEY_PLOTS = (
     ),
     Plot(
         name="bedtime",
-        things=tuple(words.NOISES),
+        reply=(),
+        joy=(),
+        things=words.NOISES,
         helpers="family",
-        ends_at_night=True,
         setup=(
             "One night, {name} lay in bed, and the moon was round.",
             "One night, {name} was tucked in and had heard three tales.",
@@ -306,10 +309,9 @@ JOURNEY_PLOTS = (
     Plot(
         name="trip",
         feels=False,
-        things=tuple(words.TRIPS),
+        things=words.TRIPS,
         helpers="family",
         is_object=False,
-        meets_early=True,
         setup=(
             "One {day}, {name} and {helper} set out for the {x}.",
             '"Today we go to the {x}!" said {helper} to {name} one {day}.',
@@ -332,7 +334,7 @@ JOURNEY_PLOTS = (
         help=(
             '{Pal} was not worried. "We shall find a way," said {pal}.',
             "{Pal} asked a <farmer|policeman|postman|nurse>, who knew a shortcut.",
-            'A man with a <hay cart|milk van|horse and wagon> came by. "Climb on!" said {pal}.',
+            "{Pal} stopped a <hay cart|milk van|horse and wagon>, and up they climbed.",
             "{Pal} sang a marching song, and {name} joined in.",
         ),
         resolution=(

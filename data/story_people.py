@@ -1,4 +1,4 @@
-"""Who is who in a story: everybody is introduced once, keeps a name, and is called he or she as they should be."""
+"""Who is who in a story: everybody is introduced once, keeps a name, and is rightly called he or she."""
 
 from collections.abc import Iterator
 
@@ -8,6 +8,7 @@ from data.story_reader import Sentence, Word
 NAMES = dict.fromkeys([*words.GIRLS, *words.SHE_ANIMALS], "she")
 NAMES |= dict.fromkeys([*words.BOYS, *words.HE_ANIMALS], "he")
 KINDS = {"girl": "she", "boy": "he"} | dict.fromkeys(words.ANIMALS, "")  # "" where the name decides
+KINDS |= dict.fromkeys(words.FRIENDS, "it")  # friends go by what they are
 PRONOUNS = dict.fromkeys(["he", "him", "his", "himself"], "he") | dict.fromkeys(
     ["she", "her", "herself"], "she"
 )
@@ -29,7 +30,7 @@ class _Cast:
 
     def __init__(self) -> None:
         self.members: dict[str, str] = {}  # name or relation ("mom") -> "he" or "she"
-        self.kinds: dict[str, str] = {}  # "girl", "rabbit" -> "he" or "she"
+        self.kinds: dict[str, str] = {}  # "girl", "rabbit" -> "he" or "she"; "owl" -> "it"
         self.topic = ""  # the subject of the sentence before
         self.near: set[str] = set()  # pronouns of all whom the sentence before spoke of
 
@@ -43,6 +44,8 @@ class _Cast:
                 yield from self.meet(word.text, before)
             elif word.text.lower() in words.FAMILY:
                 yield from self.meet_family(word.text.lower(), before)
+            elif word.text in words.FRIENDS:
+                yield from self.meet_friend(word.text, before)
             elif word.text in KINDS:
                 yield from self.meet_kind(word.text, before, after)
             elif word.text.lower() in PRONOUNS and not word.quoted:
@@ -76,12 +79,21 @@ class _Cast:
         self.members[relation] = words.FAMILY[relation]
 
     def meet_kind(self, kind: str, before: list[str], after: list[str]) -> Iterator[str]:
-        """`a little girl` says what the last one named is, or the one who is `named` next; `the girl` comes later."""
+        """`a girl` says what the last one named is, or the one who is `named` next; `the girl` is later."""
         if {"a", "an", "A", "An"} & set(before[-3:]):
             if after[:1] != ["named"] and self.members:
                 yield from self.bind(kind, list(self.members)[-1])
         elif kind not in self.kinds:
             yield f"the {kind} appears from nowhere in sentence {self.number}"
+
+    def meet_friend(self, friend: str, before: list[str]) -> Iterator[str]:
+        """`an owl`, `a wise owl` or `his friend the owl` comes first, `the owl` later."""
+        introduced = {"a", "an", "A", "An"} & set(before[-2:]) or before[-2:] == ["friend", "the"]
+        if not introduced and friend not in self.kinds:
+            yield f"the {friend} appears from nowhere in sentence {self.number}"
+        if introduced and friend in self.kinds:
+            yield f"the {friend} is introduced a second time in sentence {self.number}"
+        self.kinds[friend] = "it"
 
     def bind(self, kind: str, name: str) -> Iterator[str]:
         """From now on `the girl` is a she."""
@@ -90,12 +102,14 @@ class _Cast:
         self.kinds.setdefault(kind, self.members[name])
 
     def refer(self, pronoun: str) -> Iterator[str]:
-        """A pronoun: the subject of its sentence goes on with the sentence before; others may mean anybody near."""
+        """A subject pronoun goes on with the sentence before; any other pronoun may mean anybody near."""
         he = PRONOUNS[pronoun]
         topic = self.members.get(self.topic) or self.kinds.get(self.topic, "")
         known = {topic} if pronoun in ("he", "she") and not self.here else {topic} | self.near | self.here
         if he not in known:
-            yield f"'{self.subject or self.topic or 'nobody'}' is called '{pronoun}' in sentence {self.number}"
-        elif pronoun in ("he", "she") and not self.here:
+            who = self.subject or self.topic or "nobody"
+            yield f"'{who}' is called '{pronoun}' in sentence {self.number}"
+            return
+        if pronoun in ("he", "she") and not self.here:
             self.subject = self.topic
-            self.here.add(he)
+        self.here.add(he)

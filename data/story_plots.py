@@ -1,12 +1,12 @@
-"""Plots about an object: something is lost, shared, broken, given, freed, grown, built or cooked."""
+"""Plots about an object: something is lost, shared, broken, given, freed or grown."""
 
 from data import story_words as words
-from data.story_beats import Plot
+from data.story_beats import FEAST, JOY, Plot
 
 OBJECT_PLOTS = (
     Plot(
         name="lost",
-        things=tuple(words.TOYS),
+        things=words.TOYS,
         helpers="any",
         setup=(
             "{He} had {a_color_x} and took it everywhere.",
@@ -39,7 +39,7 @@ OBJECT_PLOTS = (
         resolution=(
             "Together they [found the] {x} {spot}.",
             '"Look here!" called {pal}. {name} ran over and [found the] {x} {spot}.',
-            "Soon they saw something {color} {spot}. It [was the missing] {x}!",
+            "Soon they saw something shiny {spot}. It [was the missing] {x}!",
             "And there, {spot}, [lay the] {x}.",
             "{name} looked once more {spot}, and [out came the] {x}!",
         ),
@@ -52,11 +52,11 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="share",
+        reply=(),
+        joy=JOY,
         feels=False,
-        feasts=False,
-        things=tuple(words.FOODS),
+        things=words.FOODS,
         helpers="friend",
-        meets_early=True,
         setup=(
             "One {day}, {name} had {a_x} and sat down with {helper}.",
             "One {day}, {helper} came to visit while {name} was eating {a_x}.",
@@ -72,7 +72,7 @@ OBJECT_PLOTS = (
         ),
         attempt=(
             "{Pal} looked at the ground and said nothing.",
-            "{Pal} was hungry, and {pal_his} tummy <rumbled|growled|grumbled>.",
+            "{Pal} was hungry and <sighed|gulped|sniffed>.",
             "{Pal} swallowed hard and turned away.",
             '"I had no breakfast," {pal} <whispered|mumbled|murmured>.',
             "{Pal} waited, with hungry eyes and an empty tray.",
@@ -99,11 +99,12 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="mistake",
-        things=tuple(words.FRAGILE),
+        reply=(),
+        things=words.FRAGILE,
         helpers="family",
         setup=(
             "One {day}, {name} was <playing|jumping|dancing|skipping> indoors, close to {a_color_x}.",
-            "One {day}, {name} ran through the <house|hall|kitchen> too fast. On the shelf stood {a_color_x}.",
+            "One {day}, {name} ran through the <house|hall|kitchen> too fast. There stood {a_color_x}.",
             "One {day}, {name} wanted to reach {a_color_x} that stood very high up.",
             "Nobody was allowed to touch {a_color_x} that stood in the <hall|parlor|corner>.",
         ),
@@ -124,7 +125,7 @@ OBJECT_PLOTS = (
             'At last {name} went to {helper}. "It was me," {he} said, "and I am sorry."',
             '{Helper} came in. "I did it," said {name}. "I was too <wild|fast|careless|clumsy>."',
             '"What happened here?" asked {helper}. {name} took a deep breath and told the truth.',
-            '{name} went to {helper} and told {pal_him} everything. "Thank you for being honest," said {pal}.',
+            '{name} went to {helper} and told the whole story. "It is good that you came," said {pal}.',
         ),
         resolution=(
             "Together they [mended the] {x} with <glue|paste|tape> and care.",
@@ -141,18 +142,19 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="birthday",
-        things=tuple(words.CRAFTS),
+        reply=(),
+        joy=JOY + FEAST,
+        things=words.CRAFTS,
         helpers="any",
-        meets_early=True,
         setup=(
             "One {day}, it was the birthday of {helper}.",
             "One {day}, {helper} was having a birthday party with <balloons|ribbons and bows|games>.",
-            "One {day}, {name} woke up early, for {helper} had a birthday.",
+            "It was a very special {day}, for {helper} had a birthday.",
             "One {day}, there were candles and songs, for {helper} was a year older.",
         ),
         problem=(
             "But {name} [had no gift].",
-            "{name} [had nothing to give], and the party was <near|at noon|at three>.",
+            "{name} [had nothing to give], and the party was <near|today|soon>.",
             "{name} had only <two|three|four> pennies and [could not buy a present].",
             "But {name} [had forgotten to get a present].",
         ),
@@ -169,7 +171,7 @@ OBJECT_PLOTS = (
             "{name} worked for two hours on {a_color_x}, with <paint|sequins|dust> up to the elbows.",
         ),
         resolution=(
-            '{name} [gave the] {x} to {pal}. "It is the best gift of all!" said {pal}.',
+            '{name} [held out the] {x}. "It is the best gift of all!" said {pal}.',
             "{Pal} [opened the box], saw the {x} and <danced for joy|gave a shout|could hardly speak>.",
             '"[Happy birthday]!" said {name} with the {x}. {Pal} kissed {him} on the forehead.',
             "When {pal} [unwrapped the] {x}, the whole room clapped.",
@@ -183,7 +185,8 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="rescue",
-        things=tuple(words.STRAYS),
+        feels=False,
+        things=words.STRAYS,
         helpers="any",
         setup=(
             "One {day}, {name} went for a walk. {sight}",
@@ -206,7 +209,7 @@ OBJECT_PLOTS = (
             "The {x} trembled, and {name} wrapped it in {his} <jacket|sweater|shawl|blanket>.",
         ),
         help=(
-            'Just then {helper} came along. "Hold it {softly}," said {pal}.',
+            'Just then {helper} came along. "Hold it gently," said {pal}.',
             '{name} called {helper}. "We must be very careful," said {pal}.',
             "{name} ran to get {helper}, and they hurried back with a <rope|towel|bandage|ladder>.",
             '{Helper} knew what to do. "First it needs some <water|food|rest>," said {pal}.',
@@ -227,7 +230,7 @@ OBJECT_PLOTS = (
     ),
     Plot(
         name="plant",
-        things=tuple(words.PLANTS),
+        things=words.PLANTS,
         helpers="any",
         setup=(
             "One {day}, {name} put {a_x} seed into a <tub|box|bed> of dark soil.",
@@ -266,89 +269,6 @@ OBJECT_PLOTS = (
             "[patience makes] a garden grow",
             "[a little care every day] works wonders",
             "[you cannot rush] what must grow",
-        ),
-    ),
-    Plot(
-        name="build",
-        things=tuple(words.BUILDINGS),
-        helpers="any",
-        setup=(
-            "One {day}, {name} wanted to build {a_x}. {sight}",
-            '"Today I will build {a_x}!" said {name} one {day}.',
-            "One {day}, {name} gathered <sticks|planks|stones|bricks> to build {a_x}.",
-            "{name} drew a plan for {a_x} and set to work one {day}.",
-        ),
-        problem=(
-            "But after an hour, the {x} [fell down].",
-            "But then the {x} began to wobble, and it [tumbled over].",
-            "Then came a gust, and the {x} [came apart].",
-            "But the {x} leaned to the left and [collapsed].",
-        ),
-        attempt=(
-            "{He} tried again, this time with more <string|nails|sand|boards>, but it was no use.",
-            "{He} kicked a <stone|brick|plank> and hurt {his} toe.",
-            "{He} started over from the bottom. It held for <one minute|ten seconds|a moment>.",
-            "{He} counted {his} tools: one <hammer|saw|spade|rake> and {junk}.",
-        ),
-        help=(
-            '{Helper} watched for a while. "Make the bottom wide and strong," said {pal}.',
-            '"May I help?" asked {helper}. "You hold and I will <tie|hammer|stack|dig>."',
-            '{name} went to {helper} for help. "We need a better plan," said {pal}.',
-            "{Helper} rolled up {pal_his} sleeves, and they went to work side by side.",
-        ),
-        resolution=(
-            "At last the {x} [stood firm], even when they <shook|pushed|poked> it.",
-            "By sunset, the {x} [was finished], and not even the breeze could move it.",
-            "This time the {x} [did not fall], and they danced around it.",
-            "Piece by piece the {x} grew, and it [held fast].",
-        ),
-        moral=(
-            "[many hands make] light work",
-            "[a good start] holds up all the rest",
-            "if it breaks, you [can build it again]",
-            "[a plan is worth] more than a hurry",
-        ),
-    ),
-    Plot(
-        name="cook",
-        feasts=False,
-        things=tuple(words.DISHES),
-        helpers="family",
-        setup=(
-            "One {day}, {name} wanted to cook some {x} for the whole family.",
-            "One {day}, {name} put on an apron to make some {x}.",
-            '"I will make some {x} today," said {name} one {day}.',
-            "One {day}, {name} stood on a stool and stirred some {x} in a huge pan.",
-        ),
-        problem=(
-            "But the {x} [tasted awful].",
-            "But the {x} was [far too salty].",
-            "But the {x} [smelled burnt], and the kitchen was full of smoke.",
-            "One sip, and {he} made a face: the {x} [was horrible].",
-        ),
-        attempt=(
-            "{He} added <pepper|vinegar|mustard|onions>, and then it was even worse.",
-            "{He} held {his} nose and tried another spoonful. Ugh!",
-            "{He} gave some to the neighbor, who turned as green as <moss|a leek|spinach>.",
-            "{He} stirred it the other way round, but that did not help.",
-        ),
-        help=(
-            '{Helper} came into the kitchen. "Did you read the recipe?" asked {pal}.',
-            '"Let us start again," said {helper}, and washed the pan.',
-            '{name} called {helper}. "You took salt for sugar!" said {pal} with a wink.',
-            '{Helper} took a taste and coughed. "We can save it," said {pal}.',
-        ),
-        resolution=(
-            "They measured with care, and this time the {x} [was delicious].",
-            "Now the {x} [tasted wonderful], and nobody left a drop.",
-            "An hour later the {x} was done, and everyone [asked for more].",
-            "With a bit of <parsley|garlic|cream|basil>, the {x} [was just right].",
-        ),
-        moral=(
-            "[a cook must taste] before serving",
-            "it pays to [read the recipe]",
-            "[the first try] is seldom the best",
-            "[good food needs] time and care",
         ),
     ),
 )

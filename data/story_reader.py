@@ -1,6 +1,7 @@
 """Splits a story into sentences and words, and knows which of them are spoken aloud. Judges nothing."""
 
 import dataclasses
+import itertools
 import re
 
 TOKEN = re.compile(r"[A-Za-z]+(?:[-'][A-Za-z]+)*|[.!?]+|\S")
@@ -44,7 +45,7 @@ def read(story: str) -> list[Sentence]:
 def _split(tokens: list[str]) -> list[tuple[tuple[Word, ...], bool]]:
     """The words of each sentence of a paragraph and whether the sentence is closed."""
     sentences, words, quoted, before = [], [], False, "."
-    for token, after in zip(tokens, [*tokens[1:], '"'], strict=True):
+    for token, after in itertools.pairwise([*tokens, '"']):
         if token[0].isalpha():
             words.append(Word(token, quoted, begins=before[0] in '.!?"'))
         stops = token[0] in ".!?" and not quoted

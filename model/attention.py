@@ -121,6 +121,10 @@ class CausalSelfAttention(nn.Module):
         self.heads = [config.n_head, config.kv_heads, config.kv_heads]
         self.head_dim, self.window = config.head_dim, config.window
         self.backend, self.attn_dropout = config.attention, config.dropout
+        plain = config.kv_heads == config.n_head and config.positions != "rotary"
+        self.packed = (
+            config.attention == "fused" and plain
+        )  # q, k and v stay one tensor, and so do their gradients
         self.c_attn = nn.Linear(config.n_embd, sum(self.heads) * self.head_dim, config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, config.bias)
         self.resid_dropout = Dropout(config.dropout, config.attention)
@@ -128,15 +132,24 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """x (B, T, C) -> (B, T, C). Angles (…, T, D/2) turn q and k; a cache adds earlier tokens."""
         qkv = self.c_attn(x).unflatten(-1, (-1, self.head_dim))  # (B, T, …) -> (B, T, H + 2 KV, D)
+        if self.packed and cache is None:
+            from kernels import causal_attention_qkvpacked
+
+            qkv = qkv.unflatten(2, (3, -1))  # (B, T, 3 H, D) -> (B, T, 3, H, D)
+            y = causal_attention_qkvpacked(qkv, dropout_p=self._dropout(), window=self.window)
+        else:
+            y = self._unpacked(qkv, angles, cache)
+        return self.resid_dropout(self.c_proj(y.flatten(2)))  # (B, T, H, D) -> (B, T, C)
+
+    def _unpacked(self, qkv: Tensor, angles: Tensor | None, cache: Cache | None) -> Tensor:
+        """qkv (B, T, H + 2 KV, D) -> (B, T, H, D)."""
         q, k, v = qkv.split(self.heads, dim=2)  # (B, T, H, D), twice (B, T, KV, D)
         if angles is not None:
             q, k = rotate(q, angles), rotate(k, angles)
-        if cache is not None:
-            keys, values, mask = cache.extend(k, v)
-            y = self._masked(q.transpose(1, 2), keys, values, mask)
-        else:
-            y = self._causal(q, k, v)
-        return self.resid_dropout(self.c_proj(y.flatten(2)))  # (B, T, H, D) -> (B, T, C)
+        if cache is None:
+            return self._causal(q, k, v)
+        keys, values, mask = cache.extend(k, v)
+        return self._masked(q.transpose(1, 2), keys, values, mask)
 
     def _causal(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """q (B, T, H, D), k and v (B, T, KV, D) -> (B, T, H, D)."""

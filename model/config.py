@@ -1,4 +1,7 @@
-"""GPTConfig: every choice that shapes a model, validated, and the presets that have names."""
+"""GPTConfig: every choice that shapes a model, and the presets that have names.
+
+A config is frozen. An impossible one is a ValueError that lists every field at fault.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -7,11 +10,7 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of a GPT. Frozen; an impossible combination is a ValueError that names the fields.
-
-    >>> GPTConfig(n_embd=96, n_head=3).head_dim
-    32
-    """
+    """The shape of a GPT."""
 
     vocab_size: int = 50257
     """Number of token ids."""
@@ -51,7 +50,8 @@ class GPTConfig:
     """Recompute each block in the backward pass: a third more arithmetic, far less memory."""
 
     def __post_init__(self) -> None:
-        faults = [*self._out_of_range(), *self._unknown_choices(), *self._ill_fitting()]
+        faults = [*self._out_of_range(), *self._unknown_choices()]
+        faults = faults or self._ill_fitting()
         if faults:
             raise ValueError("GPTConfig: " + "; ".join(faults))
 
@@ -59,12 +59,14 @@ class GPTConfig:
         sizes = ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "n_inner", "window")
         values = {name: getattr(self, name) for name in sizes}
         faults = [
-            f"{name} is {n}, must be at least 1" for name, n in values.items() if n is not None and n < 1
+            f"{name} is {value!r}, must be a whole number of at least 1"
+            for name, value in values.items()
+            if value is not None and not (isinstance(value, int) and value >= 1)
         ]
-        if not 0 <= self.dropout < 1:
-            faults.append(f"dropout is {self.dropout}, must be in [0, 1)")
-        if not self.norm_eps > 0:
-            faults.append(f"norm_eps is {self.norm_eps}, must be above 0")
+        if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
+            faults.append(f"dropout is {self.dropout!r}, must be in [0, 1)")
+        if not (_is_number(self.norm_eps) and self.norm_eps > 0):
+            faults.append(f"norm_eps is {self.norm_eps!r}, must be above 0")
         return faults
 
     def _unknown_choices(self) -> list[str]:
@@ -76,8 +78,6 @@ class GPTConfig:
         ]
 
     def _ill_fitting(self) -> list[str]:
-        if self.n_head < 1 or self.kv_heads < 1:
-            return []
         faults = []
         if self.n_embd % self.n_head:
             faults.append(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}")
@@ -91,7 +91,11 @@ class GPTConfig:
 
     @property
     def head_dim(self) -> int:
-        """Width of one head."""
+        """Width of one head.
+
+        >>> GPTConfig(n_embd=96, n_head=3).head_dim
+        32
+        """
         return self.n_embd // self.n_head
 
     @property
@@ -116,12 +120,16 @@ class GPTConfig:
         return cls(**{**PRESETS[name], **changes})
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
 def _is_choice(kind: Any) -> bool:
     return getattr(kind, "__origin__", None) is Literal
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quickstart": {"vocab_size": 1024, "block_size": 256, "n_layer": 4, "n_head": 4, "n_embd": 128},
+    "quickstart": {"vocab_size": 2048, "block_size": 192, "n_layer": 4, "n_head": 4, "n_embd": 128},
     "tinystories": {
         "vocab_size": 50257,
         "block_size": 128,

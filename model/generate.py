@@ -99,12 +99,15 @@ class LayerCache:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a step's tokens go: rows (B,), positions (B, T), longest context L, mask (B, 1, T, L)."""
+    """Where a step's tokens go: rows (B,), positions (B, T), longest context L, mask (B, 1, T, L).
+
+    The mask is None where every query may see all L keys.
+    """
 
     rows: Tensor
     positions: Tensor
     length: int
-    mask: Tensor
+    mask: Tensor | None
 
 
 class KVCache:
@@ -117,16 +120,13 @@ class KVCache:
     def read(self, contexts: Sequence[Sequence[int]], starts: Sequence[int], rows: Sequence[int]) -> Tensor:
         """Logits (B, V) after each context, whose tokens stand at start, start + 1, … in `rows`."""
         widest = max(map(len, contexts))
-        padded = [
-            list(ids) + [0] * (widest - len(ids)) for ids in contexts
-        ]  # no earlier token sees the padding
-        idx = torch.tensor(padded, device=self.device)  # (B, T)
-        offsets = torch.tensor(starts, device=self.device)[:, None]  # (B, 1)
-        positions = offsets + torch.arange(widest, device=self.device)  # (B, T)
+        # Padding stands behind a row's own tokens, and none of them looks there.
+        padded = [list(ids) + [0] * (widest - len(ids)) for ids in contexts]
+        idx, first, into = (torch.tensor(t, device=self.device) for t in (padded, list(starts), list(rows)))
+        positions = first[:, None] + torch.arange(widest, device=self.device)  # (B, T)
+        in_step = widest == 1 and len(set(starts)) == 1 and self.gpt.config.window is None
         length = max(starts) + widest
-        place = _Place(
-            torch.tensor(rows, device=self.device), positions, length, self._mask(positions, length)
-        )
+        place = _Place(into, positions, length, None if in_step else self._mask(positions, length))
         for layer in self.layers:
             layer.place = place
         hidden = self.gpt.hidden(idx, positions, self.layers)  # (B, T, C)

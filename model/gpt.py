@@ -108,8 +108,9 @@ class GPT(nn.Module):
         hidden = self.hidden(idx)
         if targets is None:
             return self.lm_head(hidden), None
-        logits, loss = head_loss(hidden.flatten(0, 1), self.lm_head.weight, targets.flatten())
-        return logits if logits is None else logits.unflatten(0, idx.shape), loss
+        rows = hidden.flatten(0, 1)  # (B, T, C) -> (B T, C)
+        logits, loss = head_loss(rows, self.lm_head.weight, targets.flatten())
+        return logits if logits is None else logits.unflatten(0, idx.shape), loss  # (B T, V) -> (B, T, V)
 
     def hidden(
         self, idx: Tensor, positions: Tensor | None = None, caches: Sequence[Cache] | None = None
@@ -134,17 +135,16 @@ class GPT(nn.Module):
 
     def _check(self, idx: Tensor, targets: Tensor | None) -> None:
         if idx.dim() != 2 or (targets is not None and targets.shape != idx.shape):
-            shapes = f"idx is {tuple(idx.shape)}" + (
-                "" if targets is None else f", targets {tuple(targets.shape)}"
+            others = "" if targets is None else f", targets {tuple(targets.shape)}"
+            raise ValueError(
+                f"idx and targets must both be (batch, tokens): idx is {tuple(idx.shape)}{others}"
             )
-            raise ValueError(f"idx and targets must both be (batch, tokens): {shapes}")
         if idx.shape[1] > self.config.block_size:
             raise ValueError(
                 f"a sequence of {idx.shape[1]} tokens is longer than block_size {self.config.block_size}: "
                 "shorten it, or make the model with a larger block_size"
             )
-        # Looking at the values would stop a GPU's queue and break a compiled graph; there, indexing itself
-        # checks.
+        # Looking at the values would stop a GPU's queue and break a compiled graph: there, indexing checks.
         if idx.device.type == "cpu" and not torch.compiler.is_compiling():
             check_ids(idx, self.config.vocab_size, "idx")
             if targets is not None:
@@ -157,11 +157,11 @@ class GPT(nn.Module):
 
         return load(directory, **changes)
 
-    def save_pretrained(self, directory: str | Path) -> None:
-        """Writes config.json and model.safetensors into `directory`; see model.pretrained.save."""
+    def save_pretrained(self, directory: str | Path, tokenizer: str | Path | None = None) -> None:
+        """Writes config.json, model.safetensors and a tokenizer, if given; see model.pretrained.save."""
         from model.pretrained import save
 
-        save(self, directory)
+        save(self, directory, tokenizer)
 
 
 def check_ids(ids: Tensor, vocab_size: int, name: str) -> None:

@@ -16,7 +16,7 @@ Backend = Literal["torch", "sdpa", "fused"]
 
 
 class Dropout(nn.Module):
-    """Zeroes each value with probability p, and scales the rest by 1 / (1 - p) in training."""
+    """In training, zeroes each value with probability p and scales the rest by 1 / (1 - p)."""
 
     def __init__(self, p: float, backend: Backend = "torch"):
         super().__init__()
@@ -64,7 +64,7 @@ class LayerNorm(nn.Module):
         if self.backend == "fused":
             from kernels import add_layer_norm
 
-            return add_layer_norm(x.to(residual.dtype), residual, self.weight, self.bias, self.eps)
+            return add_layer_norm(x, residual, self.weight, self.bias, self.eps)
         total = x + residual
         return self(total), total
 

@@ -16,29 +16,33 @@ IGNORED = -100
 LOGITS_BUDGET = 128 * 2**20
 
 
+@torch.no_grad()
 def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss of each position in nats, (N,), and the probabilities, (N, V), both float32.
+    """The loss of each position in nats, (N,), and the gradient of their sum, (N, V); both float32.
 
-    logits (N, V) of any float dtype, targets (N,) int64; a target of -100 is ignored, its loss 0. The row's
-    largest logit is subtracted first, so that exp cannot overflow.
+    logits (N, V) of any float dtype, targets (N,) int64. A target of -100 is ignored: loss and gradient are
+    0. The row's largest logit is subtracted before exp, which therefore cannot overflow, be the logits
+    10,000.
 
-    >>> losses, probabilities = cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
-    >>> round(losses.item(), 4), probabilities.tolist()
-    (0.6931, [[0.5, 0.5]])
+    >>> losses, gradient = cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
+    >>> round(losses.item(), 4), gradient.tolist()
+    (0.6931, [[0.5, -0.5]])
     """
-    logits, keep = logits.float(), targets != IGNORED
-    picked = logits.gather(-1, targets.where(keep, 0)[:, None])  # (N, 1)
+    logits, keep = logits.float(), (targets != IGNORED)[:, None]  # keep (N, 1)
+    target = targets[:, None].where(keep, 0)  # (N, 1)
     peak = logits.amax(-1, keepdim=True)
-    powers = (logits - peak).exp()
+    powers = (logits - peak).exp_()  # (N, V)
     total = powers.sum(-1, keepdim=True)
-    losses = (peak - picked + total.log())[:, 0] * keep
-    return losses, powers / total
+    losses = (peak + total.log() - logits.gather(-1, target)) * keep
+    gradient = powers.div_(total)  # softmax, in the memory of the powers
+    gradient.scatter_add_(-1, target, -torch.ones_like(total))
+    return losses[:, 0], gradient.mul_(keep)
 
 
 def head_loss(
     hidden: Tensor, weight: Tensor, targets: Tensor, budget: int = LOGITS_BUDGET
 ) -> tuple[Tensor | None, Tensor]:
-    """Logits hidden @ weight.T and their mean cross-entropy over the targets that are not -100 (0 if none
+    """Logits hidden @ weight.T, and their mean cross-entropy over the targets that are not -100 (0 if none
     is).
 
     hidden (N, C), weight (V, C), targets (N,). The logits (N, V) are for looking at: they carry no gradient,
@@ -57,16 +61,17 @@ class _HeadLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, train: bool) -> Any:
-        loss = torch.zeros((), device=hidden.device)
-        hidden_grads, weight_grad, logits = [], torch.zeros((), device=hidden.device), None
+        loss, weight_grad = torch.zeros(2, device=hidden.device)
+        hidden_grads, logits = [], None
         for part, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
             logits = F.linear(part, weight)  # (rows, C) -> (rows, V), in autocast's dtype where it is on
-            losses, probabilities = cross_entropy(logits, wanted)
+            losses, gradient = cross_entropy(logits, wanted)
             loss = loss + losses.sum()
             if train:
-                gradient = _logits_gradient(probabilities, wanted).to(logits.dtype)
-                hidden_grads.append(gradient @ weight)
-                weight_grad = weight_grad + gradient.mT @ part
+                gradient = gradient.to(logits.dtype)
+                hidden_grads.append(gradient @ weight)  # (rows, V) @ (V, C) -> (rows, C)
+                update = gradient.mT @ part  # (V, rows) @ (rows, C) -> (V, C)
+                weight_grad = weight_grad + update.float()  # 16 bits could not hold the sum
         if train:
             ctx.save_for_backward(torch.cat(hidden_grads).to(hidden.dtype), weight_grad.to(weight.dtype))
         if len(hidden) > rows:
@@ -78,10 +83,3 @@ class _HeadLoss(torch.autograd.Function):
     def backward(ctx: Any, scale: Tensor, _: Any) -> Any:
         hidden_grad, weight_grad = ctx.saved_tensors
         return hidden_grad * scale, weight_grad * scale, None, None, None
-
-
-def _logits_gradient(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """softmax - onehot(target), zero in ignored rows; reuses the memory of `probabilities`."""
-    keep = (targets != IGNORED)[:, None]  # (N, 1)
-    target = targets[:, None].where(keep, 0)
-    return probabilities.scatter_add_(-1, target, -torch.ones_like(target, dtype=torch.float32)).mul_(keep)

@@ -18,7 +18,8 @@ from model.config import GPTConfig
 if TYPE_CHECKING:
     from model.gpt import GPT
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+END_OF_TEXT = "<|endoftext|>"
 
 # GPTConfig's name -> Hugging Face's, for what both configs have and mean alike.
 SHARED = {
@@ -43,13 +44,30 @@ UNCHANGED = {
 }
 
 
-def save(gpt: "GPT", directory: str | Path) -> None:
-    """Writes model.safetensors (in the parameters' dtype) and config.json into `directory`."""
+def save(gpt: "GPT", directory: str | Path, tokenizer: str | Path | None = None) -> None:
+    """Writes model.safetensors (in the parameters' dtype) and config.json into `directory`.
+
+    With the path of a tokenizer.json, the tokenizer is written too, for transformers.AutoTokenizer, and
+    config.json names the id of <|endoftext|>, at which generation ends.
+    """
     from safetensors.torch import save as to_bytes
 
-    with atomic(Path(directory) / WEIGHTS) as file:
+    directory = Path(directory)
+    end = None if tokenizer is None else _save_tokenizer(Path(tokenizer), directory, gpt.config.block_size)
+    with atomic(directory / WEIGHTS) as file:
         file.write(to_bytes(to_gpt2_names(gpt), metadata={"format": "pt"}))
-    write_json(Path(directory) / CONFIG, to_json(gpt.config))
+    write_json(directory / CONFIG, {**to_json(gpt.config), "bos_token_id": end, "eos_token_id": end})
+
+
+def _save_tokenizer(source: Path, directory: Path, block_size: int) -> int | None:
+    """Copies tokenizer.json and says beside it what its special token is for; returns that token's id."""
+    content = read_json(source)
+    special = {token["content"]: token["id"] for token in content.get("added_tokens", [])}
+    role = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT} if END_OF_TEXT in special else {}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size, **role}
+    write_json(directory / TOKENIZER, content)
+    write_json(directory / "tokenizer_config.json", settings)
+    return special.get(END_OF_TEXT)
 
 
 def load(directory: str | Path, **changes: Any) -> "GPT":
@@ -63,17 +81,27 @@ def load(directory: str | Path, **changes: Any) -> "GPT":
 
     from model.gpt import GPT
 
-    directory = Path(directory)
-    for name in (CONFIG, WEIGHTS):
-        if not (directory / name).is_file():
-            raise FileNotFoundError(f"{directory} holds no {name}: give the directory of a saved model")
-    gpt = GPT(from_json(read_json(directory / CONFIG), directory / CONFIG, changes))
+    gpt = GPT(read_config(directory, **changes))
+    path = _existing(directory, WEIGHTS)
     try:
-        weights = load_file(directory / WEIGHTS)
+        weights = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{directory / WEIGHTS} is not a whole safetensors file ({error})") from error
-    gpt.load_state_dict(from_gpt2_names(gpt, weights, directory / WEIGHTS))
+        raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
+    gpt.load_state_dict(from_gpt2_names(gpt, weights, path))
     return gpt.eval()
+
+
+def read_config(directory: str | Path, **changes: Any) -> GPTConfig:
+    """The config in `directory`, with `changes` to single fields."""
+    path = _existing(directory, CONFIG)
+    return from_json(read_json(path), path, changes)
+
+
+def _existing(directory: str | Path, name: str) -> Path:
+    path = Path(directory) / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} holds no {name}: give the directory of a saved model")
+    return path
 
 
 def to_json(config: GPTConfig) -> dict[str, Any]:
@@ -103,11 +131,12 @@ def from_json(content: dict[str, Any], path: Path, changes: dict[str, Any]) -> G
     if content.get("model_type") not in ("gpt2", "slm"):
         raise ValueError(f"{path} is of model_type {content.get('model_type')!r}, not gpt2 or slm")
     fields = {name: content[theirs] for name, theirs in SHARED.items() if theirs in content}
-    try:
-        fields |= {"mlp": _mlp(content, path), "dropout": _dropout(content, path, changes)}
-        return GPTConfig(**{**fields, **content.get("slm", {}), **changes})
-    except TypeError as error:
-        raise ValueError(f"{path} names a field that this version does not know: {error}") from error
+    fields |= {"mlp": _mlp(content, path), "dropout": _dropout(content, path, changes)}
+    fields |= {**content.get("slm", {}), **changes}
+    unknown = fields.keys() - {field.name for field in dataclasses.fields(GPTConfig)}
+    if unknown:
+        raise ValueError(f"{path}: GPTConfig has no field called {', '.join(sorted(unknown))}")
+    return GPTConfig(**fields)
 
 
 def _mlp(content: dict[str, Any], path: Path) -> str:

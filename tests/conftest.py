@@ -3,6 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # the models of the tests are so small that a second thread only costs
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +35,7 @@ def refused(capsys):
     """Calls main(argv) and returns its error: one line on stderr, exit code 2."""
 
     def call(main, *argv: str) -> str:
+        capsys.readouterr()  # what was said before does not count
         with pytest.raises(SystemExit) as stop:
             main(list(argv))
         err = capsys.readouterr().err

@@ -7,6 +7,7 @@ Tensors are safetensors and the rest is JSON: loading a checkpoint runs no code.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch import Tensor
 
 from common import files
 from model import GPT
+
+Optimizers = Sequence[torch.optim.Optimizer]
 
 
 @dataclasses.dataclass
@@ -37,16 +40,16 @@ def save_weights(directory: Path, model: GPT) -> None:
         model.save_pretrained(aside)
 
 
-def save_state(directory: Path, model: GPT, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save_state(directory: Path, model: GPT, optimizers: Optimizers, progress: Progress) -> None:
     """Replaces `directory` by one with weights, optimizer, random states and progress."""
     with files.atomic_directory(directory) as aside:
         model.save_pretrained(aside)
-        save_file({**_optimizer_tensors(optimizer), **_random_states()}, aside / "state.safetensors")
+        save_file({**_optimizer_tensors(optimizers), **_random_states()}, aside / "state.safetensors")
         files.write_json(aside / "state.json", dataclasses.asdict(progress))
 
 
-def load_state(directory: Path, model: GPT, optimizer: torch.optim.Optimizer) -> Progress:
-    """Puts a saved state back into `model`, `optimizer` and the random generators."""
+def load_state(directory: Path, model: GPT, optimizers: Optimizers) -> Progress:
+    """Puts a saved state back into `model`, `optimizers` and the random generators."""
     directory = files.whole_directory(directory)
     if not (directory / "state.json").is_file():
         raise FileNotFoundError(
@@ -64,25 +67,29 @@ def load_state(directory: Path, model: GPT, optimizer: torch.optim.Optimizer) ->
         raise ValueError(
             f"{directory / 'state.safetensors'} is damaged ({error}): start anew with --overwrite"
         ) from error
-    _restore_optimizer(optimizer, tensors)
+    _restore_optimizers(optimizers, tensors)
     _restore_random_states(tensors)
     return Progress(**files.read_json(directory / "state.json"))
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as flat names, `optimizer.PARAMETER.NAME`."""
-    state = optimizer.state_dict()["state"]
-    return {f"optimizer.{i}.{name}": value for i, values in state.items() for name, value in values.items()}
+def _optimizer_tensors(optimizers: Optimizers) -> dict[str, Tensor]:
+    """The optimizers' state under flat names, `optimizer.NUMBER.PARAMETER.NAME`."""
+    return {
+        f"optimizer.{number}.{parameter}.{name}": value
+        for number, optimizer in enumerate(optimizers)
+        for parameter, values in optimizer.state_dict()["state"].items()
+        for name, value in values.items()
+    }
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+def _restore_optimizers(optimizers: Optimizers, tensors: dict[str, Tensor]) -> None:
+    for number, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith(f"optimizer.{number}."):
+                parameter, name = key.split(".")[2:]
+                state.setdefault(int(parameter), {})[name] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _random_states() -> dict[str, Tensor]:

@@ -50,13 +50,17 @@ class TrainConfig:
     """Compile the model with torch.compile: slow to start, faster on long runs."""
 
     batch_tokens: int = 4096
-    """Tokens per optimizer step, over all accumulated micro-batches."""
+    """Tokens per optimizer step at most: as many whole micro-batches are accumulated as fit."""
     micro_batch: int = 16
-    """Sequences per forward and backward pass; a step accumulates batch_tokens / (micro_batch * block_size)."""
-    optimizer: Literal["fused", "ours"] = "fused"
-    """AdamW: torch's fused one, or the plain one in training/optimizer.py (equal results)."""
+    """Sequences of block_size tokens per forward and backward pass."""
+    batches: Literal["random", "documents"] = "random"
+    """Windows that start anywhere, or only where a document starts (best where documents fit the context)."""
+    optimizer: Literal["fused", "ours", "muon"] = "fused"
+    """AdamW, torch's fused one or the plain one of training/optimizer.py (equal results); or Muon with AdamW."""
     learning_rate: float = 1e-3
-    """Peak learning rate, reached after the warm-up."""
+    """Peak learning rate of AdamW, reached after the warm-up."""
+    muon_learning_rate: float = 0.02
+    """Peak learning rate of Muon, where it is the optimizer; it follows the same schedule."""
     final_learning_rate: float = 1e-4
     """Learning rate at the last step, at the foot of the cosine."""
     warmup_steps: int = 100
@@ -82,20 +86,20 @@ class TrainConfig:
     """Temperature of the stories told at the end."""
 
     def __post_init__(self) -> None:
-        positive = ("steps", "batch_tokens", "micro_batch", "learning_rate", "eval_every", "eval_batches")
-        for name in (*positive, "checkpoint_every"):
-            if getattr(self, name) <= 0:
+        positive = ("steps", "batch_tokens", "micro_batch", "learning_rate", "muon_learning_rate")
+        for name in (*positive, "eval_every", "eval_batches", "checkpoint_every"):
+            if not getattr(self, name) > 0:  # also refuses NaN
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
         for name in ("final_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "temperature"):
-            if not getattr(self, name) >= 0:  # also refuses NaN
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must not be below 0")
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be in [0, 1)")
-        if self.batch_tokens % self.micro_batch_tokens:
+        if self.batch_tokens < self.micro_batch_tokens:
             raise ValueError(
-                f"batch_tokens {self.batch_tokens} is not a multiple of micro_batch {self.micro_batch} x block_size "
-                f"{self.model.block_size} = {self.micro_batch_tokens}: change one of the three"
+                f"batch_tokens {self.batch_tokens} is less than one micro_batch of {self.micro_batch} x block_size "
+                f"{self.model.block_size} = {self.micro_batch_tokens} tokens: raise batch_tokens or lower micro_batch"
             )
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite contradict each other: give one of them")
@@ -109,6 +113,11 @@ class TrainConfig:
     def accumulation(self) -> int:
         """Forward and backward passes per optimizer step."""
         return self.batch_tokens // self.micro_batch_tokens
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens per optimizer step."""
+        return self.accumulation * self.micro_batch_tokens
 
     @property
     def run_directory(self) -> Path:
@@ -136,7 +145,7 @@ def read_config(path: Path) -> TrainConfig:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from error
-    model = dict(values.pop("model", {}))
+    model = values.pop("model", {})
     if not isinstance(model, dict):
         raise ValueError(f"{path}: model must be a table, [model]")
     base = GPTConfig.preset(model.pop("preset")) if "preset" in model else GPTConfig()

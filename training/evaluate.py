@@ -8,24 +8,40 @@ import torch
 from torch import Tensor
 
 from bpe import Tokenizer
-from data.batches import RandomWindows, TokenFile
+from data.batches import Documents, DocumentStarts, RandomWindows, Sampler, TokenFile
+from data.documents import IGNORED
 from model import GPT, generate
 
 END_OF_TEXT = "<|endoftext|>"
+LONGEST = 1 << 20  # tokens: what one evaluation of a whole file reads at most
+
+
+def windows(file: TokenFile, kind: str, batch_size: int, block_size: int, seed: int) -> Sampler:
+    """Endless batches of windows that start anywhere ("random") or where a document starts ("documents")."""
+    sampler = DocumentStarts if kind == "documents" else RandomWindows
+    return sampler(file, batch_size, block_size, seed)
 
 
 @torch.no_grad()
-def estimate_loss(model: GPT, file: TokenFile, *, batches: int, batch_size: int, seed: int = 0) -> float:
-    """Mean loss in nats per token over the same `batches` random windows at every call."""
-    sampler = RandomWindows(file, batch_size=batch_size, block_size=model.config.block_size, seed=seed)
+def estimate_loss(model: GPT, file: TokenFile, kind: str, *, batches: int, batch_size: int) -> float:
+    """Mean loss in nats per token over the same `batches` windows of that kind at every call."""
+    sampler = windows(file, kind, batch_size, model.config.block_size, seed=0)
     return _mean_loss(model, itertools.islice(sampler, batches))
 
 
 @torch.no_grad()
-def full_loss(model: GPT, file: TokenFile, *, batch_size: int, limit: int = 1 << 20) -> float:
-    """Mean loss in nats per token over the file, or its first `limit` tokens; each token is predicted once."""
-    ids = torch.from_numpy(file.tokens[:limit].astype("int64"))
-    return _mean_loss(model, _every_window(ids, model.config.block_size, batch_size))
+def full_loss(model: GPT, file: TokenFile, kind: str, batch_size: int, limit: int = LONGEST) -> float:
+    """Mean loss in nats per token over about the first `limit` tokens of the file, each predicted once.
+
+    "random": windows side by side, whatever they cut. "documents": each document from its own beginning.
+    """
+    block_size = model.config.block_size
+    if kind == "random":
+        ids = torch.from_numpy(file.tokens[:limit].astype("int64"))
+        return _mean_loss(model, _every_window(ids, block_size, batch_size))
+    rows = Documents(file, batch_size, block_size, mode="pad", epochs=1)
+    share = min(1.0, limit / len(file))
+    return _mean_loss(model, itertools.islice(rows, math.ceil(share * len(rows) / batch_size)))
 
 
 def _every_window(ids: Tensor, block_size: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -45,8 +61,9 @@ def _mean_loss(model: GPT, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
     total, count = torch.zeros((), dtype=torch.float64, device=device), 0
     for x, y in batches:
         _, loss = model(x.to(device), y.to(device))
-        total += loss.double() * y.numel()
-        count += y.numel()
+        predicted = int((y != IGNORED).sum())
+        total += loss.double() * predicted
+        count += predicted
     model.train(was_training)
     return total.item() / count
 

@@ -17,7 +17,7 @@ from rich.progress import Progress as ProgressBar
 
 from bpe import Tokenizer
 from common import files
-from data.batches import RandomWindows, TokenFile, prefetch
+from data.batches import TokenFile, prefetch
 from data.stories import coherence
 from model import GPT
 from training import checkpoint, devices, evaluate, optimizer, report, schedule
@@ -45,11 +45,8 @@ class Trainer:
         self.precision = devices.choose_precision(config.precision, self.device)
         self.train_file = _open_split(config, "train")
         self.val_file = _open_split(config, "val")
-        self.batches = RandomWindows(
-            self.train_file,
-            batch_size=config.micro_batch,
-            block_size=config.model.block_size,
-            seed=config.seed,
+        self.batches = evaluate.windows(
+            self.train_file, config.batches, config.micro_batch, config.model.block_size, config.seed
         )
         if self.device.type == "cpu":
             # A converged tiny model has gradients of 1e-40, and a CPU is 20 to 50 times slower on such numbers.
@@ -58,13 +55,7 @@ class Trainer:
         self.model = GPT(config.model).to(self.device)
         self.compiled = torch.compile(self.model) if config.compile else self.model
         self.parameters = list(self.model.parameters())
-        self.optimizer = optimizer.make_optimizer(
-            self.model,
-            config.optimizer,
-            learning_rate=config.learning_rate,
-            betas=(config.beta1, config.beta2),
-            weight_decay=config.weight_decay,
-        )
+        self.optimizers = optimizer.make_optimizers(self.model, config, self.precision)
         self.progress = checkpoint.Progress()
 
     def prepare_run(self) -> report.Log:
@@ -83,7 +74,7 @@ class Trainer:
             raise ValueError(
                 f"{self.run} was trained with another tokenizer than {theirs}: resume with its own --data"
             )
-        self.progress = checkpoint.load_state(self.run / "last", self.model, self.optimizer)
+        self.progress = checkpoint.load_state(self.run / "last", self.model, self.optimizers)
         self.batches.load_state_dict(self.progress.batches)
 
     def train(self, log: report.Log, bar: ProgressBar) -> None:
@@ -110,7 +101,7 @@ class Trainer:
         value = loss.item() if logged else None
         self.progress.seconds += time.perf_counter() - start
         self.progress.step += 1
-        self.progress.tokens += self.config.batch_tokens
+        self.progress.tokens += self.config.step_tokens
         if value is not None:
             log.add(
                 step=step,
@@ -143,10 +134,10 @@ class Trainer:
             loss.backward()
             total += loss.detach()
         norm = optimizer.clip_gradient(self.parameters, config.grad_clip)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        optimizer.set_learning_rate(self.optimizers, rate)
+        for each in self.optimizers:
+            each.step()
+            each.zero_grad(set_to_none=True)
         return rate, total, norm
 
     def _after_step(self, log: report.Log, *, stop: bool) -> None:
@@ -172,19 +163,23 @@ class Trainer:
     def _estimate(self, file: TokenFile, batches: int) -> float:
         with devices.autocast(self.device, self.precision):
             return evaluate.estimate_loss(
-                self.model, file, batches=batches, batch_size=self.config.micro_batch
+                self.model, file, self.config.batches, batches=batches, batch_size=self.config.micro_batch
             )
 
     def _save(self) -> None:
-        checkpoint.save_state(self.run / "last", self.model, self.optimizer, self.progress)
+        checkpoint.save_state(self.run / "last", self.model, self.optimizers, self.progress)
 
     def report(self) -> report.Report:
         """The figures of the best weights, and the stories they tell."""
         config, progress, meta = self.config, self.progress, self.val_file.meta
         self.model.load_state_dict(GPT.from_pretrained(files.whole_directory(self.run / "best")).state_dict())
         with devices.autocast(self.device, self.precision):
-            val_loss = evaluate.full_loss(self.model, self.val_file, batch_size=config.micro_batch)
-        train_loss = self._estimate(self.train_file, 4 * config.eval_batches)
+            train_loss, val_loss = (
+                evaluate.full_loss(
+                    self.model, file, config.batches, config.micro_batch, limit=len(self.val_file)
+                )
+                for file in (self.train_file, self.val_file)
+            )
         built_in = all(source.split(":")[0] == "stories" for source in meta.source)
         count = max(config.coherence_stories, SHOWN_STORIES) if built_in else SHOWN_STORIES
         tokenizer = Tokenizer.load(self.run / "tokenizer.json")
@@ -213,7 +208,7 @@ def train(config: TrainConfig) -> report.Report:
     precision = str(trainer.precision).removeprefix("torch.")
     Console(stderr=True).print(
         f"{parameters:,} parameters on {trainer.device} in {precision}, {config.steps} steps of "
-        f"{config.batch_tokens:,} tokens from {config.data} to {trainer.run}",
+        f"{config.step_tokens:,} tokens from {config.data} to {trainer.run}",
         highlight=False,
     )
     with contextlib.closing(log), report.progress_bar() as bar:

@@ -1,10 +1,14 @@
-"""AdamW written out, and the two groups of parameters: matrices decay, everything else does not."""
+"""AdamW written out, the groups of parameters, and the choice between optimizers."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from model import GPT
+from training.config import TrainConfig
+from training.muon import Muon
 
 
 class AdamW(torch.optim.Optimizer):
@@ -56,28 +60,46 @@ class AdamW(torch.optim.Optimizer):
         parameter.addcdiv_(mean, corrected_root, value=-group["lr"] / (1 - beta1**step))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
     """Matrices (weights of linear layers and embeddings) with decay; biases and norms, being vectors, without."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    wanted = [parameter for parameter in parameters if parameter.requires_grad]
     return [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in wanted if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in wanted if p.dim() < 2], "weight_decay": 0.0},
     ]
 
 
-def make_optimizer(
-    model: nn.Module,
-    kind: str,
-    *,
-    learning_rate: float,
-    betas: tuple[float, float],
-    weight_decay: float,
-) -> torch.optim.Optimizer:
-    """`ours` is the class above; `fused` is torch's AdamW, one kernel for all parameters."""
-    groups = parameter_groups(model, weight_decay)
-    if kind == "ours":
-        return AdamW(groups, lr=learning_rate, betas=betas)
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
+def make_optimizers(model: GPT, config: TrainConfig, precision: torch.dtype) -> list[torch.optim.Optimizer]:
+    """`ours` and `fused` are one AdamW for all; `muon` takes the blocks' matrices and leaves AdamW the rest.
+
+    Every group's "scale" is its peak learning rate over the configured one, for the schedule.
+    """
+    betas, decay = (config.beta1, config.beta2), config.weight_decay
+    if config.optimizer == "ours":
+        optimizers = [AdamW(parameter_groups(model.parameters(), decay), betas=betas)]
+    elif config.optimizer == "fused":
+        optimizers = [torch.optim.AdamW(parameter_groups(model.parameters(), decay), betas=betas, fused=True)]
+    else:
+        matrices = [p for p in model.h.parameters() if p.dim() == 2]
+        taken = {id(p) for p in matrices}
+        rest = [p for p in model.parameters() if id(p) not in taken]
+        # Without decay: the embeddings are few next to the steps, and each is seen in a few of them only.
+        optimizers = [
+            torch.optim.AdamW(parameter_groups(rest, 0.0), betas=betas, fused=True),
+            Muon([{"params": matrices, "scale": config.muon_learning_rate / config.learning_rate}],
+                 weight_decay=decay, precision=precision),
+        ]  # fmt: skip
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group.setdefault("scale", 1.0)
+    return optimizers
+
+
+def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) -> None:
+    """Gives every group its share of the scheduled rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * group["scale"]
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:

@@ -93,7 +93,7 @@ class Report:
     val_loss: float
     """Nats per token over the validation file."""
     train_loss: float
-    """Nats per token over random windows of the training file."""
+    """Nats per token over as much of the training file."""
     bits_per_byte: float
     """Of the validation text."""
     coherence: float | None

@@ -4,10 +4,17 @@ import hashlib
 import json
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 
+from bpe import train
+from data.stories import corpus
+
 END = 0
+
+hypothesis.settings.register_profile("slm", deadline=None)  # time is not what these tests are about
+hypothesis.settings.load_profile("slm")
 
 
 def _write_tokens(directory: Path, tokens: np.ndarray, vocab_size: int = 1000, split: str = "train") -> Path:
@@ -39,3 +46,11 @@ def _write_tokens(directory: Path, tokens: np.ndarray, vocab_size: int = 1000, s
 def write_tokens():
     """write_tokens(directory, tokens, vocab_size=1000, split="train") -> directory."""
     return _write_tokens
+
+
+@pytest.fixture(scope="session")
+def tokenizer_path(tmp_path_factory) -> str:
+    """A small tokenizer, trained once."""
+    path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
+    train(corpus(50_000, seed=9), 400, progress=False).save(path)
+    return str(path)

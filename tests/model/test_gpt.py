@@ -1,21 +1,150 @@
-"""The GPT as a whole: shapes, causality, gradients, its first loss, and what it refuses."""
+"""Promises that hold for every variant of the GPT."""
 
+import copy
 import math
 
 import pytest
 import torch
 
 from model import GPT, GPTConfig
+from model.gpt import Block
 
 
-def tiny(**changes):
-    torch.manual_seed(0)
-    return GPT(GPTConfig(vocab_size=61, block_size=32, n_layer=2, n_head=2, n_embd=32, **changes))
-
-
-def test_logits_for_all_positions_and_a_first_loss_near_that_of_guessing():
-    gpt = tiny()
-    idx, targets = torch.randint(61, (2, 2, 32))
+def test_logits_for_all_positions_and_a_first_loss_of_guessing(tiny, batch, variant):
+    gpt, (idx, targets) = tiny(**variant), batch
     logits, loss = gpt(idx)
-    assert logits.shape == (2, 32, 61) and loss is None
-    assert gpt(idx, targets)[1].item() == pytest.approx(math.log(61), abs=0.1)
+    assert logits.shape == (3, 32, 61) and loss is None
+    assert gpt(idx, targets)[1].item() == pytest.approx(math.log(61), abs=0.15)
+    torch.testing.assert_close(gpt(idx, targets)[0], logits.detach())
+
+
+def test_later_tokens_change_no_bit_before_them(tiny, batch, variant, attention):
+    gpt, (idx, other) = tiny(**variant, attention=attention).eval(), batch
+    for cut in (1, 9, 31):
+        changed = torch.cat([idx[:, :cut], (other[:, cut:] + 1) % 61], dim=1)
+        before, after = gpt(idx)[0], gpt(changed)[0]
+        assert torch.equal(before[:, :cut], after[:, :cut])
+        assert not torch.equal(before[:, cut:], after[:, cut:])
+
+
+def test_a_windows_reach_is_the_window_in_each_layer(tiny, batch):
+    gpt, idx = tiny(window=4, positions="none").eval(), batch[0]
+    changed = idx.clone()
+    changed[:, 0] = (changed[:, 0] + 1) % 61
+    differs = (gpt(idx)[0] != gpt(changed)[0]).any(-1).any(0)
+    assert differs.nonzero().flatten().tolist() == list(range(7))  # two layers, each three tokens back
+
+
+def test_every_parameter_is_reached_by_the_gradient(tiny, batch, variant):
+    gpt = tiny(**variant)
+    gpt(*batch)[1].backward()
+    assert [name for name, p in gpt.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "fused"])
+def test_fast_paths_equal_the_written_out(tiny, batch, variant, attention):
+    losses, gradients = [], []
+    for backend in ("torch", attention):
+        gpt = tiny(**variant, attention=backend)
+        loss = gpt(*batch)[1]
+        loss.backward()
+        losses.append(loss)
+        gradients.append([p.grad for p in gpt.parameters()])
+    torch.testing.assert_close(*losses, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_is_for_training_only(tiny, batch, attention):
+    idx, gpt = batch[0], tiny(dropout=0.5, attention=attention)
+    plain = tiny(attention=attention)(idx)[0]
+    assert torch.equal(gpt.eval()(idx)[0], plain)
+    gpt.train()
+    assert not torch.equal(gpt(idx)[0], gpt(idx)[0])
+
+
+def test_a_batch_can_be_learned_by_heart(tiny, batch, variant):
+    gpt, (idx, targets) = tiny(**variant), [t[:, :12] for t in batch]
+    optimizer = torch.optim.AdamW(gpt.parameters(), lr=1e-2, weight_decay=0.0)
+    for _ in range(80):
+        optimizer.zero_grad()
+        loss = gpt(idx, targets)[1]
+        loss.backward()
+        optimizer.step()
+    assert gpt(idx, targets)[1].item() < 0.05
+
+
+def test_a_state_dict_makes_the_same_model_again(tiny, batch, variant):
+    gpt = tiny(**variant).eval()
+    again = GPT(gpt.config).eval()
+    assert not torch.equal(gpt(batch[0])[0], again(batch[0])[0])
+    again.load_state_dict(copy.deepcopy(gpt.state_dict()))
+    assert torch.equal(gpt(batch[0])[0], again(batch[0])[0])
+
+
+def test_checkpointed_activations_give_the_same_gradients(tiny, batch, variant):
+    gradients = []
+    for checkpointed in (False, True):
+        gpt = tiny(**variant, checkpoint_activations=checkpointed, dropout=0.2)
+        torch.manual_seed(3)  # the recomputed dropout must drop the same values
+        gpt(*batch)[1].backward()
+        gradients.append([p.grad for p in gpt.parameters()])
+    assert all(torch.equal(plain, again) for plain, again in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_stays_near_float32(tiny, batch, variant, dtype, attention):
+    gpt = tiny(**variant, attention=attention)
+    exact = gpt(*batch)[1]
+    with torch.autocast("cpu", dtype):
+        loss = gpt(*batch)[1]
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(exact.item(), rel=1e-2)
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in gpt.parameters())
+
+
+def test_initial_weights_have_gpt2s_spread():
+    config = GPTConfig(vocab_size=500, block_size=64, n_layer=8, n_head=4, n_embd=128)
+    gpt = GPT(config)
+    for name, parameter in gpt.named_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any()
+        elif parameter.dim() == 2:
+            expected = 0.02 / math.sqrt(2 * 8) if name.endswith("c_proj.weight") else 0.02
+            assert parameter.std().item() == pytest.approx(expected, rel=0.05), name
+    assert gpt.lm_head.weight is gpt.wte.weight
+
+
+@pytest.mark.parametrize("place", ["pre", "post"])
+def test_norms_stand_where_the_config_says(place):
+    block = Block(GPTConfig(n_embd=16, n_head=2, norm_place=place)).eval()
+    x = torch.randn(2, 5, 16)
+    if place == "pre":
+        middle = x + block.attn(block.ln_1(x))
+        expected = middle + block.mlp(block.ln_2(middle))
+    else:
+        middle = block.ln_1(x + block.attn(x))
+        expected = block.ln_2(middle + block.mlp(middle))
+    torch.testing.assert_close(block(x), expected)
+
+
+def test_ignored_targets_do_not_count(tiny, batch):
+    gpt, (idx, targets) = tiny(), batch
+    ignored = targets.clone()
+    ignored[:, 10:] = -100
+    torch.testing.assert_close(gpt(idx, ignored)[1], gpt(idx[:, :10], targets[:, :10])[1])
+
+
+@pytest.mark.parametrize(
+    "idx, targets, message",
+    [
+        (torch.zeros(1, 33, dtype=torch.long), None, "33 tokens is longer than block_size 32"),
+        (torch.tensor([[0, 61, -1]]), None, "idx holds ids outside the vocabulary of 61: -1, 61"),
+        (torch.tensor([[0, 1]]), torch.tensor([[-100, 99]]), "targets holds ids .* of 61: 99"),
+        (torch.tensor([0, 1]), None, r"must both be \(batch, tokens\): idx is \(2,\)"),
+        (torch.tensor([[0, 1]]), torch.tensor([[0]]), r"idx is \(1, 2\), targets \(1, 1\)"),
+    ],
+)
+def test_bad_input_is_named(tiny, idx, targets, message):
+    with pytest.raises(ValueError, match=message):
+        tiny()(idx, targets)

@@ -39,6 +39,11 @@ def test_the_saved_configuration_reads_back_equal(tiny):
     assert cfg.read_config(tiny.run / "config.toml") == tiny
 
 
+def test_a_step_takes_the_whole_micro_batches_that_fit(tiny):
+    config = dataclasses.replace(tiny, batch_tokens=900, micro_batch=8)  # 8 windows of 32 tokens
+    assert (config.accumulation, config.step_tokens) == (3, 768)
+
+
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -66,7 +71,7 @@ def test_a_preset_with_a_mistake_is_refused(tmp_path, text, complaint):
         ({"weight_decay": -0.1}, "weight_decay is -0.1"),
         ({"beta2": 1.0}, "beta2 is 1.0"),
         ({"temperature": -1.0}, "temperature is -1.0"),
-        ({"batch_tokens": 500}, "not a multiple of micro_batch"),
+        ({"batch_tokens": 100}, "less than one micro_batch of 8 x block_size 32 = 256"),
         ({"resume": True, "overwrite": True}, "contradict"),
     ],
 )

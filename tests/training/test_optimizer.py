@@ -1,11 +1,13 @@
 """Our AdamW against torch's, the decay groups, and clipping against torch's."""
 
 import copy
+import dataclasses
 
 import pytest
 import torch
 from torch import nn
 
+from model import GPT
 from training import optimizer
 
 
@@ -25,19 +27,20 @@ def train(model: nn.Module, step: torch.optim.Optimizer, steps: int) -> None:
         step.step()
 
 
-def adamw(model: nn.Module, kind: str, weight_decay: float) -> torch.optim.Optimizer:
-    return optimizer.make_optimizer(
-        model, kind, learning_rate=1e-2, betas=(0.9, 0.95), weight_decay=weight_decay
-    )
+def our_adamw(model: nn.Module, weight_decay: float) -> torch.optim.Optimizer:
+    groups = optimizer.parameter_groups(model.parameters(), weight_decay)
+    return optimizer.AdamW(groups, lr=1e-2, betas=(0.9, 0.95))
 
 
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 def test_our_adamw_equals_torchs(weight_decay):
     ours, theirs = small_model(), small_model()
-    train(ours, adamw(ours, "ours", weight_decay), steps=50)
+    train(ours, our_adamw(ours, weight_decay), steps=50)
     train(
         theirs,
-        torch.optim.AdamW(optimizer.parameter_groups(theirs, weight_decay), lr=1e-2, betas=(0.9, 0.95)),
+        torch.optim.AdamW(
+            optimizer.parameter_groups(theirs.parameters(), weight_decay), lr=1e-2, betas=(0.9, 0.95)
+        ),
         50,
     )
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -48,7 +51,7 @@ def test_weights_without_a_gradient_stay():
     model = small_model()
     model[4].weight.grad = None
     before = copy.deepcopy(model.state_dict())
-    adamw(model, "ours", 0.1).step()
+    our_adamw(model, 0.1).step()
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 
 
@@ -60,11 +63,11 @@ def test_a_closure_is_called_with_gradients_on():
         loss.backward()
         return loss
 
-    assert adamw(model, "ours", 0.0).step(closure).requires_grad
+    assert our_adamw(model, 0.0).step(closure).requires_grad
 
 
 def test_only_matrices_decay():
-    decayed, spared = optimizer.parameter_groups(small_model(), 0.1)
+    decayed, spared = optimizer.parameter_groups(small_model().parameters(), 0.1)
     assert decayed["weight_decay"] == 0.1
     assert spared["weight_decay"] == 0.0
     assert [tuple(p.shape) for p in decayed["params"]] == [(11, 8), (16, 8), (11, 16)]
@@ -82,3 +85,18 @@ def test_clipping_equals_torchs(limit):
     torch.testing.assert_close(norm, expected)
     for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(mine.grad, other.grad)
+
+
+@pytest.mark.parametrize("kind", ["fused", "ours", "muon"])
+def test_every_parameter_has_one_optimizer_and_its_share_of_the_rate(tiny, kind):
+    config = dataclasses.replace(tiny, optimizer=kind, learning_rate=0.01, muon_learning_rate=0.02)
+    model = GPT(config.model)
+    optimizers = optimizer.make_optimizers(model, config, torch.float32)
+    optimizer.set_learning_rate(optimizers, 0.005)  # half way down the schedule
+    rates = {id(p): g["lr"] for each in optimizers for g in each.param_groups for p in g["params"]}
+    assert sum(len(g["params"]) for each in optimizers for g in each.param_groups) == len(
+        list(model.parameters())
+    )
+    for name, parameter in model.named_parameters():
+        by_muon = kind == "muon" and name.startswith("h.") and parameter.dim() == 2
+        assert rates[id(parameter)] == pytest.approx(0.01 if by_muon else 0.005), name

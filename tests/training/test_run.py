@@ -91,7 +91,7 @@ def test_accumulated_micro_batches_equal_one_batch(tiny, tmp_path):
     for config in (one, four):
         trainer = loop.Trainer(config)
         # The same sixteen windows, in one batch or in four.
-        x, y = next(iter(loop.RandomWindows(trainer.train_file, batch_size=16, block_size=32, seed=7)))
+        x, y = next(iter(evaluate.windows(trainer.train_file, "random", 16, 32, seed=7)))
         pieces = iter(
             [
                 pair
@@ -112,25 +112,26 @@ def test_the_whole_file_is_evaluated_token_by_token(tiny):
         x, y = ids[start : min(start + block, 99)], ids[start + 1 : min(start + block, 99) + 1]
         logits, _ = trainer.model(x[None])
         total -= logits[0].log_softmax(-1).gather(1, y[:, None]).sum().item()
-    assert evaluate.full_loss(trainer.model, trainer.val_file, batch_size=2, limit=100) == pytest.approx(
+    assert evaluate.full_loss(trainer.model, trainer.val_file, "random", 2, limit=100) == pytest.approx(
         total / 99, rel=1e-5
     )
 
 
-@pytest.mark.parametrize("kind", ["fused", "ours"])
+@pytest.mark.parametrize("kind", ["fused", "ours", "muon"])
 def test_a_saved_state_comes_back_whole(tiny, tmp_path, kind):
     first = loop.Trainer(dataclasses.replace(tiny, optimizer=kind))
     feed = iter(first.batches)
     for _ in range(3):
         first._step(feed)
-    save_state(tmp_path / "state", first.model, first.optimizer, first.progress)
+    save_state(tmp_path / "state", first.model, first.optimizers, first.progress)
     expected = torch.rand(5)
     second = loop.Trainer(dataclasses.replace(tiny, optimizer=kind, seed=99))
-    load_state(tmp_path / "state", second.model, second.optimizer)
+    load_state(tmp_path / "state", second.model, second.optimizers)
     assert torch.equal(torch.rand(5), expected)
     assert same(first.model.state_dict(), second.model.state_dict())
-    for mine, other in zip(first.parameters, second.parameters, strict=True):
-        assert same(first.optimizer.state[mine], second.optimizer.state[other])
+    for one, two in zip(first.optimizers, second.optimizers, strict=True):
+        states = [[each.state[p] for g in each.param_groups for p in g["params"]] for each in (one, two)]
+        assert all(same(mine, other) for mine, other in zip(*states, strict=True))
 
 
 def snapshot(run) -> dict[str, bytes]:

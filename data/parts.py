@@ -1,0 +1,144 @@
+"""The folder in which a preparation grows, part by part, so that a stop at any moment loses at most one part.
+
+    OUT/.prepare/recipe.json      what is being made: another recipe does not go on here
+    OUT/.prepare/tokenizer.json
+    OUT/.prepare/train.bin …      grow by appending
+    OUT/.prepare/journal.jsonl    one line for each full part: the files' sizes and the counts so far
+
+A part counts once its line is in the journal, which is written after its bytes have reached the disk. Going on
+means cutting the files back to the sizes of the last line. The folder goes away when all is done.
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from common.files import read_json, write_json
+
+GROWING = ("train.bin", "val.bin", "hashes.bin")
+FINISHED = ("train.bin", "val.bin", "tokenizer.json", "meta.json")  # moved in this order: the meta last
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Makes the folder and keeps other processes from preparing in it; the lock goes with the process."""
+    out.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ValueError(
+            f"another process is preparing {out}: wait for it or choose another --out"
+        ) from error
+    finally:
+        os.close(descriptor)
+
+
+class Parts:
+    """The growing files and their journal; `state` is what the last full part left, None before the first."""
+
+    def __init__(self, out: Path, recipe: dict[str, Any], overwrite: bool) -> None:
+        """Begins or goes on; ValueError where a preparation of another recipe was left and may not go."""
+        self.out, self.folder = out, out / ".prepare"
+        kept = self.folder / "recipe.json"
+        if kept.exists() and read_json(kept) != recipe:
+            if self.begun and not overwrite:
+                raise ValueError(
+                    f"{out} holds an unfinished preparation with other options or other files: "
+                    f"give its command again to finish it, or add --overwrite to drop it"
+                )
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not kept.exists():
+            write_json(kept, recipe)
+        self.state: dict[str, Any] | None = None
+        self._files: dict[str, IO[bytes]] = {}
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a full part."""
+        return _last_line(self.folder / "journal.jsonl") is not None
+
+    @property
+    def complete(self) -> bool:
+        """Whether only the finished files remain to be moved to their place."""
+        return (self.folder / "meta.json").exists()
+
+    @contextmanager
+    def growing(self) -> Iterator[None]:
+        """Opens the growing files, cut back to the last full part."""
+        journal = self.folder / "journal.jsonl"
+        line = _last_line(journal)
+        sizes = line["sizes"] if line else dict.fromkeys(GROWING, 0)
+        self.state = line["state"] if line else None
+        try:
+            for name in GROWING:
+                self._files[name] = self._reopen(self.folder / name, sizes[name])
+            self._files["journal.jsonl"] = self._reopen(journal, line["end"] if line else 0)
+            yield
+        finally:
+            for file in self._files.values():
+                file.close()
+            self._files = {}
+
+    @staticmethod
+    def _reopen(path: Path, size: int) -> IO[bytes]:
+        found = path.stat().st_size if path.exists() else 0
+        if found < size:
+            raise ValueError(f"{path} was cut short by something else: add --overwrite to begin anew")
+        file = open(path, "ab", buffering=0)  # noqa: SIM115 -- closed by `growing`
+        file.truncate(size)
+        return file
+
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        """Appends to a growing file; OSError says how to go on where there is no room."""
+        try:
+            rest = memoryview(data).cast("B")
+            while rest:
+                rest = rest[self._files[name].write(rest) :]
+        except OSError as error:
+            raise OSError(
+                f"cannot write {self.folder / name} ({error.strerror}): nothing finished is lost; "
+                f"make room and give the same command again"
+            ) from error
+
+    def commit(self, state: dict[str, Any]) -> None:
+        """Ends a part: when this returns, `state` and all that was written survive a crash."""
+        for name in GROWING:
+            os.fsync(self._files[name].fileno())
+        sizes = {name: os.fstat(self._files[name].fileno()).st_size for name in GROWING}
+        self.write("journal.jsonl", json.dumps({"sizes": sizes, "state": state}).encode() + b"\n")
+        os.fsync(self._files["journal.jsonl"].fileno())
+        self.state = state
+
+    def discard_unless_begun(self) -> None:
+        """Leaves no trace of a preparation that failed before its first full part."""
+        if not self.begun:
+            shutil.rmtree(self.folder)
+            with suppress(OSError):  # not empty: something else is there
+                self.out.rmdir()
+
+    def finish(self) -> None:
+        """Moves the finished files to their place, taking those of another corpus away; can be done again."""
+        if (self.folder / "train.bin").exists():
+            (self.out / "meta.json").unlink(
+                missing_ok=True
+            )  # until the new one comes there is no corpus here
+        for name in FINISHED:
+            if (self.folder / name).exists():
+                os.replace(self.folder / name, self.out / name)
+        shutil.rmtree(self.folder)
+
+
+def _last_line(journal: Path) -> dict[str, Any] | None:
+    """The last whole line of the journal and where it ends; a line cut short by a crash does not count."""
+    whole, newline, _ = journal.read_bytes().rpartition(b"\n") if journal.exists() else (b"", b"", b"")
+    if not newline:
+        return None
+    return {**json.loads(whole.rpartition(b"\n")[2]), "end": len(whole) + 1}

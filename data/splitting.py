@@ -1,0 +1,134 @@
+"""A stream of text to documents: where one ends and the next begins.
+
+    separator   at a marker, <|endoftext|> by default
+    line        at every line break
+    break       at a single line break; blank lines separate the paragraphs of one document
+    whole       a file is one document
+    auto        separator where the marker is there, break where that gives documents of 300 bytes or more
+                on average, else whole: decided on the first megabyte
+
+Works on bytes of UTF-8, block by block, so that a file may be larger than memory.
+"""
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+MODES = ("auto", "separator", "line", "break", "whole")
+LONGEST = 1 << 20  # bytes; a longer document is encoded in pieces, so that no worker holds more
+PASSAGE = 1 << 14  # bytes; what of a whole file goes to one split together
+SHORT = 300  # bytes; single line breaks closer than this, on average, are not the ends of documents
+LONE_BREAK = re.compile(rb"(?<!\n)\n(?=[^\n])")
+
+
+class Piece(NamedTuple):
+    """A document, or a piece of a long one: the last piece `ends` it; `key` decides the split of them all."""
+
+    text: bytes  # UTF-8
+    key: int | None = None  # None: the hash of the text itself
+    ends: bool = True
+    first: bool = True
+    validation: bool = False  # it comes from a source of validation documents alone
+
+
+def text_hash(text: bytes) -> int:
+    """64 bits of BLAKE2b: decides the split of a document, and whether it came before."""
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+
+
+def choose(sample: bytes, separator: str) -> str:
+    """The mode that auto stands for, given the first megabyte of a text.
+
+    >>> choose(b"One.<|endoftext|>Two.", "<|endoftext|>"), choose(b"First Citizen:\\nSpeak, speak.\\n", "")
+    ('separator', 'whole')
+    """
+    if separator and separator.encode() in sample:
+        return "separator"
+    return "break" if len(sample) / (len(LONE_BREAK.findall(sample)) + 1) >= SHORT else "whole"
+
+
+@dataclasses.dataclass(frozen=True)
+class Splitter:
+    """Cuts the blocks of one text into documents; blank ones are none."""
+
+    mode: str
+    separator: str = "<|endoftext|>"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES[1:]:
+            raise ValueError(f"documents end at {', '.join(MODES[1:])}, not {self.mode!r}")
+        if self.mode == "separator" and not self.separator:
+            raise ValueError(
+                "--separator is empty: give the text between documents, or --split-documents line"
+            )
+
+    def _cut(self, text: bytes) -> list[bytes]:
+        """The finished documents in `text` and, last, the one that goes on."""
+        if self.mode == "whole":
+            return [text]
+        if self.mode == "break":
+            return LONE_BREAK.split(text)
+        return text.split(b"\n" if self.mode == "line" else self.separator.encode())
+
+    def documents(self, blocks: Iterable[bytes]) -> Iterator[Piece]:
+        """The documents of one text that arrives in blocks; each block ends at a line break or is the last.
+
+        >>> [piece.text for piece in Splitter("line").documents([b"One.\\nTwo.\\n", b"Three."])]
+        [b'One.', b'Two.', b'Three.']
+        """
+        rest, key, first = b"", None, True
+        for block in blocks:
+            *finished, rest = self._cut(rest + block)
+            for text in finished:
+                yield from self._pieces(text.rstrip(), key, first)
+                key, first = None, True
+            if len(rest) > 2 * self._limit:
+                *early, last = self._pieces(rest, key, first) or [Piece(b"", first=True)]
+                yield from early
+                rest, key, first = last.text, last.key, last.first
+        yield from self._pieces(rest.rstrip(), key, first)
+
+    @property
+    def _limit(self) -> int:
+        return PASSAGE if self.mode == "whole" else LONGEST
+
+    def _pieces(self, text: bytes, key: int | None, first: bool) -> list[Piece]:
+        if first and not (text := text.lstrip()):
+            return []
+        return pieces(text, self._limit, key, first, same_split=self.mode != "whole")
+
+
+def pieces(
+    text: bytes, limit: int = LONGEST, key: int | None = None, first: bool = True, same_split: bool = True
+) -> list[Piece]:
+    """A document in pieces of at most `limit` bytes.
+
+    They are cut before white space, where GPT-2's pattern splits too: encoded apart they give the same ids.
+    """
+    if len(text) <= limit:
+        return [Piece(text, key, True, first)]
+    texts, start = [], 0
+    while len(text) - start > limit:
+        end = _cut_before(text, start, start + limit)
+        texts.append(text[start:end])
+        start = end
+    texts.append(text[start:])
+    if same_split and key is None:
+        key = text_hash(texts[0])
+    last = len(texts) - 1
+    return [Piece(text, key, i == last, first and i == 0) for i, text in enumerate(texts)]
+
+
+def _cut_before(text: bytes, start: int, end: int) -> int:
+    """The last place in (start, end] before a line break, else before a space, else between characters."""
+    for mark in (b"\n", b" "):
+        place = text.rfind(mark, start + 1, end)
+        while place > start and text[place - 1 : place].isspace():
+            place -= 1
+        if place > start:
+            return place
+    while end > start + 1 and text[end] & 0xC0 == 0x80:  # a UTF-8 continuation byte
+        end -= 1
+    return end

@@ -1,0 +1,254 @@
+// layer_norm and add_layer_norm on the CPU, forward and backward.
+//
+// Every row comes from memory once: the later sweeps over it (variance, output) find it in the first-level cache.
+// The derivation is in docs/kernels/layer_norm.md.
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "../ops.h"
+#include "memory.h"
+#include "vec.h"
+
+namespace slm {
+namespace {
+
+// Rows that one task takes, and whose part of the gradients of weight and bias is summed before the parts are: fixed,
+// so that the sums do not depend on the number of threads.
+constexpr int64_t kRowsPerTask = 128;
+
+// Rows that the backward takes at once.
+constexpr int kRowsAtOnce = 4;
+
+// Elements below which a thread is not worth waking.
+constexpr int64_t kGrainElements = 32768;
+
+// A tensor (..., C) as rows of C at a constant distance; a copy only where its strides do not allow that.
+template <typename T>
+struct Rows {
+  explicit Rows(const at::Tensor& x)
+      : matrix(unit_stride(x).reshape({x.numel() / x.size(-1), x.size(-1)})),
+        data(static_cast<T*>(const_cast<void*>(matrix.const_data_ptr()))),
+        distance(matrix.stride(0)) {}
+  T* operator[](int64_t row) const { return data + row * distance; }
+  at::Tensor matrix;  // (rows, C); keeps a copy alive
+  T* data;
+  int64_t distance;
+};
+
+// Calls body(task, begin, end) for every task of rows, in parallel.
+template <typename Body>
+void for_row_tasks(int64_t rows, int64_t size, const Body& body) {
+  int64_t tasks = (rows + kRowsPerTask - 1) / kRowsPerTask;
+  at::parallel_for(0, tasks, kGrainElements / (kRowsPerTask * size) + 1, [&](int64_t first, int64_t last) {
+    for (int64_t task = first; task < last; ++task) {
+      body(task, task * kRowsPerTask, std::min(rows, (task + 1) * kRowsPerTask));
+    }
+  });
+}
+
+// Mean and 1 / sqrt(variance + eps) of a row; the variance from the differences to the mean, never E[x²] - E[x]².
+template <typename A>
+std::pair<A, A> moments(const A* x, int64_t size, A eps) {
+  Vec<A> sum(0), squares(0);
+  for_each_vec<A>(size, [&](int64_t i, auto count) { sum = sum + load(x + i, count); });
+  A mean = sum_of(sum) / static_cast<A>(size);
+  for_each_vec<A>(size, [&](int64_t i, auto count) {
+    Vec<A> centred = first_lanes(load(x + i, count) - Vec<A>(mean), count);
+    squares = at::vec::fmadd(centred, centred, squares);
+  });
+  return {mean, 1 / std::sqrt(sum_of(squares) / static_cast<A>(size) + eps)};
+}
+
+// out = (x - mean) * rstd * weight + bias for one row.
+template <typename A>
+void normalize(const A* x, A mean, A rstd, const A* weight, const A* bias, A* out, int64_t size) {
+  for_each_vec<A>(size, [&](int64_t i, auto count) {
+    Vec<A> scaled = (load(x + i, count) - Vec<A>(mean)) * Vec<A>(rstd);
+    store(at::vec::fmadd(scaled, load(weight + i, count), load(bias + i, count)), out + i, count);
+  });
+}
+
+// One row of numbers of the compute dtype, from a vector of any dtype; zeros where there is none.
+template <typename T>
+std::vector<compute_t<T>> widened(const std::optional<at::Tensor>& vector, int64_t size) {
+  std::vector<compute_t<T>> values(size, 0);
+  if (vector) {
+    const T* from = vector->const_data_ptr<T>();
+    std::copy_n(from, size, values.begin());
+  }
+  return values;
+}
+
+// to = a + b, rounded to T.
+template <typename T, typename A = compute_t<T>>
+void add_rows(const A* a, const A* b, T* to, A* scratch, int64_t size) {
+  A* target = destination(to, scratch);
+  for_each_vec<A>(size, [&](int64_t i, auto count) { store(load(a + i, count) + load(b + i, count), target + i, count); });
+  narrow(target, to, size);
+}
+
+struct Normalized {
+  at::Tensor out, sum, mean, rstd;  // sum: undefined without a residual
+};
+
+template <typename T>
+Normalized forward(const at::Tensor& x, const std::optional<at::Tensor>& residual, const at::Tensor& weight,
+                   const std::optional<at::Tensor>& bias, double eps) {
+  using A = compute_t<T>;
+  const int64_t size = x.size(-1), rows = x.numel() / size;
+  auto statistics = x.options().dtype(statistics_type(x));
+  Normalized result{empty_output(x.sizes(), x.options()), residual ? empty_output(x.sizes(), x.options()) : at::Tensor(),
+                    at::empty({rows}, statistics), at::empty({rows}, statistics)};
+  const Rows<const T> in(x), added(residual.value_or(x));
+  const Rows<T> sum(residual ? result.sum : result.out), out(result.out);
+  const auto gamma = widened<T>(weight, size), beta = widened<T>(bias, size);
+  A *means = result.mean.mutable_data_ptr<A>(), *rstds = result.rstd.mutable_data_ptr<A>();
+
+  for_row_tasks(rows, size, [&](int64_t, int64_t begin, int64_t end) {
+    std::vector<A> scratch(2 * size);
+    for (int64_t r = begin; r < end; ++r) {
+      const A* values = widen(in[r], scratch.data(), size);
+      if (residual) {
+        add_rows(values, widen(added[r], scratch.data() + size, size), sum[r], scratch.data(), size);
+        values = widen<T>(sum[r], scratch.data(), size);  // the rounded sum: what the backward will see
+      }
+      std::tie(means[r], rstds[r]) = moments(values, size, static_cast<A>(eps));
+      A* target = destination(out[r], scratch.data() + size);
+      normalize(values, means[r], rstds[r], gamma.data(), beta.data(), target, size);
+      narrow(target, out[r], size);
+    }
+  });
+  return result;
+}
+
+// Some rows of the backward: kRows of each tensor. `residual` is null where no gradient is added to that of x.
+template <typename A, int kRows>
+struct BackwardRows {
+  const A *grad[kRows], *x[kRows], *residual[kRows];
+  A *grad_x[kRows], mean[kRows], rstd[kRows];
+
+  Vec<A> normalized(int row, int64_t i, auto count) const {
+    return (load(x[row] + i, count) - Vec<A>(mean[row])) * Vec<A>(rstd[row]);
+  }
+};
+
+// The gradients of x of some rows; their part of the gradients of weight and bias is added to grad_weight and
+// grad_bias. Several rows at a time keep independent sums in flight and pass over those two only once.
+template <typename A, int kRows>
+void rows_backward(const BackwardRows<A, kRows>& rows, const A* weight, A* grad_weight, A* grad_bias, int64_t size) {
+  Vec<A> plain[kRows], projected[kRows];  // sums of g * weight, and of g * weight * normalized x
+  for (int r = 0; r < kRows; ++r) plain[r] = projected[r] = Vec<A>(0);
+  for_each_vec<A>(size, [&](int64_t i, auto count) {
+    const Vec<A> scale = load(weight + i, count);
+    for (int r = 0; r < kRows; ++r) {
+      const Vec<A> weighted = load(rows.grad[r] + i, count) * scale;
+      plain[r] = plain[r] + weighted;
+      projected[r] = at::vec::fmadd(weighted, rows.normalized(r, i, count), projected[r]);
+    }
+  });
+  for (int r = 0; r < kRows; ++r) {
+    plain[r] = Vec<A>(sum_of(plain[r]) / static_cast<A>(size));
+    projected[r] = Vec<A>(sum_of(projected[r]) / static_cast<A>(size));
+  }
+  for_each_vec<A>(size, [&](int64_t i, auto count) {
+    const Vec<A> scale = load(weight + i, count);
+    Vec<A> weight_sum = load(grad_weight + i, count), bias_sum = load(grad_bias + i, count);
+    for (int r = 0; r < kRows; ++r) {
+      const Vec<A> g = load(rows.grad[r] + i, count), normalized = rows.normalized(r, i, count);
+      const Vec<A> centred = g * scale - plain[r] - normalized * projected[r];
+      const Vec<A> passed = rows.residual[r] ? load(rows.residual[r] + i, count) : Vec<A>(0);
+      weight_sum = at::vec::fmadd(g, normalized, weight_sum);
+      bias_sum = bias_sum + g;
+      store(at::vec::fmadd(centred, Vec<A>(rows.rstd[r]), passed), rows.grad_x[r] + i, count);
+    }
+    store(weight_sum, grad_weight + i, count);
+    store(bias_sum, grad_bias + i, count);
+  });
+}
+
+template <typename T>
+std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_out, const at::Tensor& x,
+                                                        const at::Tensor& weight, const at::Tensor& mean,
+                                                        const at::Tensor& rstd,
+                                                        const std::optional<at::Tensor>& grad_residual) {
+  using A = compute_t<T>;
+  const int64_t size = x.size(-1), rows = x.numel() / size;
+  at::Tensor grad_x = empty_output(x.sizes(), x.options());
+  // Each task sums the gradients of weight and bias over its rows: (tasks, 2, C).
+  at::Tensor parts = at::zeros({(rows + kRowsPerTask - 1) / kRowsPerTask, 2, size}, mean.options());
+  const Rows<const T> grad(grad_out), in(x), passed(grad_residual.value_or(grad_out));
+  const Rows<T> to(grad_x);
+  const auto gamma = widened<T>(weight, size);
+  const A *means = mean.const_data_ptr<A>(), *rstds = rstd.const_data_ptr<A>();
+  A* sums = parts.mutable_data_ptr<A>();
+
+  for_row_tasks(rows, size, [&](int64_t task, int64_t begin, int64_t end) {
+    std::vector<A> scratch(3 * kRowsAtOnce * size);
+    A *grad_weight = sums + 2 * task * size, *grad_bias = grad_weight + size;
+    auto block = [&]<int kRows>(int64_t first, std::integral_constant<int, kRows>) {
+      BackwardRows<A, kRows> some;
+      for (int i = 0; i < kRows; ++i) {
+        A* space = scratch.data() + 3 * i * size;
+        some.grad[i] = widen(grad[first + i], space, size);
+        some.x[i] = widen(in[first + i], space + size, size);
+        some.residual[i] = grad_residual ? widen(passed[first + i], space + 2 * size, size) : nullptr;
+        some.grad_x[i] = destination(to[first + i], space);
+        some.mean[i] = means[first + i];
+        some.rstd[i] = rstds[first + i];
+      }
+      rows_backward(some, gamma.data(), grad_weight, grad_bias, size);
+      for (int i = 0; i < kRows; ++i) narrow(some.grad_x[i], to[first + i], size);
+    };
+    int64_t r = begin;
+    for (; r + kRowsAtOnce <= end; r += kRowsAtOnce) block(r, std::integral_constant<int, kRowsAtOnce>{});
+    for (; r < end; ++r) block(r, std::integral_constant<int, 1>{});
+  });
+  at::Tensor total = parts.sum(0).to(x.scalar_type());  // (2, C)
+  return {grad_x, total[0].clone(), total[1].clone()};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> layer_norm(const at::Tensor& x, const at::Tensor& weight,
+                                                          const std::optional<at::Tensor>& bias, double eps) {
+  check_layer_norm(x, std::nullopt, weight, bias, eps);
+  return AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "layer_norm", [&] {
+    auto result = forward<scalar_t>(x, std::nullopt, weight, bias, eps);
+    return std::make_tuple(result.out, result.mean, result.rstd);
+  });
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> add_layer_norm(const at::Tensor& x,
+                                                                          const at::Tensor& residual,
+                                                                          const at::Tensor& weight,
+                                                                          const std::optional<at::Tensor>& bias,
+                                                                          double eps) {
+  check_layer_norm(x, residual, weight, bias, eps);
+  return AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "add_layer_norm", [&] {
+    auto result = forward<scalar_t>(x, residual, weight, bias, eps);
+    return std::make_tuple(result.out, result.sum, result.mean, result.rstd);
+  });
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> layer_norm_backward(const at::Tensor& grad_out, const at::Tensor& x,
+                                                                   const at::Tensor& weight, const at::Tensor& mean,
+                                                                   const at::Tensor& rstd,
+                                                                   const std::optional<at::Tensor>& grad_residual) {
+  check_layer_norm_backward(grad_out, x, weight, mean, rstd, grad_residual);
+  return AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "layer_norm_backward", [&] {
+    return backward<scalar_t>(grad_out, x, weight, mean, rstd, grad_residual);
+  });
+}
+
+}  // namespace
+}  // namespace slm
+
+TORCH_LIBRARY_IMPL(slm, CPU, m) {
+  m.impl("layer_norm", slm::layer_norm);
+  m.impl("add_layer_norm", slm::add_layer_norm);
+  m.impl("layer_norm_backward", slm::layer_norm_backward);
+}

@@ -1,0 +1,89 @@
+"""python -m model count PRESET | embeddings RUN: what a model costs, and what it has learned about words."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from common import cli
+from model.config import GPTConfig
+
+
+@dataclass(frozen=True)
+class Count:
+    """Counts parameters, operations and bytes of training before anything is trained."""
+
+    preset: tyro.conf.Positional[str]
+    """A preset's name, or a directory that holds a config.json."""
+    batch_size: int = 8
+    """Sequences of block_size tokens per step."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What autocast computes in; weights, gradients and optimizer stay in float32."""
+    attention: Literal["torch", "sdpa", "fused"] | None = None
+    """Another attention than the preset's: "torch" shows what the scores cost."""
+    checkpoint_activations: bool = False
+    """Recompute each block in the backward pass."""
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Prints each word's nearest neighbours by cosine, and draws the embeddings."""
+
+    run: tyro.conf.Positional[Path]
+    """A run of train.py, such as runs/quickstart."""
+    words: tuple[str, ...] = ()
+    """Words to find the neighbours of (none: the most common ones)."""
+    neighbours: int = 8
+    """Neighbours per word."""
+    plot: Path | None = None
+    """Where to draw: words in two dimensions, and the three kinds of positions as heat maps."""
+    labels: int = 150
+    """Words in the plot."""
+
+
+Command = (
+    Annotated[Count, tyro.conf.subcommand("count")]
+    | Annotated[Embeddings, tyro.conf.subcommand("embeddings")]
+)
+
+
+@cli.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one of the commands."""
+    options = cli.parse(Command, argv, prog="python -m model")
+    if isinstance(options, Count):
+        count(options)
+    else:
+        from model.embeddings import show
+
+        show(options.run, options.words, options.neighbours, options.plot, options.labels)
+
+
+def count(options: Count) -> None:
+    """Prints the tables of model.accounting."""
+    config = read_config(options.preset)
+    config = dataclasses.replace(
+        config,
+        attention=options.attention or config.attention,
+        checkpoint_activations=options.checkpoint_activations or config.checkpoint_activations,
+    )
+    from model.accounting import report
+
+    report(config, options.preset, options.batch_size, options.precision)
+
+
+def read_config(name: str) -> GPTConfig:
+    """The config of a preset or of a directory."""
+    from model import pretrained
+
+    if Path(name).is_dir():
+        return pretrained.read_config(Path(name))
+    return GPTConfig.preset(name)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

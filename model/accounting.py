@@ -1,0 +1,204 @@
+"""What a model costs, counted before it is trained: parameters, floating-point operations, bytes.
+
+python -m model count tinystories --batch-size 64
+
+Parameters and saved activations are counted on the modules themselves (as fake tensors, which have a shape
+and no memory), so they hold for every variant; operations come from formulas that docs/model.md derives.
+"""
+
+import bisect
+import dataclasses
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from model.config import GPTConfig
+from model.gpt import GPT
+from model.loss import LOGITS_BUDGET
+
+Precision = Literal["float32", "bfloat16", "float16"]
+CARDS_GB = (8, 16, 24, 80)
+ROOM = 0.9  # a tenth is left for the context, workspaces and fragmentation
+PARTS = {
+    "wte": "token embedding",
+    "wpe": "position embedding",
+    "attn": "attention",
+    "mlp": "MLP",
+    "ln": "norms",
+}
+
+
+@functools.cache
+def parameters(config: GPTConfig) -> dict[str, int]:
+    """Number of parameters by part; a head tied to the token embedding counts 0.
+
+    >>> parameters(GPTConfig.preset("gpt2"))["total"]
+    124439808
+    """
+    with torch.device("meta"):
+        named = list(GPT(config).named_parameters())
+    counts = dict.fromkeys([*PARTS.values(), "head"], 0)
+    for name, parameter in named:
+        counts[_part(name)] += parameter.numel()
+    return {**counts, "total": sum(counts.values())}
+
+
+def _part(name: str) -> str:
+    """The part that a parameter belongs to, by the first of its path's names that says so."""
+    known = (part for step in name.split(".") for prefix, part in PARTS.items() if step.startswith(prefix))
+    return next(known, "head")
+
+
+def mean_context(config: GPTConfig, tokens: int) -> float:
+    """How many keys a query sees on average over `tokens` positions, itself included.
+
+    >>> mean_context(GPTConfig(), 9), mean_context(GPTConfig(window=3), 9)
+    (5.0, 2.6666666666666665)
+    """
+    window = min(config.window or tokens, tokens)
+    return (window * (window + 1) / 2 + (tokens - window) * window) / tokens
+
+
+def flops_per_token(config: GPTConfig, tokens: int | None = None) -> dict[str, float]:
+    """Floating-point operations per token, "forward" and "backward", in sequences of `tokens` (block_size if
+    None).
+
+    A multiply-add is 2. Counted are the matrix products: 2 per weight of every matrix (head included,
+    embeddings are look-ups), and 4 · n_embd per key that a query sees, in each layer. The backward pass makes
+    two products for each of the forward. Masked scores are not counted; recomputation is, where activations
+    are checkpointed.
+    """
+    counts = parameters(dataclasses.replace(config, tied_head=False, bias=False))
+    matrices = 2 * (counts["attention"] + counts["MLP"] + counts["head"])
+    scores = 4 * config.n_embd * mean_context(config, tokens or config.block_size) * config.n_layer
+    again = matrices - 2 * counts["head"] + scores if config.checkpoint_activations else 0
+    return {"forward": matrices + scores, "backward": 2 * (matrices + scores) + again}
+
+
+def saved_bytes(run: Callable[[], Any], owned: set[int]) -> int:
+    """Bytes that autograd keeps from `run()` for the backward pass, besides the storages `owned`."""
+    storages: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in owned:
+            storages[storage._cdata] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = run()
+    del result
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def activations(config: GPTConfig, batch_size: int, precision: Precision = "float32") -> dict[str, int]:
+    """Bytes kept for the backward pass: "blocks", and "ends" for what stands around them and in the loss."""
+
+    def kept(layers: int) -> int:  # from two sequences on the bytes grow by the same amount with each
+        two, three = (_hidden_bytes(config, layers, batch, precision) for batch in (2, 3))
+        return two + (batch_size - 2) * (three - two)
+
+    block = kept(2) - kept(1)  # and with every layer
+    stream = 4 * batch_size * config.block_size * config.n_embd
+    blocks = config.n_layer * stream + block if config.checkpoint_activations else config.n_layer * block
+    return {"blocks": blocks, "ends": kept(1) - block + stream + _loss_bytes(config, batch_size)}
+
+
+@functools.cache
+def _hidden_bytes(config: GPTConfig, layers: int, batch_size: int, precision: Precision) -> int:
+    """What autograd keeps from GPT.hidden with so many layers, none of them checkpointed."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    config = dataclasses.replace(config, n_layer=layers, checkpoint_activations=False)
+    with FakeTensorMode(), _autocast(precision):
+        gpt = GPT(config).train()
+        if config.attention != "torch":
+            # Flash attention keeps a seed and no mask; the op that the CPU falls back to would keep T × T.
+            for block in gpt.h:
+                block.attn.attn_dropout = 0.0
+        owned = {p.untyped_storage()._cdata for p in gpt.parameters()}
+        idx = torch.zeros(batch_size, config.block_size, dtype=torch.long)
+        return saved_bytes(lambda: gpt.hidden(idx), owned)
+
+
+def _loss_bytes(config: GPTConfig, batch_size: int) -> int:
+    """One chunk of logits and of their gradient, and the head's gradient, formed in the forward pass."""
+    chunk = min(4 * batch_size * config.block_size * config.vocab_size, LOGITS_BUDGET)
+    return 2 * chunk + 4 * config.vocab_size * config.n_embd
+
+
+def _autocast(precision: Precision) -> torch.autocast:
+    return torch.autocast("cpu", getattr(torch, precision), enabled=precision != "float32")
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of training with AdamW at one batch size; weights and optimizer stay in float32."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.weights + self.gradients + self.optimizer + self.activations
+
+
+def memory(config: GPTConfig, batch_size: int, precision: Precision = "float32") -> Memory:
+    """What training takes: 4 bytes a weight, as much for its gradient, twice that for AdamW, and activations.
+
+    With a 16-bit `precision` the activations hold autocast's copies of the weights too.
+    """
+    count = parameters(config)["total"]
+    saved = sum(activations(config, batch_size, precision).values())
+    return Memory(4 * count, 4 * count, 8 * count, saved)
+
+
+def largest_batch(config: GPTConfig, card_gb: float, precision: Precision = "float32") -> int:
+    """The largest batch whose training fits `card_gb` GB (10^9 bytes), a tenth left free; 0 if none."""
+    room = ROOM * card_gb * 1e9
+    return bisect.bisect_right(
+        range(1, 2**14), room, key=lambda batch: memory(config, batch, precision).total
+    )
+
+
+def report(config: GPTConfig, name: str, batch_size: int, precision: Precision) -> None:
+    """Prints parameters, operations, memory and what fits, as tables."""
+    from rich.console import Console
+
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
+    bytes_of = memory(config, batch_size, precision)
+    flops = flops_per_token(config)
+    console = Console()
+    console.print(f"[bold]{name}[/bold], batch {batch_size} × {config.block_size} tokens, {precision}\n")
+    console.print(_table("parameters", {k: f"{n:,}" for k, n in parameters(config).items()}))
+    console.print(_table("operations per token", {k: f"{n / 1e6:,.2f} MFLOP" for k, n in flops.items()}))
+    sizes = {**dataclasses.asdict(bytes_of), "total": bytes_of.total}
+    console.print(_table("memory of training", {k: f"{n / 1e6:,.1f} MB" for k, n in sizes.items()}))
+    console.print(
+        _table("does it fit?", {f"{gb} GB": _verdict(config, gb, bytes_of, precision) for gb in CARDS_GB})
+    )
+
+
+def _verdict(config: GPTConfig, card_gb: int, bytes_of: Memory, precision: Precision) -> str:
+    largest = largest_batch(config, card_gb, precision)
+    fits = "yes" if bytes_of.total <= ROOM * card_gb * 1e9 else "no"
+    return f"{fits}, up to batch {largest}" if largest else "no, at no batch size"
+
+
+def _table(title: str, rows: dict[str, str]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for row in rows.items():
+        table.add_row(*row)
+    return table

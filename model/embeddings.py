@@ -1,0 +1,139 @@
+"""What the embeddings have learned: neighbours by cosine, a map of the words, and positions as heat maps.
+
+python -m model embeddings runs/quickstart --words dog happy --plot embeddings.png
+"""
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.files import atomic, read_json
+from model.config import GPTConfig
+from model.gpt import GPT
+from model.layers import SinusoidalPositions, position_angles
+
+SPACE = "Ġ"  # how tokenizer.json spells a leading space
+
+
+def show(run: Path, words: Sequence[str], neighbours: int, plot: Path | None, labels: int) -> None:
+    """Prints the neighbours of `words` in the model of `run` and, with a path, draws the plot."""
+    if neighbours < 1 or labels < 3:
+        raise ValueError(f"neighbours is {neighbours} and labels {labels}: they must be at least 1 and 3")
+    vocabulary = read_words(run / "tokenizer.json")
+    gpt = GPT.from_pretrained(run / "best")
+    if not vocabulary:
+        raise ValueError(f"{run / 'tokenizer.json'} holds no token that is a word: it is too small")
+    if max(vocabulary.values()) >= gpt.config.vocab_size:
+        raise ValueError(f"{run / 'tokenizer.json'} has more tokens than the model's {gpt.config.vocab_size}")
+    table = gpt.wte.weight.detach()
+    for word in words or list(vocabulary)[:12]:
+        found = nearest(table, vocabulary, word, neighbours)
+        print(f"{word}: " + ", ".join(f"{other} {cosine:.2f}" for other, cosine in found))
+    if plot is not None:
+        draw(gpt, dict(list(vocabulary.items())[:labels]), plot)
+        print(f"drawn: {plot}")
+
+
+def read_words(path: Path) -> dict[str, int]:
+    """Word -> id for the tokens of a tokenizer.json that are a space and at least three ASCII letters.
+
+    In the order of their ids, roughly that of how common they are: BPE merges frequent pairs first.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path}: give the directory of a run, such as runs/quickstart")
+    content = read_json(path)
+    try:
+        vocabulary = content["model"]["vocab"]
+        named = sorted((token_id, token) for token, token_id in vocabulary.items())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is no tokenizer.json: it has no model.vocab of tokens and ids") from error
+    return {token[1:]: i for i, token in named if re.fullmatch(SPACE + "[A-Za-z]{3,}", token)}
+
+
+def nearest(table: Tensor, vocabulary: dict[str, int], word: str, count: int) -> list[tuple[str, float]]:
+    """The `count` words whose rows of `table` (V, C) point most nearly where that of `word` does.
+
+    >>> table = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
+    >>> nearest(table, {"right": 0, "up": 1, "between": 2}, "up", 1)
+    [('between', 0.7071068286895752)]
+    """
+    if word not in vocabulary:
+        raise ValueError(
+            f"{word!r} is not one token of this vocabulary: try one of {', '.join(list(vocabulary)[:9])}"
+        )
+    others = [other for other in vocabulary if other != word]
+    rows = torch.nn.functional.normalize(table[[vocabulary[other] for other in others]], dim=-1)  # (n, C)
+    cosines = rows @ torch.nn.functional.normalize(table[vocabulary[word]], dim=0)  # (n,)
+    best = cosines.topk(min(count, len(others)))
+    return [(others[i], value) for value, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+
+
+def principal_components(x: Tensor, count: int = 2) -> Tensor:
+    """Rows (n, C) -> (n, count): their coordinates along the directions in which they vary most."""
+    centered = x - x.mean(0)
+    u, s, _ = torch.linalg.svd(centered, full_matrices=False)
+    return u[:, :count] * s[:count]
+
+
+def projections(x: Tensor) -> dict[str, Tensor]:
+    """PCA of x (n, C) -> (n, 2), and UMAP or t-SNE where umap-learn or scikit-learn is installed."""
+    maps = {"PCA": principal_components(x)}
+    if importlib.util.find_spec("umap"):
+        import umap
+
+        maps["UMAP"] = torch.from_numpy(umap.UMAP(random_state=0, metric="cosine").fit_transform(x.numpy()))
+    elif importlib.util.find_spec("sklearn"):
+        from sklearn.manifold import TSNE
+
+        perplexity = min(30.0, (len(x) - 1) / 3)
+        maps["t-SNE"] = torch.from_numpy(TSNE(perplexity=perplexity, random_state=0).fit_transform(x.numpy()))
+    return maps
+
+
+def positions(gpt: GPT) -> dict[str, Tensor]:
+    """The kinds of position embeddings as (T, …) tables; the learned one where the model has it."""
+    config: GPTConfig = gpt.config
+    at = torch.arange(config.block_size)
+    tables = {
+        "sinusoidal": SinusoidalPositions(_even(config.n_embd))(at),
+        "rotary: cosine of the angle": position_angles(at, _even(config.head_dim)).cos(),
+    }
+    if config.positions == "learned":
+        tables = {"learned": gpt.wpe.weight.detach(), **tables}
+    return tables
+
+
+def _even(width: int) -> int:
+    return width + width % 2
+
+
+def draw(gpt: GPT, vocabulary: dict[str, int], path: Path) -> None:
+    """Draws the words in two dimensions and the positions as heat maps, into a PNG, PDF or SVG."""
+    from matplotlib.figure import Figure
+
+    maps = projections(gpt.wte.weight.detach()[list(vocabulary.values())])
+    tables = positions(gpt)
+    figure = Figure(figsize=(18, 9 * len(maps) + 5), layout="constrained")
+    words, heat = figure.subfigures(2, 1, height_ratios=[9 * len(maps), 5])
+    for axes, (name, points) in zip(
+        words.subplots(len(maps), squeeze=False)[:, 0], maps.items(), strict=True
+    ):
+        _scatter(axes, f"token embeddings, {name}", points, list(vocabulary))
+    for axes, (name, table) in zip(heat.subplots(1, len(tables)), tables.items(), strict=True):
+        image = axes.imshow(table.numpy(), aspect="auto", cmap="RdBu", interpolation="nearest")
+        axes.set(title=f"positions, {name}", xlabel="column", ylabel="position")
+        heat.colorbar(image, ax=axes)
+    with atomic(path) as file:
+        figure.savefig(file, format=path.suffix.lstrip(".") or "png", dpi=80)
+
+
+def _scatter(axes: Any, title: str, points: Tensor, names: list[str]) -> None:
+    axes.scatter(*points.T.numpy(), s=4)
+    axes.set_title(title)
+    for name, (x, y) in zip(names, points.tolist(), strict=True):
+        axes.annotate(name, (x, y), fontsize=8, parse_math=False)

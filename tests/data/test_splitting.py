@@ -1,0 +1,115 @@
+"""Where documents end: against splitting the whole text at once."""
+
+import itertools
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bpe import Tokenizer
+from data import splitting
+from data.splitting import Splitter, choose, pieces, text_hash
+
+END = b"<|endoftext|>"
+
+
+def blocks(text, lines):
+    """The text in blocks of so many lines, as files are read."""
+    parts = text.splitlines(keepends=True)
+    return [b"".join(parts[i : i + lines]) for i in range(0, len(parts), lines)]
+
+
+def whole_documents(found):
+    """The pieces put together again: the documents."""
+    documents, current = [], b""
+    for piece in found:
+        current += piece.text
+        if piece.ends:
+            documents.append(current)
+            current = b""
+    assert not current
+    return documents
+
+
+def expected(mode, text):
+    if mode == "separator":
+        parts = text.split(END)
+    elif mode == "line":
+        parts = text.split(b"\n")
+    elif mode == "break":
+        parts = re.sub(rb"\n{2,}", lambda m: b"\0" * len(m[0]), text).split(b"\n")
+        parts = [part.replace(b"\0", b"\n") for part in parts]
+    else:
+        parts = [text]
+    return [part.strip() for part in parts if part.strip()]
+
+
+texts = st.lists(
+    st.sampled_from([b"\n", b"\n\n", b" ", b"Once", "é€🙂".encode(), END, b"<|end", b"."]), max_size=40
+)
+
+
+@pytest.mark.parametrize("mode", ["separator", "line", "break", "whole"])
+@given(parts=texts, lines=st.integers(1, 5), limit=st.integers(8, 30))
+def test_documents_do_not_depend_on_blocks_or_pieces(mode, parts, lines, limit):
+    text = b"".join(parts)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splitting, "LONGEST", limit)
+        patch.setattr(splitting, "PASSAGE", limit)
+        found = list(Splitter(mode).documents(blocks(text, lines)))
+    assert whole_documents(found) == expected(mode, text)
+    for piece in found:
+        piece.text.decode()  # no character is cut through
+
+
+@pytest.mark.parametrize("mode", ["separator", "break", "whole"])
+def test_much_blank_space_is_no_document(mode, monkeypatch):
+    monkeypatch.setattr(splitting, "LONGEST", 8)
+    monkeypatch.setattr(splitting, "PASSAGE", 8)
+    blank = [b" \n" * 30] * 3
+    assert not list(Splitter(mode).documents(blank))
+    assert whole_documents(Splitter(mode).documents([*blank, b"Once"])) == [b"Once"]
+
+
+def test_pieces_of_a_document_share_a_split_and_passages_do_not():
+    text = b"word " * 20_000
+    shared = pieces(text, limit=1000)
+    assert {piece.key for piece in shared} == {text_hash(shared[0].text)}
+    passages = list(Splitter("whole").documents([text]))
+    assert len(passages) > 4 and {piece.key for piece in passages} == {None}
+
+
+def test_pieces_give_the_tokens_of_the_whole(tokenizer_path):
+    tokenizer = Tokenizer.load(tokenizer_path)
+    text = ("One day, a cat ran.\n\nIt saw a   dog. “Hi!”\n \n said\nthe cat… " * 50).encode()
+    for limit in (20, 33, 100):
+        apart = [tokenizer.encode(piece.text.decode()) for piece in pieces(text, limit=limit)]
+        assert list(itertools.chain.from_iterable(apart)) == tokenizer.encode(text.decode())
+
+
+STORY = b"Once there was a cat. " * 20
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        (STORY + END + STORY, "separator"),
+        ((STORY + b"\n") * 3, "break"),
+        ((STORY + b"\n\n" + STORY + b"\n") * 3, "break"),
+        (
+            b"First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 9,
+            "whole",
+        ),
+    ],
+)
+def test_auto_chooses(text, mode):
+    assert choose(text, END.decode()) == mode
+
+
+@pytest.mark.parametrize(
+    ("mode", "separator", "reason"), [("page", "x", "not 'page'"), ("separator", "", "is empty")]
+)
+def test_impossible_splitters_are_refused(mode, separator, reason):
+    with pytest.raises(ValueError, match=reason):
+        Splitter(mode, separator)

@@ -1,0 +1,106 @@
+"""The accounts against the thing itself: real parameters, torch's own count of operations, saved tensors."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from model import GPT, GPTConfig
+from model.__main__ import main
+from model.accounting import activations, flops_per_token, largest_batch, mean_context, memory, parameters
+
+
+def test_parameters_by_part_are_those_of_the_model(tiny, variant):
+    gpt = tiny(**variant)
+    counts = parameters(gpt.config)
+    assert counts["total"] == sum(p.numel() for p in gpt.parameters())
+    assert counts["attention"] == sum(p.numel() for block in gpt.h for p in block.attn.parameters())
+    assert counts["MLP"] == sum(p.numel() for block in gpt.h for p in block.mlp.parameters())
+    assert counts["head"] == (0 if gpt.config.tied_head else 61 * 32)
+
+
+def test_operations_equal_torchs_count_of_the_matrix_products(tiny, batch, variant):
+    gpt, (idx, targets) = tiny(**variant, attention="torch"), batch
+    with FlopCounterMode(display=False) as counter:
+        gpt(idx)
+    config, tokens = gpt.config, idx.numel()
+    masked = 4 * config.n_embd * (32 - mean_context(config, 32)) * config.n_layer  # torch counts these too
+    assert counter.get_total_flops() / tokens == pytest.approx(
+        flops_per_token(config, 32)["forward"] + masked
+    )
+    with FlopCounterMode(display=False) as counter:
+        gpt(idx, targets)[1].backward()
+    assert counter.get_total_flops() / tokens == pytest.approx(
+        sum(flops_per_token(config, 32).values()) + 3 * masked
+    )
+
+
+@pytest.mark.parametrize("window", [None, 1, 4, 50])
+def test_mean_context_is_the_mean_over_the_mask(window):
+    from model.attention import causal_mask
+
+    expected = causal_mask(9, window).sum(1).float().mean().item()
+    assert mean_context(GPTConfig(window=window), 9) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("attention", ["torch", "sdpa"])
+def test_activations_are_to_the_byte_what_autograd_saves(tiny, variant, attention):
+    gpt, idx = tiny(**variant, attention=attention, n_layer=3).train(), torch.zeros(5, 32, dtype=torch.long)
+    owned = {p.untyped_storage().data_ptr() for p in gpt.parameters()}
+    saved = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in owned:
+            saved[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = gpt.hidden(idx)
+    in_the_loss = hidden.nbytes + 4 * gpt.wte.weight.numel() + 2 * 4 * idx.numel() * 61
+    counted = sum(activations(gpt.config, 5).values())
+    assert counted == sum(storage.nbytes() for storage in saved.values()) + in_the_loss
+
+
+def test_what_checkpointing_and_flash_save(tiny):
+    config = GPTConfig.preset("tinystories")
+    size = {a: activations(dataclasses.replace(config, attention=a), 8)["blocks"] for a in ("torch", "sdpa")}
+    checkpointed = dataclasses.replace(config, checkpoint_activations=True)
+    assert (
+        size["torch"] - size["sdpa"] > config.n_layer * 4 * 8 * 6 * 128 * 128
+    )  # at least the weights, T × T
+    assert activations(checkpointed, 8)["blocks"] < size["sdpa"] / 4
+
+
+def test_the_largest_batch_fits_and_one_more_does_not():
+    config = GPTConfig.preset("gpt2")
+    largest = largest_batch(config, 16)
+    assert memory(config, largest).total <= 0.9 * 16e9 < memory(config, largest + 1).total
+    assert largest_batch(GPTConfig.preset("gpt2-xl"), 8) == 0
+
+
+def test_count_prints_every_table(capsys):
+    main(["count", "quickstart", "--batch-size", "4", "--attention", "torch"])
+    text = capsys.readouterr().out
+    for word in ("token embedding", "957,184", "MFLOP", "optimizer", "80 GB", "up to batch"):
+        assert word in text
+
+
+def test_count_reads_a_saved_config(tiny, tmp_path, capsys):
+    GPT(GPTConfig.preset("quickstart", n_layer=1)).save_pretrained(tmp_path)
+    main(["count", str(tmp_path)])
+    assert "362,368" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["count", "gpt9"], "unknown preset 'gpt9'"),
+        (["count", "gpt2", "--batch-size", "0"], "batch_size is 0"),
+        (["count", "gpt2", "--precision", "int4"], "int4"),
+        (["embeddings", "runs/nowhere"], "runs/nowhere"),
+    ],
+)
+def test_mistakes_are_named(refused, argv, message):
+    assert message in refused(main, *argv)

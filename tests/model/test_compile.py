@@ -1,0 +1,44 @@
+"""torch.compile takes every variant as one graph, forward and backward, and changes no result."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    """Graphs of one test must not stand in the cache of the next."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def check(tiny, batch, backend, **changes):
+    gpt = tiny(**changes)
+    expected = gpt(*batch)[1]
+    expected.backward()
+    plain = [p.grad.clone() for p in gpt.parameters()]
+    gpt.zero_grad()
+    loss = torch.compile(gpt, backend=backend, fullgraph=True)(*batch)[1]
+    loss.backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close([p.grad for p in gpt.parameters()], plain, rtol=1e-4, atol=1e-6)
+
+
+def test_one_graph_without_breaks(tiny, batch, variant):
+    check(tiny, batch, "aot_eager", **variant, attention="fused")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("others", ["torch", "sdpa"])
+def test_one_graph_without_breaks_for_the_other_backends(tiny, batch, variant, others):
+    check(tiny, batch, "aot_eager", **variant, attention=others)
+
+
+def test_one_graph_with_checkpointed_activations(tiny, batch):
+    check(tiny, batch, "aot_eager", checkpoint_activations=True)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the code generator's own
+def test_generated_code_computes_the_same(tiny, batch, variant, attention):
+    check(tiny, batch, "inductor", **variant, attention=attention)

@@ -1,0 +1,89 @@
+"""The embeddings' view: words read from a tokenizer.json, neighbours, projections, the plot."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+
+from model import GPT, GPTConfig
+from model.__main__ import main
+from model.embeddings import nearest, positions, principal_components, read_words
+
+WORDS = ["the", "dog", "cat", "sun", "cold", "warm"]
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's files: six words, four tokens that are none, and a model in which dog is near cat."""
+    tokens = {token: i for i, token in enumerate(["Ġ", "x", "Ġ42", "ing"] + ["Ġ" + word for word in WORDS])}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": tokens}}), encoding="utf-8")
+    torch.manual_seed(0)
+    gpt = GPT(GPTConfig(vocab_size=10, block_size=12, n_layer=1, n_head=2, n_embd=16))
+    with torch.no_grad():
+        gpt.wte.weight[tokens["Ġdog"]] = 3 * gpt.wte.weight[tokens["Ġcat"]] + 1e-3
+    gpt.save_pretrained(tmp_path / "best")
+    return tmp_path
+
+
+def test_words_are_tokens_of_a_space_and_letters_in_order_of_id(run):
+    assert list(read_words(run / "tokenizer.json")) == WORDS
+
+
+def test_neighbours_are_those_of_the_highest_cosine(run):
+    table, words = torch.randn(10, 16), read_words(run / "tokenizer.json")
+    ours = nearest(table, words, "sun", 5)
+    rows = table.double().numpy()
+    expected = {
+        word: rows[i] @ rows[words["sun"]] / np.linalg.norm(rows[i]) / np.linalg.norm(rows[words["sun"]])
+        for word, i in words.items()
+        if word != "sun"
+    }
+    assert [word for word, _ in ours] == sorted(expected, key=expected.get, reverse=True)
+    for word, cosine in ours:
+        assert cosine == pytest.approx(expected[word], abs=1e-5)
+
+
+def test_principal_components_are_the_covariances_eigenvectors():
+    x = torch.randn(50, 6, dtype=torch.float64) * torch.tensor([5.0, 3.0, 1.0, 0.5, 0.2, 0.1])
+    values, vectors = np.linalg.eigh(np.cov(x.numpy().T))
+    expected = (x - x.mean(0)).numpy() @ vectors[:, ::-1][:, :2]
+    np.testing.assert_allclose(np.abs(principal_components(x).numpy()), np.abs(expected), atol=1e-9)
+    np.testing.assert_allclose(principal_components(x).var(0), values[::-1][:2])
+
+
+def test_three_kinds_of_positions_where_the_model_learned_one(run, tiny):
+    assert list(positions(GPT.from_pretrained(run / "best"))) == [
+        "learned",
+        "sinusoidal",
+        "rotary: cosine of the angle",
+    ]
+    assert len(positions(tiny(positions="rotary"))) == 2
+
+
+def test_the_command_prints_neighbours_and_draws(run, capsys):
+    plot = run / "out.png"
+    main(["embeddings", str(run), "--words", "dog", "sun", "--neighbours", "2", "--plot", str(plot)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("dog: cat 1.00, ") and lines[1].startswith("sun: ")
+    image = imread(plot)
+    assert min(image.shape[:2]) > 400 and image[..., :3].std() > 0.05
+
+
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--words", "zebra"], "'zebra' is not one token of this vocabulary: try one of the, dog"),
+        (["--plot", "out.qqq"], "qqq"),
+        (["--neighbours", "0"], "neighbours is 0"),
+    ],
+)
+def test_mistakes_are_named(run, refused, argv, message):
+    assert message in refused(main, "embeddings", str(run), *argv)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"model": {}}', "{", '{"model": {"vocab": {"a": 0}}}'])
+def test_a_file_that_is_no_tokenizer_is_named(run, refused, content):
+    (run / "tokenizer.json").write_text(content)
+    assert "tokenizer.json" in refused(main, "embeddings", str(run))

@@ -1,0 +1,79 @@
+"""The loss against torch's cross-entropy: value, gradient, ignored targets, large logits, chunks."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from model import loss
+from model.loss import IGNORED, cross_entropy, head_loss
+
+
+def inputs(rows=23, width=8, vocab=31, ignore=(0, 5)):
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(rows, width, generator=generator, requires_grad=True)
+    weight = torch.randn(vocab, width, generator=generator, requires_grad=True)
+    targets = torch.randint(vocab, (rows,), generator=generator)
+    targets[list(ignore)] = IGNORED
+    return hidden, weight, targets
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_losses_and_gradient_equal_torchs(scale):
+    logits = (torch.randn(40, 19) * scale).requires_grad_()
+    targets = torch.randint(19, (40,))
+    targets[3] = IGNORED
+    losses, gradient = cross_entropy(logits, targets)
+    expected = F.cross_entropy(logits, targets, reduction="none")
+    expected.sum().backward()
+    torch.testing.assert_close(losses, expected.detach())
+    torch.testing.assert_close(gradient, logits.grad)
+
+
+@pytest.mark.parametrize("budget", [1, 4 * 31, 4 * 31 * 10, loss.LOGITS_BUDGET])
+def test_chunks_change_nothing(budget):
+    hidden, weight, targets = inputs()
+    _, ours = head_loss(hidden, weight, targets, budget)
+    ours.backward()
+    grads = hidden.grad, weight.grad
+    hidden.grad = weight.grad = None
+    expected = F.cross_entropy(F.linear(hidden, weight), targets)
+    expected.backward()
+    torch.testing.assert_close(ours, expected)
+    torch.testing.assert_close(grads, (hidden.grad, weight.grad))
+
+
+def test_logits_are_given_where_they_fit_and_only_there():
+    hidden, weight, targets = inputs()
+    logits, _ = head_loss(hidden, weight, targets, budget=4 * 31 * 23)
+    torch.testing.assert_close(logits, (hidden @ weight.T).detach())
+    assert head_loss(hidden, weight, targets, budget=4 * 31 * 22)[0] is None
+
+
+def test_no_more_logits_than_the_budget_exist_at_once(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        loss, "cross_entropy", lambda logits, t: seen.append(logits) or cross_entropy(logits, t)
+    )
+    head_loss(*inputs(rows=100), budget=4 * 31 * 7)
+    assert max(len(logits) for logits in seen) == 7 and sum(len(logits) for logits in seen) == 100
+
+
+def test_nothing_but_ignored_targets_is_a_loss_of_zero_without_gradient():
+    hidden, weight, _ = inputs()
+    _, ours = head_loss(hidden, weight, torch.full((23,), IGNORED))
+    ours.backward()
+    assert ours.item() == 0 and not hidden.grad.any() and not weight.grad.any()
+
+
+def test_evaluating_keeps_nothing_for_a_backward_pass():
+    with torch.no_grad():
+        assert not head_loss(*inputs())[1].requires_grad
+
+
+def test_many_chunks_in_bfloat16_lose_nothing_in_the_sum():
+    hidden, weight, targets = inputs(rows=600)
+    with torch.autocast("cpu", torch.bfloat16):
+        head_loss(hidden, weight, targets, budget=1)[1].backward()
+    ours, weight.grad = weight.grad, None
+    F.cross_entropy(F.linear(hidden, weight), targets).backward()
+    assert (ours - weight.grad).norm() < 0.005 * weight.grad.norm()
