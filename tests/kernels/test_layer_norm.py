@@ -65,6 +65,22 @@ def test_layer_norm_is_as_exact_as_torch(backend, dtype, case):
     check(kernels.layer_norm, torch_layer_norm, reference.layer_norm, [x], case, dtype, backend)
 
 
+@pytest.mark.parametrize("backend", **by([b for b in cases.BACKENDS if b.choice == "fused"]))
+def test_results_larger_than_the_cache_are_whole(backend):
+    """Where a result is large it is written around the cache, if its row is aligned: here every other one is."""
+    case = cases.NormCase((11000, 392))
+    inputs = [cases.norm_inputs(case, torch.float32, backend.device, seed) for seed in (0, 1)]
+    check(
+        kernels.add_layer_norm,
+        torch_add_layer_norm,
+        reference.add_layer_norm,
+        inputs,
+        case,
+        torch.float32,
+        backend,
+    )
+
+
 @each_backend
 @each_dtype
 @each_case
