@@ -31,8 +31,8 @@ class SampleConfig:
     """Divides the logits: 0 always takes the likeliest token, 1 samples as the model believes."""
     top_k: int | None = None
     """Sample among the k likeliest tokens only."""
-    seed: int = 1234
-    """The same seed tells the same stories."""
+    seed: int | None = None
+    """The same seed tells the same stories; without one they are new each time."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
 
@@ -84,7 +84,7 @@ def samples(config: SampleConfig) -> Iterator[Iterator[str]]:
             temperature=config.temperature,
             top_k=config.top_k,
             stop=ids[0],
-            seed=config.seed + number,
+            seed=None if config.seed is None else config.seed + number,
         )
         yield tokenizer.decode_stream(new)
 
