@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -45,3 +46,34 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}): make it again or restore it") from error
+
+
+@contextlib.contextmanager
+def atomic_directory(path: str | Path) -> Iterator[Path]:
+    """Yields an empty directory beside `path` that takes the place of `path` when the block ends well.
+
+    Between the two renames of the exchange the older directory is at `.NAME.old`: `whole_directory` finds it there.
+    """
+    path = Path(path)
+    aside, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        for file in aside.iterdir():
+            with open(file, "rb") as written:
+                os.fsync(written.fileno())
+        if path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.rename(path, old)
+        os.rename(aside, path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def whole_directory(path: str | Path) -> Path:
+    """Where the newest whole version of a directory written by `atomic_directory` lies."""
+    path = Path(path)
+    old = path.with_name(f".{path.name}.old")
+    return old if old.is_dir() and not path.is_dir() else path

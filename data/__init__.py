@@ -1,1 +1,1 @@
-"""The data room."""
+"""Corpora to token files to batches."""

@@ -1,1 +1,1 @@
-"""The training room."""
+"""What train.py is made of: configuration, optimizer, schedule, checkpoints, evaluation, the loop."""

@@ -1,0 +1,145 @@
+"""Token files to batches: (x, y), both (B, T) int64, y being x one token later.
+
+    RandomWindows   windows that start anywhere, uniformly: the course's get_batch
+    EpochWindows    every window once an epoch, in an order drawn anew each epoch
+    StridedWindows  windows of `context_length` every `stride` tokens
+    Documents       whole documents, packed or padded (data/documents.py)
+    prefetch        makes the next batch while this one is trained on (data/prefetch.py)
+
+A sampler is an iterator. Which windows a batch holds depends only on the seed and on the batch's number,
+so the number is the whole state, and a run goes on at the very next batch. Under `world_size` processes the
+rows of one stream are dealt out: rank r with B rows sees rows rB to (r+1)B of each batch that a single
+process with `world_size` times B rows would see.
+"""
+
+import numpy as np
+import torch
+
+from data.documents import Documents, document_ids
+from data.permute import permute
+from data.prefetch import prefetch
+from data.sampler import Batch, Sampler
+from data.tokenfile import TokenFile
+
+__all__ = [
+    "Documents",
+    "EpochWindows",
+    "RandomWindows",
+    "Sampler",
+    "StridedWindows",
+    "TokenFile",
+    "document_ids",
+    "prefetch",
+]
+
+
+class _Windows(Sampler):
+    """What the samplers of windows share: one gather a batch, and the batch's number as position."""
+
+    def __init__(
+        self, file: TokenFile, batch_size: int, block_size: int, seed: int, rank: int, world_size: int
+    ) -> None:
+        super().__init__(batch_size, block_size, seed, rank, world_size)
+        if len(file) <= block_size:
+            raise ValueError(
+                f"{file.path} holds {len(file)} tokens, too few for a block of {block_size} "
+                f"and the next token: prepare more text or use a smaller block_size"
+            )
+        self.batch = 0  # the number of the next batch
+        # (N - T, T + 1): row i is tokens i … i + T; a view, nothing is copied
+        self._rows = np.lib.stride_tricks.sliding_window_view(file.tokens, block_size + 1)
+
+    def _starts(self) -> np.ndarray:
+        """Where the windows of the next batch start: (B,) int64; empty when there is none."""
+        raise NotImplementedError
+
+    def __next__(self) -> Batch:
+        starts = self._starts()
+        if not len(starts):
+            raise StopIteration
+        self.batch += 1
+        rows = torch.from_numpy(self._rows[starts].astype(np.int64))  # (B, T + 1)
+        return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()  # 2 × (B, T)
+
+    def position(self) -> dict[str, int]:
+        return {"batch": self.batch}
+
+    def seek(self, position: dict[str, int]) -> None:
+        self.batch = position["batch"]
+
+
+class RandomWindows(_Windows):
+    """Endless windows whose starts are uniform over the file, drawn with replacement."""
+
+    def __init__(
+        self,
+        file: TokenFile,
+        batch_size: int,
+        block_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(file, batch_size, block_size, seed, rank, world_size)
+
+    def _starts(self) -> np.ndarray:
+        random = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, self.batch))))
+        drawn = random.integers(len(self._rows), size=self.batch_size * self.world_size)
+        return drawn[self.rank * self.batch_size :][: self.batch_size]
+
+
+class StridedWindows(_Windows):
+    """Windows of `context_length` tokens every `stride` tokens, in order or shuffled.
+
+    A stride below the context length makes them overlap. Every window comes once in each of `epochs` epochs
+    (endless when None); a last batch may be smaller. Tokens after the last whole window are left out.
+    `len()` is the number of windows of an epoch.
+    """
+
+    def __init__(
+        self,
+        file: TokenFile,
+        batch_size: int,
+        context_length: int,
+        stride: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = False,
+        epochs: int | None = None,
+    ) -> None:
+        super().__init__(file, batch_size, context_length, seed, rank, world_size)
+        if stride < 1:
+            raise ValueError(f"stride must be at least 1, not {stride}")
+        self.stride, self.shuffle, self.epochs = stride, shuffle, epochs
+
+    def __len__(self) -> int:
+        return (len(self._rows) - 1) // self.stride + 1
+
+    def _starts(self) -> np.ndarray:
+        first = (self.batch * self.world_size + self.rank) * self.batch_size
+        numbers = np.arange(first, first + self.batch_size)  # in the endless sequence of epochs
+        if self.epochs is not None:
+            numbers = numbers[numbers < self.epochs * len(self)]
+        epochs, windows = np.divmod(numbers, len(self))
+        if self.shuffle:
+            for epoch in np.unique(epochs):
+                mine = epochs == epoch
+                windows[mine] = permute(windows[mine], len(self), (self.seed, int(epoch)))
+        return windows * self.stride
+
+
+class EpochWindows(StridedWindows):
+    """Windows that touch but do not overlap, each once an epoch, in a seeded order that is new each epoch."""
+
+    def __init__(
+        self,
+        file: TokenFile,
+        batch_size: int,
+        block_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        epochs: int | None = None,
+    ) -> None:
+        super().__init__(file, batch_size, block_size, block_size, seed, rank, world_size, True, epochs)

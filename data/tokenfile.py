@@ -1,0 +1,168 @@
+"""Token files: what a prepared folder holds, and opening it so that a wrong file is refused before training.
+
+    DIR/train.bin, DIR/val.bin   flat little-endian token ids, uint16 where the vocabulary fits, else uint32
+    DIR/meta.json                what they hold (Meta)
+    DIR/tokenizer.json           the tokenizer that made them
+
+The .bin files have no header: np.memmap(path, dtype=np.uint16) reads them, as nanoGPT does.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.files import read_json
+
+FORMAT_VERSION = 1
+SPLITS = ("train", "val")
+CHUNK = 1 << 22  # ids looked at in one go: 8 or 16 MiB
+
+
+@dataclasses.dataclass(frozen=True)
+class Meta:
+    """What meta.json says of a prepared folder; counts are by split, {"train": …, "val": …}."""
+
+    dtype: str
+    vocab_size: int
+    tokens: dict[str, int]  # ids in the file, <|endoftext|> included
+    documents: dict[str, int]
+    bytes: dict[str, int]  # UTF-8 bytes of the documents' text, <|endoftext|> not counted
+    special_tokens: dict[str, int]
+    tokenizer_sha256: str
+    source: list[str]
+    removed: dict[str, int] = dataclasses.field(default_factory=dict)  # documents that cleaning took out
+    changed: dict[str, int] = dataclasses.field(default_factory=dict)  # documents that cleaning altered
+    recipe: dict[str, Any] = dataclasses.field(default_factory=dict)  # the options that decide the content
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def end_of_text(self) -> int:
+        """The id that closes every document."""
+        return self.special_tokens["<|endoftext|>"]
+
+    def bytes_per_token(self, split: str) -> float:
+        """Mean UTF-8 bytes of a token of `split`: bits per byte = nats per token / ln 2 / bytes per token."""
+        return self.bytes[split] / self.tokens[split] if self.tokens[split] else 0.0
+
+
+def dtype_for(vocab_size: int) -> np.dtype:
+    """The little-endian integer type in which every id of a vocabulary fits.
+
+    >>> dtype_for(50257).str, dtype_for(65536).str, dtype_for(65537).str
+    ('<u2', '<u2', '<u4')
+    """
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, as hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_meta(directory: str | Path) -> Meta:
+    """Reads DIR/meta.json; FileNotFoundError or ValueError say what is missing and how to make it."""
+    path = Path(directory) / "meta.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: make token files with python -m data prepare --out {directory}"
+        )
+    found = read_json(path)
+    fields = {field.name: field for field in dataclasses.fields(Meta)}
+    required = {name for name, field in fields.items() if field.default_factory is dataclasses.MISSING}
+    if not isinstance(found, dict) or not required <= found.keys():
+        raise ValueError(f"{path} does not describe token files: prepare {directory} again with --overwrite")
+    if found["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {found['format_version']}, this program reads {FORMAT_VERSION}: "
+            f"prepare {directory} again with --overwrite"
+        )
+    if found["dtype"] not in ("uint16", "uint32"):
+        raise ValueError(f"{path} names the dtype {found['dtype']!r}; token files are uint16 or uint32")
+    return Meta(**{name: value for name, value in found.items() if name in fields})
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenFile:
+    """One split of a prepared folder, mapped into memory: nothing is read until it is used."""
+
+    path: Path
+    tokens: np.memmap  # (N,) uint16 or uint32
+    meta: Meta
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def vocab_size(self) -> int:
+        """How many ids there are; every id of the file is below it."""
+        return self.meta.vocab_size
+
+    @classmethod
+    def open(cls, directory: str | Path, split: str) -> "TokenFile":
+        """Opens DIR/SPLIT.bin after checking it against meta.json and tokenizer.json.
+
+        Raises FileNotFoundError for a missing file, ValueError for a tokenizer other than the one that made
+        the file, a size that is odd, cut short or foreign, an empty split, an id beyond the vocabulary.
+        """
+        directory = Path(directory)
+        meta = read_meta(directory)
+        if split not in meta.tokens:
+            raise ValueError(f"{directory} has no split {split!r}: it has {', '.join(meta.tokens)}")
+        _check_tokenizer(directory, meta)
+        path = directory / f"{split}.bin"
+        _check_size(path, meta, split)
+        tokens = np.memmap(path, dtype=np.dtype(meta.dtype).newbyteorder("<"), mode="r")
+        _check_ids(path, tokens, meta.vocab_size)
+        return cls(path, tokens, meta)
+
+
+def chunks(tokens: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """(position, ids) of consecutive stretches, so that a scan needs little memory."""
+    for start in range(0, len(tokens), CHUNK):
+        yield start, np.asarray(tokens[start : start + CHUNK])
+
+
+def _check_tokenizer(directory: Path, meta: Meta) -> None:
+    path = directory / "tokenizer.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: restore it or prepare {directory} again with --overwrite"
+        )
+    if sha256(path) != meta.tokenizer_sha256:
+        raise ValueError(
+            f"{path} is not the tokenizer that made these token files (its SHA-256 differs from meta.json): "
+            f"restore it or prepare {directory} again with --overwrite"
+        )
+
+
+def _check_size(path: Path, meta: Meta, split: str) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: prepare {path.parent} again with --overwrite")
+    size, width, tokens = path.stat().st_size, np.dtype(meta.dtype).itemsize, meta.tokens[split]
+    again = f"prepare {path.parent} again with --overwrite"
+    if size % width:
+        raise ValueError(f"{path} has {size} bytes, which is no whole number of {meta.dtype} ids: {again}")
+    if size != tokens * width:
+        raise ValueError(
+            f"{path} holds {size // width} tokens but meta.json says {tokens}: "
+            f"it is {'cut short' if size < tokens * width else 'another file'}; {again}"
+        )
+    if not size:
+        raise ValueError(f"{path} is empty: prepare with more text or a larger --val-fraction")
+
+
+def _check_ids(path: Path, tokens: np.ndarray, vocab_size: int) -> None:
+    if vocab_size > np.iinfo(tokens.dtype).max:
+        return  # every value of the type is an id
+    for start, ids in chunks(tokens):
+        if int(ids.max()) >= vocab_size:
+            where = start + int(np.argmax(ids >= vocab_size))
+            raise ValueError(
+                f"{path} holds the id {int(tokens[where])} at token {where}, beyond the vocabulary "
+                f"of {vocab_size}: prepare {path.parent} again with --overwrite"
+            )

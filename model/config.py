@@ -1,0 +1,149 @@
+"""GPTConfig: every choice that shapes a model, validated, and the presets that have names."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT. Frozen; an impossible combination is a ValueError that names the fields.
+
+    >>> GPTConfig(n_embd=96, n_head=3).head_dim
+    32
+    """
+
+    vocab_size: int = 50257
+    """Number of token ids."""
+    block_size: int = 1024
+    """Longest context, in tokens."""
+    n_layer: int = 12
+    """Number of blocks."""
+    n_head: int = 12
+    """Attention heads per block."""
+    n_kv_head: int | None = None
+    """Key and value heads, shared by groups of query heads (None: as many as n_head)."""
+    n_embd: int = 768
+    """Width of the residual stream."""
+    n_inner: int | None = None
+    """Width inside the MLP (None: 4 times n_embd)."""
+    dropout: float = 0.0
+    """Share of activations dropped in training: embeddings, attention weights, block outputs."""
+    bias: bool = True
+    """Whether linear layers and LayerNorm have a bias, as in GPT-2."""
+    norm: Literal["layernorm", "rmsnorm"] = "layernorm"
+    """Which normalization."""
+    norm_place: Literal["pre", "post"] = "pre"
+    """Normalize before each sublayer (GPT-2) or after each residual addition (the first transformer)."""
+    norm_eps: float = 1e-5
+    """Added to the variance before its root is taken."""
+    positions: Literal["learned", "sinusoidal", "rotary", "none"] = "learned"
+    """How the model knows where a token stands."""
+    mlp: Literal["gelu", "silu", "swiglu"] = "gelu"
+    """Which MLP: two matrices around GELU or SiLU, or the gated SwiGLU with three."""
+    window: int | None = None
+    """Sliding window: each token sees itself and the window - 1 tokens before it (None: all)."""
+    tied_head: bool = True
+    """Whether the output head is the token embedding itself."""
+    attention: Literal["torch", "sdpa", "fused"] = "sdpa"
+    """Who computes attention and norms: written out in plain torch, torch's own ops, or our kernels."""
+    checkpoint_activations: bool = False
+    """Recompute each block in the backward pass: a third more arithmetic, far less memory."""
+
+    def __post_init__(self) -> None:
+        faults = [*self._out_of_range(), *self._unknown_choices(), *self._ill_fitting()]
+        if faults:
+            raise ValueError("GPTConfig: " + "; ".join(faults))
+
+    def _out_of_range(self) -> list[str]:
+        sizes = ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "n_inner", "window")
+        values = {name: getattr(self, name) for name in sizes}
+        faults = [
+            f"{name} is {n}, must be at least 1" for name, n in values.items() if n is not None and n < 1
+        ]
+        if not 0 <= self.dropout < 1:
+            faults.append(f"dropout is {self.dropout}, must be in [0, 1)")
+        if not self.norm_eps > 0:
+            faults.append(f"norm_eps is {self.norm_eps}, must be above 0")
+        return faults
+
+    def _unknown_choices(self) -> list[str]:
+        choices = {f.name: f.type.__args__ for f in dataclasses.fields(self) if _is_choice(f.type)}
+        return [
+            f"{name} is {getattr(self, name)!r}, must be one of {', '.join(known)}"
+            for name, known in choices.items()
+            if getattr(self, name) not in known
+        ]
+
+    def _ill_fitting(self) -> list[str]:
+        if self.n_head < 1 or self.kv_heads < 1:
+            return []
+        faults = []
+        if self.n_embd % self.n_head:
+            faults.append(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}")
+        if self.n_head % self.kv_heads:
+            faults.append(f"n_head {self.n_head} is not divisible by n_kv_head {self.kv_heads}")
+        if self.positions == "rotary" and self.head_dim % 2:
+            faults.append(f"rotary positions need an even head size, n_embd / n_head is {self.head_dim}")
+        if self.positions == "sinusoidal" and self.n_embd % 2:
+            faults.append(f"sinusoidal positions need an even n_embd, not {self.n_embd}")
+        return faults
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.n_embd // self.n_head
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key and value heads."""
+        return self.n_head if self.n_kv_head is None else self.n_kv_head
+
+    @property
+    def inner(self) -> int:
+        """Width inside the MLP."""
+        return 4 * self.n_embd if self.n_inner is None else self.n_inner
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> "GPTConfig":
+        """The preset called `name`, with `changes` to single fields.
+
+        >>> GPTConfig.preset("gpt2", dropout=0.0).n_layer
+        12
+        """
+        if name not in PRESETS:
+            raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
+        return cls(**{**PRESETS[name], **changes})
+
+
+def _is_choice(kind: Any) -> bool:
+    return getattr(kind, "__origin__", None) is Literal
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quickstart": {"vocab_size": 1024, "block_size": 256, "n_layer": 4, "n_head": 4, "n_embd": 128},
+    "tinystories": {
+        "vocab_size": 50257,
+        "block_size": 128,
+        "n_layer": 6,
+        "n_head": 6,
+        "n_embd": 384,
+        "dropout": 0.1,
+    },
+    "gpt2": {"n_layer": 12, "n_head": 12, "n_embd": 768, "dropout": 0.1},
+    "gpt2-medium": {"n_layer": 24, "n_head": 16, "n_embd": 1024, "dropout": 0.1},
+    "gpt2-large": {"n_layer": 36, "n_head": 20, "n_embd": 1280, "dropout": 0.1},
+    "gpt2-xl": {"n_layer": 48, "n_head": 25, "n_embd": 1600, "dropout": 0.1},
+    "modern": {
+        "vocab_size": 10_000,
+        "block_size": 256,
+        "n_layer": 4,
+        "n_head": 16,
+        "n_embd": 512,
+        "n_inner": 1344,
+        "bias": False,
+        "norm": "rmsnorm",
+        "positions": "rotary",
+        "mlp": "swiglu",
+    },
+}

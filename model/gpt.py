@@ -1,0 +1,172 @@
+"""The GPT: token and position embeddings, a stack of blocks, a final norm, and a head.
+
+Parameter names are GPT-2's: wte, wpe, h.0.ln_1, h.0.attn.c_attn, …, ln_f, lm_head.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from model.attention import Cache, CausalSelfAttention
+from model.config import GPTConfig
+from model.layers import (
+    GELU,
+    MLP,
+    Dropout,
+    LayerNorm,
+    LearnedPositions,
+    RMSNorm,
+    SiLU,
+    SinusoidalPositions,
+    SwiGLU,
+    position_angles,
+)
+from model.loss import IGNORED, head_loss
+
+INIT_STD = 0.02
+
+
+class Block(nn.Module):
+    """Attention, then an MLP, each added to the residual stream; normed before (GPT-2) or after."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.ln_1 = _norm(config)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = _norm(config)
+        self.mlp = _mlp(config)
+        self.drop = Dropout(config.dropout, config.attention)
+        self.post = config.norm_place == "post"
+
+    def forward(self, x: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        if self.post:
+            x, _ = self.ln_1.add(self.attn(x, angles, cache), x)
+            x, _ = self.ln_2.add(self.drop(self.mlp(x)), x)
+            return x
+        normed, x = self.ln_2.add(self.attn(self.ln_1(x), angles, cache), x)
+        return x + self.drop(self.mlp(normed))
+
+
+def _norm(config: GPTConfig) -> nn.Module:
+    if config.norm == "rmsnorm":
+        return RMSNorm(config.n_embd, config.norm_eps, config.attention)
+    return LayerNorm(config.n_embd, config.bias, config.norm_eps, config.attention)
+
+
+def _mlp(config: GPTConfig) -> nn.Module:
+    if config.mlp == "swiglu":
+        return SwiGLU(config.n_embd, config.inner, config.bias, config.attention)
+    activation = SiLU(config.attention) if config.mlp == "silu" else GELU(config.attention)
+    return MLP(config.n_embd, config.inner, activation, config.bias)
+
+
+def _positions(config: GPTConfig) -> nn.Module | None:
+    if config.positions == "learned":
+        return LearnedPositions(config.block_size, config.n_embd)
+    return SinusoidalPositions(config.n_embd) if config.positions == "sinusoidal" else None
+
+
+class GPT(nn.Module):
+    """A decoder-only transformer. `GPT(config)(idx)` is `(logits, None)`; with targets `(logits, loss)`."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = _positions(config)
+        self.drop = Dropout(config.dropout, config.attention)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = _norm(config) if config.norm_place == "pre" else nn.Identity()  # post-norm ends in one
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        if config.tied_head:
+            self.lm_head.weight = self.wte.weight
+        self._initialize()
+
+    @torch.no_grad()
+    def _initialize(self) -> None:
+        """GPT-2's: deviation 0.02, zero biases; what is added to the stream by 1/sqrt(2 n_layer) less."""
+        residual = INIT_STD / math.sqrt(2 * self.config.n_layer)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                parameter.zero_()
+            elif parameter.dim() == 2:
+                parameter.normal_(0.0, residual if name.endswith("c_proj.weight") else INIT_STD)
+
+    def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
+        """Logits (B, T, V) for ids idx (B, T), and with targets (B, T) the mean loss in nats per token.
+
+        Targets of -100 are ignored. With targets the logits carry no gradient, and are None where they would
+        not fit model.loss.LOGITS_BUDGET.
+        """
+        self._check(idx, targets)
+        hidden = self.hidden(idx)
+        if targets is None:
+            return self.lm_head(hidden), None
+        logits, loss = head_loss(hidden.flatten(0, 1), self.lm_head.weight, targets.flatten())
+        return logits if logits is None else logits.unflatten(0, idx.shape), loss
+
+    def hidden(
+        self, idx: Tensor, positions: Tensor | None = None, caches: Sequence[Cache] | None = None
+    ) -> Tensor:
+        """idx (B, T) -> what the head reads, (B, T, C). Positions (T,) or (B, T) count from 0 by default."""
+        config = self.config
+        if positions is None:
+            positions = torch.arange(idx.shape[1], device=idx.device)
+        x = self.wte(idx)  # (B, T) -> (B, T, C)
+        if config.positions == "sinusoidal":
+            x = x * math.sqrt(config.n_embd)  # brings 0.02 up to the sines, as in the paper (section 3.4)
+        if self.wpe is not None:
+            x = x + self.wpe(positions).to(x.dtype)
+        angles = position_angles(positions, config.head_dim) if config.positions == "rotary" else None
+        x = self.drop(x)
+        for layer, block in enumerate(self.h):
+            if config.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, angles, use_reentrant=False)
+            else:
+                x = block(x, angles, caches[layer] if caches is not None else None)
+        return self.ln_f(x)
+
+    def _check(self, idx: Tensor, targets: Tensor | None) -> None:
+        if idx.dim() != 2 or (targets is not None and targets.shape != idx.shape):
+            shapes = f"idx is {tuple(idx.shape)}" + (
+                "" if targets is None else f", targets {tuple(targets.shape)}"
+            )
+            raise ValueError(f"idx and targets must both be (batch, tokens): {shapes}")
+        if idx.shape[1] > self.config.block_size:
+            raise ValueError(
+                f"a sequence of {idx.shape[1]} tokens is longer than block_size {self.config.block_size}: "
+                "shorten it, or make the model with a larger block_size"
+            )
+        # Looking at the values would stop a GPU's queue and break a compiled graph; there, indexing itself
+        # checks.
+        if idx.device.type == "cpu" and not torch.compiler.is_compiling():
+            check_ids(idx, self.config.vocab_size, "idx")
+            if targets is not None:
+                check_ids(targets[targets != IGNORED], self.config.vocab_size, "targets")
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, **changes: Any) -> "GPT":
+        """The model in `directory` (config.json, model.safetensors); see model.pretrained.load."""
+        from model.pretrained import load
+
+        return load(directory, **changes)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Writes config.json and model.safetensors into `directory`; see model.pretrained.save."""
+        from model.pretrained import save
+
+        save(self, directory)
+
+
+def check_ids(ids: Tensor, vocab_size: int, name: str) -> None:
+    """Raises a ValueError that lists the ids outside 0 … vocab_size - 1."""
+    outside = ids[(ids < 0) | (ids >= vocab_size)]
+    if len(outside):
+        listed = ", ".join(str(i) for i in outside.unique()[:8].tolist())
+        raise ValueError(f"{name} holds ids outside the vocabulary of {vocab_size}: {listed}")

@@ -1,0 +1,98 @@
+"""A user's mistake is one line and exit code 2; a bug keeps its traceback."""
+
+import dataclasses
+from typing import Literal
+
+import pytest
+
+from common import cli
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options of a test."""
+
+    count: int = 1
+    """How many; this help text is long enough to be wrapped in a terminal of the usual eighty columns."""
+    kind: Literal["plain", "fancy"] = "plain"
+    """Which."""
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"count is {self.count}: it must not be negative")
+
+
+@cli.command
+def main(argv=None) -> Options:
+    return cli.parse(Options, argv, prog="test.py")
+
+
+def test_flags_become_a_dataclass():
+    assert main(["--count", "3", "--kind", "fancy"]) == Options(3, "fancy")
+
+
+def test_help_names_every_flag(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    text = capsys.readouterr().out
+    assert not stop.value.code
+    assert "--count" in text
+    assert "How many" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "complaint"),
+    [
+        (["--cuont", "3"], "--cuont"),
+        (["--count", "three"], "--count"),
+        (["--kind", "odd"], "odd"),
+        (["--count"], "--count"),
+        (["--count", "-3"], "count is -3: it must not be negative"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(refused, argv, complaint):
+    assert complaint in refused(main, *argv)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("cause:\nfix"), "error: cause: fix\n"),
+        (FileNotFoundError("no such run"), "error: no such run\n"),
+        (PermissionError(13, "Permission denied", "a.txt"), "error: a.txt: Permission denied\n"),
+    ],
+)
+def test_mistakes_become_one_line(error, line, capsys, monkeypatch):
+    monkeypatch.delenv("SLM_TRACEBACK", raising=False)
+
+    @cli.command
+    def failing(argv=None):
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        failing([])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == line
+    monkeypatch.setenv("SLM_TRACEBACK", "1")
+    with pytest.raises(type(error)):
+        failing([])
+
+
+def test_a_bug_is_not_hidden():
+    @cli.command
+    def buggy(argv=None):
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        buggy([])
+
+
+def test_ctrl_c_leaves_with_130(capsys):
+    @cli.command
+    def endless(argv=None):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        endless([])
+    assert stop.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"

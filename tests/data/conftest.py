@@ -1,0 +1,41 @@
+"""Token files written by the tests themselves, without the code under test."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+END = 0
+
+
+def _write_tokens(directory: Path, tokens: np.ndarray, vocab_size: int = 1000, split: str = "train") -> Path:
+    """A prepared folder that holds `tokens` in `split` and in the other split one token."""
+    directory.mkdir(parents=True, exist_ok=True)
+    dtype = "uint16" if vocab_size <= 65536 else "uint32"
+    counts = {}
+    for name in ("train", "val"):
+        array = np.asarray(tokens if name == split else [END], dtype)
+        array.tofile(directory / f"{name}.bin")
+        counts[name] = len(array)
+    (directory / "tokenizer.json").write_text("{}")
+    meta = {
+        "format_version": 1,
+        "dtype": dtype,
+        "vocab_size": vocab_size,
+        "tokens": counts,
+        "documents": dict.fromkeys(counts, 1),
+        "bytes": counts,
+        "special_tokens": {"<|endoftext|>": END},
+        "tokenizer_sha256": hashlib.sha256(b"{}").hexdigest(),
+        "source": ["test"],
+    }
+    (directory / "meta.json").write_text(json.dumps(meta))
+    return directory
+
+
+@pytest.fixture
+def write_tokens():
+    """write_tokens(directory, tokens, vocab_size=1000, split="train") -> directory."""
+    return _write_tokens

@@ -1,0 +1,75 @@
+"""Presets, flags and the saved configuration."""
+
+import dataclasses
+
+import pytest
+
+from model import GPTConfig
+from training import config as cfg
+
+
+def flags(corpus, *more: str) -> list[str]:
+    return ["--data", str(corpus), *more]
+
+
+def test_flags_go_over_the_preset_and_the_vocabulary_follows_the_data(corpus):
+    config = cfg.parse_config(flags(corpus, "--steps", "7", "--n-layer", "2"))
+    assert (config.steps, config.model.n_layer) == (7, 2)
+    assert config.model.n_embd == GPTConfig.preset("quickstart").n_embd
+    assert config.model.vocab_size == 384
+    assert cfg.parse_config(flags(corpus, "--vocab-size", "512")).model.vocab_size == 512
+
+
+@pytest.mark.parametrize("path", sorted(cfg.PRESETS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_preset_is_valid_and_its_batch_divides(path):
+    config = cfg.read_config(path)
+    assert config.accumulation >= 1
+
+
+def test_a_preset_of_ones_own(corpus, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('steps = 5\nlearning_rate = 1\n[model]\npreset = "quickstart"\nn_layer = 1\n')
+    config = cfg.parse_config(flags(corpus, "--preset", str(path)))
+    assert (config.steps, config.learning_rate, config.model.n_layer) == (5, 1, 1)
+    assert config.run_directory.name == "mine"
+
+
+def test_the_saved_configuration_reads_back_equal(tiny):
+    cfg.save_config(tiny)
+    assert cfg.read_config(tiny.run / "config.toml") == tiny
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("stepz = 5", "unknown field 'stepz': did you mean 'steps'?"),
+        ("steps = 'many'", "steps is 'many', not an int"),
+        ("steps = true", "steps is True, not an int"),
+        ("[model]\nn_layers = 5", "unknown field 'n_layers': did you mean 'n_layer'?"),
+        ("[model]\npreset = 'gpt9'", "gpt9"),
+        ("model = 5", "must be a table"),
+        ("steps = ", "not valid TOML"),
+    ],
+)
+def test_a_preset_with_a_mistake_is_refused(tmp_path, text, complaint):
+    path = tmp_path / "bad.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=complaint.replace("?", r"\?")):
+        cfg.read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"steps": 0}, "steps is 0"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"weight_decay": -0.1}, "weight_decay is -0.1"),
+        ({"beta2": 1.0}, "beta2 is 1.0"),
+        ({"temperature": -1.0}, "temperature is -1.0"),
+        ({"batch_tokens": 500}, "not a multiple of micro_batch"),
+        ({"resume": True, "overwrite": True}, "contradict"),
+    ],
+)
+def test_values_that_cannot_work_are_refused(tiny, change, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        dataclasses.replace(tiny, **change)

@@ -1,0 +1,192 @@
+"""A run from beginning to end: what it writes, that it learns, that it stops and goes on without a trace."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+
+import pytest
+import torch
+
+import train as train_script
+from model import GPT
+from training import evaluate, loop, report
+from training.checkpoint import load_state, save_state
+from training.config import TrainConfig
+
+
+def weights(run) -> dict[str, torch.Tensor]:
+    return GPT.from_pretrained(run / "last").state_dict()
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def interrupt_at(step: int, monkeypatch) -> None:
+    """Sends this process SIGINT during the given step."""
+    original = loop.Trainer._step
+
+    def interrupted(trainer, feed):
+        if trainer.progress.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(trainer, feed)
+
+    monkeypatch.setattr(loop.Trainer, "_step", interrupted)
+
+
+def test_a_run_learns_and_writes_what_it_promises(tiny):
+    result = loop.train(tiny)
+    names = {path.name for path in tiny.run.iterdir()}
+    assert names == {"config.toml", "tokenizer.json", "log.jsonl", "loss.png", "best", "last", "report.json"}
+    assert {p.name for p in (tiny.run / "best").iterdir()} == {"config.json", "model.safetensors"}
+    saved = json.loads((tiny.run / "report.json").read_text())
+    promised = "val_loss bits_per_byte coherence tokens seconds tokens_per_second peak_memory_mb stories"
+    assert set(promised.split()) <= set(saved)
+    assert saved["tokens"] == 30 * 512
+    assert len(saved["stories"]) == 3
+    assert 0 <= saved["coherence"] <= 1
+    records = report.read_log(tiny.run / "log.jsonl")
+    losses = [record["loss"] for record in records if "loss" in record]
+    assert losses[0] == pytest.approx(
+        math.log(384), abs=0.3
+    )  # at first every token is as likely as any other
+    assert result.val_loss < losses[0] - 1
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(tiny, tmp_path, monkeypatch):
+    loop.train(tiny)
+    whole, stopped = tiny.run, dataclasses.replace(tiny, run=tmp_path / "stopped")
+    with monkeypatch.context() as patch:
+        interrupt_at(13, patch)
+        with pytest.raises(loop.Interrupted, match="stopped after step 14"):
+            loop.train(stopped)
+    loop.train(dataclasses.replace(stopped, resume=True))
+    assert same(weights(whole), weights(stopped.run))
+    kept = ("step", "loss", "val_loss", "gradient_norm")
+    logs = [
+        [{k: r[k] for k in kept if k in r} for r in report.read_log(run / "log.jsonl")]
+        for run in (whole, stopped.run)
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_ctrl_c_says_where_the_run_is_saved(tiny, monkeypatch, capsys):
+    interrupt_at(3, monkeypatch)
+    monkeypatch.setattr("training.config.parse_config", lambda argv: tiny)
+    with pytest.raises(SystemExit) as stop:
+        train_script.main([])
+    assert stop.value.code == 130
+    assert f"stopped after step 4, saved in {tiny.run / 'last'}" in capsys.readouterr().err
+
+
+def test_accumulated_micro_batches_equal_one_batch(tiny, tmp_path):
+    float32 = dataclasses.replace(
+        tiny, model=dataclasses.replace(tiny.model, dropout=0.0), precision="float32", steps=5, grad_clip=0.0
+    )
+    one = dataclasses.replace(float32, run=tmp_path / "one", micro_batch=16)
+    four = dataclasses.replace(float32, run=tmp_path / "four", micro_batch=4)
+    losses = []
+    for config in (one, four):
+        trainer = loop.Trainer(config)
+        # The same sixteen windows, in one batch or in four.
+        x, y = next(iter(loop.RandomWindows(trainer.train_file, batch_size=16, block_size=32, seed=7)))
+        pieces = iter(
+            [
+                pair
+                for _ in range(5)
+                for pair in zip(x.split(config.micro_batch), y.split(config.micro_batch), strict=True)
+            ]
+        )
+        losses.append([trainer._step(pieces)[1].item() for _ in range(5)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_the_whole_file_is_evaluated_token_by_token(tiny):
+    trainer = loop.Trainer(tiny)
+    ids = torch.from_numpy(trainer.val_file.tokens[:100].astype("int64"))
+    trainer.model.eval()
+    total, block = 0.0, tiny.model.block_size
+    for start in range(0, 99, block):
+        x, y = ids[start : min(start + block, 99)], ids[start + 1 : min(start + block, 99) + 1]
+        logits, _ = trainer.model(x[None])
+        total -= logits[0].log_softmax(-1).gather(1, y[:, None]).sum().item()
+    assert evaluate.full_loss(trainer.model, trainer.val_file, batch_size=2, limit=100) == pytest.approx(
+        total / 99, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("kind", ["fused", "ours"])
+def test_a_saved_state_comes_back_whole(tiny, tmp_path, kind):
+    first = loop.Trainer(dataclasses.replace(tiny, optimizer=kind))
+    feed = iter(first.batches)
+    for _ in range(3):
+        first._step(feed)
+    save_state(tmp_path / "state", first.model, first.optimizer, first.progress)
+    expected = torch.rand(5)
+    second = loop.Trainer(dataclasses.replace(tiny, optimizer=kind, seed=99))
+    load_state(tmp_path / "state", second.model, second.optimizer)
+    assert torch.equal(torch.rand(5), expected)
+    assert same(first.model.state_dict(), second.model.state_dict())
+    for mine, other in zip(first.parameters, second.parameters, strict=True):
+        assert same(first.optimizer.state[mine], second.optimizer.state[other])
+
+
+def snapshot(run) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(run.rglob("*")) if path.is_file()}
+
+
+def flags(config: TrainConfig, *more: str) -> list[str]:
+    return ["--data", str(config.data), "--run", str(config.run), *more]
+
+
+def test_what_is_there_is_not_overwritten(tiny, refused):
+    tiny.run.mkdir()
+    (tiny.run / "report.json").write_text("{}")
+    before = snapshot(tiny.run)
+    assert "already holds a run" in refused(train_script.main, *flags(tiny))
+    assert snapshot(tiny.run) == before
+
+
+def test_overwrite_sets_the_old_run_aside(tiny):
+    tiny.run.mkdir()
+    (tiny.run / "report.json").write_text("old")
+    loop.train(dataclasses.replace(tiny, overwrite=True, steps=1))
+    assert tiny.run.with_name("run.previous").joinpath("report.json").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        (["--preset", "quickstat"], "no preset 'quickstat': choose from"),
+        (["--n-layerz", "3"], "--n-layerz"),
+        (["--steps", "many"], "--steps"),
+        (["--vocab-size", "300"], "vocab_size 300 is smaller than the vocabulary"),
+        (["--block-size", "100000", "--batch-tokens", "1600000"], "block"),
+        (["--device", "cuda:77"], "cuda:77"),
+        (["--device", "abacus"], "unknown device 'abacus'"),
+        (["--temperature", "-1"], "temperature is -1"),
+        (["--resume"], "holds no run to resume"),
+        (["--data", "no/such/place"], "no/such/place"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(tiny, refused, more, complaint):
+    assert complaint in refused(train_script.main, *flags(tiny), *more)
+    assert not tiny.run.exists()
+
+
+def test_resuming_with_another_model_or_tokenizer_is_refused(tiny, refused, tmp_path):
+    loop.train(dataclasses.replace(tiny, steps=2))
+    before = snapshot(tiny.run)
+    assert "another model" in refused(train_script.main, *flags(tiny, "--resume", "--n-layer", "1"))
+    (tiny.run / "tokenizer.json").write_text("{}")
+    assert "another tokenizer" in refused(train_script.main, *flags(tiny, "--resume"))
+    (tiny.run / "tokenizer.json").write_bytes((tiny.data / "tokenizer.json").read_bytes())
+    assert snapshot(tiny.run) == before
+
+
+def test_damaged_state_is_refused_with_its_name(tiny, refused):
+    loop.train(dataclasses.replace(tiny, steps=2))
+    (tiny.run / "last" / "state.safetensors").write_bytes(b"\0" * 100)
+    assert "state.safetensors" in refused(train_script.main, *flags(tiny, "--resume", "--steps", "3"))

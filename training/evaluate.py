@@ -1,0 +1,74 @@
+"""How good a model is: loss on both splits, bits per byte, and the stories it tells."""
+
+import itertools
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from bpe import Tokenizer
+from data.batches import RandomWindows, TokenFile
+from model import GPT, generate
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+@torch.no_grad()
+def estimate_loss(model: GPT, file: TokenFile, *, batches: int, batch_size: int, seed: int = 0) -> float:
+    """Mean loss in nats per token over the same `batches` random windows at every call."""
+    sampler = RandomWindows(file, batch_size=batch_size, block_size=model.config.block_size, seed=seed)
+    return _mean_loss(model, itertools.islice(sampler, batches))
+
+
+@torch.no_grad()
+def full_loss(model: GPT, file: TokenFile, *, batch_size: int, limit: int = 1 << 20) -> float:
+    """Mean loss in nats per token over the file, or its first `limit` tokens; each token is predicted once."""
+    ids = torch.from_numpy(file.tokens[:limit].astype("int64"))
+    return _mean_loss(model, _every_window(ids, model.config.block_size, batch_size))
+
+
+def _every_window(ids: Tensor, block_size: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Windows side by side, (B, T) each; what is left at the end is a shorter batch of one."""
+    whole = (len(ids) - 1) // block_size * block_size
+    x = ids[:whole].view(-1, block_size)  # (N,) -> (windows, T)
+    y = ids[1 : whole + 1].view(-1, block_size)  # the same, one token later
+    yield from zip(x.split(batch_size), y.split(batch_size), strict=True)
+    if whole < len(ids) - 1:
+        yield ids[whole:-1][None], ids[whole + 1 :][None]  # (rest,) -> (1, rest)
+
+
+def _mean_loss(model: GPT, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
+    """The mean over tokens, in evaluation mode; the model's mode is put back."""
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    total, count = torch.zeros((), dtype=torch.float64, device=device), 0
+    for x, y in batches:
+        _, loss = model(x.to(device), y.to(device))
+        total += loss.double() * y.numel()
+        count += y.numel()
+    model.train(was_training)
+    return total.item() / count
+
+
+def bits_per_byte(loss: float, tokens: int, num_bytes: int) -> float:
+    """Nats per token turned into bits per byte of text, which compares across tokenizers.
+
+    >>> bits_per_byte(math.log(2) * 4, tokens=100, num_bytes=400)
+    1.0
+    """
+    return loss * tokens / (math.log(2) * num_bytes)
+
+
+def tell_stories(model: GPT, tokenizer: Tokenizer, count: int, *, temperature: float, seed: int) -> list[str]:
+    """`count` stories from `<|endoftext|>` on, each cut at the next one or at the context length."""
+    end = tokenizer.special_tokens[END_OF_TEXT]
+    told = generate.generate_batch(
+        model,
+        [[end]] * count,
+        max_new_tokens=model.config.block_size - 1,
+        temperature=temperature,
+        stop=end,
+        seed=seed,
+    )
+    return [tokenizer.decode(ids).strip() for ids in told]

@@ -1,0 +1,139 @@
+"""What a run says while it goes and when it ends: progress bar, log.jsonl, loss.png, report.json."""
+
+import dataclasses
+import json
+import resource
+import sys
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from common import files
+
+
+class Log:
+    """RUN/log.jsonl: one JSON object a line, of training steps and of evaluations."""
+
+    def __init__(self, path: Path, *, keep_before: int = 0) -> None:
+        """Opens the log; lines of `keep_before` steps and later, from a run that went further, are dropped."""
+        self.path = path
+        self.records = [r for r in read_log(path) if r["step"] < keep_before] if keep_before else []
+        files.write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
+        self._file: IO[str] = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+
+    def add(self, **record: Any) -> None:
+        """Appends a record and flushes it."""
+        self.records.append(record)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a log; a last line cut off by a crash is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
+    """Draws the loss of every logged step and of both splits at every evaluation."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for key, style in (
+        ("loss", {"lw": 0.8, "alpha": 0.5}),
+        ("train_loss", {"marker": "."}),
+        ("val_loss", {"marker": "."}),
+    ):
+        points = [(r["step"], r[key]) for r in records if key in r]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=key.replace("_", " "), **style)
+    axes.set(xlabel="step", ylabel="nats per token")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    with files.atomic(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+    pyplot.close(figure)
+
+
+def progress_bar() -> Progress:
+    """One bar with loss, tokens per second and time left; the caller updates `loss` and `speed`."""
+    return Progress(
+        TextColumn("training"),
+        BarColumn(),
+        TextColumn(
+            "{task.completed}/{task.total} steps  loss {task.fields[loss]}  {task.fields[speed]} tokens/s"
+        ),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        refresh_per_second=2,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """RUN/report.json; `coherence` is None where the corpus is not the built-in one."""
+
+    val_loss: float
+    """Nats per token over the validation file."""
+    train_loss: float
+    """Nats per token over random windows of the training file."""
+    bits_per_byte: float
+    """Of the validation text."""
+    coherence: float | None
+    """Share of sampled stories that the story checker passes."""
+    tokens: int
+    """Trained on, counted once per use."""
+    seconds: float
+    """Spent training, evaluations and sampling apart."""
+    tokens_per_second: float
+    peak_memory_mb: float
+    """Of the GPU where one was used, else of the process."""
+    parameters: int
+    stories: list[str]
+
+    def write(self, path: Path) -> None:
+        """Writes report.json."""
+        files.write_json(path, dataclasses.asdict(self))
+
+    def print(self, run: Path, console: Console | None = None) -> None:
+        """Prints the figures and three of the stories."""
+        console = console or Console()
+        lines = [
+            f"validation loss  {self.val_loss:.3f} nats per token (train {self.train_loss:.3f})",
+            f"bits per byte    {self.bits_per_byte:.3f}",
+        ]
+        if self.coherence is not None:
+            lines.append(f"coherence        {self.coherence:.1%} of sampled stories pass the story checker")
+        lines += [
+            f"trained on       {self.tokens:,} tokens in {self.seconds:.0f} s ({self.tokens_per_second:,.0f} tokens/s)",
+            f"peak memory      {self.peak_memory_mb:,.0f} MB",
+            f"written to       {run}",
+        ]
+        for number, story in enumerate(self.stories, 1):
+            lines += ["", f"--- story {number} ---", story]
+        console.print("\n".join(lines), markup=False, highlight=False)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory in MB: allocated by torch on a GPU, resident in the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
