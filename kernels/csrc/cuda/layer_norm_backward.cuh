@@ -16,7 +16,7 @@
 #include "numeric.cuh"
 #include "row.cuh"
 
-namespace slm {
+namespace slm::cuda {
 
 template <class T>
 struct LayerNormBackward {
@@ -229,4 +229,4 @@ void layer_norm_backward(const LayerNormBackward<T>& p, int multiprocessors, cud
     launch(sum_partials<T>, dim3(ceil_div(2 * p.size, kColumns)), dim3(kColumns, 32), 0, stream, p, lines);
 }
 
-}  // namespace slm
+}  // namespace slm::cuda

@@ -13,7 +13,7 @@
 #include "numeric.cuh"
 #include "row.cuh"
 
-namespace slm {
+namespace slm::cuda {
 
 template <class T>
 struct LayerNormForward {
@@ -137,4 +137,4 @@ void layer_norm_forward(const LayerNormForward<T>& p, int multiprocessors, cudaS
     if (!held) run(layer_norm_streamed<T, kPackSize<T>>, 32);
 }
 
-}  // namespace slm
+}  // namespace slm::cuda

@@ -6,7 +6,7 @@
 
 #include "platform.cuh"
 
-namespace slm {
+namespace slm::cuda {
 
 // float for float, half and bfloat16; double for double: statistics and sums are kept in it.
 template <class T>
@@ -101,4 +101,4 @@ __device__ __forceinline__ A max_over(A x, unsigned mask = 0xFFFFFFFFu) {
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-}  // namespace slm
+}  // namespace slm::cuda

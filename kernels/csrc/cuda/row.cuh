@@ -6,7 +6,7 @@
 
 #include "numeric.cuh"
 
-namespace slm {
+namespace slm::cuda {
 
 inline constexpr int kRowThreads = 128;
 // Enough blocks to fill every multiprocessor at the registers these kernels take.
@@ -87,4 +87,4 @@ inline dim3 row_grid(int64_t rows, int lanes, int most) {
     return dim3(static_cast<unsigned>(std::min<int64_t>(ceil_div(rows, kRowThreads / lanes), most)));
 }
 
-}  // namespace slm
+}  // namespace slm::cuda
