@@ -1,0 +1,224 @@
+// layer_norm and add_layer_norm on the CPU, forward and backward.
+//
+// Every row comes from memory once: the later sweeps over it (variance, output) find it in the first-level cache.
+// The derivation is in docs/kernels/layer_norm.md.
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "../ops.h"
+#include "memory.h"
+#include "vec.h"
+
+namespace slm {
+namespace {
+
+// Rows that one task takes, and whose part of the gradients of weight and bias is summed before the parts are: fixed,
+// so that the sums do not depend on the number of threads.
+constexpr int64_t kRowsPerTask = 128;
+
+// A tensor (..., C) as rows of C at a constant distance; a copy only where its strides do not allow that.
+template <typename T>
+struct Rows {
+  explicit Rows(const at::Tensor& x)
+      : matrix(unit_stride(x).reshape({x.numel() / x.size(-1), x.size(-1)})),
+        data(static_cast<T*>(const_cast<void*>(matrix.const_data_ptr()))),
+        distance(matrix.stride(0)) {}
+  T* operator[](int64_t row) const { return data + row * distance; }
+  at::Tensor matrix;  // (rows, C); keeps a copy alive
+  T* data;
+  int64_t distance;
+};
+
+// Calls body(task, begin, end) for every task of rows, in parallel.
+template <typename Body>
+void for_row_tasks(int64_t rows, const Body& body) {
+  int64_t tasks = (rows + kRowsPerTask - 1) / kRowsPerTask;
+  at::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {
+    for (int64_t task = first; task < last; ++task) {
+      body(task, task * kRowsPerTask, std::min(rows, (task + 1) * kRowsPerTask));
+    }
+  });
+}
+
+// Mean and 1 / sqrt(variance + eps) of a row; the variance from the differences to the mean, never E[x²] - E[x]².
+template <typename A>
+std::pair<A, A> moments(const A* x, int64_t size, A eps) {
+  Vec<A> sum(0), squares(0);
+  for_each_vec<A>(size, [&](int64_t i, auto count) { sum = sum + load(x + i, count); });
+  A mean = sum_of(sum) / static_cast<A>(size);
+  for_each_vec<A>(size, [&](int64_t i, auto count) {
+    Vec<A> centred = first_lanes(load(x + i, count) - Vec<A>(mean), count);
+    squares = at::vec::fmadd(centred, centred, squares);
+  });
+  return {mean, 1 / std::sqrt(sum_of(squares) / static_cast<A>(size) + eps)};
+}
+
+// out = (x - mean) * rstd * weight + bias for one row.
+template <typename A>
+void normalize(const A* x, A mean, A rstd, const A* weight, const A* bias, A* out, int64_t size) {
+  for_each_vec<A>(size, [&](int64_t i, auto count) {
+    Vec<A> scaled = (load(x + i, count) - Vec<A>(mean)) * Vec<A>(rstd);
+    store(at::vec::fmadd(scaled, load(weight + i, count), load(bias + i, count)), out + i, count);
+  });
+}
+
+// One row of numbers of the compute dtype, from a vector of any dtype; zeros where there is none.
+template <typename T>
+std::vector<compute_t<T>> widened(const std::optional<at::Tensor>& vector, int64_t size) {
+  std::vector<compute_t<T>> values(size, 0);
+  if (vector) {
+    const T* from = vector->const_data_ptr<T>();
+    std::copy_n(from, size, values.begin());
+  }
+  return values;
+}
+
+// to = a + b, rounded to T.
+template <typename T, typename A = compute_t<T>>
+void add_rows(const A* a, const A* b, T* to, A* scratch, int64_t size) {
+  A* target = destination(to, scratch);
+  for_each_vec<A>(size, [&](int64_t i, auto count) { store(load(a + i, count) + load(b + i, count), target + i, count); });
+  narrow(target, to, size);
+}
+
+struct Normalized {
+  at::Tensor out, sum, mean, rstd;  // sum: undefined without a residual
+};
+
+template <typename T>
+Normalized forward(const at::Tensor& x, const std::optional<at::Tensor>& residual, const at::Tensor& weight,
+                   const std::optional<at::Tensor>& bias, double eps) {
+  using A = compute_t<T>;
+  const int64_t size = x.size(-1), rows = x.numel() / size;
+  auto statistics = x.options().dtype(statistics_type(x));
+  Normalized result{empty_output(x.sizes(), x.options()), residual ? empty_output(x.sizes(), x.options()) : at::Tensor(),
+                    at::empty({rows}, statistics), at::empty({rows}, statistics)};
+  const Rows<const T> in(x), added(residual.value_or(x));
+  const Rows<T> sum(residual ? result.sum : result.out), out(result.out);
+  const auto gamma = widened<T>(weight, size), beta = widened<T>(bias, size);
+  A *means = result.mean.mutable_data_ptr<A>(), *rstds = result.rstd.mutable_data_ptr<A>();
+
+  for_row_tasks(rows, [&](int64_t, int64_t begin, int64_t end) {
+    std::vector<A> scratch(2 * size);
+    for (int64_t r = begin; r < end; ++r) {
+      const A* values = widen(in[r], scratch.data(), size);
+      if (residual) {
+        add_rows(values, widen(added[r], scratch.data() + size, size), sum[r], scratch.data(), size);
+        values = widen<T>(sum[r], scratch.data(), size);  // the rounded sum: what the backward will see
+      }
+      std::tie(means[r], rstds[r]) = moments(values, size, static_cast<A>(eps));
+      A* target = destination(out[r], scratch.data() + size);
+      normalize(values, means[r], rstds[r], gamma.data(), beta.data(), target, size);
+      narrow(target, out[r], size);
+    }
+  });
+  return result;
+}
+
+// The two row means that the gradient of x needs: of g * weight, and of g * weight * normalized x.
+template <typename A>
+std::pair<A, A> gradient_means(const A* grad, const A* x, A mean, A rstd, const A* weight, int64_t size) {
+  Vec<A> plain(0), projected(0);
+  for_each_vec<A>(size, [&](int64_t i, auto count) {
+    Vec<A> weighted = load(grad + i, count) * load(weight + i, count);
+    Vec<A> normalized = (load(x + i, count) - Vec<A>(mean)) * Vec<A>(rstd);
+    plain = plain + weighted;
+    projected = at::vec::fmadd(weighted, normalized, projected);
+  });
+  return {sum_of(plain) / static_cast<A>(size), sum_of(projected) / static_cast<A>(size)};
+}
+
+// The row's gradient of x, with `residual` added where there is one; the row's part of the gradients of weight and bias
+// is added to grad_weight and grad_bias.
+template <typename A>
+void row_backward(const A* grad, const A* x, A mean, A rstd, const A* weight, const A* residual, A* grad_x,
+                  A* grad_weight, A* grad_bias, int64_t size) {
+  auto [plain, projected] = gradient_means(grad, x, mean, rstd, weight, size);
+  for_each_vec<A>(size, [&, plain = plain, projected = projected](int64_t i, auto count) {
+    Vec<A> g = load(grad + i, count);
+    Vec<A> normalized = (load(x + i, count) - Vec<A>(mean)) * Vec<A>(rstd);
+    Vec<A> centred = g * load(weight + i, count) - Vec<A>(plain) - normalized * Vec<A>(projected);
+    Vec<A> passed = residual ? load(residual + i, count) : Vec<A>(0);
+    store(at::vec::fmadd(centred, Vec<A>(rstd), passed), grad_x + i, count);
+    store(at::vec::fmadd(g, normalized, load(grad_weight + i, count)), grad_weight + i, count);
+    store(g + load(grad_bias + i, count), grad_bias + i, count);
+  });
+}
+
+template <typename T>
+std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_out, const at::Tensor& x,
+                                                        const at::Tensor& weight, const at::Tensor& mean,
+                                                        const at::Tensor& rstd,
+                                                        const std::optional<at::Tensor>& grad_residual) {
+  using A = compute_t<T>;
+  const int64_t size = x.size(-1), rows = x.numel() / size;
+  at::Tensor grad_x = empty_output(x.sizes(), x.options());
+  // Each task sums the gradients of weight and bias over its rows: (tasks, 2, C).
+  at::Tensor parts = at::zeros({(rows + kRowsPerTask - 1) / kRowsPerTask, 2, size}, mean.options());
+  const Rows<const T> grad(grad_out), in(x), passed(grad_residual.value_or(grad_out));
+  const Rows<T> to(grad_x);
+  const auto gamma = widened<T>(weight, size);
+  const A *means = mean.const_data_ptr<A>(), *rstds = rstd.const_data_ptr<A>();
+  A* sums = parts.mutable_data_ptr<A>();
+
+  for_row_tasks(rows, [&](int64_t task, int64_t begin, int64_t end) {
+    std::vector<A> scratch(3 * size);
+    A *grad_weight = sums + 2 * task * size, *grad_bias = grad_weight + size;
+    for (int64_t r = begin; r < end; ++r) {
+      const A* g = widen(grad[r], scratch.data(), size);
+      const A* values = widen(in[r], scratch.data() + size, size);
+      const A* residual = grad_residual ? widen(passed[r], scratch.data() + 2 * size, size) : nullptr;
+      A* target = destination(to[r], scratch.data());
+      row_backward(g, values, means[r], rstds[r], gamma.data(), residual, target, grad_weight, grad_bias, size);
+      narrow(target, to[r], size);
+    }
+  });
+  at::Tensor total = parts.sum(0).to(x.scalar_type());  // (2, C)
+  return {grad_x, total[0].clone(), total[1].clone()};
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> layer_norm(const at::Tensor& x, const at::Tensor& weight,
+                                                          const std::optional<at::Tensor>& bias, double eps) {
+  check_layer_norm(x, std::nullopt, weight, bias, eps);
+  return AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "layer_norm", [&] {
+    auto result = forward<scalar_t>(x, std::nullopt, weight, bias, eps);
+    return std::make_tuple(result.out, result.mean, result.rstd);
+  });
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> add_layer_norm(const at::Tensor& x,
+                                                                          const at::Tensor& residual,
+                                                                          const at::Tensor& weight,
+                                                                          const std::optional<at::Tensor>& bias,
+                                                                          double eps) {
+  check_layer_norm(x, residual, weight, bias, eps);
+  return AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "add_layer_norm", [&] {
+    auto result = forward<scalar_t>(x, residual, weight, bias, eps);
+    return std::make_tuple(result.out, result.sum, result.mean, result.rstd);
+  });
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor> layer_norm_backward(const at::Tensor& grad_out, const at::Tensor& x,
+                                                                   const at::Tensor& weight, const at::Tensor& mean,
+                                                                   const at::Tensor& rstd,
+                                                                   const std::optional<at::Tensor>& grad_residual) {
+  check_layer_norm_backward(grad_out, x, weight, mean, rstd, grad_residual);
+  return AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "layer_norm_backward", [&] {
+    return backward<scalar_t>(grad_out, x, weight, mean, rstd, grad_residual);
+  });
+}
+
+}  // namespace
+}  // namespace slm
+
+TORCH_LIBRARY_IMPL(slm, CPU, m) {
+  m.impl("layer_norm", slm::layer_norm);
+  m.impl("add_layer_norm", slm::add_layer_norm);
+  m.impl("layer_norm_backward", slm::layer_norm_backward);
+}

@@ -1,0 +1,56 @@
+// What every implementation of the ops shares: the argument checks and the name of the library.
+//
+// The schemas stand in ops.cpp. An implementation (cpu/*.cpp, cuda/bindings.cu, emulator/bindings.cpp) begins each op
+// with its check and may then index freely: no stride or size that passes a check can lead outside a tensor.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/library.h>
+
+#include <optional>
+
+// The emulated kernels are a second library with the same schemas, so that both can be loaded at once.
+#ifndef SLM_LIBRARY
+#define SLM_LIBRARY slm
+#endif
+#define SLM_EXPAND(macro, ...) macro(__VA_ARGS__)
+
+namespace slm {
+
+inline constexpr int64_t kMaxHeadDim = 128;
+
+// How causal attention weighs and drops; the same for forward and backward.
+struct AttentionOptions {
+  double scale;                   // factor of the scores, usually 1 / sqrt(D)
+  std::optional<int64_t> window;  // a query sees itself and the window - 1 keys before it; none: all before it
+  double dropout_p;               // probability of dropping a weight
+  std::optional<at::Tensor> seed; // one int64 on the device of q; needed where dropout_p > 0
+};
+
+// x: (..., C), weight, bias: (C), residual: as x; eps > 0. ValueError that names the argument otherwise.
+void check_layer_norm(const at::Tensor& x, const std::optional<at::Tensor>& residual, const at::Tensor& weight,
+                      const std::optional<at::Tensor>& bias, double eps);
+
+// grad_out, grad_residual: as x; mean, rstd: (rows) float32, float64 for float64 x.
+void check_layer_norm_backward(const at::Tensor& grad_out, const at::Tensor& x, const at::Tensor& weight,
+                               const at::Tensor& mean, const at::Tensor& rstd,
+                               const std::optional<at::Tensor>& grad_residual);
+
+// q: (B, T, H, D); k, v: (B, T, Hkv, D) with H a multiple of Hkv.
+void check_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const AttentionOptions& options);
+
+// grad_out, out: as q; lse: (B, H, T) contiguous float32, float64 for float64 q.
+void check_attention_backward(const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k,
+                              const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
+                              const AttentionOptions& options);
+
+// qkv: (B, T, 3, H, D).
+void check_packed(const at::Tensor& qkv);
+
+// float32 for float32, float16 and bfloat16; float64 for float64.
+at::ScalarType statistics_type(const at::Tensor& x);
+
+// `x` itself where its last dimension has stride 1, else a contiguous copy: for gradients, whose strides nobody chooses.
+at::Tensor unit_stride(const at::Tensor& x);
+
+}  // namespace slm

@@ -1,0 +1,136 @@
+"""What each op must compute, in plain torch: the shortest correct form, one step a line, any device, differentiable.
+
+The tests hold every implementation against these functions in float64, and these against torch. The two backward
+passes are written out too, as derived in docs/kernels/layer_norm.md and docs/kernels/attention.md; autograd confirms
+them. Nothing here is fast: attention makes the T x T matrix that the kernels never do.
+"""
+
+import torch
+from torch import Tensor
+
+from kernels import philox
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last dimension; x: (..., C), weight, bias: (C).
+
+    Layer Normalization, Ba et al. 2016. Statistics in float32 or better; the result has the dtype of x.
+
+    >>> layer_norm(torch.tensor([[1.0, 3.0]]), torch.ones(2), eps=1e-12)
+    tensor([[-1.,  1.]])
+    """
+    wide = _wide(x)
+    mean, rstd = moments(wide, eps)
+    out = (wide - mean) * rstd * _wide(weight)
+    return (out if bias is None else out + _wide(bias)).to(x.dtype)
+
+
+def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Mean and 1 / sqrt(variance + eps) over the last dimension, each (..., 1)."""
+    mean = x.mean(-1, keepdim=True)
+    variance = (x - mean).square().mean(-1, keepdim=True)
+    return mean, (variance + eps).rsqrt()
+
+
+def layer_norm_backward(
+    grad_out: Tensor, x: Tensor, weight: Tensor, eps: float = 1e-5
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x (..., C), weight (C) and bias (C), given that of the result (..., C)."""
+    mean, rstd = moments(x, eps)
+    normalized = (x - mean) * rstd
+    weighted = grad_out * weight
+    projected = (weighted * normalized).mean(-1, keepdim=True)
+    grad_x = rstd * (weighted - weighted.mean(-1, keepdim=True) - normalized * projected)
+    rows = tuple(range(x.dim() - 1))
+    return grad_x, (grad_out * normalized).sum(rows), grad_out.sum(rows)
+
+
+def add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5
+) -> tuple[Tensor, Tensor]:
+    """layer_norm(x + residual) and the sum x + residual, rounded to the dtype of x before it is normalized."""
+    total = x + residual
+    return layer_norm(total, weight, bias, eps), total
+
+
+def causal_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    dropout_p: float = 0.0,
+    seed: int | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """softmax(q kᵀ scale) v in which query i sees the keys j <= i; q: (B, T, H, D), k, v: (B, T, Hkv, D).
+
+    Attention Is All You Need, Vaswani et al. 2017. scale defaults to 1 / sqrt(D). Each group of H / Hkv query heads
+    shares one head of k and v (GQA, Ainslie et al. 2023). With a window, query i sees only i - window < j <= i. Dropout
+    acts on the softmax, by the mask of philox.py. Returns (B, T, H, D) in the dtype of q.
+    """
+    weights, wide_v = attention_weights(q, k, scale, window), _per_query_head(v, q.shape[2])
+    if dropout_p:
+        weights = weights * dropout_factors(q, dropout_p, seed).to(weights.dtype)
+    return torch.einsum("bhij,bjhd->bihd", weights, _wide(wide_v)).to(q.dtype)
+
+
+def attention_weights(q: Tensor, k: Tensor, scale: float | None, window: int | None) -> Tensor:
+    """The softmax of the scores: (B, H, T, T), float32 or better; zero where a key is not seen."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scores = torch.einsum("bihd,bjhd->bhij", _wide(q), _wide(_per_query_head(k, q.shape[2]))) * scale
+    return scores.masked_fill(~seen(q.shape[1], window, q.device), -torch.inf).softmax(-1)
+
+
+def seen(length: int, window: int | None, device: torch.device | str = "cpu") -> Tensor:
+    """(T, T), True where query i (row) sees key j (column).
+
+    >>> seen(3, window=2).int()
+    tensor([[1, 0, 0],
+            [1, 1, 0],
+            [0, 1, 1]], dtype=torch.int32)
+    """
+    position = torch.arange(length, device=device)
+    distance = position[:, None] - position[None, :]
+    return (distance >= 0) & (distance < (length if window is None else window))
+
+
+def dropout_factors(q: Tensor, dropout_p: float, seed: int | None) -> Tensor:
+    """(B, H, T, T): 0 where a weight is dropped, 1 / keep where it stays; float64."""
+    if seed is None:
+        raise ValueError("the reference draws no random numbers: pass a seed where dropout_p > 0")
+    batch, length, heads, _ = q.shape
+    threshold = philox.keep_threshold(dropout_p)
+    kept = philox.bits(seed, batch, heads, length).to(q.device) < threshold
+    return kept.double() * (65536 / threshold)
+
+
+def causal_attention_backward(
+    grad_out: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of q, k and v, all (B, T, H, D), given that of the result, without the help of autograd."""
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    weights = attention_weights(q, k, scale, window)
+    out = torch.einsum("bhij,bjhd->bihd", weights, v)
+    delta = (grad_out * out).sum(-1).transpose(1, 2)  # (B, T, H) -> (B, H, T)
+    grad_weights = torch.einsum("bihd,bjhd->bhij", grad_out, v)
+    grad_scores = weights * (grad_weights - delta[..., None]) * scale
+    return (
+        torch.einsum("bhij,bjhd->bihd", grad_scores, k),
+        torch.einsum("bhij,bihd->bjhd", grad_scores, q),
+        torch.einsum("bhij,bihd->bjhd", weights, grad_out),
+    )
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _per_query_head(x: Tensor, heads: int) -> Tensor:
+    return x.repeat_interleave(heads // x.shape[2], dim=2)  # (B, T, Hkv, D) -> (B, T, H, D)

@@ -1,0 +1,13 @@
+"""Every kernel test starts on memory full of NaN, so that an output that is not written is found."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """torch.empty, also the one that the kernels call, returns NaN (what torch does in deterministic mode)."""
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
