@@ -55,17 +55,17 @@ def fused():
         return CppExtension("kernels._C", sources(*files), extra_compile_args=flags)
     os.environ["TORCH_CUDA_ARCH_LIST"] = toolchain.architectures()
     flags = {"cxx": compile_flags(cuda=True), "nvcc": ["-O3", "-lineinfo"]}
-    return CUDAExtension(
-        "kernels._C", sources(*files, CSRC / "cuda" / "bindings.cu"), extra_compile_args=flags
-    )
+    files += (CSRC / "cuda").glob("*.cu")
+    return CUDAExtension("kernels._C", sources(*files), extra_compile_args=flags)
 
 
 def emulated():
     """kernels._emulated: the files of csrc/cuda, compiled for the CPU."""
     from torch.utils.cpp_extension import CppExtension
 
-    flags = [*compile_flags(cuda=False), "-O2", "-DSLM_LIBRARY=slm_emulated"]
-    files = (CSRC / "emulator").glob("*.cpp")
+    # kernels move 16 bytes of any dtype at once, as nvcc allows
+    flags = [*compile_flags(cuda=False), "-O2", "-fno-strict-aliasing", "-DSLM_LIBRARY=slm_emulated"]
+    files = [*(CSRC / "emulator").glob("*.cpp"), *(CSRC / "emulated").glob("*.cpp")]
     return CppExtension("kernels._emulated", sources(*files), extra_compile_args=flags)
 
 
@@ -81,10 +81,7 @@ def extensions():
         os.environ["CUDA_HOME"] = home
     from torch.utils.cpp_extension import BuildExtension
 
-    modules = [fused()]
-    if (CSRC / "emulator" / "bindings.cpp").exists():
-        modules.append(emulated())
-    return {"ext_modules": modules, "cmdclass": {"build_ext": BuildExtension}}
+    return {"ext_modules": [fused(), emulated()], "cmdclass": {"build_ext": BuildExtension}}
 
 
 setup(**extensions())

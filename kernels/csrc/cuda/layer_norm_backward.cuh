@@ -13,34 +13,10 @@
 // Ragged, unaligned, wide and double rows are streamed: one kernel for the rows, one for the columns.
 #pragma once
 
-#include "numeric.cuh"
+#include "layer_norm.cuh"
 #include "row.cuh"
 
 namespace slm::cuda {
-
-template <class T>
-struct LayerNormBackward {
-    const T* grad_out;  // (rows, size)
-    int64_t grad_out_stride;
-    const T* x;  // (rows, size): what was normalized
-    int64_t x_stride;
-    const T* weight;  // (size)
-    const compute_t<T>* mean;
-    const compute_t<T>* rstd;  // (rows)
-    const T* grad_residual;    // (rows, size), or null: added to grad_x
-    int64_t grad_residual_stride;
-    T* grad_x;               // (rows, size), contiguous
-    T* grad_weight;          // (size)
-    T* grad_bias;            // (size)
-    compute_t<T>* partials;  // (layer_norm_partials(…), 2, size): scratch
-    int64_t rows;
-    int size;
-};
-
-// The lines of `partials` that a launch may use.
-inline int64_t layer_norm_partials(int multiprocessors) {
-    return int64_t{multiprocessors} * kBackwardBlocksPerMultiprocessor;
-}
 
 // What a row's lanes know before they form grad_x.
 template <class A>
@@ -219,7 +195,6 @@ int layer_norm_backward_streamed(const LayerNormBackward<T>& p, int most_blocks,
     return static_cast<int>(grid.y);
 }
 
-// Runs it; `partials` holds layer_norm_partials(multiprocessors) lines. Same inputs, same GPU: same bits.
 template <class T>
 void layer_norm_backward(const LayerNormBackward<T>& p, int multiprocessors, cudaStream_t stream) {
     const int most_blocks = static_cast<int>(layer_norm_partials(multiprocessors));

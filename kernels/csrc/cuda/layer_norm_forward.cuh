@@ -10,27 +10,10 @@
 // once per step, from the L1 cache after the first time.
 #pragma once
 
-#include "numeric.cuh"
+#include "layer_norm.cuh"
 #include "row.cuh"
 
 namespace slm::cuda {
-
-template <class T>
-struct LayerNormForward {
-    const T* x;         // (rows, size)
-    int64_t x_stride;   // between rows, in elements
-    const T* residual;  // (rows, size), or null
-    int64_t residual_stride;
-    const T* weight;  // (size)
-    const T* bias;    // (size), or null
-    T* out;           // (rows, size), contiguous
-    T* sum;           // (rows, size), contiguous: x + residual; unused without a residual
-    compute_t<T>* mean;
-    compute_t<T>* rstd;  // (rows)
-    int64_t rows;
-    int size;
-    compute_t<T> eps;
-};
 
 // N elements of x. With a residual: of x + residual, rounded to T and stored, for that is what the next layer sees.
 template <int N, class T>
@@ -122,7 +105,6 @@ bool in_packs(const LayerNormForward<T>& p) {
            in_packs(p.weight, 0) && in_packs(p.bias, 0) && in_packs(p.out, p.size) && in_packs(p.sum, p.size);
 }
 
-// Runs it. multiprocessors: of the GPU; the results do not depend on it.
 template <class T>
 void layer_norm_forward(const LayerNormForward<T>& p, int multiprocessors, cudaStream_t stream) {
     if (p.rows == 0) return;

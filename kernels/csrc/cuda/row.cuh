@@ -9,9 +9,8 @@
 namespace slm::cuda {
 
 inline constexpr int kRowThreads = 128;
-// Enough blocks to fill every multiprocessor at the registers these kernels take.
+// Enough blocks to fill a multiprocessor at the registers that the forward takes; layer_norm.cuh has the backward's.
 inline constexpr int kForwardBlocksPerMultiprocessor = 8;
-inline constexpr int kBackwardBlocksPerMultiprocessor = 4;
 
 // The 16 or 32 lanes that work on one row together.
 template <int Lanes>
