@@ -59,18 +59,27 @@ struct AttentionBackward {
     Heads<T> dq, dk, dv;
 };
 
-// Enqueue it on the best kernels that the arguments and the GPU allow (attention.cu). architecture: 80 for sm_80. No dimension
-// may be 0.
+// Enqueue it on the best kernels that the arguments and the GPU allow (attention.cu). architecture: 80 for sm_80. No
+// dimension may be 0.
 template <class T>
 void attention(const AttentionForward<T>& p, int architecture, cudaStream_t stream);
 template <class T>
 void attention(const AttentionBackward<T>& p, int architecture, cudaStream_t stream);
 
-// The kernels for every dtype and GPU (attention_simple.cuh).
+// For every dtype and GPU (attention_simple.cuh); for 16 bits and tensor cores, up to 128 tokens and any number of them
+// (attention_short_…cuh, attention_long_…cuh).
 template <class T>
 void attention_simple(const AttentionForward<T>& p, cudaStream_t stream);
 template <class T>
 void attention_simple(const AttentionBackward<T>& p, cudaStream_t stream);
+template <class T>
+void attention_short(const AttentionForward<T>& p, cudaStream_t stream);
+template <class T>
+void attention_short(const AttentionBackward<T>& p, cudaStream_t stream);
+template <class T>
+void attention_long(const AttentionForward<T>& p, cudaStream_t stream);
+template <class T>
+void attention_long(const AttentionBackward<T>& p, cudaStream_t stream);
 
 // The factor of each weight: 0 where it is dropped, 1 / (probability of staying) where it stays.
 template <class A>
