@@ -1,5 +1,6 @@
 // The attention kernels for any length on tensor cores, compiled for both 16-bit dtypes.
 #include "attention_long_backward.cuh"
+#include "attention_long_forward.cuh"
 
 namespace slm::cuda {
 

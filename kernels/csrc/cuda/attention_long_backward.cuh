@@ -12,15 +12,16 @@
 //   shared memory  6 tiles of 64 x D 16-bit elements: 48 KiB at D = 64, 96 KiB at D = 128
 #pragma once
 
-#include "attention_long_forward.cuh"
+#include "score_tile.cuh"
 
 namespace slm::cuda {
 
 inline constexpr int kLongTile = 64;  // rows and columns; a warp owns 16 rows
+inline constexpr int kLongBackwardThreads = kLongTile / 16 * 32;
 
 // Shared memory: rows of q and grad_out, two stages of k and v, then lse and delta of the rows.
 template <class T, int D>
-__global__ void __launch_bounds__(kLongThreads, 2) attention_long_backward_q(const AttentionBackward<T> p) {
+__global__ void __launch_bounds__(kLongBackwardThreads, 2) attention_long_backward_q(const AttentionBackward<T> p) {
     constexpr int kTile = kLongTile * D;
     using Memory = Tile<T, D>;
     const AttentionShape& s = p.shape;
@@ -29,7 +30,7 @@ __global__ void __launch_bounds__(kLongThreads, 2) attention_long_backward_q(con
     T *q_tile = dynamic_shared<T>(), *grad_tile = q_tile + kTile, *stages = grad_tile + kTile;
     float *lse = reinterpret_cast<float*>(stages + 4 * kTile), *delta = lse + kLongTile;
     const auto load = [&](T* tile, const T* head, int64_t stride, int first) {
-        Memory::template load_async<kLongThreads>(tile, head, stride, first, kLongTile, s.length, s.width);
+        Memory::template load_async<kLongBackwardThreads>(tile, head, stride, first, kLongTile, s.length, s.width);
     };
     const auto load_keys = [&](int key, int stage) {
         load(stages + stage * 2 * kTile, k, p.k.token_stride, key);
@@ -40,7 +41,7 @@ __global__ void __launch_bounds__(kLongThreads, 2) attention_long_backward_q(con
     load(q_tile, p.q.head(at.batch, at.head), p.q.token_stride, at.first);
     load(grad_tile, p.grad_out.head(at.batch, at.head), p.grad_out.token_stride, at.first);
     load_keys(at.first, 0);
-    load_statistics<kLongThreads>(p, at.batch, at.head, at.first, kLongTile, lse, delta);
+    load_statistics<kLongBackwardThreads>(p, at.batch, at.head, at.first, kLongTile, lse, delta);
 
     const Dropout<float> dropout(s);
     const int row = threadIdx.x / 32 * 16;
@@ -55,28 +56,29 @@ __global__ void __launch_bounds__(kLongThreads, 2) attention_long_backward_q(con
         }
         if (key > first_key) load_keys(key - kLongTile, stage ^ 1);
         const T *k_tile = stages + stage * 2 * kTile, *v_tile = k_tile + kTile;
+#pragma unroll 1
         for (int j = 0; j < kLongTile; j += 16) {
             const ScoreTile<false> tile{at.first + row, key + j};
             if (!tile.any_seen(s)) continue;
-            Accumulator<16> score[1] = {}, grad[1] = {};
+            Accumulator<16> score[1][1] = {}, grad[1][1] = {};
             Memory::multiply_rows(q, k_tile, j, score);
             Memory::multiply_rows(grad_out, v_tile, j, grad);
-            tile.differentiate(s, dropout, at.batch, at.head, lse + row, delta + row, score[0], grad[0]);
+            tile.differentiate(s, dropout, at.batch, at.head, lse + row, delta + row, score[0][0], grad[0][0]);
             Operand a[1];
-            as_operand<T>(grad[0], a[0]);
+            as_operand<T>(grad[0][0], a[0]);
             Memory::multiply(a, k_tile, j, dq);
         }
     }
     const float scale = static_cast<float>(s.scale);
     Memory::store(dq[0], scale, scale, q_tile, row, p.dq.head(at.batch, at.head), p.dq.token_stride, at.first + row, s.length,
                   s.width);
-    for (int i = threadIdx.x; i < kLongTile && at.first + i < s.length; i += kLongThreads)
+    for (int i = threadIdx.x; i < kLongTile && at.first + i < s.length; i += kLongBackwardThreads)
         p.delta[s.row(at.batch, at.head, at.first + i)] = delta[i];
 }
 
 // Shared memory: rows of k and v, two stages of q and grad_out, then two of lse and delta.
 template <class T, int D>
-__global__ void __launch_bounds__(kLongThreads, 2) attention_long_backward_kv(const AttentionBackward<T> p) {
+__global__ void __launch_bounds__(kLongBackwardThreads, 2) attention_long_backward_kv(const AttentionBackward<T> p) {
     constexpr int kTile = kLongTile * D;
     using Memory = Tile<T, D>;
     const AttentionShape& s = p.shape;
@@ -84,7 +86,7 @@ __global__ void __launch_bounds__(kLongThreads, 2) attention_long_backward_kv(co
     T *k_tile = dynamic_shared<T>(), *v_tile = k_tile + kTile, *stages = v_tile + kTile;
     float* statistics = reinterpret_cast<float*>(stages + 4 * kTile);
     const auto load = [&](T* tile, const Heads<const T>& from, int head, int first) {
-        Memory::template load_async<kLongThreads>(tile, from.head(at.batch, head), from.token_stride, first, kLongTile,
+        Memory::template load_async<kLongBackwardThreads>(tile, from.head(at.batch, head), from.token_stride, first, kLongTile,
                                                   s.length, s.width);
     };
     // Turn t of the walk: tile t % per_head of the queries from the diagonal on, of head t / per_head of the group.
@@ -121,17 +123,18 @@ __global__ void __launch_bounds__(kLongThreads, 2) attention_long_backward_kv(co
         const T *q_tile = stages + stage * 2 * kTile, *grad_tile = q_tile + kTile;
         const float *lse = statistics + stage * 2 * kLongTile, *delta = lse + kLongTile;
         const int head = at.head * group + turn / per_head, query = at.first + turn % per_head * kLongTile;
+#pragma unroll 1
         for (int i = 0; i < kLongTile; i += 16) {
             const ScoreTile<true> tile{query + i, at.first + row};
             if (!tile.any_seen(s)) continue;
-            Accumulator<16> score[1] = {}, grad[1] = {};
+            Accumulator<16> score[1][1] = {}, grad[1][1] = {};
             Memory::multiply_rows(k, q_tile, i, score);
             Memory::multiply_rows(v, grad_tile, i, grad);
-            tile.differentiate(s, dropout, at.batch, head, lse + i, delta + i, score[0], grad[0]);
+            tile.differentiate(s, dropout, at.batch, head, lse + i, delta + i, score[0][0], grad[0][0]);
             Operand a[1];
-            as_operand<T>(score[0], a[0]);
+            as_operand<T>(score[0][0], a[0]);
             Memory::multiply(a, grad_tile, i, dv);
-            as_operand<T>(grad[0], a[0]);
+            as_operand<T>(grad[0][0], a[0]);
             Memory::multiply(a, q_tile, i, dk);
         }
     }
@@ -147,9 +150,9 @@ void attention_long(const AttentionBackward<T>& p, cudaStream_t stream) {
     with_padded_width(s.width, [&](auto width) {
         constexpr int D = decltype(width)::value;
         const std::size_t tiles = 6 * kLongTile * D * sizeof(T), statistics = 2 * kLongTile * sizeof(float);
-        launch(attention_long_backward_q<T, D>, tile_grid(s.batch, s.heads, s.length, kLongTile), dim3(kLongThreads),
+        launch(attention_long_backward_q<T, D>, tile_grid(s.batch, s.heads, s.length, kLongTile), dim3(kLongBackwardThreads),
                tiles + statistics, stream, p);
-        launch(attention_long_backward_kv<T, D>, tile_grid(s.batch, s.kv_heads, s.length, kLongTile), dim3(kLongThreads),
+        launch(attention_long_backward_kv<T, D>, tile_grid(s.batch, s.kv_heads, s.length, kLongTile), dim3(kLongBackwardThreads),
                tiles + 2 * statistics, stream, p);
     });
 }

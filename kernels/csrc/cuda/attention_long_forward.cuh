@@ -7,7 +7,7 @@
 // most keys start first.
 //
 //   D <= 64   32 rows for each warp: every fragment of k and v read from shared memory serves two products
-//   D > 64    16 rows, because 32 would not fit into the registers; q is read again for each tile
+//   D > 64    16 rows, because 32 would not fit into the registers; also with dropout, for which there is code apart
 //   shared    (64 M + 256) D 16-bit elements, M = 2 or 1 row tiles of a warp: 48 KiB at D = 64, 80 KiB at D = 128
 #pragma once
 
@@ -18,13 +18,14 @@ namespace slm::cuda {
 inline constexpr int kLongWarps = 4, kLongThreads = 32 * kLongWarps;
 inline constexpr int kLongKeys = 64;  // of a tile
 
-template <int D>
-inline constexpr int kLongRowTiles = D <= 64 ? 2 : 1;  // of a warp
+template <int D, bool Drops>
+inline constexpr int kLongRowTiles = D <= 64 && !Drops ? 2 : 1;  // of a warp
 
 // M tiles of 16 rows of a warp, their result so far, and the online softmax (Milakov and Gimelshein 2018).
-template <class T, int D, int M>
+template <class T, int D, int M, bool Drops>
 struct LongRows {
     using Memory = Tile<T, D>;
+    using Queries = typename Memory::template Operands<false>;
     using Scores = Accumulator<16>[kLongKeys / 16][M];
 
     int query;  // of the first row
@@ -90,15 +91,13 @@ struct LongRows {
     }
 
     // Takes in the keys and values of one tile.
-    template <bool Held>
     __device__ __forceinline__ void take(const AttentionShape& s, float scale, int batch, int head, int key,
-                                         const typename Memory::template Operands<Held> (&q)[M], const T* k, const T* v) {
+                                         const Queries (&q)[M], const T* k, const T* v) {
         Scores score = {};
-#pragma unroll
-        for (int j = 0; j < kLongKeys / 16; ++j) Memory::multiply_rows(q, k, 16 * j, score[j]);
+        Memory::multiply_rows(q, k, 0, score);
         mask(s, key, score);
         softmax(scale, score);
-        if (s.seed != nullptr) drop(s, batch, head, key, score);
+        if constexpr (Drops) drop(s, batch, head, key, score);
 #pragma unroll
         for (int j = 0; j < kLongKeys / 16; ++j) {
             Operand weights[M];
@@ -110,9 +109,9 @@ struct LongRows {
 };
 
 // Shared memory: the rows of q, then two stages of a tile of k and one of v.
-template <class T, int D>
+template <class T, int D, bool Drops>
 __global__ void __launch_bounds__(kLongThreads, 2) attention_long_forward(const AttentionForward<T> p) {
-    constexpr int M = kLongRowTiles<D>, kRows = 16 * M * kLongWarps, kTile = kLongKeys * D;
+    constexpr int M = kLongRowTiles<D, Drops>, kRows = 16 * M * kLongWarps, kTile = kLongKeys * D;
     using Memory = Tile<T, D>;
     const AttentionShape& s = p.shape;
     const HeadTile at(s.batch, s.heads, s.length, kRows, true);
@@ -132,19 +131,18 @@ __global__ void __launch_bounds__(kLongThreads, 2) attention_long_forward(const 
 
     const float scale = static_cast<float>(s.scale * kLog2E);
     const int row = threadIdx.x / 32 * 16 * M;
-    LongRows<T, D, M> rows(at.first + row);
-    typename Memory::template Operands<D <= 64> q[M];
+    LongRows<T, D, M, Drops> rows(at.first + row);
+    typename LongRows<T, D, M, Drops>::Queries q[M];
+    for (int m = 0; m < M; ++m) q[m].load(q_tile, row + 16 * m);
     for (int key = last_key, stage = 0; key >= first_key; key -= kLongKeys, stage ^= 1) {
         ptx::cp_async_wait<0>();
         __syncthreads();
-        if (key == last_key)
-            for (int m = 0; m < M; ++m) q[m].load(q_tile, row + 16 * m);
         if (key > first_key) load(key - kLongKeys, stage ^ 1);
         const T* tile = stages + stage * 2 * kTile;
         if (key <= rows.query + 16 * M - 1) rows.take(s, scale, at.batch, at.head, key, q, tile, tile + kTile);
     }
 
-    const float kept = s.seed != nullptr ? 65536.0f / s.threshold : 1.0f;
+    const float kept = Drops ? 65536.0f / s.threshold : 1.0f;
 #pragma unroll
     for (int m = 0; m < M; ++m) {
         const int query = rows.query + 16 * m;
@@ -164,11 +162,16 @@ __global__ void __launch_bounds__(kLongThreads, 2) attention_long_forward(const 
 template <class T>
 void attention_long(const AttentionForward<T>& p, cudaStream_t stream) {
     const AttentionShape& s = p.shape;
-    with_padded_width(s.width, [&](auto width) {
-        constexpr int D = decltype(width)::value, kRows = 16 * kLongRowTiles<D> * kLongWarps;
+    const auto run = [&](auto width, auto drops) {
+        constexpr int D = decltype(width)::value;
+        constexpr bool Drops = decltype(drops)::value;
+        constexpr int kRows = 16 * kLongRowTiles<D, Drops> * kLongWarps;
         const std::size_t shared = (kRows + 4 * kLongKeys) * D * sizeof(T);
-        launch(attention_long_forward<T, D>, tile_grid(s.batch, s.heads, s.length, kRows), dim3(kLongThreads), shared,
+        launch(attention_long_forward<T, D, Drops>, tile_grid(s.batch, s.heads, s.length, kRows), dim3(kLongThreads), shared,
                stream, p);
+    };
+    with_padded_width(s.width, [&](auto width) {
+        s.seed == nullptr ? run(width, std::false_type()) : run(width, std::true_type());
     });
 }
 

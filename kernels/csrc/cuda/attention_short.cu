@@ -1,5 +1,6 @@
 // The attention kernels for at most 128 tokens on tensor cores, compiled for both 16-bit dtypes.
 #include "attention_short_backward.cuh"
+#include "attention_short_forward.cuh"
 
 namespace slm::cuda {
 

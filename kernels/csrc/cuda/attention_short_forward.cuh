@@ -1,65 +1,44 @@
 // Causal attention for at most 128 tokens on tensor cores, forward: half and bfloat16, D up to 128 in multiples of 8.
 //
 // At this length attention is bound by memory: a head of T = 128, D = 64 moves 64 KiB for 2.4 million multiply-adds. So one
-// block of four warps takes a head: q, k and v are copied to shared memory once (cp.async, v while the scores are formed),
-// and a warp holds a whole row of scores, 16 x 128, in registers. Softmax then is plain: one maximum, one sum, nothing
-// to rescale. Row tile i needs i + 1 tiles of keys, so warp w takes tiles w and 7 - w: nine for each.
+// block takes a head: q, k and v are copied to shared memory once, and a warp holds whole rows of scores, 16 x 128, in
+// registers. Softmax then is plain: one maximum, one sum, nothing to rescale. Row tile i needs i + 1 tiles of keys, rounded up
+// to 2, 4, 6 or 8, for each of which there is code without branches. The eight warps take a row tile each, such that the two
+// warps of each quarter of a multiprocessor, w and w + 4, have tiles i and 7 - i: the same work for every quarter. The
+// copies of one block hide behind the products of the other.
 //
-//   shared memory  3 T D 16-bit elements (48 KiB at T = 128, D = 64: four blocks on an H100's multiprocessor)
-//   registers      64 for the scores, D / 2 for the result, D / 4 for the rows of q
+//   shared memory  3 T D 16-bit elements: 48 KiB at T = 128, D = 64
+//   registers      64 for the scores, then half as many for the weights and D / 2 for the result
 #pragma once
 
 #include "score_tile.cuh"
 
 namespace slm::cuda {
 
-inline constexpr int kShortLength = 128, kShortTiles = kShortLength / 16;
-inline constexpr int kShortWarps = 4, kShortThreads = 32 * kShortWarps;
+inline constexpr int kShortThreads = 256;  // 8 warps for 8 tiles of 16 queries
 
-// The row (or column) tile that a warp takes in pass 0 or 1.
-__device__ __forceinline__ int short_tile(int pass) {
-    const int warp = threadIdx.x / 32;
-    return pass == 0 ? warp : kShortTiles - 1 - warp;
-}
-
-// The scores of 16 queries with all keys up to theirs: score[j] holds keys 16 j … 16 j + 15. Tiles of keys after the queries'
-// own are left out by every step.
+// The scores of the 16 queries of a tile with the first Tiles * 16 keys, and the weights they become.
+template <class T, int D, int Tiles>
 struct ShortRow {
-    int tile;  // of the queries
-    Accumulator<16> score[kShortTiles][1];
+    using Memory = Tile<T, D>;
 
+    int query;  // the first
+    Accumulator<16> score[Tiles][1] = {};
+    float maximum[2], sum[2];  // of rows g and g + 8; the maximum times scale
+
+    // Calls step(j, n, e) for each score of this lane.
     template <class Step>
-    __device__ __forceinline__ void each_tile(const Step& step) const {
+    static __device__ __forceinline__ void each(const Step& step) {
 #pragma unroll
-        for (int j = 0; j < kShortTiles; ++j)
-            if (j <= tile) step(j);
+        for (int i = 0; i < Tiles * 8; ++i) step(i / 8, i / 4 % 2, i % 4);
     }
 
-    // Calls step(j, n, e) for each element.
-    template <class Step>
-    __device__ __forceinline__ void each(const Step& step) const {
-        each_tile([&](int j) {
-#pragma unroll
-            for (int i = 0; i < 8; ++i) step(j, i / 4, i % 4);
-        });
-    }
-
-    template <class T, int D>
-    __device__ __forceinline__ void multiply(const T* q_tile, const T* k_tile) {
-        typename Tile<T, D>::template Operands<true> q[1];
-        q[0].load(q_tile, 16 * tile);
-        each([&](int j, int n, int e) { score[j][0][n][e] = 0; });
-        each_tile([&](int j) { Tile<T, D>::multiply_rows(q, k_tile, 16 * j, score[j]); });
-    }
-
-    // Scores to weights exp2(scale * (score - maximum)), 0 where the key is not seen; returns the two rows' scaled maxima and
-    // sums. scale > 0.
-    __device__ __forceinline__ void softmax(const AttentionShape& s, float scale, float (&maximum)[2], float (&sum)[2]) {
+    // Scores to weights exp2(scale * score - maximum), 0 where the key is not seen. scale > 0.
+    __device__ __forceinline__ void softmax(const AttentionShape& s, float scale) {
         maximum[0] = maximum[1] = -INFINITY;
         sum[0] = sum[1] = 0;
         each([&](int j, int n, int e) {
-            const ScoreTile<false> at{16 * tile, 16 * j};
-            if (at.any_hidden(s) && at.hidden(s, n, e)) score[j][0][n][e] = -INFINITY;
+            if (ScoreTile<false>{query, 16 * j}.hidden(s, n, e)) score[j][0][n][e] = -INFINITY;
             maximum[e / 2] = fmaxf(maximum[e / 2], score[j][0][n][e]);
         });
 #pragma unroll
@@ -75,65 +54,70 @@ struct ShortRow {
     __device__ __forceinline__ void drop(const AttentionShape& s, int batch, int head) {
         const uint64_t seed = static_cast<uint64_t>(*s.seed);
 #pragma unroll
-        for (int j = 0; j < kShortTiles; j += 2)
-            if (j <= tile) cuda::drop(s, seed, batch, head, 16 * tile, 16 * j, score[j][0], score[j + 1][0]);
+        for (int j = 0; j < Tiles; j += 2)
+            cuda::drop(s, seed, batch, head, query, 16 * j, score[j][0], score[j + 1][0]);
     }
 
-    // The weights, rounded to T, as operands of the product with v.
-    template <class T>
-    __device__ __forceinline__ void round(Operand (&weights)[kShortTiles][1]) const {
-        each_tile([&](int j) { as_operand<T>(score[j][0], weights[j][0]); });
+    __device__ __forceinline__ void multiply_values(const T* v, Accumulator<D> (&out)[1]) const {
+#pragma unroll
+        for (int j = 0; j < Tiles; ++j) {
+            Operand weights[1];
+            as_operand<T>(score[j][0], weights[0]);
+            Memory::multiply(weights, v, 16 * j, out);
+        }
     }
 };
 
-// Grid: B * H. Shared memory: tiles of q, k and v, T rounded up to 16 rows each.
+// The result of the 16 queries of a tile, which see the first Tiles * 16 keys at most. The tile of q is used up.
+template <int Tiles, int D, class T>
+__device__ __forceinline__ void attend_short(const AttentionForward<T>& p, int batch, int head, int tile, T* q, const T* k,
+                                             const T* v) {
+    using Memory = Tile<T, D>;
+    const AttentionShape& s = p.shape;
+    ShortRow<T, D, Tiles> row{16 * tile};
+    typename Memory::template Operands<false> queries[1];
+    queries[0].load(q, row.query);
+    Memory::multiply_rows(queries, k, 0, row.score);
+    row.softmax(s, static_cast<float>(s.scale * kLog2E));
+    if (s.seed != nullptr) row.drop(s, batch, head);
+    Accumulator<D> out[1] = {};
+    row.multiply_values(v, out);
+
+    const float kept = s.seed != nullptr ? 65536.0f / s.threshold : 1.0f;
+    Memory::store(out[0], kept / row.sum[0], kept / row.sum[1], q, row.query, p.out.head(batch, head), p.out.token_stride,
+                  row.query, s.length, s.width);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+        const int query = row.query + ScoreTile<false>::row(2 * half);
+        if (threadIdx.x % 4 == 0 && query < s.length)
+            p.lse[s.row(batch, head, query)] = row.maximum[half] * static_cast<float>(kLn2) + logf(row.sum[half]);
+    }
+}
+
+// Grid: B * H. Shared memory: tiles of q, k and v, T rounded up to 32 rows each.
 template <class T, int D>
-__global__ void __launch_bounds__(kShortThreads, D <= 64 ? 3 : 2) attention_short_forward(const AttentionForward<T> p) {
-    using Rows = Tile<T, D>;
+__global__ void __launch_bounds__(kShortThreads, D <= 64 ? 2 : 1) attention_short_forward(const AttentionForward<T> p) {
     const AttentionShape& s = p.shape;
     const int batch = blockIdx.x / s.heads, head = blockIdx.x % s.heads, kv_head = s.kv_head(head);
-    const int rows = (s.length + 15) / 16 * 16;
+    const int rows = (s.length + 31) / 32 * 32;
     T *q = dynamic_shared<T>(), *k = q + rows * D, *v = k + rows * D;
     const auto load = [&](T* tile, const Heads<const T>& from, int which) {
-        Rows::template load_async<kShortThreads>(tile, from.head(batch, which), from.token_stride, 0, rows, s.length,
+        Tile<T, D>::template load_async<kShortThreads>(tile, from.head(batch, which), from.token_stride, 0, rows, s.length,
                                                        s.width);
     };
     load(q, p.q, head);
     load(k, p.k, kv_head);
-    ptx::cp_async_commit();
     load(v, p.v, kv_head);
     ptx::cp_async_commit();
-    ptx::cp_async_wait<1>();
+    ptx::cp_async_wait<0>();
     __syncthreads();
-
-    const float scale = static_cast<float>(s.scale * kLog2E);
-    for (int pass = 0; pass < 2; ++pass) {
-        ShortRow row{short_tile(pass)};
-        const bool present = 16 * row.tile < s.length;
-        float maximum[2], sum[2];
-        Operand weights[kShortTiles][1];
-        if (present) {
-            row.template multiply<T, D>(q, k);
-            row.softmax(s, scale, maximum, sum);
-            if (s.seed != nullptr) row.drop(s, batch, head);
-            row.template round<T>(weights);
-        }
-        if (pass == 0) {
-            ptx::cp_async_wait<0>();
-            __syncthreads();
-        }
-        if (!present) continue;
-        Accumulator<D> out[1] = {};
-        row.each_tile([&](int j) { Rows::multiply(weights[j], v, 16 * j, out); });
-        const float kept = s.seed != nullptr ? 65536.0f / s.threshold : 1.0f;
-        Rows::store(out[0], kept / sum[0], kept / sum[1], q, 16 * row.tile, p.out.head(batch, head),
-                          p.out.token_stride, 16 * row.tile, s.length, s.width);
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            const int query = 16 * row.tile + threadIdx.x % 32 / 4 + 8 * half;
-            if (threadIdx.x % 4 == 0 && query < s.length)
-                p.lse[s.row(batch, head, query)] = maximum[half] * static_cast<float>(kLn2) + logf(sum[half]);
-        }
+    const int warp = threadIdx.x / 32, tile = warp < 4 ? warp : 11 - warp;
+    if (16 * tile >= s.length) return;
+    switch (tile / 2) {
+        case 0: return attend_short<2, D>(p, batch, head, tile, q, k, v);
+        case 1: return attend_short<4, D>(p, batch, head, tile, q, k, v);
+        case 2: return attend_short<6, D>(p, batch, head, tile, q, k, v);
+        default: return attend_short<8, D>(p, batch, head, tile, q, k, v);
     }
 }
 
@@ -142,7 +126,7 @@ void attention_short(const AttentionForward<T>& p, cudaStream_t stream) {
     const AttentionShape& s = p.shape;
     with_padded_width(s.width, [&](auto width) {
         constexpr int D = decltype(width)::value;
-        const std::size_t shared = 3 * ceil_div(s.length, 16) * 16 * D * sizeof(T);
+        const std::size_t shared = 3 * ceil_div(s.length, 32) * 32 * D * sizeof(T);
         launch(attention_short_forward<T, D>, tile_grid(s.batch, s.heads, 1, 1), dim3(kShortThreads), shared, stream, p);
     });
 }

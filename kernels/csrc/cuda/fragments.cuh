@@ -99,20 +99,25 @@ struct Tile {
         }
     };
 
-    // c[m] (16 x 16) += a[m] (16 x D) times the transpose of rows row … row + 15, for M operands.
-    template <int M, bool Held>
+    // c[j][m] (16 x 16) += a[m] (16 x D) times the transpose of rows row + 16 j … row + 16 j + 15. A fragment of the rows serves
+    // all M operands, and a fragment of an operand that is not held serves all J tiles.
+    template <int J, int M, bool Held>
     static __device__ __forceinline__ void multiply_rows(const Operands<Held> (&a)[M], const T* tile, int row,
-                                                         Accumulator<16> (&c)[M]) {
+                                                         Accumulator<16> (&c)[J][M]) {
 #pragma unroll
         for (int k = 0; k < D / 16; ++k) {
-            uint32_t b[4];
-            ptx::ldmatrix_x4(b, at(tile, row + lane() / 16 * 8 + lane() % 8, 2 * k + lane() / 8 % 2));
+            Operand rows[M];
 #pragma unroll
-            for (int m = 0; m < M; ++m) {
-                Operand rows;
-                a[m].operand(k, rows);
-                ptx::mma_m16n8k16<T>(c[m][0], rows, b[0], b[1]);
-                ptx::mma_m16n8k16<T>(c[m][1], rows, b[2], b[3]);
+            for (int m = 0; m < M; ++m) a[m].operand(k, rows[m]);
+#pragma unroll
+            for (int j = 0; j < J; ++j) {
+                uint32_t b[4];
+                ptx::ldmatrix_x4(b, at(tile, row + 16 * j + lane() / 16 * 8 + lane() % 8, 2 * k + lane() / 8 % 2));
+#pragma unroll
+                for (int m = 0; m < M; ++m) {
+                    ptx::mma_m16n8k16<T>(c[j][m][0], rows[m], b[0], b[1]);
+                    ptx::mma_m16n8k16<T>(c[j][m][1], rows[m], b[2], b[3]);
+                }
             }
         }
     }
