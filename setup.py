@@ -1,12 +1,12 @@
 """Builds the project: what pyproject.toml names, and the kernels as extension modules.
 
-    kernels._C         the CPU kernels, wherever a C++ compiler is; with the CUDA kernels where they can be built
+    kernels._C         the kernels for the CPU, and for CUDA where that can be built
     kernels._emulated  the CUDA kernels for the CPU, by a C++ compiler alone
 
 In place, without pip: `python setup.py build_ext --inplace`. Environment:
 
-    SLM_CUDA=0|1          never build the CUDA kernels | fail where that cannot be done (otherwise they are built where a
-                          toolkit and a CUDA build of torch are found)
+    SLM_CUDA=0|1          never build the CUDA kernels | fail where that cannot be done (otherwise they
+                          are built where a toolkit and a CUDA build of torch are found)
     TORCH_CUDA_ARCH_LIST  what nvcc compiles for, such as "8.0;9.0" (otherwise the visible GPU)
     SLM_NATIVE=0          code for any processor of this family instead of this very one
     MAX_JOBS              compilers at once (otherwise the cores, bounded by free memory)
@@ -35,7 +35,8 @@ def compile_flags(cuda: bool) -> list[str]:
     return [
         "-O3",
         *toolchain.native_flags(toolchain.compiler()),
-        "-Wno-maybe-uninitialized",  # what gcc says of its own AVX-512 headers
+        *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # what gcc says of its own AVX-512 headers,
+        "-Wno-unknown-pragmas",  # and of torch's
         f"-DSLM_SOURCE_HASH={toolchain.source_hash()}",
         f"-DSLM_CUDA_ARCHITECTURES={built_for}",
     ]

@@ -1,9 +1,9 @@
-"""Fused layer norm and causal attention: C++ on the CPU, CUDA on the GPU, and plain torch where neither is built.
+"""Fused layer norm and causal attention: C++ on the CPU, CUDA on the GPU, torch where neither is built.
 
     from kernels import layer_norm, add_layer_norm, causal_attention, causal_attention_qkvpacked
 
-Which implementation runs is said by `backends()` and chosen by `use(...)`. What each op must compute stands in
-reference.py; how it is derived and made fast, in docs/kernels/.
+Which implementation runs is said by `backends()` and chosen by `use(...)`. What each op must compute stands
+in reference.py; how it is derived and made fast, in docs/kernels/.
 """
 
 from kernels.dispatch import backends, set_default, use

@@ -1,4 +1,4 @@
-"""The rules for arguments, for torch's path and for tracing; csrc/ops.cpp holds the same ones for the kernels."""
+"""The rules for arguments, for torch's path and for tracing; csrc/ops.cpp holds the same for the kernels."""
 
 import math
 

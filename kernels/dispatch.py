@@ -1,7 +1,7 @@
-"""Which implementation of the ops runs: "fused" (C++ or CUDA), "emulated" (the CUDA kernels on the CPU) or "torch".
+"""Which implementation of the ops runs: "fused" (C++, CUDA), "emulated" (CUDA on the CPU) or "torch".
 
-"fused" is the default; SLM_KERNELS in the environment, `set_default` and `use` change it. Where the fused kernels are
-not built for a device, torch runs in their place, which is said once on stderr.
+"fused" is the default; SLM_KERNELS in the environment, `set_default` and `use` change it. Where the fused
+kernels are not built for a device, torch runs in their place, which is said once on stderr.
 """
 
 import contextlib
@@ -90,9 +90,19 @@ def use(name: str) -> Iterator[None]:
         set_default(before)
 
 
+def modules() -> dict[str, tuple[object | None, str]]:
+    """The extension modules by name, each None where it is not loaded, and "available" or why it is not."""
+    return {"kernels._C": (_fused, _fused_state), "kernels._emulated": (_emulated, _emulated_state)}
+
+
 def libraries() -> list[str]:
     """The names of the op libraries that are loaded, such as ["slm"]."""
     return [name for name, module in (("slm", _fused), ("slm_emulated", _emulated)) if module is not None]
+
+
+def runs_on(device_type: str) -> str:
+    """What the ops will use on a device of this type: "fused", "emulated" or "torch"."""
+    return _choice if (_choice, device_type) in _LIBRARIES else "torch"
 
 
 def library(device_type: str):

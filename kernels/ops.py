@@ -1,8 +1,8 @@
 """The public ops, and what torch must know of them: the shapes of their results and their derivatives.
 
-Every op has a schema in csrc/ops.cpp and lives in torch.ops.slm (torch.ops.slm_emulated holds the same ops on the
-emulator). Here each gets a fake implementation, so that torch.compile can trace it, and a formula for autograd. The
-ops can be differentiated once.
+Every op has a schema in csrc/ops.cpp and lives in torch.ops.slm (torch.ops.slm_emulated holds the same ops on
+the emulator). Here each gets a fake implementation, so that torch.compile can trace it, and a formula for
+autograd. The ops can be differentiated once.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,9 @@ _Context = Any  # torch's autograd context
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """(x - mean) / sqrt(var + eps) * weight + bias over the last dimension (Ba et al. 2016).
 
-    x: (..., C) with unit last stride; weight, bias: (C); float32, float16, bfloat16 or float64, all alike. Statistics
-    are float32 or better. Under autocast the inputs become float32, as for torch's own. Returns (..., C). ValueError
-    that names the argument for anything else.
+    x: (..., C) with unit last stride; weight, bias: (C); float32, float16, bfloat16 or float64, all alike.
+    Statistics are float32 or better. Under autocast the inputs become float32, as for torch's own. Returns
+    (..., C). ValueError that names the argument for anything else.
     """
     x, weight, bias = _autocast(torch.float32, x, weight, bias)
     library = dispatch.library(x.device.type)
@@ -58,12 +58,13 @@ def causal_attention(
 ) -> Tensor:
     """softmax(q kᵀ scale) v in which query i sees the keys j <= i, without a T x T matrix (Dao et al. 2022).
 
-    q: (B, T, H, D), k and v: (B, T, Hkv, D), any strides with unit last stride, D in 1..128, Hkv a divisor of H;
-    float32, float16, bfloat16 or float64, all alike; autocast casts to its own dtype. scale defaults to 1 / sqrt(D).
-    With a window, query i sees only i - window < j <= i. Dropout zeroes each weight with probability dropout_p (rounded
-    to 1/65536) and divides the others by exactly the probability of staying; its mask depends on seed, batch, head, row
-    and column alone. Without a seed one is drawn from torch's generator of the device; a seed that is a tensor, one
-    int64 on the device of q, is read by the kernel itself, so that a CUDA graph can change it.
+    q: (B, T, H, D), k and v: (B, T, Hkv, D), any strides with unit last stride, D in 1..128, Hkv a divisor of
+    H; float32, float16, bfloat16 or float64, all alike; autocast casts to its own dtype. scale defaults to 1
+    / sqrt(D). With a window, query i sees only i - window < j <= i. Dropout zeroes each weight with
+    probability dropout_p (rounded to 1/65536) and divides the others by exactly the probability of staying;
+    its mask depends on seed, batch, head, row and column alone. Without a seed one is drawn from torch's
+    generator of the device; a seed that is a tensor, one int64 on the device of q, is read by the kernel
+    itself, so that a CUDA graph can change it.
 
     Returns (B, T, H, D). ValueError that names the argument for anything else.
     """
@@ -111,7 +112,7 @@ def _seed(seed: int | Tensor | None, dropout_p: float, device: torch.device) -> 
 
 
 def _autocast(dtype: torch.dtype | None, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors in `dtype` (None: autocast's own) where autocast is on; float64 stays, as torch's rules have it."""
+    """The tensors in `dtype` (None: autocast's own) where autocast is on; float64 stays, as in torch."""
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
         return tensors

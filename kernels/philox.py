@@ -1,9 +1,10 @@
-"""The random numbers of attention dropout: Philox 4x32-10, counted by position, so that no mask is ever stored.
+"""The random numbers of attention dropout: Philox 4x32-10, counted by position: no mask is stored.
 
-Parallel Random Numbers: As Easy as 1, 2, 3, Salmon et al. 2011: a bijection of a 128-bit counter under a 64-bit key.
-The key is the seed; the counter is the place of a weight. Forward, backward, any tile size and any device so find the
-same bits. One call serves eight weights: those of rows r, r + 8 and columns c, c + 8, c + 16, c + 24 of a tile of
-16 x 32, which in a tensor core's fragments are the same thread's, whether the scores are formed as they are or transposed.
+Parallel Random Numbers: As Easy as 1, 2, 3, Salmon et al. 2011: a bijection of a 128-bit counter under a
+64-bit key. The key is the seed; the counter is the place of a weight. Forward, backward, any tile size and
+any device so find the same bits. One call serves eight weights: those of rows r, r + 8 and columns c, c + 8,
+c + 16, c + 24 of a tile of 16 x 32, which in a tensor core's fragments are the same thread's, whether the
+scores are formed as they are or transposed.
 
 csrc/philox.h is the same in C++.
 """
@@ -29,7 +30,7 @@ def keep_threshold(dropout_p: float) -> int:
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> list[Tensor]:
-    """Four 32-bit numbers, as int64 tensors, for each 128-bit counter, given as four tensors of 32-bit numbers."""
+    """Four 32-bit numbers, as int64 tensors, for each counter of four 32-bit numbers."""
     x = [word.long() for word in counter]
     key = [seed & _MASK, seed >> 32 & _MASK]
     for _ in range(ROUNDS):

@@ -1,8 +1,8 @@
-"""What each op must compute, in plain torch: the shortest correct form, one step a line, any device, differentiable.
+"""What each op must compute, in plain torch: the shortest correct form, differentiable, on any device.
 
-The tests hold every implementation against these functions in float64, and these against torch. The two backward
-passes are written out too, as derived in docs/kernels/layer_norm.md and docs/kernels/attention.md; autograd confirms
-them. Nothing here is fast: attention makes the T x T matrix that the kernels never do.
+The tests hold every implementation against these functions in float64, and these against torch. The two
+backward passes are written out too, as derived in docs/kernels/layer_norm.md and docs/kernels/attention.md;
+autograd confirms them. Nothing here is fast: attention makes the T x T matrix that the kernels never do.
 """
 
 import torch
@@ -48,7 +48,7 @@ def layer_norm_backward(
 def add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5
 ) -> tuple[Tensor, Tensor]:
-    """layer_norm(x + residual) and the sum x + residual, rounded to the dtype of x before it is normalized."""
+    """layer_norm(x + residual) and x + residual, rounded to the dtype of x before it is normalized."""
     total = x + residual
     return layer_norm(total, weight, bias, eps), total
 
@@ -65,9 +65,9 @@ def causal_attention(
 ) -> Tensor:
     """softmax(q kᵀ scale) v in which query i sees the keys j <= i; q: (B, T, H, D), k, v: (B, T, Hkv, D).
 
-    Attention Is All You Need, Vaswani et al. 2017. scale defaults to 1 / sqrt(D). Each group of H / Hkv query heads
-    shares one head of k and v (GQA, Ainslie et al. 2023). With a window, query i sees only i - window < j <= i. Dropout
-    acts on the softmax, by the mask of philox.py. Returns (B, T, H, D) in the dtype of q.
+    Attention Is All You Need, Vaswani et al. 2017. scale defaults to 1 / sqrt(D). Each group of H / Hkv query
+    heads shares one head of k and v (GQA, Ainslie et al. 2023). With a window, query i sees only i - window <
+    j <= i. Dropout acts on the softmax, by the mask of philox.py. Returns (B, T, H, D) in the dtype of q.
     """
     weights, wide_v = attention_weights(q, k, scale, window), _per_query_head(v, q.shape[2])
     if dropout_p:

@@ -89,17 +89,17 @@ def free_gigabytes() -> float | None:
         return None
 
 
-def first_line(*command: str) -> str | None:
-    """The first line that a program prints, or None where it is missing or fails."""
+def output(*command: str) -> list[str]:
+    """The lines that a program prints; none where it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):
-        return None
-    return (done.stdout.strip().splitlines() or [None])[0]
+        return []
+    return done.stdout.strip().splitlines()
 
 
 def native_flags(cxx: str) -> list[str]:
-    """Flags for this very processor: -march=native, or what the compiler knows instead; SLM_NATIVE=0 for none."""
+    """Flags for this very processor: -march=native, or -mcpu=native on ARM; none with SLM_NATIVE=0."""
     if os.environ.get("SLM_NATIVE") == "0":
         return []
     wanted = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"

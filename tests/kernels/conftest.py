@@ -6,7 +6,7 @@ import torch
 
 @pytest.fixture(autouse=True)
 def poisoned_memory():
-    """torch.empty, also the one that the kernels call, returns NaN (what torch does in deterministic mode)."""
+    """torch.empty, also when the kernels call it, returns NaN: what torch does in deterministic mode."""
     assert torch.utils.deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     yield

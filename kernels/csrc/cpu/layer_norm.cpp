@@ -22,6 +22,12 @@ namespace {
 // so that the sums do not depend on the number of threads.
 constexpr int64_t kRowsPerTask = 128;
 
+// Rows that the backward takes at once.
+constexpr int kRowsAtOnce = 4;
+
+// Elements below which a thread is not worth waking.
+constexpr int64_t kGrainElements = 32768;
+
 // A tensor (..., C) as rows of C at a constant distance; a copy only where its strides do not allow that.
 template <typename T>
 struct Rows {
@@ -37,9 +43,9 @@ struct Rows {
 
 // Calls body(task, begin, end) for every task of rows, in parallel.
 template <typename Body>
-void for_row_tasks(int64_t rows, const Body& body) {
+void for_row_tasks(int64_t rows, int64_t size, const Body& body) {
   int64_t tasks = (rows + kRowsPerTask - 1) / kRowsPerTask;
-  at::parallel_for(0, tasks, 1, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, tasks, kGrainElements / (kRowsPerTask * size) + 1, [&](int64_t first, int64_t last) {
     for (int64_t task = first; task < last; ++task) {
       body(task, task * kRowsPerTask, std::min(rows, (task + 1) * kRowsPerTask));
     }
@@ -104,7 +110,7 @@ Normalized forward(const at::Tensor& x, const std::optional<at::Tensor>& residua
   const auto gamma = widened<T>(weight, size), beta = widened<T>(bias, size);
   A *means = result.mean.mutable_data_ptr<A>(), *rstds = result.rstd.mutable_data_ptr<A>();
 
-  for_row_tasks(rows, [&](int64_t, int64_t begin, int64_t end) {
+  for_row_tasks(rows, size, [&](int64_t, int64_t begin, int64_t end) {
     std::vector<A> scratch(2 * size);
     for (int64_t r = begin; r < end; ++r) {
       const A* values = widen(in[r], scratch.data(), size);
@@ -121,33 +127,48 @@ Normalized forward(const at::Tensor& x, const std::optional<at::Tensor>& residua
   return result;
 }
 
-// The two row means that the gradient of x needs: of g * weight, and of g * weight * normalized x.
-template <typename A>
-std::pair<A, A> gradient_means(const A* grad, const A* x, A mean, A rstd, const A* weight, int64_t size) {
-  Vec<A> plain(0), projected(0);
-  for_each_vec<A>(size, [&](int64_t i, auto count) {
-    Vec<A> weighted = load(grad + i, count) * load(weight + i, count);
-    Vec<A> normalized = (load(x + i, count) - Vec<A>(mean)) * Vec<A>(rstd);
-    plain = plain + weighted;
-    projected = at::vec::fmadd(weighted, normalized, projected);
-  });
-  return {sum_of(plain) / static_cast<A>(size), sum_of(projected) / static_cast<A>(size)};
-}
+// Some rows of the backward: kRows of each tensor. `residual` is null where no gradient is added to that of x.
+template <typename A, int kRows>
+struct BackwardRows {
+  const A *grad[kRows], *x[kRows], *residual[kRows];
+  A *grad_x[kRows], mean[kRows], rstd[kRows];
 
-// The row's gradient of x, with `residual` added where there is one; the row's part of the gradients of weight and bias
-// is added to grad_weight and grad_bias.
-template <typename A>
-void row_backward(const A* grad, const A* x, A mean, A rstd, const A* weight, const A* residual, A* grad_x,
-                  A* grad_weight, A* grad_bias, int64_t size) {
-  auto [plain, projected] = gradient_means(grad, x, mean, rstd, weight, size);
-  for_each_vec<A>(size, [&, plain = plain, projected = projected](int64_t i, auto count) {
-    Vec<A> g = load(grad + i, count);
-    Vec<A> normalized = (load(x + i, count) - Vec<A>(mean)) * Vec<A>(rstd);
-    Vec<A> centred = g * load(weight + i, count) - Vec<A>(plain) - normalized * Vec<A>(projected);
-    Vec<A> passed = residual ? load(residual + i, count) : Vec<A>(0);
-    store(at::vec::fmadd(centred, Vec<A>(rstd), passed), grad_x + i, count);
-    store(at::vec::fmadd(g, normalized, load(grad_weight + i, count)), grad_weight + i, count);
-    store(g + load(grad_bias + i, count), grad_bias + i, count);
+  Vec<A> normalized(int row, int64_t i, auto count) const {
+    return (load(x[row] + i, count) - Vec<A>(mean[row])) * Vec<A>(rstd[row]);
+  }
+};
+
+// The gradients of x of some rows; their part of the gradients of weight and bias is added to grad_weight and
+// grad_bias. Several rows at a time keep independent sums in flight and pass over those two only once.
+template <typename A, int kRows>
+void rows_backward(const BackwardRows<A, kRows>& rows, const A* weight, A* grad_weight, A* grad_bias, int64_t size) {
+  Vec<A> plain[kRows], projected[kRows];  // sums of g * weight, and of g * weight * normalized x
+  for (int r = 0; r < kRows; ++r) plain[r] = projected[r] = Vec<A>(0);
+  for_each_vec<A>(size, [&](int64_t i, auto count) {
+    const Vec<A> scale = load(weight + i, count);
+    for (int r = 0; r < kRows; ++r) {
+      const Vec<A> weighted = load(rows.grad[r] + i, count) * scale;
+      plain[r] = plain[r] + weighted;
+      projected[r] = at::vec::fmadd(weighted, rows.normalized(r, i, count), projected[r]);
+    }
+  });
+  for (int r = 0; r < kRows; ++r) {
+    plain[r] = Vec<A>(sum_of(plain[r]) / static_cast<A>(size));
+    projected[r] = Vec<A>(sum_of(projected[r]) / static_cast<A>(size));
+  }
+  for_each_vec<A>(size, [&](int64_t i, auto count) {
+    const Vec<A> scale = load(weight + i, count);
+    Vec<A> weight_sum = load(grad_weight + i, count), bias_sum = load(grad_bias + i, count);
+    for (int r = 0; r < kRows; ++r) {
+      const Vec<A> g = load(rows.grad[r] + i, count), normalized = rows.normalized(r, i, count);
+      const Vec<A> centred = g * scale - plain[r] - normalized * projected[r];
+      const Vec<A> passed = rows.residual[r] ? load(rows.residual[r] + i, count) : Vec<A>(0);
+      weight_sum = at::vec::fmadd(g, normalized, weight_sum);
+      bias_sum = bias_sum + g;
+      store(at::vec::fmadd(centred, Vec<A>(rows.rstd[r]), passed), rows.grad_x[r] + i, count);
+    }
+    store(weight_sum, grad_weight + i, count);
+    store(bias_sum, grad_bias + i, count);
   });
 }
 
@@ -167,17 +188,26 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_o
   const A *means = mean.const_data_ptr<A>(), *rstds = rstd.const_data_ptr<A>();
   A* sums = parts.mutable_data_ptr<A>();
 
-  for_row_tasks(rows, [&](int64_t task, int64_t begin, int64_t end) {
-    std::vector<A> scratch(3 * size);
+  for_row_tasks(rows, size, [&](int64_t task, int64_t begin, int64_t end) {
+    std::vector<A> scratch(3 * kRowsAtOnce * size);
     A *grad_weight = sums + 2 * task * size, *grad_bias = grad_weight + size;
-    for (int64_t r = begin; r < end; ++r) {
-      const A* g = widen(grad[r], scratch.data(), size);
-      const A* values = widen(in[r], scratch.data() + size, size);
-      const A* residual = grad_residual ? widen(passed[r], scratch.data() + 2 * size, size) : nullptr;
-      A* target = destination(to[r], scratch.data());
-      row_backward(g, values, means[r], rstds[r], gamma.data(), residual, target, grad_weight, grad_bias, size);
-      narrow(target, to[r], size);
-    }
+    auto block = [&]<int kRows>(int64_t first, std::integral_constant<int, kRows>) {
+      BackwardRows<A, kRows> some;
+      for (int i = 0; i < kRows; ++i) {
+        A* space = scratch.data() + 3 * i * size;
+        some.grad[i] = widen(grad[first + i], space, size);
+        some.x[i] = widen(in[first + i], space + size, size);
+        some.residual[i] = grad_residual ? widen(passed[first + i], space + 2 * size, size) : nullptr;
+        some.grad_x[i] = destination(to[first + i], space);
+        some.mean[i] = means[first + i];
+        some.rstd[i] = rstds[first + i];
+      }
+      rows_backward(some, gamma.data(), grad_weight, grad_bias, size);
+      for (int i = 0; i < kRows; ++i) narrow(some.grad_x[i], to[first + i], size);
+    };
+    int64_t r = begin;
+    for (; r + kRowsAtOnce <= end; r += kRowsAtOnce) block(r, std::integral_constant<int, kRowsAtOnce>{});
+    for (; r < end; ++r) block(r, std::integral_constant<int, 1>{});
   });
   at::Tensor total = parts.sum(0).to(x.scalar_type());  // (2, C)
   return {grad_x, total[0].clone(), total[1].clone()};

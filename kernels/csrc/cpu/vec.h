@@ -109,4 +109,32 @@ inline T sum_of(const Vec<T>& vec) {
   return at::vec::vec_reduce_all<T>([](Vec<T>& a, Vec<T>& b) { return a + b; }, vec);
 }
 
+// exp(x) for x <= 0, to within two units in the last place; below exp(-86.5), the least normal numbers, it is 0.
+//
+// exp(x) = 2^n exp(r) with n the nearest integer to x / ln 2. Adding 1.5 * 2^23 leaves n in the low bits of the sum, from
+// where a shift moves it into the exponent. The polynomial interpolates (exp(r) - 1 - r) / r^2 at Chebyshev's points of
+// |r| <= ln 2 / 2, with an error of 1e-8.
+inline Vec<float> exp_negative(const Vec<float>& x) {
+  const Vec<float> least(-86.5f), magic(12582912.0f);
+  const Vec<float> clamped = at::vec::maximum(x, least);
+  const Vec<float> shifted = at::vec::fmadd(clamped, Vec<float>(1.44269504f), magic), n = shifted - magic;
+  Vec<float> r = at::vec::fmadd(n, Vec<float>(-0.693359375f), clamped);  // ln 2 in two parts: n times the first is exact
+  r = at::vec::fmadd(n, Vec<float>(2.12194440e-4f), r);
+  Vec<float> tail = at::vec::fmadd(Vec<float>(0.00139262508f), r, Vec<float>(0.00836323288f));
+  tail = at::vec::fmadd(tail, r, Vec<float>(0.0416665542f));
+  tail = at::vec::fmadd(tail, r, Vec<float>(0.166665767f));
+  tail = at::vec::fmadd(tail, r, Vec<float>(0.5f));
+  const Vec<float> fraction = at::vec::fmadd(tail, r * r, r) + Vec<float>(1);
+  const auto exponent = at::vec::cast<int32_t>(shifted) << Vec<int32_t>(23);
+  const Vec<float> result = at::vec::cast<float>(at::vec::cast<int32_t>(fraction) + exponent);
+  return Vec<float>::blendv(result, Vec<float>(0), x < least);
+}
+
+inline Vec<double> exp_negative(const Vec<double>& x) { return x.exp(); }
+
+template <typename T>
+inline T max_of(const Vec<T>& vec) {
+  return at::vec::vec_reduce_all<T>([](Vec<T>& a, Vec<T>& b) { return at::vec::maximum(a, b); }, vec);
+}
+
 }  // namespace slm

@@ -1,0 +1,110 @@
+"""What the kernels need, what was built, which backend each op uses, the fix for each thing missing."""
+
+import dataclasses
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from common import cli
+from kernels import dispatch, toolchain
+
+OPS = ("layer_norm", "add_layer_norm", "causal_attention", "causal_attention_qkvpacked")
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line of the report: what was looked for, what was found, and the fix where it is missing."""
+
+    name: str
+    found: str | None
+    fix: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Prints what the kernels need, what was built, and the one-line fix for each thing missing."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line: no options."""
+    cli.parse(Options, argv, prog="python -m kernels doctor")
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title="kernels", title_justify="left", show_header=False)
+    for finding in findings():
+        shown = escape(finding.found) if finding.found else f"[yellow]missing: {escape(finding.fix)}[/]"
+        table.add_row(finding.name, shown)
+    Console().print(table)
+
+
+def findings() -> list[Finding]:
+    """Everything that the report says, in its order."""
+    return [*_toolchain(), *_built(), *_choices()]
+
+
+def _toolchain() -> list[Finding]:
+    cxx, home = toolchain.compiler(), toolchain.cuda_home()
+    return [
+        Finding("Python", platform.python_version()),
+        Finding("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none: a CPU build'}"),
+        Finding("compiler", cxx and _first(cxx, "--version"), "install g++ or set CXX"),
+        Finding("ninja", _ninja(), "pip install ninja (without it the build takes longer)"),
+        Finding(
+            "nvcc", home and _nvcc(home), "only for an NVIDIA GPU: install the CUDA toolkit, set CUDA_HOME"
+        ),
+        Finding("driver", _driver(), "only for an NVIDIA GPU: install its driver"),
+        Finding("GPU", _gpu(), "none visible to torch; the kernels run on the CPU"),
+    ]
+
+
+def _first(*command: str) -> str | None:
+    return next(iter(toolchain.output(*command)), None)
+
+
+def _ninja() -> str | None:
+    beside = Path(sys.executable).with_name("ninja")
+    return _first(str(beside) if beside.exists() else "ninja", "--version")
+
+
+def _nvcc(home: str) -> str:
+    lines = toolchain.output(f"{home}/bin/nvcc", "--version")
+    return next((line for line in lines if "release" in line), "does not run")
+
+
+def _driver() -> str | None:
+    return _first("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+
+
+def _gpu() -> str | None:
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    return f"{torch.cuda.get_device_name()}, capability {major}.{minor}"
+
+
+def _built() -> list[Finding]:
+    """The extension modules: for which processors, and whether the sources have changed since."""
+    found = []
+    for name, (module, state) in dispatch.modules().items():
+        if module is None:
+            found.append(Finding(name, None, state))
+            continue
+        cuda = f", CUDA for {module.CUDA_ARCHITECTURES}" if module.CUDA_ARCHITECTURES else ""
+        changed = "" if toolchain.source_hash() == module.SOURCE_HASH else ", changed since: run make setup"
+        found.append(Finding(name, f"{module.CPU_CAPABILITY}{cuda}, sources {module.SOURCE_HASH}{changed}"))
+    return found
+
+
+def _choices() -> list[Finding]:
+    """Which implementations there are, and which one each op takes where."""
+    states = dispatch.backends().items()
+    there = []
+    for name, state in states:
+        there.append(Finding(f"on {name}", state if state == dispatch.AVAILABLE else None, state))
+    uses = ", ".join(f"{device}: {dispatch.runs_on(device)}" for device in ("cpu", "cuda"))
+    return there + [Finding(op, uses) for op in OPS]

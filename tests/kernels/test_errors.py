@@ -1,0 +1,111 @@
+"""Bad input: a ValueError that names the argument, the same on every backend and while tracing."""
+
+import pytest
+import torch
+
+import kernels
+from tests.kernels.cases import each_backend
+
+C, SHAPE = 8, (1, 6, 2, 8)
+
+
+def norm(x=None, residual=None, weight=None, bias=None, eps=1e-5):
+    return kernels.add_layer_norm(
+        torch.ones(3, C) if x is None else x,
+        torch.ones(3, C) if residual is None else residual,
+        torch.ones(C) if weight is None else weight,
+        torch.ones(C) if bias is None else bias,
+        eps,
+    )
+
+
+def attention(q=None, k=None, v=None, **options):
+    return kernels.causal_attention(*(torch.ones(SHAPE) if x is None else x for x in (q, k, v)), **options)
+
+
+def strided(*shape):
+    return torch.ones(*shape, 2)[..., 0]
+
+
+NORM_MISTAKES = {
+    "a scalar": ({"x": torch.tensor(1.0)}, "x has shape"),
+    "no channels": ({"x": torch.ones(3, 0)}, "x has shape"),
+    "integers": ({"x": torch.ones(3, C).long()}, "x has dtype"),
+    "x strided": ({"x": strided(3, C)}, "x has stride 2"),
+    "residual strided": ({"residual": strided(3, C)}, "residual has stride 2"),
+    "residual of another shape": ({"residual": torch.ones(2, C)}, "residual has shape"),
+    "residual of another dtype": ({"residual": torch.ones(3, C).double()}, "residual has dtype"),
+    "weight too short": ({"weight": torch.ones(C - 1)}, "weight has shape"),
+    "weight of rank 2": ({"weight": torch.ones(1, C)}, "weight has shape"),
+    "weight of another dtype": ({"weight": torch.ones(C).half()}, "weight has dtype"),
+    "bias too long": ({"bias": torch.ones(C + 1)}, "bias has shape"),
+    "bias on another device": ({"bias": torch.ones(C, device="meta")}, "bias is on meta"),
+    "eps zero": ({"eps": 0.0}, "eps is 0"),
+    "eps negative": ({"eps": -1e-5}, "eps is -1e-05"),
+    "eps not a number": ({"eps": float("nan")}, "eps is nan"),
+}
+ATTENTION_MISTAKES = {
+    "q of rank 3": ({"q": torch.ones(6, 2, 8)}, "q has shape"),
+    "k of rank 5": ({"k": torch.ones(1, 1, 6, 2, 8)}, "k has shape"),
+    "integers": ({"q": torch.ones(SHAPE).long()}, "q has dtype"),
+    "k of another dtype": ({"k": torch.ones(SHAPE).bfloat16()}, "k has dtype"),
+    "v on another device": ({"v": torch.ones(SHAPE, device="meta")}, "v is on meta"),
+    "k of another length": ({"k": torch.ones(1, 5, 2, 8)}, "k has shape"),
+    "v of another width": ({"v": torch.ones(1, 6, 2, 7)}, "v has shape"),
+    "heads that do not divide": ({"q": torch.ones(1, 6, 3, 8)}, "k has 2 heads"),
+    "no heads in k": ({"k": torch.ones(1, 6, 0, 8)}, "k has 0 heads"),
+    "D of 0": ({"q": torch.ones(1, 6, 2, 0)}, "head dimension 0"),
+    "D of 129": (dict.fromkeys("qkv", torch.ones(1, 6, 2, 129)), "head dimension 129"),
+    "q strided": ({"q": strided(*SHAPE)}, "q has stride 2"),
+    "k strided": ({"k": strided(*SHAPE)}, "k has stride 2"),
+    "v strided": ({"v": strided(*SHAPE)}, "v has stride 2"),
+    "dropout of 1": ({"dropout_p": 1.0}, "dropout_p is 1"),
+    "dropout below 0": ({"dropout_p": -0.1}, "dropout_p is -0.1"),
+    "dropout not a number": ({"dropout_p": float("nan")}, "dropout_p is nan"),
+    "window of 0": ({"window": 0}, "window is 0"),
+    "infinite scale": ({"scale": float("inf")}, "scale is inf"),
+}
+MISTAKES = {
+    **{f"norm: {name}": (norm, *rest) for name, rest in NORM_MISTAKES.items()},
+    **{f"attention: {name}": (attention, *rest) for name, rest in ATTENTION_MISTAKES.items()},
+}
+each_mistake = pytest.mark.parametrize("call, arguments, message", MISTAKES.values(), ids=list(MISTAKES))
+
+
+def on(device, value):
+    return value.to(device) if isinstance(value, torch.Tensor) and value.device.type != "meta" else value
+
+
+@each_backend
+@each_mistake
+def test_a_mistake_is_named(backend, call, arguments, message):
+    arguments = {name: on(backend.device, value) for name, value in arguments.items()}
+    with (
+        kernels.use(backend.choice),
+        pytest.raises(ValueError, match=message) as caught,
+        torch.device(backend.device),
+    ):
+        call(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+@each_backend
+@pytest.mark.parametrize("shape", [(1, 6, 2, 2, 8), (1, 6, 3, 16), (1, 6, 3, 2, 129)], ids=str)
+def test_a_wrong_packing_is_named(backend, shape):
+    with kernels.use(backend.choice), pytest.raises(ValueError, match=r"qkv has shape|head dimension 129"):
+        kernels.causal_attention_qkvpacked(torch.ones(shape, device=backend.device))
+
+
+@each_backend
+def test_overlapping_and_negative_memory_is_never_left(backend):
+    """Strides may repeat and overlap rows; the results are those of a copy."""
+    row = torch.randn(1, 1, 1, 8, device=backend.device).expand(2, 40, 2, 8)
+    windows = torch.randn(60, device=backend.device).as_strided((1, 40, 1, 8), (60, 1, 8, 1))
+    with kernels.use(backend.choice):
+        for x in (row, windows):
+            copy = x.contiguous()
+            torch.testing.assert_close(
+                kernels.causal_attention(x, x, x), kernels.causal_attention(copy, copy, copy)
+            )
+            ones = torch.ones(8, device=backend.device)
+            torch.testing.assert_close(kernels.layer_norm(x, ones), kernels.layer_norm(copy, ones))

@@ -1,0 +1,147 @@
+"""The rules of the build, the doctor's report and the benchmark's output."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kernels import __main__ as command
+from kernels import bench, toolchain
+
+ROOT = Path(__file__).parents[2]
+
+
+def fake_toolkit(folder):
+    for name in ("bin/nvcc", "include/cuda_runtime.h"):
+        path = folder / name
+        path.parent.mkdir(parents=True)
+        path.touch(mode=0o755)
+    return folder
+
+
+def test_cuda_home_wins_if_it_is_a_toolkit(tmp_path, monkeypatch):
+    toolkit = fake_toolkit(tmp_path / "toolkit")
+    monkeypatch.setenv("CUDA_HOME", str(toolkit))
+    assert toolchain.cuda_home() == str(toolkit)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    assert toolchain.cuda_home() != str(tmp_path)
+
+
+def test_nvcc_on_the_path_leads_to_its_toolkit(tmp_path, monkeypatch):
+    toolkit = fake_toolkit(tmp_path / "toolkit")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "nvcc").symlink_to(toolkit / "bin" / "nvcc")
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.delenv("CUDA_PATH", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert toolchain.cuda_home() == str(toolkit)
+
+
+def test_architectures_come_from_the_environment_then_the_gpu_then_the_list(monkeypatch):
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert toolchain.architectures() == "8.0;8.6;8.9;9.0+PTX"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert toolchain.architectures() == "9.0"
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.6")
+    assert toolchain.architectures() == "8.6"
+
+
+@pytest.mark.parametrize("gigabytes, expected", [(100.0, 8), (8.0, 3), (1.0, 1), (None, 8)])
+def test_jobs_are_bounded_by_memory(monkeypatch, gigabytes, expected):
+    monkeypatch.delenv("MAX_JOBS", raising=False)
+    monkeypatch.setattr(toolchain.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(toolchain, "free_gigabytes", lambda: gigabytes)
+    assert toolchain.jobs() == expected
+
+
+def test_max_jobs_overrides(monkeypatch):
+    monkeypatch.setenv("MAX_JOBS", "3")
+    assert toolchain.jobs() == 3
+
+
+@pytest.mark.parametrize(
+    "variable, value, reason",
+    [("SLM_CUDA", "0", "SLM_CUDA=0"), ("CXX", "no-such-compiler", "no C++ compiler")],
+)
+def test_what_stands_against_cuda_is_named(tmp_path, monkeypatch, variable, value, reason):
+    (tmp_path / "cuda").mkdir()
+    (tmp_path / "cuda" / "bindings.cu").touch()
+    monkeypatch.setattr(toolchain, "CSRC", tmp_path)
+    monkeypatch.setenv(variable, value)
+    assert reason in toolchain.cuda_obstacle()
+
+
+def test_the_source_hash_follows_names_and_contents(tmp_path, monkeypatch):
+    monkeypatch.setattr(toolchain, "CSRC", tmp_path)
+    hashes = set()
+    for name, text in (("a.h", "1"), ("a.h", "2"), ("b.h", "2")):
+        (tmp_path / name).write_text(text)
+        hashes.add(toolchain.source_hash())
+    assert len(hashes) == 3 and all(len(found) == 16 for found in hashes)
+
+
+def test_without_a_compiler_setup_says_so_once_and_builds_nothing():
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "--name"],
+        cwd=ROOT,
+        env={"CXX": "no-such-compiler", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.count("no C++ compiler") == 1
+
+
+def test_doctor_reports_every_op_and_every_fix(capsys):
+    command.main(["doctor"])
+    report = capsys.readouterr().out
+    for name in ("torch", "compiler", "ninja", "nvcc", "GPU", "kernels._C", "causal_attention_qkvpacked"):
+        assert name in report
+
+
+def test_bench_writes_the_common_layout_and_a_plot(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "NORM_SHAPES", {"cpu": [(64, 16)]})
+    monkeypatch.setattr(bench, "ATTENTION_SHAPES", {"cpu": [(1, 16, 2, 8)]})
+    command.main(
+        [
+            "bench",
+            "--device",
+            "cpu",
+            "--repeat",
+            "1",
+            "--json",
+            f"{tmp_path}/b.json",
+            "--plot",
+            f"{tmp_path}/b.png",
+        ]
+    )
+    written = json.loads((tmp_path / "b.json").read_text())
+    assert set(written) == {"benchmark", "machine", "date", "rows"}
+    names = {row["name"].split()[0] for row in written["rows"]}
+    assert names == {"layer_norm", "add_layer_norm", "causal_attention"}
+    assert {"F.layer_norm", "reference", "SDPA math"} <= {row["peer"] for row in written["rows"]}
+    assert all(row["ours"] > 0 and row["ratio"] > 0 for row in written["rows"])
+    assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "no command"),
+        (["fly"], "no command 'fly'"),
+        (["bench", "--device", "tpu"], "device is 'tpu'"),
+        (["bench", "--dtype", "int8"], "dtype is 'int8'"),
+        (["bench", "--repeat", "0"], "repeat is 0"),
+        (["bench", "--only", "convolution", "--device", "cpu"], "'convolution'"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line_and_exit_code_2(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        command.main(arguments)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and message in error

@@ -1,0 +1,164 @@
+"""The ops as citizens of torch: gradcheck, opcheck, torch.compile, autocast, fake tensors, CUDA graphs."""
+
+import pytest
+import torch
+
+import kernels
+from kernels import dispatch
+from tests.kernels import cases
+from tests.kernels.cases import AttentionCase, Backend, each_backend, each_fused
+
+OPS = [
+    f"{op}{suffix}"
+    for op in ("layer_norm", "causal_attention", "causal_attention_qkvpacked")
+    for suffix in ("", "_backward")
+] + ["add_layer_norm"]
+OPTIONS = {"window": 7, "dropout_p": 0.2, "seed": 5}
+
+
+def leaves(backend, *shapes, dtype=torch.float64):
+    made = [cases.randn(*shape, seed=i, dtype=dtype, device=backend.device) for i, shape in enumerate(shapes)]
+    return cases.require_grad(made)
+
+
+def all_ops(dtype=torch.float64):
+    """Of each op: its name, a call of it, and the shapes of its tensors."""
+    norm, parameter = (3, 5, 19), (19,)
+    return {
+        "layer_norm": (kernels.layer_norm, (norm, parameter, parameter)),
+        "layer_norm without bias": (kernels.layer_norm, (norm, parameter)),
+        "add_layer_norm": (kernels.add_layer_norm, (norm, norm, parameter, parameter)),
+        "causal_attention": (kernels.causal_attention, ((2, 9, 2, 5),) * 3),
+        "grouped heads, window, dropout": (
+            lambda q, k, v: kernels.causal_attention(q, k, v, **OPTIONS),
+            ((1, 9, 4, 5), (1, 9, 2, 5), (1, 9, 2, 5)),
+        ),
+        "causal_attention_qkvpacked": (kernels.causal_attention_qkvpacked, ((2, 9, 3, 2, 5),)),
+    }
+
+
+each_op = pytest.mark.parametrize("name", list(all_ops()))
+
+
+@each_fused
+@each_op
+def test_gradcheck(backend, name):
+    op, shapes = all_ops()[name]
+    with kernels.use(backend.choice):
+        assert torch.autograd.gradcheck(op, leaves(backend, *shapes), fast_mode=False)
+
+
+def raw_arguments(library, device):
+    """Of each op in a library, its arguments."""
+    backend = Backend("", device)
+    x, residual, weight, bias = leaves(backend, (3, 8), (3, 8), (8,), (8,), dtype=torch.float32)
+    q, k, v = leaves(backend, *((1, 6, 2, 8),) * 3, dtype=torch.float32)
+    qkv = leaves(backend, (1, 6, 3, 2, 8), dtype=torch.float32)[0]
+    seed = torch.tensor(3, device=device)
+    options = (0.3, 4, 0.1, seed)
+    _, mean, rstd = library.layer_norm(x, weight, bias, 1e-5)
+    out, lse = library.causal_attention(q, k, v, *options)
+    packed_out, packed_lse = library.causal_attention_qkvpacked(qkv, *options)
+    saved = [x, weight, mean, rstd]
+    plain = [t.detach() for t in (q, k, v, out, lse)]
+    packed = [t.detach() for t in (qkv, packed_out, packed_lse)]
+    return {
+        "layer_norm": (x, weight, bias, 1e-5),
+        "add_layer_norm": (x, residual, weight, None, 1e-5),
+        "layer_norm_backward": (*(t.detach() for t in (residual, *saved, residual)),),
+        "causal_attention": (q, k, v, *options),
+        "causal_attention_backward": (plain[3], *plain, *options),
+        "causal_attention_qkvpacked": (qkv, *options),
+        "causal_attention_qkvpacked_backward": (packed[1], *packed, *options),
+    }
+
+
+@each_fused
+@pytest.mark.parametrize("name", OPS)
+def test_opcheck(backend, name):
+    with kernels.use(backend.choice):
+        library = dispatch.library(backend.device)
+    torch.library.opcheck(getattr(library, name), raw_arguments(library, backend.device)[name])
+
+
+@each_backend
+@each_op
+def test_compiles_into_one_graph(backend, name):
+    op, shapes = all_ops()[name]
+    inputs = leaves(backend, *shapes, dtype=torch.float32)
+    with kernels.use(backend.choice):
+        expected = op(*inputs)
+        found = torch.compile(op, fullgraph=True, backend="aot_eager")(*inputs)
+        torch.testing.assert_close(found, expected)
+        grads = [torch.autograd.grad(square_sum(out), inputs) for out in (found, expected)]
+        torch.testing.assert_close(*grads)
+
+
+def square_sum(outputs):
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return sum(out.square().sum() for out in outputs)
+
+
+@each_backend
+def test_autocast_follows_torchs_rules(backend):
+    """Layer norm runs in float32, attention in the lower precision; parameters keep their dtype."""
+    x, weight = leaves(backend, (4, 6, 2, 8), (8,), dtype=torch.float32)
+    with kernels.use(backend.choice), torch.autocast(backend.device, torch.bfloat16):
+        assert kernels.layer_norm(x.bfloat16(), weight).dtype == torch.float32
+        normed, total = kernels.add_layer_norm(x.bfloat16(), x, weight)
+        assert normed.dtype == total.dtype == torch.float32
+        out = kernels.causal_attention(x, x.bfloat16(), x)
+        assert out.dtype == torch.bfloat16
+        assert kernels.causal_attention_qkvpacked(x[:, :, None].expand(4, 6, 3, 2, 8)).dtype == torch.bfloat16
+    gradient = torch.autograd.grad(out.float().sum() + normed.sum(), (x, weight))
+    assert all(g.dtype == torch.float32 for g in gradient)
+
+
+@each_fused
+def test_gradients_of_any_stride_are_taken(backend):
+    """Autograd hands over expanded and transposed gradients."""
+    x, weight = leaves(backend, (3, 5, 8), (8,), dtype=torch.float32)
+    q, k, v = leaves(backend, *((1, 6, 2, 8),) * 3, dtype=torch.float32)
+    with kernels.use(backend.choice):
+        norm, attention = kernels.layer_norm(x, weight), kernels.causal_attention(q, k, v)
+        for out, inputs in ((norm, (x, weight)), (attention, (q, k, v))):
+            expanded = torch.ones((), device=backend.device).expand(out.shape)
+            transposed = cases.randn(*out.shape[::-1], dtype=torch.float32, device=backend.device).permute(
+                *range(out.dim())[::-1]
+            )
+            for grad in (expanded, transposed):
+                found = torch.autograd.grad(out, inputs, grad, retain_graph=True)
+                expected = torch.autograd.grad(out, inputs, grad.contiguous(), retain_graph=True)
+                torch.testing.assert_close(found, expected)
+
+
+@each_backend
+def test_only_what_is_asked_for_gets_a_gradient(backend):
+    x, residual, weight = leaves(backend, (3, 8), (3, 8), (8,), dtype=torch.float32)
+    with kernels.use(backend.choice):
+        normed, total = kernels.add_layer_norm(x, residual.detach(), weight)
+        (from_sum,) = torch.autograd.grad(total.sum(), x, retain_graph=True)
+        (from_normed,) = torch.autograd.grad(normed.square().sum(), x)
+    torch.testing.assert_close(from_sum, torch.ones_like(x))
+    assert from_normed.isfinite().all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_graphs_replay_with_new_inputs_and_seeds():
+    backend = Backend("fused", "cuda")
+    q, k, v = cases.attention_inputs(AttentionCase(2, 65, 2, 64), torch.bfloat16, "cuda")
+    seed = torch.tensor(1, device="cuda")
+
+    def step():
+        return kernels.causal_attention(q, k, v, dropout_p=0.3, seed=seed)
+
+    with kernels.use(backend.choice):
+        step()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = step()
+        for value in (1, 2):
+            seed.fill_(value)
+            q.copy_(torch.randn_like(q))
+            graph.replay()
+            assert torch.equal(captured, step())
