@@ -38,16 +38,10 @@ def test_row_sums_of_several_blocks_equal_numpy(library: Library, width: int) ->
 
 
 @pytest.mark.skipif(NVCC is None, reason="nvcc is not on the PATH")
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-def test_the_same_file_compiles_for_a_gpu(tmp_path: Path, architecture: str) -> None:
-    command = [
-        NVCC,
-        "-std=c++17",
-        f"-arch={architecture}",
-        "-Werror=all-warnings",
-        "-I",
-        CSRC / "cuda",
-        "-c",
-        SOURCE,
-    ]
-    subprocess.run([*command, "-o", tmp_path / "example.o"], check=True)
+@pytest.mark.parametrize(
+    ("program", "architecture"), [("example", "sm_80"), ("primitives", "sm_80"), ("primitives", "sm_90")]
+)
+def test_the_same_files_compile_for_a_gpu(tmp_path: Path, program: str, architecture: str) -> None:
+    flags = ["-std=c++17", f"-arch={architecture}", "-Werror=all-warnings", "-I", CSRC / "cuda"]
+    source = SOURCE.with_stem(program)
+    subprocess.run([NVCC, *flags, "-c", source, "-o", tmp_path / "program.o"], check=True)

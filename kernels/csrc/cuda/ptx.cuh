@@ -158,15 +158,11 @@ __device__ __forceinline__ void cp_async_commit() {
 
 // Waits until at most the `Open` youngest groups of this thread are still on their way.
 template <int Open>
-__device__ __forceinline__ void cp_async_wait(
-#ifndef __CUDACC__
-    emulator::Site site = emulator::Site::here()
-#endif
-) {
+__device__ __forceinline__ void cp_async_wait() {
 #ifdef __CUDACC__
     asm volatile("cp.async.wait_group %0;" ::"n"(Open) : "memory");
 #else
-    emulator::copy_async_wait(Open, site);
+    emulator::copy_async_wait(Open);
 #endif
 }
 

@@ -14,7 +14,12 @@ using std::max;
 using std::min;
 
 // glibc 2.42 declares the reciprocal square root itself.
-#if !defined(__GLIBC__) || !__GLIBC_PREREQ(2, 42)
+#ifdef __GLIBC__
+#define EMULATOR_NEEDS_RSQRT !__GLIBC_PREREQ(2, 42)
+#else
+#define EMULATOR_NEEDS_RSQRT 1
+#endif
+#if EMULATOR_NEEDS_RSQRT
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
 #endif
@@ -70,26 +75,26 @@ inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
 
 // Loads and stores with a cache hint: there is no cache here.
 template <class T>
-inline T __ldg(const T* address) {
+EMULATOR_INLINE T __ldg(const T* address) {
     return *address;
 }
 template <class T>
-inline T __ldcs(const T* address) {
+EMULATOR_INLINE T __ldcs(const T* address) {
     return *address;
 }
 template <class T>
-inline T __ldcg(const T* address) {
+EMULATOR_INLINE T __ldcg(const T* address) {
     return *address;
 }
 template <class T>
-inline T __ldca(const T* address) {
+EMULATOR_INLINE T __ldca(const T* address) {
     return *address;
 }
 template <class T>
-inline void __stcs(T* address, T value) {
+EMULATOR_INLINE void __stcs(T* address, T value) {
     *address = value;
 }
 template <class T>
-inline void __stcg(T* address, T value) {
+EMULATOR_INLINE void __stcg(T* address, T value) {
     *address = value;
 }

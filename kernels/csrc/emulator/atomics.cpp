@@ -13,7 +13,8 @@ using emulator::Site;
 template <class Word, class T, class Update>
 T exchange(T* address, Update update, const char* operation, Site site) {
     static_assert(sizeof(Word) == sizeof(T));
-    emulator::atomic_access(address, sizeof(T), operation, site);
+    emulator::require_aligned(address, sizeof(T), operation, site);
+    emulator::check_access(address, sizeof(T), emulator::Access::atomic, site);
     auto* word = reinterpret_cast<Word*>(address);
     Word before = __atomic_load_n(word, __ATOMIC_RELAXED);
     for (;;) {
@@ -37,22 +38,6 @@ ADD(double, std::uint64_t)
 ADD(__half, std::uint16_t)
 ADD(__nv_bfloat16, std::uint16_t)
 #undef ADD
-
-#define ADD_PAIR(type)                                                                                     \
-    type atomicAdd(type* address, type value, Site site) {                                                 \
-        emulator::require_aligned(address, sizeof(type), "atomicAdd", site);                               \
-        return {atomicAdd(&address->x, value.x, site), atomicAdd(&address->y, value.y, site)};             \
-    }
-ADD_PAIR(__half2)
-ADD_PAIR(__nv_bfloat162)
-ADD_PAIR(float2)
-#undef ADD_PAIR
-
-float4 atomicAdd(float4* address, float4 value, Site site) {
-    emulator::require_aligned(address, sizeof(float4), "atomicAdd", site);
-    return {atomicAdd(&address->x, value.x, site), atomicAdd(&address->y, value.y, site),
-            atomicAdd(&address->z, value.z, site), atomicAdd(&address->w, value.w, site)};
-}
 
 #define INTEGER(type)                                                                                            \
     type atomicSub(type* address, type value, Site site) {                                                       \

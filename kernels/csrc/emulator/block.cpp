@@ -6,12 +6,16 @@
 #include "block.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <stdexcept>
 
+#include "counter.h"
 #include "grid.h"
 #include "memory.h"
+#include "shadow.h"
 #include "symbols.h"
+#include "tracer.h"
 
 __thread uint3 threadIdx;
 __thread uint3 blockIdx;
@@ -22,6 +26,21 @@ namespace emulator {
 
 __thread Block* current_block;
 __thread Thread* current_thread;
+
+std::array<Range, 6> own_variables() {
+    const auto range = [](auto& variable) { return Range{reinterpret_cast<char*>(&variable), sizeof variable}; };
+    return {range(threadIdx), range(blockIdx),      range(blockDim),
+            range(gridDim),   range(current_block), range(current_thread)};
+}
+
+namespace {
+
+// "(x, y, z)"
+std::string triple(uint3 index) {
+    return "(" + std::to_string(index.x) + ", " + std::to_string(index.y) + ", " + std::to_string(index.z) + ")";
+}
+
+}  // namespace
 
 bool Site::operator==(const Site& other) const {
     return line == other.line && (file == other.file || std::strcmp(file, other.file) == 0);
@@ -37,12 +56,18 @@ Block::Block(const Launch& launch) : launch_(launch) {
         threads_[linear].stack = borrow_stack();
     }
     const int warps = (this->size() + kWarpSize - 1) / kWarpSize;
+    lanes_.resize(warps);
     for (int warp = 0; warp < warps; ++warp) warp_order_.push_back(warp);
     for (int lane = 0; lane < kWarpSize; ++lane) lane_order_.push_back(lane);
     constexpr std::size_t kAlignment = 1024;
     shared_storage_.resize(launch.shared_bytes + kAlignment);
     const auto start = reinterpret_cast<std::uintptr_t>(shared_storage_.data());
-    dynamic_shared_ = shared_storage_.data() + (kAlignment - start % kAlignment) % kAlignment;
+    dynamic_shared_ = {shared_storage_.data() + (kAlignment - start % kAlignment) % kAlignment, launch.shared_bytes};
+    static_shared_ = static_shared_segment();
+    if (!checks_are_on()) return;
+    if (options().count) counter_ = std::make_unique<AccessCounter>();
+    for (const Range& memory : {dynamic_shared_, static_shared_})
+        if (memory.size) shadows_.push_back(std::make_unique<Shadow>(memory, this->size()));
 }
 
 Block::~Block() {
@@ -55,13 +80,20 @@ void Block::prepare(uint3 index, std::uint64_t seed) {
     random_ = seed * 0x9E3779B97F4A7C15u + 1;
     returned_ = 0;
     error_.clear();
+    // Lanes beyond the end of the block count as returned.
+    for (auto& lanes : lanes_) lanes = {0, 0, 0, 0, 0xFFFFFFFFu};
     for (Thread& thread : threads_) {
-        thread.state = State::runnable;
+        thread.state = State::returned;
+        set_state(thread, State::runnable);
         thread.open_copies.clear();
         thread.copy_groups.clear();
         thread.stack_pointer = prepare_fiber(thread.stack, enter_thread);
     }
+    const std::uint64_t linear = index.x + launch_.grid.x * (index.y + std::uint64_t{launch_.grid.y} * index.z);
+    if (checks_are_on() && options().traced_block == static_cast<long long>(linear))
+        tracer_ = std::make_unique<Tracer>(*this);
     poison_shared();
+    for (const auto& shadow : shadows_) shadow->begin_block();
     blockIdx = index;
     blockDim = launch_.block;
     gridDim = launch_.grid;
@@ -69,16 +101,26 @@ void Block::prepare(uint3 index, std::uint64_t seed) {
 
 // All bits set is NaN in every floating-point type, and -1 as an integer.
 void Block::poison_shared() {
-    std::memset(dynamic_shared_, 0xFF, launch_.shared_bytes);
-    const Range statics = static_shared_segment();
-    if (!statics.size) return;
-    const uint3 thread = threadIdx, block = blockIdx;  // ours, in the same segment
-    const dim3 block_size = blockDim, grid_size = gridDim;
-    Block* const owner = current_block;
-    Thread* const running = current_thread;
-    std::memset(statics.start, 0xFF, statics.size);
-    threadIdx = thread, blockIdx = block, blockDim = block_size, gridDim = grid_size;
-    current_block = owner, current_thread = running;
+    std::memset(dynamic_shared_.start, 0xFF, dynamic_shared_.size);
+    if (!static_shared_.size) return;
+    std::string kept;
+    for (const Range& own : own_variables()) kept.append(own.start, own.size);
+    std::memset(static_shared_.start, 0xFF, static_shared_.size);
+    const char* next = kept.data();
+    for (const Range& own : own_variables()) {
+        std::memcpy(own.start, next, own.size);
+        next += own.size;
+    }
+}
+
+Shadow* Block::shadow_of(const void* address) {
+    for (const auto& shadow : shadows_)
+        if (shadow->contains(address)) return shadow.get();
+    return nullptr;
+}
+
+void Block::warp_barrier_passed(unsigned mask) {
+    for (const auto& shadow : shadows_) shadow->warp_barrier(current_thread->warp(), mask);
 }
 
 void Block::run(uint3 index, std::uint64_t seed) {
@@ -90,13 +132,14 @@ void Block::run(uint3 index, std::uint64_t seed) {
         bool progress = false;
         for (int warp : warp_order_) progress |= run_warp_until_blocked(warp);
         if (error_.empty() && returned_ < size() && !release_barrier() && !progress)
-            error_ = "deadlock: no thread of the block can go on\n" + who_waits_where();
+            error_ = "deadlock: no thread of the block can go on" + who_waits_where();
     }
+    if (counter_) counter_->flush();
+    tracer_.reset();
     current_block = nullptr;
     current_thread = nullptr;
-    if (!error_.empty())
-        throw std::runtime_error("kernel " + function_name(launch_.kernel) + ", block (" + std::to_string(index.x) + ", " +
-                                 std::to_string(index.y) + ", " + std::to_string(index.z) + "): " + error_);
+    if (error_.empty()) return;
+    throw std::runtime_error("kernel " + function_name(launch_.kernel) + ", block " + triple(index) + ": " + error_);
 }
 
 bool Block::run_warp_until_blocked(int warp) {
@@ -105,7 +148,7 @@ bool Block::run_warp_until_blocked(int warp) {
     for (bool again = true; again && error_.empty();) {
         again = false;
         for (int lane : lane_order_) {
-            if (first + lane >= size() || threads_[first + lane].state != State::runnable) continue;
+            if (!(lanes_in(warp, State::runnable) >> lane & 1)) continue;
             resume(threads_[first + lane]);
             if (!error_.empty()) return true;
             again = progress = true;
@@ -121,19 +164,23 @@ void Block::resume(Thread& thread) {
     emulator_switch(&scheduler_, thread.stack_pointer);
 }
 
-void Block::leave() { emulator_switch(&current_thread->stack_pointer, scheduler_); }
+void Block::leave() {
+    if (tracer_) tracer_->settle();
+    emulator_switch(&current_thread->stack_pointer, scheduler_);
+}
 
 void Block::enter_thread() {
     Block& block = *current_block;
     block.launch_.call(block.launch_.arguments);
     Thread& me = *current_thread;
-    me.state = State::returned;
+    block.set_state(me, State::returned);
     ++block.returned_;
     // Lanes that wait in a warp operation wait for those that have not returned: this may have been the last.
-    for (int lane = 0; lane < kWarpSize; ++lane) {
-        const int other = me.warp() * kWarpSize + lane;
-        if (other < block.size() && block.threads_[other].state == State::in_warp_operation)
-            block.try_complete(me.warp(), block.threads_[other].mask);
+    unsigned tried = 0;
+    while (const unsigned waiting = block.lanes_in(me.warp(), State::in_warp_operation) & ~tried) {
+        const int lane = __builtin_ctz(waiting);
+        tried |= 1u << lane;
+        block.try_complete(me.warp(), block.threads_[me.warp() * kWarpSize + lane].mask);
     }
     block.leave();
     __builtin_unreachable();
@@ -143,7 +190,7 @@ void Block::enter_thread() {
 
 int Block::meet_block(Barrier kind, int predicate, const char* operation, Site site) {
     Thread& me = *current_thread;
-    me.state = State::at_barrier;
+    set_state(me, State::at_barrier);
     me.barrier = kind;
     me.predicate = predicate;
     me.operation = operation;
@@ -158,8 +205,8 @@ bool Block::release_barrier() {
     for (const Thread& thread : threads_) {
         if (thread.state != State::at_barrier) continue;
         if (!first) first = &thread;
-        if (thread.operation != first->operation || !(thread.site == first->site)) {
-            error_ = "threads of one block wait at different barriers\n" + who_waits_where();
+        if (thread.barrier != first->barrier || !(thread.site == first->site)) {
+            error_ = "threads of one block wait at different barriers" + who_waits_where();
             return true;
         }
         ++arrived;
@@ -167,7 +214,7 @@ bool Block::release_barrier() {
     }
     if (!first || arrived + returned_ < size()) return false;
     if (returned_) {
-        error_ = "a barrier was not reached by all threads of the block\n" + who_waits_where();
+        error_ = "a barrier was not reached by all threads of the block" + who_waits_where();
         return true;
     }
     const int answer = first->barrier == Barrier::count ? votes
@@ -175,9 +222,9 @@ bool Block::release_barrier() {
                                                         : votes > 0;
     for (Thread& thread : threads_) {
         thread.predicate = answer;
-        thread.state = State::runnable;
+        set_state(thread, State::runnable);
     }
-    block_barrier_passed();
+    for (const auto& shadow : shadows_) shadow->block_barrier();
     return true;
 }
 
@@ -195,15 +242,15 @@ void Block::meet_warp(unsigned mask, void* operand, void (*perform)(Meeting&), c
     me.mask = mask;
     me.operand = operand;
     me.perform = perform;
-    me.state = State::in_warp_operation;
-    for (int lane = 0; lane < kWarpSize; ++lane) {
-        const int other = me.warp() * kWarpSize + lane;
-        if (!(mask >> lane & 1) || other >= size()) continue;
-        const Thread& peer = threads_[other];
-        if (peer.state != State::in_warp_operation || !(peer.mask & self)) continue;
-        if (peer.mask != mask || std::strcmp(peer.operation, operation) != 0 ||
-            (needs_full_warp && !(peer.site == site)))
-            fail("the lanes of a warp disagree\n  " + describe(peer) + "\n  " + describe(me), site);
+    set_state(me, State::in_warp_operation);
+    unsigned peers = mask & ~self & lanes_in(me.warp(), State::in_warp_operation);
+    for (; peers; peers &= peers - 1) {
+        const Thread& peer = threads_[me.warp() * kWarpSize + __builtin_ctz(peers)];
+        if (!(peer.mask & self)) continue;
+        const bool agree = peer.mask == mask && std::strcmp(peer.operation, operation) == 0 &&
+                           (!needs_full_warp || peer.site == site);
+        if (!agree) fail("the lanes of a warp disagree" + describe(peer) + describe(me), site);
+        break;  // the others have been compared with this one
     }
     if (!try_complete(me.warp(), mask)) leave();
 }
@@ -224,14 +271,14 @@ bool Block::try_complete(int warp, unsigned mask) {
     }
     if (perform) perform(meeting);
     for (int lane = 0; lane < kWarpSize; ++lane)
-        if (needed >> lane & 1) threads_[warp * kWarpSize + lane].state = State::runnable;
+        if (needed >> lane & 1) set_state(threads_[warp * kWarpSize + lane], State::runnable);
     return true;
 }
 
 // Lanes that ask for the active mask together, when nobody else of the warp can move, are the active ones.
 unsigned Block::meet_active(Site site) {
     Thread& me = *current_thread;
-    me.state = State::at_active_mask;
+    set_state(me, State::at_active_mask);
     me.operation = "__activemask";
     me.site = site;
     leave();
@@ -248,20 +295,16 @@ bool Block::release_active_mask(int warp) {
     for (int lane = 0; lane < kWarpSize; ++lane) {
         if (!(together >> lane & 1)) continue;
         threads_[warp * kWarpSize + lane].mask = together;
-        threads_[warp * kWarpSize + lane].state = State::runnable;
+        set_state(threads_[warp * kWarpSize + lane], State::runnable);
     }
     return true;
 }
 
-// Lanes beyond the end of the block count as returned.
-unsigned Block::lanes_in(int warp, State state) const {
-    unsigned lanes = 0;
-    for (int lane = 0; lane < kWarpSize; ++lane) {
-        const int linear = warp * kWarpSize + lane;
-        const State its = linear < size() ? threads_[linear].state : State::returned;
-        if (its == state) lanes |= 1u << lane;
-    }
-    return lanes;
+void Block::set_state(Thread& thread, State state) {
+    const unsigned lane = 1u << thread.lane();
+    lanes_in(thread.warp(), thread.state) &= ~lane;
+    lanes_in(thread.warp(), state) |= lane;
+    thread.state = state;
 }
 
 // Fisher and Yates, drawing from a xorshift generator.
@@ -277,42 +320,40 @@ void Block::shuffle(std::vector<int>& order) {
 
 // ---- reports ----
 
-void Block::fail(const std::string& what, Site site) {
-    fail_at(what, site.file ? std::string(site.file) + ":" + std::to_string(site.line) : "");
-}
-
-void Block::fail_at(const std::string& what, const std::string& place) {
-    const uint3 t = current_thread->index;
-    error_ = "thread (" + std::to_string(t.x) + ", " + std::to_string(t.y) + ", " + std::to_string(t.z) + ")" +
-             (place.empty() ? "" : " at " + place) + ": " + what;
+void Block::fail(const std::string& what, const Place& place) {
+    error_ = "thread " + triple(current_thread->index) + " at " + place.text() + ": " + what;
     leave();  // never entered again
     __builtin_unreachable();
 }
 
-std::string Block::describe(const Thread& thread) const {
-    std::string text = "thread " + std::to_string(thread.linear);
-    if (thread.state == State::returned) return text + " has returned";
-    if (thread.state == State::runnable) return text + " could go on";
-    text += std::string(" waits in ") + thread.operation;
+namespace {
+
+std::string doing(const Thread& thread) {
+    if (thread.state == State::returned) return "returned";
+    if (thread.state == State::runnable) return "ready";
+    std::string text = std::string("waiting in ") + thread.operation;
     if (thread.state == State::in_warp_operation) {
         char mask[16];
         std::snprintf(mask, sizeof mask, "0x%08x", thread.mask);
         text += std::string(" for lanes ") + mask;
     }
-    return text + " at " + thread.site.file + ":" + std::to_string(thread.site.line);
+    return text + " at " + Place(thread.site).text();
+}
+
+}  // namespace
+
+std::string Block::describe(const Thread& thread) const {
+    return "\n  thread " + std::to_string(thread.linear) + ": " + doing(thread);
 }
 
 // Neighbours that do the same share one line.
 std::string Block::who_waits_where() const {
     std::string text;
-    for (std::size_t first = 0; first < threads_.size();) {
-        const auto what = [&](std::size_t i) { return describe(threads_[i]).substr(describe(threads_[i]).find(' ', 7)); };
-        std::size_t last = first;
-        while (last + 1 < threads_.size() && what(last + 1) == what(first)) ++last;
-        text += first == last ? "  thread " + std::to_string(first)
-                              : "  threads " + std::to_string(first) + "-" + std::to_string(last);
-        text += what(first) + "\n";
-        first = last + 1;
+    for (int first = 0, next; first < size(); first = next) {
+        const std::string what = doing(threads_[first]);
+        for (next = first + 1; next < size() && doing(threads_[next]) == what;) ++next;
+        text += next == first + 1 ? "\n  thread " : "\n  threads " + std::to_string(first) + "-";
+        text += std::to_string(next - 1) + ": " + what;
     }
     return text;
 }

@@ -5,6 +5,7 @@
 // result which depends on the order shows. A block that can go no further is reported with who waits where.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -53,7 +54,7 @@ struct Thread {
     uint3 index{};                  // threadIdx
     int linear = 0;                 // x fastest, then y, then z
     State state = State::runnable;
-    Stack stack;
+    Range stack;
     void* stack_pointer = nullptr;
 
     const char* operation = "";     // what it waits in, for reports and to see whether lanes agree
@@ -72,6 +73,10 @@ struct Thread {
 };
 
 struct Launch;
+struct Place;
+class Shadow;
+class AccessCounter;
+class Tracer;
 
 class Block {
   public:
@@ -88,14 +93,22 @@ class Block {
     void meet_warp(unsigned mask, void* operand, void (*perform)(Meeting&), const char* operation, Site site,
                    bool needs_full_warp = false);
     unsigned meet_active(Site site);
-    [[noreturn]] void fail(const std::string& what, Site site = {});
-    [[noreturn]] void fail_at(const std::string& what, const std::string& place);
+    // Ends the launch with a report on the running thread.
+    [[noreturn]] void fail(const std::string& what, const Place& place);
 
     const Launch& launch() const { return launch_; }
     uint3 index() const { return index_; }
     Thread* thread(int linear) { return &threads_[linear]; }
     int size() const { return static_cast<int>(threads_.size()); }
-    char* dynamic_shared() { return dynamic_shared_; }
+    Range dynamic_shared() const { return dynamic_shared_; }
+    Range static_shared() const { return static_shared_; }
+    // The history of the shared memory that `address` is in; null elsewhere and in a build without checks.
+    Shadow* shadow_of(const void* address);
+    // Null unless accesses are counted.
+    AccessCounter* counter() { return counter_.get(); }
+    // Null unless this block is traced.
+    Tracer* tracer() { return tracer_.get(); }
+    void warp_barrier_passed(unsigned mask);
 
   private:
     static void enter_thread();
@@ -108,7 +121,8 @@ class Block {
     bool try_complete(int warp, unsigned mask);
     bool release_barrier();
     void shuffle(std::vector<int>& order);
-    unsigned lanes_in(int warp, State state) const;
+    void set_state(Thread& thread, State state);
+    unsigned& lanes_in(int warp, State state) { return lanes_[warp][static_cast<int>(state)]; }
     std::string who_waits_where() const;
     std::string describe(const Thread& thread) const;
 
@@ -117,12 +131,16 @@ class Block {
     std::uint64_t random_ = 0;
     bool shuffled_ = false;
     std::vector<Thread> threads_;
+    std::vector<std::array<unsigned, 5>> lanes_;  // of each warp, the lanes in each state
     std::vector<int> warp_order_;
     std::vector<int> lane_order_;
     int returned_ = 0;
     void* scheduler_ = nullptr;  // where the scheduler was left while a fiber runs
     std::vector<char> shared_storage_;
-    char* dynamic_shared_ = nullptr;
+    Range dynamic_shared_, static_shared_;
+    std::vector<std::unique_ptr<Shadow>> shadows_;
+    std::unique_ptr<AccessCounter> counter_;
+    std::unique_ptr<Tracer> tracer_;
     std::string error_;
 };
 

@@ -52,8 +52,8 @@ constexpr int kFrameWords = 20;
 
 namespace emulator {
 
-void* prepare_fiber(Stack stack, void (*entry)()) {
-    auto* frame = reinterpret_cast<std::uintptr_t*>(stack.high) - kFrameWords;
+void* prepare_fiber(Range stack, void (*entry)()) {
+    auto* frame = reinterpret_cast<std::uintptr_t*>(stack.start + stack.size) - kFrameWords;
     for (int word = 0; word < kFrameWords; ++word) frame[word] = 0;
     frame[kReturnWord] = reinterpret_cast<std::uintptr_t>(entry);
     return frame;
@@ -62,15 +62,15 @@ void* prepare_fiber(Stack stack, void (*entry)()) {
 namespace {
 
 std::mutex pool_lock;
-std::vector<Stack> pool;
+std::vector<Range> pool;
 
 }  // namespace
 
-Stack borrow_stack() {
+Range borrow_stack() {
     {
         std::lock_guard<std::mutex> guard(pool_lock);
         if (!pool.empty()) {
-            Stack stack = pool.back();
+            Range stack = pool.back();
             pool.pop_back();
             return stack;
         }
@@ -79,11 +79,10 @@ Stack borrow_stack() {
     void* memory = mmap(nullptr, kStackBytes + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
     if (memory == MAP_FAILED) throw std::bad_alloc();
     mprotect(memory, page, PROT_NONE);
-    char* low = static_cast<char*>(memory) + page;
-    return {low, low + kStackBytes};
+    return {static_cast<char*>(memory) + page, kStackBytes};
 }
 
-void give_back_stack(Stack stack) {
+void give_back_stack(Range stack) {
     std::lock_guard<std::mutex> guard(pool_lock);
     pool.push_back(stack);
 }

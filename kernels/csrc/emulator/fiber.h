@@ -8,22 +8,25 @@
 
 namespace emulator {
 
-// One stack, with an unmapped page below it so that an overflow stops at once instead of spoiling a neighbour.
-struct Stack {
-    char* low = nullptr;   // first usable byte
-    char* high = nullptr;  // one past the last usable byte
+struct Range {
+    char* start = nullptr;
+    std::size_t size = 0;
 
-    bool contains(const void* address) const { return address >= low && address < high; }
+    bool contains(const void* address) const {
+        return static_cast<std::size_t>(static_cast<const char*>(address) - start) < size;
+    }
+    bool operator==(const Range& other) const { return start == other.start && size == other.size; }
 };
 
 constexpr std::size_t kStackBytes = 256 * 1024;
 
+// A stack has an unmapped page below it: an overflow stops at once instead of spoiling a neighbour.
 // Stacks are kept for the next launch: mapping them again would cost more than most kernels.
-Stack borrow_stack();
-void give_back_stack(Stack stack);
+Range borrow_stack();
+void give_back_stack(Range stack);
 
 // Prepares `stack` so that the first switch to the returned stack pointer calls `entry`, which must never return.
-void* prepare_fiber(Stack stack, void (*entry)());
+void* prepare_fiber(Range stack, void (*entry)());
 
 // Saves the running fiber's registers, stores its stack pointer in *from and goes on where `to` was left.
 extern "C" void emulator_switch(void** from, void* to);

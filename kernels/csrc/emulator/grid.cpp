@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "memory.h"
 #include "symbols.h"
 
 namespace emulator {
@@ -97,8 +98,9 @@ void work(const Launch& launch, Progress& progress) {
 }  // namespace
 
 // Always on threads of its own, never on the caller's: a block overwrites this library's thread-local memory.
-void run(const Launch& launch) {
+void run(Launch launch) {
     check_limits(launch);
+    launch.tensors = tensors_in_scope();
     Progress progress;
     const std::uint64_t cores = options().workers ? options().workers : std::thread::hardware_concurrency();
     const std::uint64_t count = std::clamp<std::uint64_t>(cores, 1, blocks_in(launch));

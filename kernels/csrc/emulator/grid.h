@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "block.h"
 
@@ -13,6 +14,8 @@ struct Options {
     std::uint64_t seed = 0;     // 0: threads and blocks in order; else: an order drawn from it
     int workers = 0;            // OS threads; 0: one per core
     int architecture = 80;      // 80 is sm_80: sets how much shared memory a block may have
+    bool count = false;         // bank conflicts and sectors, in a build with checks (counter.h)
+    long long traced_block = -1;  // the block whose events are kept (tracer.h), x fastest; -1: none
 };
 
 Options& options();
@@ -24,10 +27,11 @@ struct Launch {
     std::size_t argument_bytes;
     dim3 grid, block;
     std::size_t shared_bytes;          // dynamic
+    std::vector<Range> tensors = {};   // filled by run
 };
 
 // Runs every block. Throws std::runtime_error when the launch is refused or a check fails.
-void run(const Launch& launch);
+void run(Launch launch);
 
 // The most shared memory that one block may use on sm_`architecture`, in bytes.
 std::size_t shared_limit(int architecture);

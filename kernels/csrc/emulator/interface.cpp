@@ -3,13 +3,30 @@
 #include <exception>
 #include <string>
 
+#include "counter.h"
 #include "grid.h"
 #include "memory.h"
+#include "tracer.h"
 
 extern "C" {
 
-void emulator_configure(unsigned long long seed, int workers, int architecture) {
-    emulator::options() = {seed, workers, architecture};
+void emulator_configure(unsigned long long seed, int workers, int architecture, int count,
+                        long long traced_block) {
+    emulator::options() = {seed, workers, architecture, count != 0, traced_block};
+}
+
+// The table of counter.h; valid until the next call.
+const char* emulator_counts() {
+    static std::string text;
+    text = emulator::take_counts();
+    return text.c_str();
+}
+
+// The events of tracer.h; valid until the next call.
+const char* emulator_trace() {
+    static std::string text;
+    text = emulator::take_trace();
+    return text.c_str();
 }
 
 // Runs `program(tensors, numbers)`, whose kernels may touch the given tensors and nothing else.

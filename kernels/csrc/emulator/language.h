@@ -11,6 +11,7 @@
 #include "arithmetic.h"
 #include "block.h"
 #include "grid.h"
+#include "memory.h"
 #include "numbers.h"
 #include "vectors.h"
 
@@ -18,19 +19,31 @@
 #define __device__
 #define __host__
 #define __constant__ static const
-#define __forceinline__ inline __attribute__((always_inline))
+#define __forceinline__ EMULATOR_INLINE
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 // One copy per OS thread is one copy per block, because an OS thread runs one block at a time.
+#ifdef __clang__
 #define __shared__ static __thread
+#else
+#define __shared__ static __constinit __thread  // else gcc puts a guard beside a variable of class type
+#endif
 
 using cudaStream_t = void*;
 constexpr int warpSize = emulator::kWarpSize;
 
+namespace emulator {
+
+// Not inline, so that a build with checks does not take their own loads for the kernel's.
+int lane();
+void* dynamic_shared_memory();
+
+}  // namespace emulator
+
 // The dynamic shared memory of the block; aligned to 1024 bytes.
 template <class T>
 inline T* dynamic_shared() {
-    return reinterpret_cast<T*>(emulator::current_block->dynamic_shared());
+    return static_cast<T*>(emulator::dynamic_shared_memory());
 }
 
 #define EMULATOR_SITE emulator::Site site = emulator::Site::here()
@@ -65,8 +78,6 @@ unsigned match_any(unsigned mask, std::uint64_t value, Site site);
 enum class Reduction { add, minimum, maximum, bit_and, bit_or, bit_xor };
 // `value` is sign- or zero-extended to 64 bits by the caller.
 std::int64_t reduce(unsigned mask, std::int64_t value, Reduction reduction, const char* operation, Site site);
-
-inline int lane() { return current_thread->lane(); }
 
 template <class T>
 inline T shuffle_any(unsigned mask, T value, int source, const char* operation, Site site) {
@@ -145,11 +156,6 @@ float atomicAdd(float* address, float value, EMULATOR_SITE);
 double atomicAdd(double* address, double value, EMULATOR_SITE);
 __half atomicAdd(__half* address, __half value, EMULATOR_SITE);
 __nv_bfloat16 atomicAdd(__nv_bfloat16* address, __nv_bfloat16 value, EMULATOR_SITE);
-// Element by element atomic, not as a whole; float2 and float4 exist from sm_90 on, in global memory only.
-__half2 atomicAdd(__half2* address, __half2 value, EMULATOR_SITE);
-__nv_bfloat162 atomicAdd(__nv_bfloat162* address, __nv_bfloat162 value, EMULATOR_SITE);
-float2 atomicAdd(float2* address, float2 value, EMULATOR_SITE);
-float4 atomicAdd(float4* address, float4 value, EMULATOR_SITE);
 int atomicSub(int* address, int value, EMULATOR_SITE);
 unsigned atomicSub(unsigned* address, unsigned value, EMULATOR_SITE);
 int atomicMax(int* address, int value, EMULATOR_SITE);
@@ -164,3 +170,21 @@ unsigned atomicCAS(unsigned* address, unsigned compare, unsigned value, EMULATOR
 unsigned long long atomicCAS(unsigned long long* address, unsigned long long compare, unsigned long long value,
                              EMULATOR_SITE);
 unsigned atomicInc(unsigned* address, unsigned limit, EMULATOR_SITE);
+
+// Vectors: each element is atomic, not the whole. float2 and float4 exist from sm_90 on, in global memory only.
+// Inline, because a build with checks passes vectors in another way than the emulator's own files.
+#define EMULATOR_ADD_PAIR(type)                                                                             \
+    inline type atomicAdd(type* address, type value, EMULATOR_SITE) {                                       \
+        emulator::require_aligned(address, sizeof(type), "atomicAdd", site);                                \
+        return {atomicAdd(&address->x, value.x, site), atomicAdd(&address->y, value.y, site)};              \
+    }
+EMULATOR_ADD_PAIR(__half2)
+EMULATOR_ADD_PAIR(__nv_bfloat162)
+EMULATOR_ADD_PAIR(float2)
+#undef EMULATOR_ADD_PAIR
+
+inline float4 atomicAdd(float4* address, float4 value, EMULATOR_SITE) {
+    emulator::require_aligned(address, sizeof(float4), "atomicAdd", site);
+    return {atomicAdd(&address->x, value.x, site), atomicAdd(&address->y, value.y, site),
+            atomicAdd(&address->z, value.z, site), atomicAdd(&address->w, value.w, site)};
+}

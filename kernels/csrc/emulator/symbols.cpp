@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <vector>
 
 namespace emulator {
@@ -49,7 +50,10 @@ std::vector<std::string> frames(const void* address) {
 #endif
 }
 
-bool is_ours(const std::string& line) { return line.find("/csrc/emulator/") != std::string::npos; }
+// "…/cuda/../emulator/vectors.h:71" is in csrc/emulator too.
+bool is_ours(const std::string& line) {
+    return std::filesystem::path(line).lexically_normal().string().find("csrc/emulator/") != std::string::npos;
+}
 
 }  // namespace
 

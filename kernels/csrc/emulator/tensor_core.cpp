@@ -5,11 +5,16 @@
 #include <cstring>
 #include <string>
 
+#include "counter.h"
 #include "memory.h"
 #include "numbers.h"
+#include "shadow.h"
+#include "tracer.h"
 
 namespace emulator {
 namespace {
+
+std::uint32_t word(float value) { return bits<std::uint32_t>(value); }
 
 struct MmaPart {
     float* c;
@@ -25,6 +30,11 @@ float unpack(Format format, const std::uint32_t* registers, int i) {
 
 // The hardware reads the upper 19 bits of a float32.
 float truncate_to_tf32(std::uint32_t word) { return bits<float>(word & 0xFFFFE000u); }
+
+template <int rows, int columns>
+float& at(float (&matrix)[rows][columns], Element element) {
+    return matrix[element.row][element.column];
+}
 
 template <int K>
 void multiply(float (&c)[16][8], const float (&a)[16][K], const float (&b)[K][8]) {
@@ -45,40 +55,57 @@ void perform(Meeting& meeting, Gather gather) {
     float a[16][K], b[K][8], c[16][8];
     each_lane(meeting, [&](int lane, MmaPart& part) {
         gather(lane, part, a, b);
-        for (int i = 0; i < 4; ++i) c[place_c(lane, i).row][place_c(lane, i).column] = part.c[i];
+        for (int i = 0; i < 4; ++i) at(c, element_c(lane, i)) = part.c[i];
     });
     multiply<K>(c, a, b);
     each_lane(meeting, [&](int lane, MmaPart& part) {
-        for (int i = 0; i < 4; ++i) part.c[i] = c[place_c(lane, i).row][place_c(lane, i).column];
+        for (int i = 0; i < 4; ++i) part.c[i] = at(c, element_c(lane, i));
     });
 }
 
 template <Format format>
 void perform_k16(Meeting& meeting) {
     perform<16>(meeting, [](int lane, MmaPart& part, float (&a)[16][16], float (&b)[16][8]) {
-        for (int i = 0; i < 8; ++i) a[place_a16(lane, i).row][place_a16(lane, i).column] = unpack(format, part.a, i);
-        for (int i = 0; i < 4; ++i) b[place_b16(lane, i).row][place_b16(lane, i).column] = unpack(format, part.b, i);
+        for (int i = 0; i < 8; ++i) at(a, element_a16(lane, i)) = unpack(format, part.a, i);
+        for (int i = 0; i < 4; ++i) at(b, element_b16(lane, i)) = unpack(format, part.b, i);
     });
 }
 
 void perform_k8(Meeting& meeting) {
     perform<8>(meeting, [](int lane, MmaPart& part, float (&a)[16][8], float (&b)[8][8]) {
-        for (int i = 0; i < 4; ++i) a[place_a8(lane, i).row][place_a8(lane, i).column] = truncate_to_tf32(part.a[i]);
-        for (int i = 0; i < 2; ++i) b[place_b8(lane, i).row][place_b8(lane, i).column] = truncate_to_tf32(part.b[i]);
+        for (int i = 0; i < 4; ++i) at(a, element_a8(lane, i)) = truncate_to_tf32(part.a[i]);
+        for (int i = 0; i < 2; ++i) at(b, element_b8(lane, i)) = truncate_to_tf32(part.b[i]);
     });
 }
 
 struct LoadPart {
     const char* row;
     std::uint32_t* registers;
+    Site site;
 };
+
+// The lane that gets element (row, column) of a matrix reads it, whichever lane gave the address.
+void check_element(const char* element, int receiver, Site site) {
+    Shadow* shadow = current_block->shadow_of(element);
+    if (!shadow) return;
+    const int thread = current_thread->warp() * kWarpSize + receiver;
+    const std::string wrong = shadow->read(thread, element, 2, site);
+    if (!wrong.empty()) current_block->fail("ldmatrix, lane " + std::to_string(receiver) + ": " + wrong, site);
+}
 
 // Register m of a lane holds elements 2 (lane % 4) and the next of row lane / 4 of matrix m; transposed, of column.
 template <int count, bool transposed>
 void perform_load(Meeting& meeting) {
     const auto part = [&](int lane) { return *static_cast<LoadPart*>(meeting.operand[lane]); };
     std::uint16_t matrix[count][8][8];
-    for (int row = 0; row < count * 8; ++row) std::memcpy(matrix[row / 8][row % 8], part(row).row, 16);
+    for (int lane = 0; lane < count * 8; ++lane) {
+        const int row = lane % 8;
+        std::memcpy(matrix[lane / 8][row], part(lane).row, 16);
+        for (int column = 0; column < 8; ++column) {
+            const int receiver = transposed ? column * 4 + row / 2 : row * 4 + column / 2;
+            check_element(part(lane).row + 2 * column, receiver, part(lane).site);
+        }
+    }
     for (int lane = 0; lane < kWarpSize; ++lane) {
         const int line = lane / 4, pair = lane % 4 * 2;
         for (int m = 0; m < count; ++m) {
@@ -98,7 +125,10 @@ void mma(Format format, float* c, const std::uint32_t* a, std::uint32_t b0, std:
     const char* name = is_tf32   ? "mma.m16n8k8.tf32"
                        : is_half ? "mma.m16n8k16.f16"
                                  : "mma.m16n8k16.bf16";
+    const std::uint32_t given[10] = {a[0], a[1], a[2], a[3], b0, b1, word(c[0]), word(c[1]), word(c[2]), word(c[3])};
     current_block->meet_warp(0xFFFFFFFFu, &part, perform, name, site, true);
+    if (Tracer* tracer = current_block->tracer())
+        tracer->exchange(name, site, {given, given + 10}, {word(c[0]), word(c[1]), word(c[2]), word(c[3])});
 }
 
 void load_matrix(int count, bool transposed, std::uint32_t* registers, const void* row, Site site) {
@@ -112,16 +142,26 @@ void load_matrix(int count, bool transposed, std::uint32_t* registers, const voi
     const char* name = kName[transposed][size];
     if (current_thread->lane() < 8 * count) {
         require_aligned(row, 16, name, site);
-        shared_read(row, 16, name, site);
+        require_shared(row, 16, name, site);
+        if (AccessCounter* counter = current_block->counter())
+            counter->record(*current_thread, row, 16, Access::read, Space::shared, site);
     }
-    LoadPart part{static_cast<const char*>(row), registers};
+    LoadPart part{static_cast<const char*>(row), registers, site};
     current_block->meet_warp(0xFFFFFFFFu, &part, kPerform[transposed][size], name, site, true);
+    if (Tracer* tracer = current_block->tracer()) tracer->exchange(name, site, {}, {registers, registers + count});
 }
 
 void copy_async(void* shared, const void* global, int bytes, int source_bytes, Site site) {
     require_aligned(shared, bytes, "cp.async (to shared memory)", site);
     if (source_bytes) require_aligned(global, bytes, "cp.async (from global memory)", site);
-    async_copy_issued(shared, global, bytes, source_bytes, site);
+    require_shared(shared, bytes, "cp.async", site);
+    if (source_bytes) check_access(global, source_bytes, Access::read, site);
+    if (Shadow* shadow = current_block->shadow_of(shared)) {
+        const std::string wrong = shadow->begin_copy(current_thread->linear, shared, bytes, site);
+        if (!wrong.empty()) current_block->fail("cp.async " + wrong, site);
+    }
+    if (AccessCounter* counter = current_block->counter())
+        counter->record(*current_thread, shared, bytes, Access::write, Space::shared, site);
     current_thread->open_copies.push_back({shared, global, bytes, source_bytes, site});
 }
 
@@ -130,14 +170,15 @@ void copy_async_commit() {
     current_thread->open_copies.clear();
 }
 
-void copy_async_wait(int groups_left_open, Site site) {
+void copy_async_wait(int groups_left_open) {
     auto& groups = current_thread->copy_groups;
     for (; static_cast<int>(groups.size()) > groups_left_open; groups.pop_front()) {
         for (const AsyncCopy& copy : groups.front()) {
             char* to = static_cast<char*>(copy.to);
             std::memcpy(to, copy.from, copy.source_bytes);
             std::memset(to + copy.source_bytes, 0, copy.bytes - copy.source_bytes);
-            async_copy_landed(copy, site);
+            if (Shadow* shadow = current_block->shadow_of(to))
+                shadow->end_copy(current_thread->linear, to, copy.bytes, copy.site);
         }
     }
 }

@@ -16,6 +16,9 @@
 #endif
 #endif
 
+// Always part of the caller, so that an access is reported at the kernel's line.
+#define EMULATOR_INLINE inline __attribute__((always_inline))
+
 namespace emulator {
 
 // Copies `bytes` from `from` to `to`, each checked as one access of the running thread.
@@ -24,12 +27,12 @@ void vector_copy(void* to, const void* from, std::size_t bytes);
 }  // namespace emulator
 
 #ifdef EMULATOR_CHECKED
-#define EMULATOR_VECTOR_COPY(type)                                                    \
-    type() = default;                                                                 \
-    type(const type& other) { emulator::vector_copy(this, &other, sizeof(type)); }    \
-    type& operator=(const type& other) {                                              \
-        emulator::vector_copy(this, &other, sizeof(type));                            \
-        return *this;                                                                 \
+#define EMULATOR_VECTOR_COPY(type)                                                                    \
+    type() = default;                                                                                 \
+    EMULATOR_INLINE type(const type& other) { emulator::vector_copy(this, &other, sizeof(type)); }    \
+    EMULATOR_INLINE type& operator=(const type& other) {                                              \
+        emulator::vector_copy(this, &other, sizeof(type));                                            \
+        return *this;                                                                                 \
     }
 #else
 #define EMULATOR_VECTOR_COPY(type) type() = default;

@@ -6,6 +6,7 @@
 
 #include "language.h"
 #include "memory.h"
+#include "tracer.h"
 
 namespace emulator {
 namespace {
@@ -14,6 +15,7 @@ struct Part {
     std::uint64_t value;
     int source;  // of a shuffle
     std::uint64_t result;
+    Site site;
 };
 
 // Calls `body(lane, part)` for each lane that takes part.
@@ -26,7 +28,7 @@ void each(Meeting& meeting, Body body) {
 void perform_shuffle(Meeting& meeting) {
     each(meeting, [&](int, Part& part) {
         if (!meeting.operand[part.source])
-            current_block->fail("a shuffle reads lane " + std::to_string(part.source) + ", which has returned");
+            current_block->fail("reads lane " + std::to_string(part.source) + ", which has returned", part.site);
         part.result = static_cast<Part*>(meeting.operand[part.source])->value;
     });
 }
@@ -68,7 +70,7 @@ void perform_reduce(Meeting& meeting) {
     each(meeting, [&](int, Part& part) { part.result = static_cast<std::uint64_t>(total); });
 }
 
-void perform_sync(Meeting& meeting) { warp_barrier_passed(meeting.mask); }
+void perform_sync(Meeting& meeting) { current_block->warp_barrier_passed(meeting.mask); }
 
 std::uint64_t meet(unsigned mask, Part part, void (*perform)(Meeting&), const char* operation, Site site) {
     current_block->meet_warp(mask, &part, perform, operation, site);
@@ -77,26 +79,32 @@ std::uint64_t meet(unsigned mask, Part part, void (*perform)(Meeting&), const ch
 
 }  // namespace
 
-void sync_warp(unsigned mask, Site site) { meet(mask, {}, perform_sync, "__syncwarp", site); }
+int lane() { return current_thread->lane(); }
+void* dynamic_shared_memory() { return current_block->dynamic_shared().start; }
+
+void sync_warp(unsigned mask, Site site) { meet(mask, {0, 0, 0, site}, perform_sync, "__syncwarp", site); }
 
 std::uint64_t shuffle(unsigned mask, std::uint64_t value, int source, const char* operation, Site site) {
     Block& block = *current_block;
     const int peer = current_thread->warp() * kWarpSize + source;
     if (!(mask >> source & 1) || peer >= block.size() || block.thread(peer)->state == State::returned)
         block.fail(std::string(operation) + ": reads lane " + std::to_string(source) + ", which takes no part", site);
-    return meet(mask, {value, source, 0}, perform_shuffle, operation, site);
+    const std::uint64_t result = meet(mask, {value, source, 0, site}, perform_shuffle, operation, site);
+    if (Tracer* tracer = block.tracer())
+        tracer->exchange(operation, site, {static_cast<std::uint32_t>(value)}, {static_cast<std::uint32_t>(result)});
+    return result;
 }
 
 unsigned ballot(unsigned mask, bool predicate, const char* operation, Site site) {
-    return static_cast<unsigned>(meet(mask, {predicate, 0, 0}, perform_ballot, operation, site));
+    return static_cast<unsigned>(meet(mask, {predicate, 0, 0, site}, perform_ballot, operation, site));
 }
 
 unsigned match_any(unsigned mask, std::uint64_t value, Site site) {
-    return static_cast<unsigned>(meet(mask, {value, 0, 0}, perform_match, "__match_any_sync", site));
+    return static_cast<unsigned>(meet(mask, {value, 0, 0, site}, perform_match, "__match_any_sync", site));
 }
 
 std::int64_t reduce(unsigned mask, std::int64_t value, Reduction reduction, const char* operation, Site site) {
-    const Part part{static_cast<std::uint64_t>(value), static_cast<int>(reduction), 0};
+    const Part part{static_cast<std::uint64_t>(value), static_cast<int>(reduction), 0, site};
     return static_cast<std::int64_t>(meet(mask, part, perform_reduce, operation, site));
 }
 
