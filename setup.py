@@ -64,8 +64,9 @@ def emulated():
     """kernels._emulated: the files of csrc/cuda, compiled for the CPU."""
     from torch.utils.cpp_extension import CppExtension
 
-    # kernels move 16 bytes of any dtype at once, as nvcc allows
-    flags = [*compile_flags(cuda=False), "-O2", "-fno-strict-aliasing", "-DSLM_LIBRARY=slm_emulated"]
+    # kernels move 16 bytes of any dtype at once, as nvcc allows, and may ask for a product that is rounded by itself
+    language = ["-fno-strict-aliasing", "-ffp-contract=off"]
+    flags = [*compile_flags(cuda=False), "-O2", *language, "-DSLM_LIBRARY=slm_emulated"]
     files = [*(CSRC / "emulator").glob("*.cpp"), *(CSRC / "emulated").glob("*.cpp")]
     return CppExtension("kernels._emulated", sources(*files), extra_compile_args=flags)
 

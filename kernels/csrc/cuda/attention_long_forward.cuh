@@ -2,8 +2,7 @@
 //
 // FlashAttention-2 (Dao 2023). A block of four warps takes a tile of queries and walks over tiles of 64 keys, from the
 // diagonal back: while a tile is multiplied the next one is on its way (cp.async into the other of two stages), and one
-// barrier per tile tells that it has come and that the stage before it is free. Scores never leave the registers; exp2 of
-// scores times log2 e; only tiles that touch the diagonal or the edge of the window are masked; the tiles of queries with
+// barrier per tile tells that it has come and that the stage before it is free. Scores never leave the registers; only tiles that touch the diagonal or the edge of the window are masked; the tiles of queries with
 // most keys start first.
 //
 //   D <= 64   32 rows for each warp: every fragment of k and v read from shared memory serves two products
@@ -29,7 +28,7 @@ struct LongRows {
     using Scores = Accumulator<16>[kLongKeys / 16][M];
 
     int query;  // of the first row
-    float maximum[M][2], sum[M][2];  // of rows g and g + 8 of each tile; the maximum times scale, the sum of this lane
+    float maximum[M][2], sum[M][2];  // of rows g and g + 8 of each tile; the sum of this lane
     Accumulator<D> out[M] = {};
 
     __device__ __forceinline__ explicit LongRows(int query) : query(query) {
@@ -55,7 +54,8 @@ struct LongRows {
         });
     }
 
-    // Scores to weights under the maximum so far; the result so far is rescaled to it. scale > 0.
+    // Scores to weights under the maximum so far; the result so far is rescaled to it. scale: that of the scores, above 0,
+    // times log2 e.
     __device__ __forceinline__ void softmax(float scale, Scores& score) {
         float shift[M][2], rescale[M][2];
         float tile[M][2];
@@ -66,9 +66,9 @@ struct LongRows {
         for (int i = 0; i < 2 * M; ++i) {
             const int m = i / 2, half = i % 2;
             const float before = maximum[m][half];
-            maximum[m][half] = fmaxf(before, max_over<4>(tile[m][half]) * scale);
+            maximum[m][half] = fmaxf(before, max_over<4>(tile[m][half]));
             shift[m][half] = maximum[m][half] == -INFINITY ? 0.0f : maximum[m][half];  // a window may hide a whole tile
-            rescale[m][half] = ptx::exp2_approx(before - shift[m][half]);
+            rescale[m][half] = ptx::exp2_approx((before - shift[m][half]) * scale);
             sum[m][half] *= rescale[m][half];
         }
 #pragma unroll
@@ -76,7 +76,7 @@ struct LongRows {
 #pragma unroll
             for (int i = 0; i < D / 2; ++i) out[m][i / 4][i % 4] *= rescale[m][i % 4 / 2];
         each([&](int j, int m, int n, int e) {
-            score[j][m][n][e] = ptx::exp2_approx(fmaf(score[j][m][n][e], scale, -shift[m][e / 2]));
+            score[j][m][n][e] = ptx::exp2_approx((score[j][m][n][e] - shift[m][e / 2]) * scale);
             sum[m][e / 2] += score[j][m][n][e];
         });
     }
@@ -154,7 +154,8 @@ __global__ void __launch_bounds__(kLongThreads, 2) attention_long_forward(const 
             const int mine = query + ScoreTile<false>::row(2 * half);
             if (threadIdx.x % 4 == 0 && mine < s.length)
                 p.lse[s.row(at.batch, at.head, mine)] =
-                    rows.maximum[m][half] * static_cast<float>(kLn2) + logf(half == 0 ? upper : lower);
+                    rounded_product(rows.maximum[m][half], static_cast<float>(s.scale)) +
+                    logf(half == 0 ? upper : lower);
         }
     }
 }

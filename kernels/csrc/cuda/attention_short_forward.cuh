@@ -24,7 +24,7 @@ struct ShortRow {
 
     int query;  // the first
     Accumulator<16> score[Tiles][1] = {};
-    float maximum[2], sum[2];  // of rows g and g + 8; the maximum times scale
+    float maximum[2], sum[2];  // of rows g and g + 8
 
     // Calls step(j, n, e) for each score of this lane.
     template <class Step>
@@ -33,8 +33,9 @@ struct ShortRow {
         for (int i = 0; i < Tiles * 8; ++i) step(i / 8, i / 4 % 2, i % 4);
     }
 
-    // Scores to weights exp2(scale * score - maximum), 0 where the key is not seen. scale > 0.
-    __device__ __forceinline__ void softmax(const AttentionShape& s, float scale) {
+    // Scores to weights exp(scale * (score - maximum)), 0 where the key is not seen. scale > 0.
+    __device__ __forceinline__ void softmax(const AttentionShape& s) {
+        const float scale = static_cast<float>(s.scale * kLog2E);
         maximum[0] = maximum[1] = -INFINITY;
         sum[0] = sum[1] = 0;
         each([&](int j, int n, int e) {
@@ -42,9 +43,9 @@ struct ShortRow {
             maximum[e / 2] = fmaxf(maximum[e / 2], score[j][0][n][e]);
         });
 #pragma unroll
-        for (int half = 0; half < 2; ++half) maximum[half] = max_over<4>(maximum[half]) * scale;
+        for (int half = 0; half < 2; ++half) maximum[half] = max_over<4>(maximum[half]);
         each([&](int j, int n, int e) {
-            score[j][0][n][e] = ptx::exp2_approx(fmaf(score[j][0][n][e], scale, -maximum[e / 2]));
+            score[j][0][n][e] = ptx::exp2_approx((score[j][0][n][e] - maximum[e / 2]) * scale);
             sum[e / 2] += score[j][0][n][e];
         });
 #pragma unroll
@@ -78,7 +79,7 @@ __device__ __forceinline__ void attend_short(const AttentionForward<T>& p, int b
     typename Memory::template Operands<false> queries[1];
     queries[0].load(q, row.query);
     Memory::multiply_rows(queries, k, 0, row.score);
-    row.softmax(s, static_cast<float>(s.scale * kLog2E));
+    row.softmax(s);
     if (s.seed != nullptr) row.drop(s, batch, head);
     Accumulator<D> out[1] = {};
     row.multiply_values(v, out);
@@ -90,7 +91,8 @@ __device__ __forceinline__ void attend_short(const AttentionForward<T>& p, int b
     for (int half = 0; half < 2; ++half) {
         const int query = row.query + ScoreTile<false>::row(2 * half);
         if (threadIdx.x % 4 == 0 && query < s.length)
-            p.lse[s.row(batch, head, query)] = row.maximum[half] * static_cast<float>(kLn2) + logf(row.sum[half]);
+            p.lse[s.row(batch, head, query)] =
+                rounded_product(row.maximum[half], static_cast<float>(s.scale)) + logf(row.sum[half]);
     }
 }
 

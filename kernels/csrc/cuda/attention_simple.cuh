@@ -112,7 +112,7 @@ __device__ __forceinline__ A dropout_factor(const Dropout<A>& dropout, const Att
     return dropout.factor(dropout_bits(philox(dropout_counter(batch, head, query, key), dropout.seed), query, key));
 }
 
-// Takes in the scores (times log2 e) of 32 more keys: rescales `total` and `out` to the new maximum, and returns the
+// Takes in the scores of 32 more keys: rescales `total` and `out` to the new maximum, and returns the
 // weights in place of the scores. -inf is a key that the query does not see.
 template <class A, int R, int Columns>
 __device__ __forceinline__ void online_softmax(A (&score)[R], A (&maximum)[R], A (&total)[R], A (&out)[R][Columns]) {
@@ -121,8 +121,8 @@ __device__ __forceinline__ void online_softmax(A (&score)[R], A (&maximum)[R], A
         const A before = maximum[r], tile = max_over<32>(score[r]);
         maximum[r] = tile > before ? tile : before;
         const A shift = maximum[r] == -INFINITY ? A(0) : maximum[r];
-        const A rescale = power_of_two(before - shift);
-        score[r] = power_of_two(score[r] - shift);
+        const A rescale = power_of_two((before - shift) * A(kLog2E));
+        score[r] = power_of_two((score[r] - shift) * A(kLog2E));
         total[r] = total[r] * rescale + score[r];  // of this lane; the lanes are added at the end
 #pragma unroll
         for (int i = 0; i < Columns; ++i) out[r][i] *= rescale;
@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_forward(co
     A *rows = dynamic_shared<A>(), *tile = rows + Warp::kRowsSize, *exchange = tile + Warp::kTileSize;
     Warp::load(rows, D, Warp::kBlockRows, p.q.head(at.batch, at.head), p.q.token_stride, at.first, s.length, s.width);
 
-    const A scale = static_cast<A>(s.scale * kLog2E);
+    const A scale = static_cast<A>(s.scale);
     const Dropout<A> dropout(s);
     const int query = at.first + Warp::first_row();
     A out[R][D / 32] = {}, maximum[R], total[R] = {}, score[R], weight[R];
@@ -154,7 +154,7 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_forward(co
         __syncthreads();
         Warp::dots(rows, tile, score);
 #pragma unroll
-        for (int r = 0; r < R; ++r) score[r] = s.sees(query + r, key) ? score[r] * scale : A(-INFINITY);
+        for (int r = 0; r < R; ++r) score[r] = s.sees(query + r, key) ? rounded_product(score[r], scale) : A(-INFINITY);
         online_softmax(score, maximum, total, out);
 #pragma unroll
         for (int r = 0; r < R; ++r)
@@ -171,7 +171,7 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_forward(co
         const A sum = sum_over<32>(total[r]);
         factor[r] = 1 / sum;
         if (Warp::lane() == 0 && query + r < s.length)
-            p.lse[s.row(at.batch, at.head, query + r)] = maximum[r] * A(kLn2) + natural_log(sum);
+            p.lse[s.row(at.batch, at.head, query + r)] = maximum[r] + natural_log(sum);
     }
     Warp::store(out, factor, p.out.head(at.batch, at.head), p.out.token_stride, at.first, s.length, s.width);
 }
@@ -199,23 +199,26 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_q
     const AttentionShape& s = p.shape;
     const HeadTile at(s.batch, s.heads, s.length, Warp::kBlockRows, true);
     const T *k = p.k.head(at.batch, s.kv_head(at.head)), *v = p.v.head(at.batch, s.kv_head(at.head));
-    const T* out = p.out.head(at.batch, at.head);
     A *q_rows = dynamic_shared<A>(), *grad_rows = q_rows + Warp::kRowsSize, *k_tile = grad_rows + Warp::kRowsSize;
     A *v_tile = k_tile + Warp::kTileSize, *exchange = v_tile + Warp::kTileSize;
     Warp::load(q_rows, D, Warp::kBlockRows, p.q.head(at.batch, at.head), p.q.token_stride, at.first, s.length, s.width);
     Warp::load(grad_rows, D, Warp::kBlockRows, p.grad_out.head(at.batch, at.head), p.grad_out.token_stride, at.first,
                s.length, s.width);
+    Warp::load(k_tile, Warp::kPitch, Warp::kBlockRows, p.out.head(at.batch, at.head), p.out.token_stride, at.first, s.length,
+               s.width);
     __syncthreads();
 
+    // Added in the order of `dots`, so that grad - delta cancels to nothing where out is a single row of v.
     const int query = at.first + Warp::first_row(), lane = Warp::lane();
+    A mine = 0;
+    if (lane < R)
+        for (int d = 0; d < D; ++d)
+            mine += grad_rows[(Warp::first_row() + lane) * D + d] * k_tile[(Warp::first_row() + lane) * Warp::kPitch + d];
     A lse[R], delta[R];
 #pragma unroll
     for (int r = 0; r < R; ++r) {
         const bool inside = query + r < s.length;
-        A sum = 0;
-        for (int d = lane; inside && d < s.width; d += 32)
-            sum += grad_rows[(Warp::first_row() + r) * D + d] * widen(out[(query + r) * p.out.token_stride + d]);
-        delta[r] = sum_over<32>(sum);
+        delta[r] = __shfl_sync(0xFFFFFFFFu, mine, r);
         lse[r] = inside ? p.lse[s.row(at.batch, at.head, query + r)] : A(0);
         if (inside && lane == 0) p.delta[s.row(at.batch, at.head, query + r)] = delta[r];
     }
@@ -237,7 +240,7 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_q
             weight[r] = 0;
             if (!s.sees(query + r, key)) continue;
             const A factor = dropout_factor(dropout, s, at.batch, at.head, query + r, key);
-            weight[r] = WeightGradient<A>(score[r] * scale, lse[r], grad[r], delta[r], factor).score;
+            weight[r] = WeightGradient<A>(rounded_product(score[r], scale), lse[r], grad[r], delta[r], factor).score;
         }
         Warp::accumulate(weight, exchange, k_tile, dq);
     }
@@ -282,7 +285,7 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_k
                 WeightGradient<A> weight;
                 if (s.sees(query, key + r)) {
                     const A factor = dropout_factor(dropout, s, at.batch, head, query, key + r);
-                    weight = WeightGradient<A>(score[r] * scale, lse, grad[r], delta, factor);
+                    weight = WeightGradient<A>(rounded_product(score[r], scale), lse, grad[r], delta, factor);
                 }
                 grad[r] = weight.dropped;
                 score[r] = weight.score;

@@ -43,6 +43,10 @@ __device__ __forceinline__ double power_of_two(double x) { return exp2(x); }
 __device__ __forceinline__ float natural_log(float x) { return logf(x); }
 __device__ __forceinline__ double natural_log(double x) { return log(x); }
 
+// a * b, rounded: never fused with an addition that follows.
+__device__ __forceinline__ float rounded_product(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ double rounded_product(double a, double b) { return __fma_rn(a, b, 0.0); }
+
 template <class T>
 inline constexpr int kPackSize = 16 / sizeof(T);
 

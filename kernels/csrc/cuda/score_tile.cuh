@@ -52,7 +52,7 @@ struct ScoreTile {
     __device__ __forceinline__ void differentiate(const AttentionShape& s, const Dropout<float>& dropout, int batch, int head,
                                                   const float* lse, const float* delta, Accumulator<16>& score,
                                                   Accumulator<16>& grad) const {
-        const float scale = static_cast<float>(s.scale * kLog2E);
+        const float scale = static_cast<float>(s.scale);
         const bool edge = any_hidden(s);
         Accumulator<16> factor;
         if (s.seed != nullptr) factors(dropout, batch, head, factor);
@@ -61,7 +61,8 @@ struct ScoreTile {
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
                 const int row = query_of(n, e);
-                float p = ptx::exp2_approx(fmaf(score[n][e], scale, -lse[row] * static_cast<float>(kLog2E)));
+                const float exponent = rounded_product(score[n][e], scale) - lse[row];
+                float p = ptx::exp2_approx(exponent * static_cast<float>(kLog2E));
                 if (edge && hidden(s, n, e)) p = 0;
                 const float f = s.seed != nullptr ? factor[n][e] : 1.0f;
                 score[n][e] = p * f;
