@@ -28,7 +28,8 @@ bool for_tensor_cores(const AttentionShape& s, int architecture) {
 template <class T>
 void attention(const AttentionForward<T>& p, int architecture, cudaStream_t stream) {
     if constexpr (is_16_bit<T>)
-        if (for_tensor_cores<T>(p.shape, architecture) && in_packs(p.q) && in_packs(p.k) && in_packs(p.v) && in_packs(p.out))
+        if (for_tensor_cores<T>(p.shape, architecture) && in_packs(p.q) && in_packs(p.k) && in_packs(p.v) &&
+            in_packs(p.out))
             return p.shape.length <= kShortest ? attention_short(p, stream) : attention_long(p, stream);
     attention_simple(p, stream);
 }
@@ -36,8 +37,8 @@ void attention(const AttentionForward<T>& p, int architecture, cudaStream_t stre
 template <class T>
 void attention(const AttentionBackward<T>& p, int architecture, cudaStream_t stream) {
     if constexpr (is_16_bit<T>)
-        if (for_tensor_cores<T>(p.shape, architecture) && in_packs(p.q) && in_packs(p.k) && in_packs(p.v) && in_packs(p.out) &&
-            in_packs(p.grad_out) && in_packs(p.dq) && in_packs(p.dk) && in_packs(p.dv)) {
+        if (for_tensor_cores<T>(p.shape, architecture) && in_packs(p.q) && in_packs(p.k) && in_packs(p.v) &&
+            in_packs(p.out) && in_packs(p.grad_out) && in_packs(p.dq) && in_packs(p.dk) && in_packs(p.dv)) {
             // the short backward gives each head of k and v one owner
             const bool short_enough = p.shape.length <= kShortest && p.shape.heads == p.shape.kv_heads;
             return short_enough ? attention_short(p, stream) : attention_long(p, stream);

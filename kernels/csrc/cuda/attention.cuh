@@ -1,12 +1,12 @@
 // What all attention kernels share: their arguments, which keys a query sees, and dropout.
 //
-// S = scale * q k^T, P = softmax of S over the keys that a query sees, out = dropout(P) v. The log-sum-exp of each row of S
-// is all that the backward needs to form P again.
+// S = scale * q k^T, P = softmax of S over the keys that a query sees, out = dropout(P) v. The log-sum-exp of each row
+// of S is all that the backward needs to form P again.
 //
-// Exponentials are powers of two, exp(x) = 2^(x log2 e), of a difference that is taken first: so the largest weight of a
-// row is exactly 1, however large the scores. And forward and backward round scale * (q k^T) before they take differences: so
-// where one weight outdoes all others, its P in the backward is exactly 1 too, though scores of 1e4 know their own value to
-// 1e-3 only.
+// Exponentials are powers of two, exp(x) = 2^(x log2 e), of a difference that is taken first: so the largest weight of
+// a row is exactly 1, however large the scores. And forward and backward round scale * (q k^T) before they take
+// differences: so where one weight outdoes all others, its P in the backward is exactly 1 too, though scores of 1e4
+// know their own value to 1e-3 only.
 #pragma once
 
 #include "../philox.h"

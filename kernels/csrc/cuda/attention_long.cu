@@ -4,8 +4,8 @@
 
 namespace slm::cuda {
 
-#define INSTANTIATE(T)                                                        \
-    template void attention_long(const AttentionForward<T>&, cudaStream_t);  \
+#define INSTANTIATE(T)                                                      \
+    template void attention_long(const AttentionForward<T>&, cudaStream_t); \
     template void attention_long(const AttentionBackward<T>&, cudaStream_t);
 INSTANTIATE(__half)
 INSTANTIATE(__nv_bfloat16)

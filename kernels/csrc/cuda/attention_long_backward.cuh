@@ -1,13 +1,14 @@
 // Causal attention of any length on tensor cores, backward: deterministic, in two kernels.
 //
-//   attention_long_backward_q    a block takes 64 queries and walks over the keys: dq, and delta for the other kernel
-//   attention_long_backward_kv   a block takes 64 keys and walks over the queries from the diagonal on, and over all heads that
-//                                share the keys: dk and dv. Scores are formed transposed, as in attention_short_backward.cuh,
-//                                so that P^T and dS^T are operands as they come.
+//   attention_long_backward_q   a block takes 64 queries and walks over the keys: dq, and delta for the other kernel
+//   attention_long_backward_kv  a block takes 64 keys and walks over the queries from the diagonal on, and over all
+//                               heads that share the keys: dk and dv
 //
-// Each gradient has one owner, which adds in one order. The price is that scores and grad_out v^T are formed twice: seven
-// products where five would do, were dq added up atomically. Both kernels pipeline as the forward does: two stages, one
-// barrier per tile.
+// The second forms the scores transposed, as attention_short_backward.cuh does, so that P^T and dS^T are operands as
+// they come.
+// Each gradient has one owner, which adds in one order. The price is that scores and grad_out v^T are formed twice:
+// seven products where five would do, were dq added up atomically. Both kernels pipeline as the forward does: two
+// stages, one barrier per tile.
 //
 //   shared memory  6 tiles of 64 x D 16-bit elements: 48 KiB at D = 64, 96 KiB at D = 128
 #pragma once
@@ -70,8 +71,8 @@ __global__ void __launch_bounds__(kLongBackwardThreads, 2) attention_long_backwa
         }
     }
     const float scale = static_cast<float>(s.scale);
-    Memory::store(dq[0], scale, scale, q_tile, row, p.dq.head(at.batch, at.head), p.dq.token_stride, at.first + row, s.length,
-                  s.width);
+    Memory::store(dq[0], scale, scale, q_tile, row, p.dq.head(at.batch, at.head), p.dq.token_stride, at.first + row,
+                  s.length, s.width);
     for (int i = threadIdx.x; i < kLongTile && at.first + i < s.length; i += kLongBackwardThreads)
         p.delta[s.row(at.batch, at.head, at.first + i)] = delta[i];
 }
@@ -86,8 +87,8 @@ __global__ void __launch_bounds__(kLongBackwardThreads, 2) attention_long_backwa
     T *k_tile = dynamic_shared<T>(), *v_tile = k_tile + kTile, *stages = v_tile + kTile;
     float* statistics = reinterpret_cast<float*>(stages + 4 * kTile);
     const auto load = [&](T* tile, const Heads<const T>& from, int head, int first) {
-        Memory::template load_async<kLongBackwardThreads>(tile, from.head(at.batch, head), from.token_stride, first, kLongTile,
-                                                  s.length, s.width);
+        Memory::template load_async<kLongBackwardThreads>(tile, from.head(at.batch, head), from.token_stride, first,
+                                                          kLongTile, s.length, s.width);
     };
     // Turn t of the walk: tile t % per_head of the queries from the diagonal on, of head t / per_head of the group.
     const int group = s.heads / s.kv_heads;
@@ -139,9 +140,10 @@ __global__ void __launch_bounds__(kLongBackwardThreads, 2) attention_long_backwa
         }
     }
     const float scale = static_cast<float>(s.scale);
-    Memory::store(dv[0], 1, 1, v_tile, row, p.dv.head(at.batch, at.head), p.dv.token_stride, at.first + row, s.length, s.width);
-    Memory::store(dk[0], scale, scale, k_tile, row, p.dk.head(at.batch, at.head), p.dk.token_stride, at.first + row, s.length,
+    Memory::store(dv[0], 1, 1, v_tile, row, p.dv.head(at.batch, at.head), p.dv.token_stride, at.first + row, s.length,
                   s.width);
+    Memory::store(dk[0], scale, scale, k_tile, row, p.dk.head(at.batch, at.head), p.dk.token_stride, at.first + row,
+                  s.length, s.width);
 }
 
 template <class T>
@@ -150,10 +152,10 @@ void attention_long(const AttentionBackward<T>& p, cudaStream_t stream) {
     with_padded_width(s.width, [&](auto width) {
         constexpr int D = decltype(width)::value;
         const std::size_t tiles = 6 * kLongTile * D * sizeof(T), statistics = 2 * kLongTile * sizeof(float);
-        launch(attention_long_backward_q<T, D>, tile_grid(s.batch, s.heads, s.length, kLongTile), dim3(kLongBackwardThreads),
-               tiles + statistics, stream, p);
-        launch(attention_long_backward_kv<T, D>, tile_grid(s.batch, s.kv_heads, s.length, kLongTile), dim3(kLongBackwardThreads),
-               tiles + 2 * statistics, stream, p);
+        launch(attention_long_backward_q<T, D>, tile_grid(s.batch, s.heads, s.length, kLongTile),
+               dim3(kLongBackwardThreads), tiles + statistics, stream, p);
+        launch(attention_long_backward_kv<T, D>, tile_grid(s.batch, s.kv_heads, s.length, kLongTile),
+               dim3(kLongBackwardThreads), tiles + 2 * statistics, stream, p);
     });
 }
 

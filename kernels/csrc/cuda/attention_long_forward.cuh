@@ -2,8 +2,8 @@
 //
 // FlashAttention-2 (Dao 2023). A block of four warps takes a tile of queries and walks over tiles of 64 keys, from the
 // diagonal back: while a tile is multiplied the next one is on its way (cp.async into the other of two stages), and one
-// barrier per tile tells that it has come and that the stage before it is free. Scores never leave the registers; only tiles that touch the diagonal or the edge of the window are masked; the tiles of queries with
-// most keys start first.
+// barrier per tile tells that it has come and that the stage before it is free. Scores never leave the registers; only
+// tiles that touch the diagonal or the edge of the window are masked; the tiles of queries with most keys start first.
 //
 //   D <= 64   32 rows for each warp: every fragment of k and v read from shared memory serves two products
 //   D > 64    16 rows, because 32 would not fit into the registers; also with dropout, for which there is code apart
@@ -27,7 +27,7 @@ struct LongRows {
     using Queries = typename Memory::template Operands<false>;
     using Scores = Accumulator<16>[kLongKeys / 16][M];
 
-    int query;  // of the first row
+    int query;                       // of the first row
     float maximum[M][2], sum[M][2];  // of rows g and g + 8 of each tile; the sum of this lane
     Accumulator<D> out[M] = {};
 
@@ -54,8 +54,8 @@ struct LongRows {
         });
     }
 
-    // Scores to weights under the maximum so far; the result so far is rescaled to it. scale: that of the scores, above 0,
-    // times log2 e.
+    // Scores to weights under the maximum so far; the result so far is rescaled to it. scale: that of the scores, above
+    // 0, times log2 e.
     __device__ __forceinline__ void softmax(float scale, Scores& score) {
         float shift[M][2], rescale[M][2];
         float tile[M][2];
@@ -168,12 +168,11 @@ void attention_long(const AttentionForward<T>& p, cudaStream_t stream) {
         constexpr bool Drops = decltype(drops)::value;
         constexpr int kRows = 16 * kLongRowTiles<D, Drops> * kLongWarps;
         const std::size_t shared = (kRows + 4 * kLongKeys) * D * sizeof(T);
-        launch(attention_long_forward<T, D, Drops>, tile_grid(s.batch, s.heads, s.length, kRows), dim3(kLongThreads), shared,
-               stream, p);
+        launch(attention_long_forward<T, D, Drops>, tile_grid(s.batch, s.heads, s.length, kRows), dim3(kLongThreads),
+               shared, stream, p);
     };
-    with_padded_width(s.width, [&](auto width) {
-        s.seed == nullptr ? run(width, std::false_type()) : run(width, std::true_type());
-    });
+    with_padded_width(
+        s.width, [&](auto width) { s.seed == nullptr ? run(width, std::false_type()) : run(width, std::true_type()); });
 }
 
 }  // namespace slm::cuda

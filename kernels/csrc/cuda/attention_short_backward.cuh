@@ -1,12 +1,13 @@
-// Causal attention for at most 128 tokens on tensor cores, backward, in one kernel: dq, dk and dv of a head by one block.
+// Causal attention for at most 128 tokens on tensor cores, backward: dq, dk and dv of a head by one block.
 //
-// Everything is read once and written once: eight times B T H D elements, no scratch, no atomics, so the result depends on
-// nothing but the arguments. Scores are formed transposed, keys as rows and queries as columns: then P^T and dS^T are
-// operands A as they come out of the tensor cores, and feed dv = P^T grad_out and dk = dS^T q without leaving the registers.
-// Only dq = dS k wants them the other way round, so dS goes through shared memory once, as 16 x 16 tiles of 16 bits.
+// Everything is read once and written once: eight times B T H D elements, no scratch, no atomics, so the result depends
+// on nothing but the arguments. Scores are formed transposed, keys as rows and queries as columns: then P^T and dS^T
+// are operands A as they come out of the tensor cores, and feed dv = P^T grad_out and dk = dS^T q without leaving the
+// registers. Only dq = dS k wants them the other way round, so dS goes through shared memory once, as 16 x 16 tiles of
+// 16 bits.
 //
-//   1. warp w takes the keys of tiles w and 7 - w (nine pairs of tiles), walks over the queries from the diagonal on, keeps
-//      dk and dv in registers and leaves dS behind
+//   1. warp w takes the keys of tiles w and 7 - w (nine pairs of tiles), walks over the queries from the diagonal on,
+//      keeps dk and dv in registers and leaves dS behind
 //   2. after one barrier, warp w takes the queries of tiles w and 7 - w and multiplies their dS by k
 //
 //   shared memory  4 T D elements, T (T + 16) / 2 for dS, 2 T floats: 83 KiB at T = 128, D = 64
@@ -25,14 +26,17 @@ __device__ __forceinline__ int tile_in_pass(int pass) {
     return pass == 0 ? warp : 7 - warp;
 }
 
-// Tile (keys 16 j …, queries 16 i …) of dS^T, one after the other along the rows of the lower triangle. ldmatrix reads eight
-// rows of 32 bytes: the halves of rows 4 to 7 are swapped so that they fall on the banks that rows 0 to 3 leave free.
+// Tile (keys 16 j …, queries 16 i …) of dS^T, one after the other along the rows of the lower triangle. ldmatrix reads
+// eight rows of 32 bytes: the halves of rows 4 to 7 are swapped so that they fall on the banks that rows 0 to 3 leave
+// free.
 template <class T>
 struct ScoreGradientTile {
     T* tile;
 
     __device__ __forceinline__ ScoreGradientTile(T* all, int i, int j) : tile(all + (i * (i + 1) / 2 + j) * 256) {}
-    __device__ __forceinline__ T* at(int key, int chunk) const { return tile + key * 16 + (chunk ^ (key >> 2 & 1)) * 8; }
+    __device__ __forceinline__ T* at(int key, int chunk) const {
+        return tile + key * 16 + (chunk ^ (key >> 2 & 1)) * 8;
+    }
 
     // Stores the operand A that holds the tile.
     __device__ __forceinline__ void store(const Operand& a) const {
@@ -59,7 +63,7 @@ __global__ void __launch_bounds__(kShortBackwardThreads, 2) attention_short_back
     float *lse = reinterpret_cast<float*>(score_gradients + tiles * (tiles + 1) / 2 * 256), *delta = lse + rows;
     const auto load = [&](T* tile, const Heads<const T>& from) {
         Memory::template load_async<kShortBackwardThreads>(tile, from.head(batch, head), from.token_stride, 0, rows,
-                                                               s.length, s.width);
+                                                           s.length, s.width);
     };
     load(q, p.q);
     load(k, p.k);
@@ -96,7 +100,7 @@ __global__ void __launch_bounds__(kShortBackwardThreads, 2) attention_short_back
         }
         Memory::store(dv[0], 1, 1, v, 16 * j, p.dv.head(batch, head), p.dv.token_stride, 16 * j, s.length, s.width);
         Memory::store(dk[0], scale, scale, v, 16 * j, p.dk.head(batch, head), p.dk.token_stride, 16 * j, s.length,
-                          s.width);
+                      s.width);
     }
     __syncthreads();
 
@@ -111,7 +115,7 @@ __global__ void __launch_bounds__(kShortBackwardThreads, 2) attention_short_back
             Memory::multiply(a, k, 16 * j, dq);
         }
         Memory::store(dq[0], scale, scale, q, 16 * i, p.dq.head(batch, head), p.dq.token_stride, 16 * i, s.length,
-                          s.width);
+                      s.width);
     }
 }
 
@@ -123,7 +127,8 @@ void attention_short(const AttentionBackward<T>& p, cudaStream_t stream) {
         const std::size_t tiles = ceil_div(s.length, 16), rows = 16 * tiles;
         const std::size_t shared =
             (4 * rows * D + tiles * (tiles + 1) / 2 * 256) * sizeof(T) + 2 * rows * sizeof(float);
-        launch(attention_short_backward<T, D>, tile_grid(s.batch, s.heads, 1, 1), dim3(kShortBackwardThreads), shared, stream, p);
+        launch(attention_short_backward<T, D>, tile_grid(s.batch, s.heads, 1, 1), dim3(kShortBackwardThreads), shared,
+               stream, p);
     });
 }
 

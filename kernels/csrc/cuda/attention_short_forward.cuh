@@ -1,11 +1,11 @@
 // Causal attention for at most 128 tokens on tensor cores, forward: half and bfloat16, D up to 128 in multiples of 8.
 //
-// At this length attention is bound by memory: a head of T = 128, D = 64 moves 64 KiB for 2.4 million multiply-adds. So one
-// block takes a head: q, k and v are copied to shared memory once, and a warp holds whole rows of scores, 16 x 128, in
-// registers. Softmax then is plain: one maximum, one sum, nothing to rescale. Row tile i needs i + 1 tiles of keys, rounded up
-// to 2, 4, 6 or 8, for each of which there is code without branches. The eight warps take a row tile each, such that the two
-// warps of each quarter of a multiprocessor, w and w + 4, have tiles i and 7 - i: the same work for every quarter. The
-// copies of one block hide behind the products of the other.
+// At this length attention is bound by memory: a head of T = 128, D = 64 moves 64 KiB for 2.4 million multiply-adds. So
+// one block takes a head: q, k and v are copied to shared memory once, and a warp holds whole rows of scores, 16 x 128,
+// in registers. Softmax then is plain: one maximum, one sum, nothing to rescale. Row tile i needs i + 1 tiles of keys,
+// rounded up to 2, 4, 6 or 8, for each of which there is code without branches. The eight warps take a row tile each,
+// such that the two warps of each quarter of a multiprocessor, w and w + 4, have tiles i and 7 - i: the same work for
+// every quarter. The copies of one block hide behind the products of the other.
 //
 //   shared memory  3 T D 16-bit elements: 48 KiB at T = 128, D = 64
 //   registers      64 for the scores, then half as many for the weights and D / 2 for the result
@@ -71,8 +71,8 @@ struct ShortRow {
 
 // The result of the 16 queries of a tile, which see the first Tiles * 16 keys at most. The tile of q is used up.
 template <int Tiles, int D, class T>
-__device__ __forceinline__ void attend_short(const AttentionForward<T>& p, int batch, int head, int tile, T* q, const T* k,
-                                             const T* v) {
+__device__ __forceinline__ void attend_short(const AttentionForward<T>& p, int batch, int head, int tile, T* q,
+                                             const T* k, const T* v) {
     using Memory = Tile<T, D>;
     const AttentionShape& s = p.shape;
     ShortRow<T, D, Tiles> row{16 * tile};
@@ -85,8 +85,8 @@ __device__ __forceinline__ void attend_short(const AttentionForward<T>& p, int b
     row.multiply_values(v, out);
 
     const float kept = s.seed != nullptr ? 65536.0f / s.threshold : 1.0f;
-    Memory::store(out[0], kept / row.sum[0], kept / row.sum[1], q, row.query, p.out.head(batch, head), p.out.token_stride,
-                  row.query, s.length, s.width);
+    Memory::store(out[0], kept / row.sum[0], kept / row.sum[1], q, row.query, p.out.head(batch, head),
+                  p.out.token_stride, row.query, s.length, s.width);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
         const int query = row.query + ScoreTile<false>::row(2 * half);
@@ -104,8 +104,8 @@ __global__ void __launch_bounds__(kShortThreads, D <= 64 ? 2 : 1) attention_shor
     const int rows = (s.length + 31) / 32 * 32;
     T *q = dynamic_shared<T>(), *k = q + rows * D, *v = k + rows * D;
     const auto load = [&](T* tile, const Heads<const T>& from, int which) {
-        Tile<T, D>::template load_async<kShortThreads>(tile, from.head(batch, which), from.token_stride, 0, rows, s.length,
-                                                       s.width);
+        Tile<T, D>::template load_async<kShortThreads>(tile, from.head(batch, which), from.token_stride, 0, rows,
+                                                       s.length, s.width);
     };
     load(q, p.q, head);
     load(k, p.k, kv_head);
@@ -129,7 +129,8 @@ void attention_short(const AttentionForward<T>& p, cudaStream_t stream) {
     with_padded_width(s.width, [&](auto width) {
         constexpr int D = decltype(width)::value;
         const std::size_t shared = 3 * ceil_div(s.length, 32) * 32 * D * sizeof(T);
-        launch(attention_short_forward<T, D>, tile_grid(s.batch, s.heads, 1, 1), dim3(kShortThreads), shared, stream, p);
+        launch(attention_short_forward<T, D>, tile_grid(s.batch, s.heads, 1, 1), dim3(kShortThreads), shared, stream,
+               p);
     });
 }
 

@@ -4,8 +4,8 @@
 
 namespace slm::cuda {
 
-#define INSTANTIATE(T)                                                          \
-    template void attention_simple(const AttentionForward<T>&, cudaStream_t);   \
+#define INSTANTIATE(T)                                                        \
+    template void attention_simple(const AttentionForward<T>&, cudaStream_t); \
     template void attention_simple(const AttentionBackward<T>&, cudaStream_t);
 SLM_FOR_ALL_DTYPES(INSTANTIATE)
 

@@ -1,12 +1,13 @@
 // Causal attention without tensor cores: for every dtype up to double, every T, D, stride and window, on every GPU.
 //
-// A warp owns a few rows of the score matrix and each of its lanes one column of a tile of 32: a score is one lane's dot
-// product, a row's maximum and sum are shuffles. Then the weights change places through shared memory and each lane owns
-// the output columns lane, lane + 32, …  What is widened to float (double for double) when it enters shared memory stays so.
+// A warp owns a few rows of the score matrix and each of its lanes one column of a tile of 32: a score is one lane's
+// dot product, a row's maximum and sum are shuffles. Then the weights change places through shared memory and each lane
+// owns the output columns lane, lane + 32, … Values are widened to float (double for
+// double) as they enter shared memory.
 //
 //   forward   a block per tile of queries walks over tiles of keys with an online softmax (Milakov and Gimelshein 2018)
-//   backward  dq: a block per tile of queries walks over keys; dk, dv: a block per tile of keys walks over queries and over
-//             the heads that share them. Each gradient has one owner and one order, so it is deterministic.
+//   backward  dq: a block per tile of queries walks over keys; dk, dv: a block per tile of keys walks over queries and
+//             over the heads that share them. Each gradient has one owner and one order, so it is deterministic.
 //
 // With p = P without dropout, f = the dropout factors and delta = rowsum(grad_out * out):
 //   dv = (p f)^T grad_out    dS = p (f * (grad_out v^T) - delta)    dq = scale dS k    dk = scale dS^T q
@@ -32,7 +33,8 @@ template <class A, int R, int D>
 struct SimpleWarp {
     static constexpr int kVector = kPackSize<A>;
     static constexpr int kBlockRows = R * kSimpleWarps;
-    static constexpr int kPitch = D + kVector;  // of a tile: lanes read 16 bytes at this distance without bank conflicts
+    static constexpr int kPitch =
+        D + kVector;  // of a tile: lanes read 16 bytes at this distance without bank conflicts
     static constexpr int kRowsSize = kBlockRows * D, kTileSize = 32 * kPitch, kWeightsSize = kBlockRows * 32;
     using Vector = Pack<A, kVector>;
     using Output = A[R][D / 32];
@@ -40,7 +42,7 @@ struct SimpleWarp {
     static __device__ __forceinline__ int lane() { return threadIdx.x % 32; }
     static __device__ __forceinline__ int first_row() { return threadIdx.x / 32 * R; }
 
-    // Copies rows [first, first + count) of a head to shared memory, zeros beyond `length` and `width`. The whole block.
+    // Copies rows [first, first + count) of a head to shared memory, zeros beyond `length` and `width`.
     template <class T>
     static __device__ __forceinline__ void load(A* to, int pitch, int count, const T* head, int64_t stride, int first,
                                                 int length, int width) {
@@ -204,8 +206,8 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_q
     Warp::load(q_rows, D, Warp::kBlockRows, p.q.head(at.batch, at.head), p.q.token_stride, at.first, s.length, s.width);
     Warp::load(grad_rows, D, Warp::kBlockRows, p.grad_out.head(at.batch, at.head), p.grad_out.token_stride, at.first,
                s.length, s.width);
-    Warp::load(k_tile, Warp::kPitch, Warp::kBlockRows, p.out.head(at.batch, at.head), p.out.token_stride, at.first, s.length,
-               s.width);
+    Warp::load(k_tile, Warp::kPitch, Warp::kBlockRows, p.out.head(at.batch, at.head), p.out.token_stride, at.first,
+               s.length, s.width);
     __syncthreads();
 
     // Added in the order of `dots`, so that grad - delta cancels to nothing where out is a single row of v.
@@ -213,7 +215,8 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_q
     A mine = 0;
     if (lane < R)
         for (int d = 0; d < D; ++d)
-            mine += grad_rows[(Warp::first_row() + lane) * D + d] * k_tile[(Warp::first_row() + lane) * Warp::kPitch + d];
+            mine +=
+                grad_rows[(Warp::first_row() + lane) * D + d] * k_tile[(Warp::first_row() + lane) * Warp::kPitch + d];
     A lse[R], delta[R];
 #pragma unroll
     for (int r = 0; r < R; ++r) {

@@ -1,4 +1,4 @@
-// The ops on NVIDIA GPUs. Only c10's CUDA headers: ATen's include those of cuBLAS and cuSPARSE, which many toolkits lack.
+// The ops on NVIDIA GPUs. Only c10's CUDA headers: ATen's want those of cuBLAS and cuSPARSE, which many toolkits lack.
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 
@@ -20,8 +20,8 @@ struct Gpu {
           multiprocessors(attribute(cudaDevAttrMultiProcessorCount, x.get_device())),
           architecture(10 * attribute(cudaDevAttrComputeCapabilityMajor, x.get_device()) +
                        attribute(cudaDevAttrComputeCapabilityMinor, x.get_device())) {
-        TORCH_CHECK(architecture >= 70, x.device(), " has compute capability ", architecture / 10, ".", architecture % 10,
-                    ": the kernels need 7.0 or newer; use kernels.use(\"torch\")");
+        TORCH_CHECK(architecture >= 70, x.device(), " has compute capability ", architecture / 10, ".",
+                    architecture % 10, ": the kernels need 7.0 or newer; use kernels.use(\"torch\")");
     }
 
     c10::cuda::CUDAGuard guard;

@@ -49,7 +49,8 @@ T* data(const std::optional<at::Tensor>& x) {
 }
 
 inline int as_int(const char* what, int64_t value) {
-    TORCH_CHECK_VALUE(value <= std::numeric_limits<int>::max() / 2, what, " is ", value, ": the GPU kernels take up to 2^30");
+    TORCH_CHECK_VALUE(value <= std::numeric_limits<int>::max() / 2, what, " is ", value,
+                      ": the GPU kernels take up to 2^30");
     return static_cast<int>(value);
 }
 
@@ -62,13 +63,14 @@ struct Ops {
         at::Tensor out, sum, mean, rstd;  // sum: undefined without a residual
     };
 
-    static Normalized normalize(const at::Tensor& x, const std::optional<at::Tensor>& residual, const at::Tensor& weight,
-                                const std::optional<at::Tensor>& bias, double eps) {
+    static Normalized normalize(const at::Tensor& x, const std::optional<at::Tensor>& residual,
+                                const at::Tensor& weight, const std::optional<at::Tensor>& bias, double eps) {
         check_layer_norm(x, residual, weight, bias, eps);
         const Device device(x);
         const at::Tensor rows = as_rows(x), added = as_rows(residual.value_or(x));
         const auto statistics = x.options().dtype(statistics_type(x));
-        const Normalized result{at::empty(x.sizes(), x.options()), residual ? at::empty(x.sizes(), x.options()) : at::Tensor(),
+        const Normalized result{at::empty(x.sizes(), x.options()),
+                                residual ? at::empty(x.sizes(), x.options()) : at::Tensor(),
                                 at::empty({rows.size(0)}, statistics), at::empty({rows.size(0)}, statistics)};
         with_dtype(x.scalar_type(), [&](auto zero) {
             using T = decltype(zero);
@@ -83,14 +85,15 @@ struct Ops {
     }
 
     static std::tuple<at::Tensor, at::Tensor, at::Tensor> layer_norm(const at::Tensor& x, const at::Tensor& weight,
-                                                                     const std::optional<at::Tensor>& bias, double eps) {
+                                                                     const std::optional<at::Tensor>& bias,
+                                                                     double eps) {
         auto result = normalize(x, std::nullopt, weight, bias, eps);
         return {result.out, result.mean, result.rstd};
     }
 
     static std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> add_layer_norm(
-        const at::Tensor& x, const at::Tensor& residual, const at::Tensor& weight, const std::optional<at::Tensor>& bias,
-        double eps) {
+        const at::Tensor& x, const at::Tensor& residual, const at::Tensor& weight,
+        const std::optional<at::Tensor>& bias, double eps) {
         auto result = normalize(x, residual, weight, bias, eps);
         return {result.out, result.sum, result.mean, result.rstd};
     }
@@ -100,7 +103,8 @@ struct Ops {
         const at::Tensor& rstd, const std::optional<at::Tensor>& grad_residual) {
         check_layer_norm_backward(grad_out, x, weight, mean, rstd, grad_residual);
         const Device device(x);
-        const at::Tensor rows = as_rows(x), grad = as_rows(grad_out), passed = as_rows(grad_residual.value_or(grad_out));
+        const at::Tensor rows = as_rows(x), grad = as_rows(grad_out),
+                         passed = as_rows(grad_residual.value_or(grad_out));
         const at::Tensor grad_x = at::empty(x.sizes(), x.options());
         const at::Tensor grad_weight = at::empty(weight.sizes(), weight.options());
         const at::Tensor grad_bias = at::empty(weight.sizes(), weight.options());
@@ -147,16 +151,17 @@ struct Ops {
         if (q.numel() == 0) return {out, lse};
         with_dtype(q.scalar_type(), [&](auto zero) {
             using T = decltype(zero);
-            cuda::attention<T>({shape(q, k, options), heads<const T>(q), heads<const T>(k), heads<const T>(v), heads<T>(out),
-                                data<compute_t<T>>(lse)},
+            cuda::attention<T>({shape(q, k, options), heads<const T>(q), heads<const T>(k), heads<const T>(v),
+                                heads<T>(out), data<compute_t<T>>(lse)},
                                device.architecture, device.stream);
         });
         return {out, lse};
     }
 
-    static void attend_backward(const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                const at::Tensor& out, const at::Tensor& lse, const AttentionOptions& options,
-                                const at::Tensor& dq, const at::Tensor& dk, const at::Tensor& dv) {
+    static void attend_backward(const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k,
+                                const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
+                                const AttentionOptions& options, const at::Tensor& dq, const at::Tensor& dk,
+                                const at::Tensor& dv) {
         check_attention_backward(grad_out, q, k, v, out, lse, options);
         const Device device(q);
         if (q.numel() == 0) {
@@ -168,23 +173,24 @@ struct Ops {
         with_dtype(q.scalar_type(), [&](auto zero) {
             using T = decltype(zero);
             using A = compute_t<T>;
-            cuda::attention<T>(AttentionBackward<T>{shape(q, k, options), heads<const T>(grad), heads<const T>(q),
-                                                    heads<const T>(k), heads<const T>(v), heads<const T>(out),
-                                                    data<const A>(lse), data<A>(delta), heads<T>(dq), heads<T>(dk),
-                                                    heads<T>(dv)},
-                               device.architecture, device.stream);
+            cuda::attention<T>(
+                AttentionBackward<T>{shape(q, k, options), heads<const T>(grad), heads<const T>(q), heads<const T>(k),
+                                     heads<const T>(v), heads<const T>(out), data<const A>(lse), data<A>(delta),
+                                     heads<T>(dq), heads<T>(dk), heads<T>(dv)},
+                device.architecture, device.stream);
         });
     }
 
-    static std::tuple<at::Tensor, at::Tensor> causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                                               double scale, std::optional<int64_t> window, double dropout_p,
+    static std::tuple<at::Tensor, at::Tensor> causal_attention(const at::Tensor& q, const at::Tensor& k,
+                                                               const at::Tensor& v, double scale,
+                                                               std::optional<int64_t> window, double dropout_p,
                                                                const std::optional<at::Tensor>& seed) {
         return attend(q, k, v, {scale, window, dropout_p, seed});
     }
 
     static std::tuple<at::Tensor, at::Tensor, at::Tensor> causal_attention_backward(
-        const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
-        const at::Tensor& lse, double scale, std::optional<int64_t> window, double dropout_p,
+        const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+        const at::Tensor& out, const at::Tensor& lse, double scale, std::optional<int64_t> window, double dropout_p,
         const std::optional<at::Tensor>& seed) {
         const at::Tensor dq = at::empty(q.sizes(), q.options());
         const at::Tensor dk = at::empty(k.sizes(), k.options()), dv = at::empty(v.sizes(), v.options());
@@ -193,7 +199,8 @@ struct Ops {
     }
 
     static std::tuple<at::Tensor, at::Tensor> causal_attention_qkvpacked(const at::Tensor& qkv, double scale,
-                                                                         std::optional<int64_t> window, double dropout_p,
+                                                                         std::optional<int64_t> window,
+                                                                         double dropout_p,
                                                                          const std::optional<at::Tensor>& seed) {
         check_packed(qkv);
         return attend(qkv.select(2, 0), qkv.select(2, 1), qkv.select(2, 2), {scale, window, dropout_p, seed});

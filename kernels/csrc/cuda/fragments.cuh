@@ -1,12 +1,12 @@
 // Tiles of 16-bit elements in shared memory, and products of a warp's fragments with them on the tensor cores.
 //
-// A tile holds rows of D elements in chunks of 16 bytes, which ldmatrix reads eight rows at a time. Left where they are,
-// the same chunk of eight rows would fall on the same banks; so the chunks of a row are permuted by an exclusive or with
-// bits of the row's number, and eight neighbouring rows always cover all 32 banks.
+// A tile holds rows of D elements in chunks of 16 bytes, which ldmatrix reads eight rows at a time. Left where they
+// are, the same chunk of eight rows would fall on the same banks; so the chunks of a row are permuted by an exclusive
+// or with bits of the row's number, and eight neighbouring rows always cover all 32 banks.
 //
 // The layouts of mma.m16n8k16 (PTX ISA): lane l = 4 g + t of a warp holds, of an accumulator (16 x 8), the elements
-// (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1). Two accumulators side by side, rounded to 16 bits, are an operand A
-// of 16 x 16 without moving anything between lanes. That carries the weights from one product into the next.
+// (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1). Two accumulators side by side, rounded to 16 bits, are an operand
+// A of 16 x 16 without moving anything between lanes. That carries the weights from one product into the next.
 #pragma once
 
 #include "numeric.cuh"
@@ -61,8 +61,8 @@ struct Tile {
 
     // Starts copying rows [first, first + rows) of a head; rows from `length` and columns from `width` on become zero.
     template <int Threads>
-    static __device__ __forceinline__ void load_async(T* tile, const T* head, int64_t stride, int first, int rows, int length,
-                                                      int width) {
+    static __device__ __forceinline__ void load_async(T* tile, const T* head, int64_t stride, int first, int rows,
+                                                      int length, int width) {
         for (int i = threadIdx.x; i < rows * kChunks; i += Threads) {
             const int row = i / kChunks, chunk = i % kChunks;
             const bool inside = first + row < length && chunk * kChunk < width;
@@ -71,7 +71,7 @@ struct Tile {
         }
     }
 
-    // Rows row … row + 15 as operands A, one for each 16 columns: kept in registers where Held, else loaded at each use.
+    // Rows row … row + 15 as operands A, one for each 16 columns: kept in registers where Held, else loaded.
     template <bool Held>
     struct Operands {
         Operand held[Held ? D / 16 : 1];
@@ -99,8 +99,8 @@ struct Tile {
         }
     };
 
-    // c[j][m] (16 x 16) += a[m] (16 x D) times the transpose of rows row + 16 j … row + 16 j + 15. A fragment of the rows serves
-    // all M operands, and a fragment of an operand that is not held serves all J tiles.
+    // c[j][m] (16 x 16) += a[m] (16 x D) times the transpose of rows row + 16 j … row + 16 j + 15. A fragment of the
+    // rows serves all M operands, and a fragment of an operand that is not held serves all J tiles.
     template <int J, int M, bool Held>
     static __device__ __forceinline__ void multiply_rows(const Operands<Held> (&a)[M], const T* tile, int row,
                                                          Accumulator<16> (&c)[J][M]) {
@@ -138,16 +138,18 @@ struct Tile {
         }
     }
 
-    // Writes c (16 x D), rows g times upper and rows g + 8 times lower, to rows first … first + 15 of a head, as far as they
-    // lie before `length`. Goes through rows row … of a tile that no other warp uses, so that 16 bytes are stored at once.
-    static __device__ __forceinline__ void store(const Accumulator<D>& c, float upper, float lower, T* tile, int row, T* head,
-                                                 int64_t stride, int first, int length, int width) {
+    // Writes c (16 x D), rows g times upper and rows g + 8 times lower, to rows first … first + 15 of a head, as far as
+    // they lie before `length`. Goes through rows row … of a tile that no other warp uses, so that 16 bytes are stored
+    // at once.
+    static __device__ __forceinline__ void store(const Accumulator<D>& c, float upper, float lower, T* tile, int row,
+                                                 T* head, int64_t stride, int first, int length, int width) {
         const int g = lane() / 4, pair = lane() % 4 * 2;
         __syncwarp();
 #pragma unroll
         for (int n = 0; n < D / 8; ++n) {
             *reinterpret_cast<uint32_t*>(at(tile, row + g, n) + pair) = pack_pair<T>(c[n][0] * upper, c[n][1] * upper);
-            *reinterpret_cast<uint32_t*>(at(tile, row + g + 8, n) + pair) = pack_pair<T>(c[n][2] * lower, c[n][3] * lower);
+            *reinterpret_cast<uint32_t*>(at(tile, row + g + 8, n) + pair) =
+                pack_pair<T>(c[n][2] * lower, c[n][3] * lower);
         }
         __syncwarp();
 #pragma unroll

@@ -5,8 +5,8 @@
 
 namespace slm::cuda {
 
-#define INSTANTIATE(T)                                                                    \
-    template void layer_norm_forward(const LayerNormForward<T>&, int, cudaStream_t);      \
+#define INSTANTIATE(T)                                                               \
+    template void layer_norm_forward(const LayerNormForward<T>&, int, cudaStream_t); \
     template void layer_norm_backward(const LayerNormBackward<T>&, int, cudaStream_t);
 SLM_FOR_ALL_DTYPES(INSTANTIATE)
 

@@ -6,7 +6,7 @@
 
 namespace slm::cuda {
 
-// out = (x - mean) / sqrt(variance + eps) * weight + bias over rows of `size` elements; of x + residual where there is one.
+// out = (x - mean) / sqrt(variance + eps) * weight + bias over rows of `size` elements of x, or of x + residual.
 template <class T>
 struct LayerNormForward {
     const T* x;         // (rows, size)

@@ -4,11 +4,11 @@
 //     grad_weight = sum over rows of grad_out * n
 //     grad_bias   = sum over rows of grad_out
 //
-// One persistent kernel reads grad_out and x once and writes grad_x: three passes over memory, where separate kernels for
-// the rows and for the columns need five. A group of lanes (row.cuh) takes every count-th row and keeps its columns'
-// sums for grad_weight and grad_bias in registers, in float32. At its end a block adds those of its groups through shared
-// memory, in order, and writes one line of `partials`; `sum_partials` adds the lines, in order. So the result depends on
-// the grid alone, never on timing.
+// One persistent kernel reads grad_out and x once and writes grad_x: three passes over memory, where separate kernels
+// for the rows and for the columns need five. A group of lanes (row.cuh) takes every count-th row and keeps its
+// columns' sums for grad_weight and grad_bias in registers, in float32. At its end a block adds those of its groups
+// through shared memory, in order, and writes one line of `partials`; `sum_partials` adds the lines, in order. So the
+// result depends on the grid alone, never on timing.
 //
 // Ragged, unaligned, wide and double rows are streamed: one kernel for the rows, one for the columns.
 #pragma once
@@ -32,8 +32,7 @@ __device__ __forceinline__ void store_gradient(const LayerNormBackward<T>& p, in
     using A = compute_t<T>;
     const auto weight = Pack<T, N>::load(p.weight + column);
     Pack<T, N> passed{}, out;
-    if (p.grad_residual != nullptr)
-        passed = Pack<T, N>::load(p.grad_residual + row * p.grad_residual_stride + column);
+    if (p.grad_residual != nullptr) passed = Pack<T, N>::load(p.grad_residual + row * p.grad_residual_stride + column);
 #pragma unroll
     for (int e = 0; e < N; ++e) {
         const A normalized = (widen(x.at[e]) - r.mean) * r.rstd, g = widen(grad_out.at[e]) * widen(weight.at[e]);
@@ -174,13 +173,13 @@ bool in_packs(const LayerNormBackward<T>& p) {
 template <class T>
 bool layer_norm_backward_fused(const LayerNormBackward<T>& p, int most_blocks, cudaStream_t stream, int& lines) {
     return in_packs(p) && with_row_layout<T>(p.size, [&](auto lanes, auto count) {
-        constexpr int Lanes = decltype(lanes)::value;
-        const dim3 grid = row_grid(p.rows, Lanes, most_blocks);
-        const std::size_t shared = kRowThreads / Lanes * 2 * p.size * sizeof(compute_t<T>);
-        launch(layer_norm_backward_in_registers<T, Lanes, decltype(count)::value>, grid, dim3(kRowThreads), shared,
-               stream, p);
-        lines = static_cast<int>(grid.x);
-    });
+               constexpr int Lanes = decltype(lanes)::value;
+               const dim3 grid = row_grid(p.rows, Lanes, most_blocks);
+               const std::size_t shared = kRowThreads / Lanes * 2 * p.size * sizeof(compute_t<T>);
+               launch(layer_norm_backward_in_registers<T, Lanes, decltype(count)::value>, grid, dim3(kRowThreads),
+                      shared, stream, p);
+               lines = static_cast<int>(grid.x);
+           });
 }
 
 // The same in two passes, for any size; returns the lines of partials.
@@ -189,7 +188,8 @@ int layer_norm_backward_streamed(const LayerNormBackward<T>& p, int most_blocks,
     constexpr int kDepth = 8;  // rows that a block of the column kernel reads at once
     const auto rows = in_packs(p) ? layer_norm_backward_rows<T, kPackSize<T>> : layer_norm_backward_rows<T, 1>;
     launch(rows, row_grid(p.rows, 32, 4 * most_blocks), dim3(kRowThreads), 0, stream, p);
-    const dim3 grid(ceil_div(p.size, kColumns), std::min<int64_t>(ceil_div(p.rows, 8 * kDepth), std::min(most_blocks, 256)));
+    const dim3 grid(ceil_div(p.size, kColumns),
+                    std::min<int64_t>(ceil_div(p.rows, 8 * kDepth), std::min(most_blocks, 256)));
     launch(layer_norm_backward_columns<T>, grid, dim3(kColumns, kDepth), 2 * kDepth * kColumns * sizeof(compute_t<T>),
            stream, p);
     return static_cast<int>(grid.y);

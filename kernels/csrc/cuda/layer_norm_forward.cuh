@@ -3,11 +3,11 @@
 // Bound by memory: each element is read once and written once (with a residual: read twice, written twice), some ten
 // operations in between. So a row is read by one warp, or by half a warp where it is narrow, in packs of 16 bytes, and
 // stays in registers while mean, then variance, then the result are formed: the variance from the differences to the
-// mean, which E[x^2] - E[x]^2 would cancel away. The reductions are shuffles; no shared memory, no barrier. The grid is as
-// large as the GPU and walks over the rows.
+// mean, which E[x^2] - E[x]^2 would cancel away. The reductions are shuffles; no shared memory, no barrier. The grid is
+// as large as the GPU and walks over the rows.
 //
-// Rows that are ragged, unaligned, wider than the registers or of doubles take `layer_norm_streamed`, which reads the row
-// once per step, from the L1 cache after the first time.
+// Rows that are ragged, unaligned, wider than the registers or of doubles take `layer_norm_streamed`, which reads the
+// row once per step, from the L1 cache after the first time.
 #pragma once
 
 #include "layer_norm.cuh"
@@ -28,8 +28,8 @@ __device__ __forceinline__ Pack<T, N> load_summed(const LayerNormForward<T>& p, 
 }
 
 template <int N, class T>
-__device__ __forceinline__ void store_normalized(const LayerNormForward<T>& p, int64_t row, int column, compute_t<T> mean,
-                                                 compute_t<T> rstd, const Pack<T, N>& values) {
+__device__ __forceinline__ void store_normalized(const LayerNormForward<T>& p, int64_t row, int column,
+                                                 compute_t<T> mean, compute_t<T> rstd, const Pack<T, N>& values) {
     using A = compute_t<T>;
     const auto weight = Pack<T, N>::load(p.weight + column);
     Pack<T, N> bias{}, out;

@@ -17,7 +17,9 @@ template <int Lanes>
 struct RowGroup {
     __device__ __forceinline__ int lane() const { return threadIdx.x % Lanes; }
     __device__ __forceinline__ int in_block() const { return threadIdx.x / Lanes; }
-    __device__ __forceinline__ int64_t first() const { return int64_t{blockIdx.x} * (kRowThreads / Lanes) + in_block(); }
+    __device__ __forceinline__ int64_t first() const {
+        return int64_t{blockIdx.x} * (kRowThreads / Lanes) + in_block();
+    }
     __device__ __forceinline__ int64_t count() const { return int64_t{gridDim.x} * (kRowThreads / Lanes); }
 
     // The halves of a warp may work on different numbers of rows, so each names its own lanes.

@@ -6,7 +6,8 @@
 
 namespace slm::cuda {
 
-// Scores of queries query … query + 15 and keys key … key + 15, with the queries as rows, or as columns where Transposed.
+// Scores of queries query … query + 15 and keys key … key + 15, with the queries as rows, or as columns where
+// Transposed.
 template <bool Transposed>
 struct ScoreTile {
     int query, key;
@@ -30,7 +31,8 @@ struct ScoreTile {
     }
 
     // The dropout factor of each element.
-    __device__ __forceinline__ void factors(const Dropout<float>& dropout, int batch, int head, Accumulator<16>& factor) const {
+    __device__ __forceinline__ void factors(const Dropout<float>& dropout, int batch, int head,
+                                            Accumulator<16>& factor) const {
         const bool right = key % 32 != 0;  // half of the 32 columns that share a call of Philox
 #pragma unroll
         for (int odd = 0; odd < 2; ++odd) {
@@ -47,11 +49,11 @@ struct ScoreTile {
         }
     }
 
-    // Turns the scores into P f, and grad = grad_out v^T into dS / scale (attention_simple.cuh). lse and delta: of the tile's
-    // 16 queries.
-    __device__ __forceinline__ void differentiate(const AttentionShape& s, const Dropout<float>& dropout, int batch, int head,
-                                                  const float* lse, const float* delta, Accumulator<16>& score,
-                                                  Accumulator<16>& grad) const {
+    // Turns the scores into P f, and grad = grad_out v^T into dS / scale (attention_simple.cuh). lse and delta: of the
+    // tile's 16 queries.
+    __device__ __forceinline__ void differentiate(const AttentionShape& s, const Dropout<float>& dropout, int batch,
+                                                  int head, const float* lse, const float* delta,
+                                                  Accumulator<16>& score, Accumulator<16>& grad) const {
         const float scale = static_cast<float>(s.scale);
         const bool edge = any_hidden(s);
         Accumulator<16> factor;
@@ -78,7 +80,8 @@ __device__ __forceinline__ void drop(const AttentionShape& s, uint64_t seed, int
     using At = ScoreTile<false>;
 #pragma unroll
     for (int odd = 0; odd < 2; ++odd) {
-        const PhiloxWords words = philox(dropout_counter(batch, head, query + At::row(0), key + At::column(0, odd)), seed);
+        const PhiloxWords words =
+            philox(dropout_counter(batch, head, query + At::row(0), key + At::column(0, odd)), seed);
 #pragma unroll
         for (int n = 0; n < 2; ++n)
 #pragma unroll
@@ -89,8 +92,8 @@ __device__ __forceinline__ void drop(const AttentionShape& s, uint64_t seed, int
     }
 }
 
-// lse and delta = rowsum(grad_out * out) of queries first … first + rows - 1, zeros from `length` on, to shared memory; four
-// lanes take a row.
+// lse and delta = rowsum(grad_out * out) of queries first … first + rows - 1, zeros from `length` on, to shared memory;
+// four lanes take a row.
 template <int Threads, class T>
 __device__ __forceinline__ void load_statistics(const AttentionBackward<T>& p, int batch, int head, int first, int rows,
                                                 float* lse, float* delta) {
