@@ -44,11 +44,11 @@ struct LayerNormBackward {
     int size;
 };
 
-inline constexpr int kBackwardBlocksPerMultiprocessor = 4;
+inline constexpr int kMostBackwardBlocks = 4;  // on a multiprocessor
 
 // The lines of `partials` that a launch may use.
 inline int64_t layer_norm_partials(int multiprocessors) {
-    return int64_t{multiprocessors} * kBackwardBlocksPerMultiprocessor;
+    return int64_t{multiprocessors} * kMostBackwardBlocks;
 }
 
 // Enqueues it. multiprocessors: of the GPU.

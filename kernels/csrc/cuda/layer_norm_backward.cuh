@@ -55,9 +55,15 @@ __device__ __forceinline__ void add_to_sums(const LayerNormBackward<T>& p, int c
     }
 }
 
+// Blocks of a multiprocessor that are resident together: four have 128 registers a thread, too few for 32 elements of a
+// lane with their two sums.
+template <class T, int Packs>
+inline constexpr int kBackwardBlocks = Packs * kPackSize<T> <= 24 ? kMostBackwardBlocks : 2;
+
 // Shared memory: (groups of the block, 2, size) of A. Registers: 24 per pack of 16-bit elements, and about 40.
 template <class T, int Lanes, int Packs>
-__global__ void __launch_bounds__(kRowThreads) layer_norm_backward_in_registers(const LayerNormBackward<T> p) {
+__global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<T, Packs>)
+    layer_norm_backward_in_registers(const LayerNormBackward<T> p) {
     constexpr int N = kPackSize<T>;
     using A = compute_t<T>;
     using Row = RowOf<Lanes, N, Packs>;
@@ -171,25 +177,24 @@ bool in_packs(const LayerNormBackward<T>& p) {
 
 // grad_x and one line of partials per block, in one pass; false where the row does not fit into registers.
 template <class T>
-bool layer_norm_backward_fused(const LayerNormBackward<T>& p, int most_blocks, cudaStream_t stream, int& lines) {
+bool layer_norm_backward_fused(const LayerNormBackward<T>& p, int multiprocessors, cudaStream_t stream, int& lines) {
     return in_packs(p) && with_row_layout<T>(p.size, [&](auto lanes, auto count) {
-               constexpr int Lanes = decltype(lanes)::value;
-               const dim3 grid = row_grid(p.rows, Lanes, most_blocks);
+               constexpr int Lanes = decltype(lanes)::value, Packs = decltype(count)::value;
+               const dim3 grid = row_grid(p.rows, Lanes, multiprocessors * kBackwardBlocks<T, Packs>);
                const std::size_t shared = kRowThreads / Lanes * 2 * p.size * sizeof(compute_t<T>);
-               launch(layer_norm_backward_in_registers<T, Lanes, decltype(count)::value>, grid, dim3(kRowThreads),
-                      shared, stream, p);
+               launch(layer_norm_backward_in_registers<T, Lanes, Packs>, grid, dim3(kRowThreads), shared, stream, p);
                lines = static_cast<int>(grid.x);
            });
 }
 
 // The same in two passes, for any size; returns the lines of partials.
 template <class T>
-int layer_norm_backward_streamed(const LayerNormBackward<T>& p, int most_blocks, cudaStream_t stream) {
+int layer_norm_backward_streamed(const LayerNormBackward<T>& p, int multiprocessors, cudaStream_t stream) {
     constexpr int kDepth = 8;  // rows that a block of the column kernel reads at once
     const auto rows = in_packs(p) ? layer_norm_backward_rows<T, kPackSize<T>> : layer_norm_backward_rows<T, 1>;
-    launch(rows, row_grid(p.rows, 32, 4 * most_blocks), dim3(kRowThreads), 0, stream, p);
-    const dim3 grid(ceil_div(p.size, kColumns),
-                    std::min<int64_t>(ceil_div(p.rows, 8 * kDepth), std::min(most_blocks, 256)));
+    launch(rows, row_grid(p.rows, 32, 16 * multiprocessors), dim3(kRowThreads), 0, stream, p);
+    const int64_t lines = std::min<int64_t>(layer_norm_partials(multiprocessors), 256);
+    const dim3 grid(ceil_div(p.size, kColumns), std::min(ceil_div(p.rows, 8 * kDepth), lines));
     launch(layer_norm_backward_columns<T>, grid, dim3(kColumns, kDepth), 2 * kDepth * kColumns * sizeof(compute_t<T>),
            stream, p);
     return static_cast<int>(grid.y);
@@ -197,10 +202,9 @@ int layer_norm_backward_streamed(const LayerNormBackward<T>& p, int most_blocks,
 
 template <class T>
 void layer_norm_backward(const LayerNormBackward<T>& p, int multiprocessors, cudaStream_t stream) {
-    const int most_blocks = static_cast<int>(layer_norm_partials(multiprocessors));
     int lines = 0;
-    if (p.rows > 0 && !layer_norm_backward_fused(p, most_blocks, stream, lines))
-        lines = layer_norm_backward_streamed(p, most_blocks, stream);
+    if (p.rows > 0 && !layer_norm_backward_fused(p, multiprocessors, stream, lines))
+        lines = layer_norm_backward_streamed(p, multiprocessors, stream);
     launch(sum_partials<T>, dim3(ceil_div(2 * p.size, kColumns)), dim3(kColumns, 32), 0, stream, p, lines);
 }
 
