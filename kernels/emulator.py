@@ -107,10 +107,12 @@ class Library:
 
     def counts(self) -> list[AccessCount]:
         """Bank conflicts and sectors of each source line since the last call."""
-        rows = [line.split("\t") for line in self._library.emulator_counts().decode().splitlines()]
-        return [
-            AccessCount(place, space, access, *map(int, numbers)) for place, space, access, *numbers in rows
-        ]
+        totals: dict[tuple[str, str, str, int], list[int]] = {}
+        for line in self._library.emulator_counts().decode().splitlines():
+            place, space, access, size, *numbers = line.split("\t")
+            sums = totals.setdefault((place, space, access, int(size)), [0, 0, 0])
+            sums[:] = [total + int(number) for total, number in zip(sums, numbers, strict=True)]
+        return [AccessCount(*key, *sums) for key, sums in totals.items()]
 
     def events(self) -> list[Event]:
         """What the threads of the traced block did since the last call, in the order of the emulator."""

@@ -57,6 +57,11 @@ HOOKS(4)
 HOOKS(8)
 HOOKS(16)
 
+// The guard of a static variable inside a function.
+unsigned char __tsan_atomic8_load(const volatile unsigned char* address, int) {
+    return __atomic_load_n(address, __ATOMIC_ACQUIRE);
+}
+
 void* __tsan_memcpy(void* to, const void* from, std::size_t bytes) {  // clang
     void* address = const_cast<void*>(from);
     CHECK(read, bytes);

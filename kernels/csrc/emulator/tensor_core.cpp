@@ -148,7 +148,7 @@ void load_matrix(int count, bool transposed, std::uint32_t* registers, const voi
     }
     LoadPart part{static_cast<const char*>(row), registers, site};
     current_block->meet_warp(0xFFFFFFFFu, &part, kPerform[transposed][size], name, site, true);
-    if (Tracer* tracer = current_block->tracer()) tracer->exchange(name, site, {}, {registers, registers + count});
+    if (Tracer* tracer = current_block->tracer()) tracer->exchange(name, site, {}, {registers, registers + count}, row);
 }
 
 void copy_async(void* shared, const void* global, int bytes, int source_bytes, Site site) {

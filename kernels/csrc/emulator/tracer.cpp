@@ -55,9 +55,10 @@ void Tracer::access(const void* address, std::size_t bytes, Access access, Place
 }
 
 void Tracer::exchange(const char* operation, Place place, std::vector<std::uint32_t> given,
-                      std::vector<std::uint32_t> got) {
+                      std::vector<std::uint32_t> got, const void* address) {
     settle();
-    events_.push_back({current_thread->linear, place, operation, "", hexadecimal(given.data(), given.size() * 4),
+    const std::string memory = address ? name(address) : "";
+    events_.push_back({current_thread->linear, place, operation, memory, hexadecimal(given.data(), given.size() * 4),
                        hexadecimal(got.data(), got.size() * 4)});
 }
 

@@ -16,8 +16,9 @@ class Tracer {
 
     // A load or store of the running thread; a store's value is read once it has happened.
     void access(const void* address, std::size_t bytes, Access access, Place place);
-    // A warp operation of the running thread: what the lane gave and what it got.
-    void exchange(const char* operation, Place place, std::vector<std::uint32_t> given, std::vector<std::uint32_t> got);
+    // A warp operation of the running thread: what the lane gave and what it got, and the address it named, if any.
+    void exchange(const char* operation, Place place, std::vector<std::uint32_t> given, std::vector<std::uint32_t> got,
+                  const void* address = nullptr);
     // The running thread is about to be left, or does something else: its last store has happened.
     void settle();
 
