@@ -35,6 +35,7 @@ def compile_flags(cuda: bool) -> list[str]:
     return [
         "-O3",
         *toolchain.native_flags(toolchain.compiler()),
+        *toolchain.openmp_flags(toolchain.compiler()),
         *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # what gcc says of its own AVX-512 headers,
         "-Wno-unknown-pragmas",  # and of torch's
         f"-DSLM_SOURCE_HASH={toolchain.source_hash()}",
