@@ -63,13 +63,13 @@ class Pool:
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
-        """RuntimeError where a process dies; the next job begins with new ones."""
+        """ChildProcessError where a process dies; the next job begins with new ones."""
         try:
             yield
         except BrokenProcessPool as error:
             self._executor = None
-            raise RuntimeError(
-                "a worker process ended at once, most often for want of memory: try num_workers=1"
+            raise ChildProcessError(
+                "a worker process died, most often for want of memory: try fewer workers"
             ) from error
 
     def map(self, jobs: Iterable[Any]) -> Iterator[Any]:
