@@ -10,6 +10,7 @@ What it does with a model is in training/text.py, scoring.py, probabilities.py a
 
 import dataclasses
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,8 +52,8 @@ class SampleConfig:
     """Text before which a sample ends; may be given several times."""
     ignore_eot: bool = False
     """Go on after <|endoftext|>."""
-    seed: int = 1234
-    """The same seed tells the same stories; sample i of a prompt has seed + i."""
+    seed: int | None = None
+    """The same seed tells the same stories, sample i of a prompt from seed + i; without one they are new each time."""
     beams: int | None = None
     """Look for the likeliest continuations by beam search instead of drawing one."""
     interactive: bool = False
@@ -79,7 +80,7 @@ class SampleConfig:
         ]
         if len(modes) > 1:
             raise ValueError(f"--{' and --'.join(modes).replace('_', '-')} exclude each other: choose one")
-        if not 0 <= self.seed < 1 << 62:
+        if self.seed is not None and not 0 <= self.seed < 1 << 62:
             raise ValueError(f"seed is {self.seed}: it must be 0 or more, and below 2^62")
 
     def rules(self) -> "Rules":
@@ -102,6 +103,8 @@ class SampleConfig:
 def main(argv: Sequence[str] | None = None) -> None:
     """Does with the model of a run what `argv` says."""
     config = cli.parse(SampleConfig, argv, prog="sample.py")
+    if config.seed is None:
+        config = dataclasses.replace(config, seed=random.randrange(1 << 32))
     rules, prompts = config.rules(), config.prompts()
     if "" in config.stop:
         raise ValueError("a stop string is empty: give it at least one character, or leave it out")

@@ -22,6 +22,7 @@ BLOCK = 1 << 17  # characters that are encoded at once: few enough to stay in th
 WORTH_ARRAYS = 1 << 10  # characters from which the table of pieces is faster than a dictionary
 CACHED_PIECES = 1 << 16  # pieces in one generation of the cache; there are two
 LONGEST_CACHED = 128  # characters
+WORTH_A_WORKER = 64_000_000  # characters: one process encodes them before another has warmed up
 AllowedSpecial = Collection[str]  # "all", or the special tokens that are to be recognised
 
 
@@ -122,7 +123,7 @@ class Tokenizer:
         """`encode_to_numpy` of each text, in order; the texts are drawn as they are needed."""
         special_tokens = self._allowed(allowed_special)
         size = sum(map(len, texts)) if isinstance(texts, Sequence) else None
-        workers = sensible_workers(num_workers, size)
+        workers = sensible_workers(num_workers, size, WORTH_A_WORKER)
         jobs = _batches(texts, 1 << 20)
         for batch in ordered_map(_encode_batch, (self, special_tokens), jobs, workers):
             for packed in batch:

@@ -15,7 +15,7 @@ MAX_WORKERS = 16
 WORTH_A_WORKER = 4_000_000  # characters: below this, starting a process takes longer than it saves
 
 
-def sensible_workers(num_workers: int | None, size: int | None) -> int:
+def sensible_workers(num_workers: int | None, size: int | None, worth: int = WORTH_A_WORKER) -> int:
     """How many processes to use for `size` characters (None: unknown, taken as large); 1 means this process
     only.
 
@@ -27,8 +27,8 @@ def sensible_workers(num_workers: int | None, size: int | None) -> int:
         return 1
     if num_workers is not None:
         return num_workers
-    worth = MAX_WORKERS if size is None else size // WORTH_A_WORKER
-    return max(1, min(worth, MAX_WORKERS, _available_cores()))
+    most = MAX_WORKERS if size is None else size // worth
+    return max(1, min(most, MAX_WORKERS, _available_cores()))
 
 
 def _available_cores() -> int:

@@ -10,7 +10,7 @@ from bpe import Tokenizer
 
 
 def tell(run, capsys, *flags: str) -> str:
-    sample.main(["--run", str(run), "--max-new-tokens", "40", *flags])
+    sample.main(["--run", str(run), "--max-new-tokens", "40", "--seed", "1234", *flags])
     return capsys.readouterr().out
 
 
@@ -24,6 +24,14 @@ def test_the_seed_decides(babble, capsys):
     first = tell(babble, capsys, "--seed", "5", "--temperature", "1.5")
     assert first == tell(babble, capsys, "--seed", "5", "--temperature", "1.5")
     assert first != tell(babble, capsys, "--seed", "6", "--temperature", "1.5")
+
+
+def test_without_a_seed_the_stories_are_new_each_time(babble, capsys):
+    told = []
+    for _ in range(2):
+        sample.main(["--run", str(babble), "--max-new-tokens", "40", "--temperature", "1.5"])
+        told.append(capsys.readouterr().out)
+    assert told[0] != told[1]
 
 
 def test_temperature_zero_is_greedy_and_so_is_top_one(babble, capsys):

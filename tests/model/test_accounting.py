@@ -83,14 +83,14 @@ def test_the_largest_batch_fits_and_one_more_does_not():
 def test_count_prints_every_table(capsys):
     main(["count", "quickstart", "--batch-size", "4", "--attention", "torch"])
     text = capsys.readouterr().out
-    for word in ("token embedding", "957,184", "MFLOP", "optimizer", "80 GB", "up to batch"):
+    for word in ("token embedding", "1,080,064", "MFLOP", "optimizer", "80 GB", "up to batch"):
         assert word in text
 
 
 def test_count_reads_a_saved_config(tiny, tmp_path, capsys):
     GPT(GPTConfig.preset("quickstart", n_layer=1)).save_pretrained(tmp_path)
     main(["count", str(tmp_path)])
-    assert "362,368" in capsys.readouterr().out
+    assert "485,248" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
