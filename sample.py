@@ -13,7 +13,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -66,6 +66,8 @@ class SampleConfig:
     """Write the samples here as JSON lines instead of printing them; they are drawn in batches."""
     batch_size: int = 16
     """Samples at a time with --out."""
+    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Of the matrices: fewer bits are read faster; int8 is for the CPU and few samples at a time."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
 
@@ -110,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("a stop string is empty: give it at least one character, or leave it out")
     from training.text import TextModel
 
-    text_model = TextModel.load(config.run, config.device)
+    text_model = TextModel.load(config.run, config.device, config.precision)
     if config.score:
         score(config, text_model)
     elif config.interactive:

@@ -15,13 +15,15 @@ from model.gpt import GPT
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a step's tokens go: rows (B,), positions (B, T), longest context L, mask (B, 1, T, L).
+    """Where the tokens (B, T) of a step go.
 
-    The mask is None where every query may see all L keys.
+    Into `rows` (B,) at `positions` (B, T) each, or, where that is all rows at the same positions (rows is None),
+    from `start` on. Queries see keys 0 … length - 1 as the mask (B, 1, T, L) says; None: all of them.
     """
 
-    rows: Tensor
+    rows: Tensor | None
     positions: Tensor
+    start: int
     length: int
     mask: Tensor | None
 
@@ -36,36 +38,55 @@ class LayerCache:
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Stores k, v (B, T, KV, D); returns all keys and values (B, KV, L, D) and who sees whom."""
-        rows, length = self.place.rows, self.place.length
-        at = rows[:, None], slice(None), self.place.positions  # selects (B, T, KV, D)
-        self.keys[at], self.values[at] = k.to(self.keys.dtype), v.to(self.values.dtype)
-        stored = [t if len(rows) == len(t) else t[rows] for t in (self.keys, self.values)]
-        keys, values = (t[:, :, :length] for t in stored)  # (B, KV, L, D)
+        keys, values = self._store(self.keys, k), self._store(self.values, v)
         return keys, values, self.place.mask
+
+    def _store(self, stored: Tensor, new: Tensor) -> Tensor:
+        """Puts new (B, T, KV, D) into stored (rows, KV, length, D); returns what the queries see."""
+        place = self.place
+        if place.rows is None:
+            stored.narrow(2, place.start, new.shape[1]).copy_(
+                new.transpose(1, 2)
+            )  # (B, T, KV, D) -> (B, KV, T, D)
+        else:
+            stored[place.rows[:, None], :, place.positions] = new.to(stored.dtype)  # selects (B, T, KV, D)
+            if len(place.rows) < len(stored):
+                stored = stored[place.rows]  # (B, KV, length, D)
+        return stored.narrow(2, 0, place.length)
 
 
 class KVCache:
     """The caches of all layers, for a batch whose rows stand at positions of their own."""
 
     def __init__(self, gpt: GPT, rows: int, length: int):
-        self.gpt, self.device = gpt, gpt.wte.weight.device
+        self.gpt, self.device, self.rows = gpt, gpt.wte.weight.device, rows
         self.layers = [LayerCache(gpt.config, rows, length, gpt.wte.weight) for _ in gpt.h]
 
     def read(self, contexts: Sequence[Sequence[int]], starts: Sequence[int], rows: Sequence[int]) -> Tensor:
         """Logits (B, V) after each context, whose tokens stand at start, start + 1, … in `rows`."""
         widest = max(map(len, contexts))
         # Padding stands behind a row's own tokens, and none of them looks there.
-        padded = [list(ids) + [0] * (widest - len(ids)) for ids in contexts]
-        idx, first, into = (torch.tensor(t, device=self.device) for t in (padded, list(starts), list(rows)))
-        positions = first[:, None] + torch.arange(widest, device=self.device)  # (B, T)
-        in_step = widest == 1 and len(set(starts)) == 1 and self.gpt.config.window is None
-        length = max(starts) + widest
-        place = _Place(into, positions, length, None if in_step else self._mask(positions, length))
+        padded = [[*ids, *[0] * (widest - len(ids))] for ids in contexts]
+        place = self._place(starts, widest, rows)
         for layer in self.layers:
             layer.place = place
-        hidden = self.gpt.hidden(idx, positions, self.layers)  # (B, T, C)
-        last = torch.tensor([len(ids) - 1 for ids in contexts], device=self.device)
-        return self.gpt.lm_head(hidden[torch.arange(len(idx), device=self.device), last])
+        idx = torch.tensor(padded, device=self.device)  # (B, T)
+        hidden = self.gpt.hidden(idx, place.positions, self.layers)  # (B, T, C)
+        return self.gpt.lm_head(_last(hidden, [len(ids) - 1 for ids in contexts]))
+
+    def _place(self, starts: Sequence[int], count: int, rows: Sequence[int]) -> _Place:
+        """The place of `count` tokens from each start on, one start for each of `rows`."""
+        together = len(set(starts)) == 1 and list(rows) == list(range(self.rows))
+        length = max(starts) + count
+        if together:  # positions (1, T) do for all rows
+            positions = torch.arange(starts[0], length, device=self.device)[None]
+        else:
+            first = torch.tensor(list(starts), device=self.device)
+            positions = first[:, None] + torch.arange(count, device=self.device)  # (B, T)
+        sees_all = together and count == 1 and self.gpt.config.window is None
+        mask = None if sees_all else self._mask(positions, length)
+        into = None if together else torch.tensor(list(rows), device=self.device)
+        return _Place(into, positions, starts[0], length, mask)
 
     def _mask(self, positions: Tensor, length: int) -> Tensor:
         """Which of `length` keys a query at `positions` (B, T) may see: (B, 1, T, L), alike in all heads."""
@@ -76,9 +97,17 @@ class KVCache:
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keeps these rows only, in this order; a row may be named twice."""
-        chosen = torch.tensor(rows, device=self.device)
+        chosen, self.rows = torch.tensor(rows, device=self.device), len(rows)
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[chosen], layer.values[chosen]
+
+
+def _last(hidden: Tensor, places: Sequence[int]) -> Tensor:
+    """hidden (B, T, C) -> (B, C): in each row the vector at its place."""
+    if len(set(places)) == 1:
+        return hidden[:, places[0]]
+    rows = torch.arange(len(places), device=hidden.device)
+    return hidden[rows, torch.tensor(places, device=hidden.device)]
 
 
 def context_start(tokens: int, block_size: int) -> int:

@@ -9,6 +9,7 @@ from bpe import Tokenizer
 from common import files
 from model import GPT
 from model.generate import Generation
+from model.pack import Precision, pack
 from model.rules import Rules
 
 END_OF_TEXT = "<|endoftext|>"
@@ -71,8 +72,11 @@ class TextModel:
     tokenizer: Tokenizer
 
     @classmethod
-    def load(cls, directory: Path, device: str = "auto") -> "TextModel":
-        """The best weights of a run, or the model of a Hugging Face directory, with its tokenizer."""
+    def load(cls, directory: Path, device: str = "auto", precision: Precision = "float32") -> "TextModel":
+        """The best weights of a run, or the model of a Hugging Face directory, with its tokenizer.
+
+        The model is packed for generation: see model.pack.
+        """
         from training.devices import choose_device
 
         best = files.whole_directory(directory / "best")
@@ -93,7 +97,7 @@ class TextModel:
                 f"{directory / 'tokenizer.json'} has {tokenizer.vocab_size} tokens, the model only "
                 f"{model.config.vocab_size}: it is another model's tokenizer"
             )
-        return cls(model.to(choose_device(device)).eval(), tokenizer)
+        return cls(pack(model.to(choose_device(device)), precision), tokenizer)
 
     @property
     def end(self) -> int | None:
