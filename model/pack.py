@@ -6,7 +6,7 @@ A decode step multiplies each weight with one number, so its time is that of rea
     bfloat16   half the bytes: 8 bits of mantissa, also in blocks on the CPU
     int8       a quarter: each row of a weight is 127 steps of its own size; CPU only, for small batches
 
-What a packed model cannot do is train, or be saved: keep the original for that.
+What a packed model cannot do is compute a loss, train or be saved: keep the original for that.
 """
 
 import copy

@@ -72,10 +72,10 @@ class TextModel:
     tokenizer: Tokenizer
 
     @classmethod
-    def load(cls, directory: Path, device: str = "auto", precision: Precision = "float32") -> "TextModel":
+    def load(cls, directory: Path, device: str = "auto", precision: Precision | None = None) -> "TextModel":
         """The best weights of a run, or the model of a Hugging Face directory, with its tokenizer.
 
-        The model is packed for generation: see model.pack.
+        With a `precision` the model is packed for generation: see model.pack.
         """
         from training.devices import choose_device
 
@@ -97,7 +97,8 @@ class TextModel:
                 f"{directory / 'tokenizer.json'} has {tokenizer.vocab_size} tokens, the model only "
                 f"{model.config.vocab_size}: it is another model's tokenizer"
             )
-        return cls(pack(model.to(choose_device(device)), precision), tokenizer)
+        model = model.to(choose_device(device)).eval()
+        return cls(model if precision is None else pack(model, precision), tokenizer)
 
     @property
     def end(self) -> int | None:

@@ -4,11 +4,13 @@ import doctest
 
 import pytest
 
-from training import evaluate, probabilities, scoring, text
+from training import ablation, evaluate, originality, probabilities, scoring, text
 
 
 @pytest.mark.parametrize(
-    "module", [evaluate, probabilities, scoring, text], ids=lambda module: module.__name__
+    "module",
+    [ablation, evaluate, originality, probabilities, scoring, text],
+    ids=lambda module: module.__name__,
 )
 def test_examples_in_the_code_run(module):
     result = doctest.testmod(module)
