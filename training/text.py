@@ -64,6 +64,16 @@ class Telling:
         return next((n for n in sizes if any(stop.startswith(self._held[-n:]) for stop in self._stops)), 0)
 
 
+def load_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer of a directory: tokenizer.json, or GPT-2's vocab.json and merges.txt."""
+    names = ("vocab.json", "merges.txt")
+    if (directory / "tokenizer.json").is_file():
+        return Tokenizer.load(directory / "tokenizer.json")
+    if all((directory / name).is_file() for name in names):
+        return Tokenizer.from_gpt2(*(directory / name for name in names))
+    raise FileNotFoundError(f"{directory} holds no tokenizer.json: copy it from where the model was trained")
+
+
 @dataclasses.dataclass(frozen=True)
 class TextModel:
     """A GPT that reads and writes text."""
@@ -86,15 +96,11 @@ class TextModel:
                 f"{directory} holds no trained model (neither best/ nor config.json): "
                 f"train one with python train.py --run {directory}"
             )
-        if not (directory / "tokenizer.json").is_file():
-            raise FileNotFoundError(
-                f"{directory} holds no tokenizer.json: copy it from where the model was trained"
-            )
         model = GPT.from_pretrained(weights)
-        tokenizer = Tokenizer.load(directory / "tokenizer.json")
+        tokenizer = load_tokenizer(directory)
         if tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(
-                f"{directory / 'tokenizer.json'} has {tokenizer.vocab_size} tokens, the model only "
+                f"the tokenizer in {directory} has {tokenizer.vocab_size} tokens, the model only "
                 f"{model.config.vocab_size}: it is another model's tokenizer"
             )
         model = model.to(choose_device(device)).eval()
