@@ -68,6 +68,8 @@ class SampleConfig:
     """Samples at a time with --out."""
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
     """Of the matrices: fewer bits are read faster; int8 is for the CPU and few samples at a time."""
+    compile: bool = False
+    """Compile the decode step: a CUDA graph on a GPU; takes half a minute to begin with."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
 
@@ -112,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError("a stop string is empty: give it at least one character, or leave it out")
     from training.text import TextModel
 
-    text_model = TextModel.load(config.run, config.device, config.precision)
+    text_model = TextModel.load(config.run, config.device, config.precision, config.compile)
     if config.score:
         score(config, text_model)
     elif config.interactive:

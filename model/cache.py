@@ -3,7 +3,7 @@
 When the context is full, its older half is forgotten and the rest is read again (see `context_start`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -58,26 +58,35 @@ class LayerCache:
 class KVCache:
     """The caches of all layers, for a batch whose rows stand at positions of their own."""
 
-    def __init__(self, gpt: GPT, rows: int, length: int):
-        self.gpt, self.device, self.rows = gpt, gpt.wte.weight.device, rows
+    def __init__(self, gpt: GPT, rows: int, length: int, step: Callable[..., Tensor] | None = None):
+        """`step` is GPT.hidden compiled, and then every step has the same shapes; see `compile_step`."""
+        self.gpt, self.device, self.rows, self.length = gpt, gpt.wte.weight.device, rows, length
         self.layers = [LayerCache(gpt.config, rows, length, gpt.wte.weight) for _ in gpt.h]
+        self.step = step
+        if step is not None:
+            for tensor in (t for layer in self.layers for t in (layer.keys, layer.values)):
+                torch._dynamo.mark_static_address(tensor)  # so that a CUDA graph may write to it
 
     def read(self, contexts: Sequence[Sequence[int]], starts: Sequence[int], rows: Sequence[int]) -> Tensor:
         """Logits (B, V) after each context, whose tokens stand at start, start + 1, … in `rows`."""
         widest = max(map(len, contexts))
         # Padding stands behind a row's own tokens, and none of them looks there.
         padded = [[*ids, *[0] * (widest - len(ids))] for ids in contexts]
-        place = self._place(starts, widest, rows)
+        step = self.step if widest == 1 and len(rows) == self.rows else None
+        place = self._place(starts, widest, rows, whole=step is not None)
         for layer in self.layers:
             layer.place = place
         idx = torch.tensor(padded, device=self.device)  # (B, T)
-        hidden = self.gpt.hidden(idx, place.positions, self.layers)  # (B, T, C)
+        hidden = (step or self.gpt.hidden)(idx, place.positions, self.layers)  # (B, T, C)
         return self.gpt.lm_head(_last(hidden, [len(ids) - 1 for ids in contexts]))
 
-    def _place(self, starts: Sequence[int], count: int, rows: Sequence[int]) -> _Place:
-        """The place of `count` tokens from each start on, one start for each of `rows`."""
-        together = len(set(starts)) == 1 and list(rows) == list(range(self.rows))
-        length = max(starts) + count
+    def _place(self, starts: Sequence[int], count: int, rows: Sequence[int], whole: bool) -> _Place:
+        """The place of `count` tokens from each start on, one start for each of `rows`.
+
+        As a `whole` nothing of it but the values of tensors differs from step to step.
+        """
+        together = len(set(starts)) == 1 and list(rows) == list(range(self.rows)) and not whole
+        length = self.length if whole else max(starts) + count
         if together:  # positions (1, T) do for all rows
             positions = torch.arange(starts[0], length, device=self.device)[None]
         else:
@@ -86,7 +95,7 @@ class KVCache:
         sees_all = together and count == 1 and self.gpt.config.window is None
         mask = None if sees_all else self._mask(positions, length)
         into = None if together else torch.tensor(list(rows), device=self.device)
-        return _Place(into, positions, starts[0], length, mask)
+        return _Place(into, positions, starts[0] if together else 0, length, mask)
 
     def _mask(self, positions: Tensor, length: int) -> Tensor:
         """Which of `length` keys a query at `positions` (B, T) may see: (B, 1, T, L), alike in all heads."""
@@ -100,6 +109,12 @@ class KVCache:
         chosen, self.rows = torch.tensor(rows, device=self.device), len(rows)
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[chosen], layer.values[chosen]
+
+
+def compile_step(gpt: GPT) -> Callable[..., Tensor]:
+    """GPT.hidden compiled for steps of one token; on a GPU it is one CUDA graph, on a CPU it needs a C++ compiler."""
+    mode = "reduce-overhead" if gpt.wte.weight.is_cuda else None
+    return torch.compile(gpt.hidden, mode=mode, dynamic=False)
 
 
 def _last(hidden: Tensor, places: Sequence[int]) -> Tensor:

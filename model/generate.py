@@ -6,7 +6,7 @@
 its reader end a row whenever the reader likes. The cache is in model.cache, beam search in model.beam.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -73,10 +73,12 @@ class Generation:
         rules: Rules | None = None,
         stop: int | Collection[int] = (),
         seed: Seed = None,
+        step: Callable[..., Tensor] | None = None,
     ):
+        """As `generate_batch`; `step` from model.cache.compile_step, for decoding with compiled code."""
         check_prompts(gpt, prompts, max_new_tokens)
         self.gpt, self.rules, self.steps = gpt, rules or Rules(), max_new_tokens
-        self.block_size = gpt.config.block_size
+        self.block_size, self.step = gpt.config.block_size, step
         self.stops = {stop} if isinstance(stop, int) else set(stop or ())
         self.said = [list(prompt) for prompt in prompts]
         self.open = set(range(len(prompts)))
@@ -119,12 +121,13 @@ class Generation:
     def _read_prompts(self) -> Tensor:
         """Logits (B, V) after the prompts."""
         longest = min(self.block_size, max(map(len, self.said)) + self.steps)
-        self.cache = KVCache(self.gpt, len(self.rows), longest)
+        self.cache = KVCache(self.gpt, len(self.rows), longest, self.step)
         return self.cache.read(self.said, [0] * len(self.rows), range(len(self.rows)))
 
     def _read_last(self) -> Tensor:
         """Logits (B, V) after the token said last in each row."""
-        if 8 * len(self.open) <= 7 * len(self.rows):  # an eighth is done: worth the copy
+        an_eighth_is_done = 8 * len(self.open) <= 7 * len(self.rows)
+        if an_eighth_is_done and self.step is None:  # worth the copy, but not worth compiling another shape
             kept = [i for i, row in enumerate(self.rows) if row in self.open]
             self.cache.keep(kept)
             self.rows = [self.rows[i] for i in kept]

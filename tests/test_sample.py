@@ -61,6 +61,7 @@ def test_temperature_zero_is_greedy_and_so_is_top_one(babble, capsys):
         (["--prompt", "once upon a time " * 50], "give a shorter prompt"),
         (["--run", "no/such/run"], "holds no trained model"),
         (["--device", "cuda:77"], "cuda:77"),
+        (["--compile", "--device", "cpu"], "on a CPU only int8 can be compiled"),
     ],
 )
 def test_a_mistake_is_one_line(babble, refused, flags, complaint):

@@ -2,12 +2,15 @@
 
 import codecs
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+from torch import Tensor
 
 from bpe import Tokenizer
 from common import files
 from model import GPT
+from model.cache import compile_step
 from model.generate import Generation
 from model.pack import Precision, pack
 from model.rules import Rules
@@ -80,9 +83,17 @@ class TextModel:
 
     model: GPT
     tokenizer: Tokenizer
+    step: Callable[..., Tensor] | None = None
+    """A compiled decode step; see model.cache.compile_step."""
 
     @classmethod
-    def load(cls, directory: Path, device: str = "auto", precision: Precision | None = None) -> "TextModel":
+    def load(
+        cls,
+        directory: Path,
+        device: str = "auto",
+        precision: Precision | None = None,
+        compile: bool = False,
+    ) -> "TextModel":
         """The best weights of a run, or the model of a Hugging Face directory, with its tokenizer.
 
         With a `precision` the model is packed for generation: see model.pack.
@@ -104,7 +115,13 @@ class TextModel:
                 f"{model.config.vocab_size}: it is another model's tokenizer"
             )
         model = model.to(choose_device(device)).eval()
-        return cls(model if precision is None else pack(model, precision), tokenizer)
+        if compile and model.wte.weight.device.type == "cpu" and precision != "int8":
+            raise ValueError(
+                "on a CPU only int8 can be compiled: add --precision int8, or leave --compile out"
+            )
+        if precision is not None:
+            model = pack(model, precision)
+        return cls(model, tokenizer, compile_step(model) if compile else None)
 
     @property
     def end(self) -> int | None:
@@ -143,7 +160,9 @@ class TextModel:
         if "" in stops:
             raise ValueError("a stop string is empty: give it at least one character, or leave it out")
         end = () if ignore_eot or self.end is None else self.end
-        generation = Generation(self.model, prompts, max_new_tokens, rules=rules, stop=end, seed=seeds)
+        generation = Generation(
+            self.model, prompts, max_new_tokens, rules=rules, stop=end, seed=seeds, step=self.step
+        )
         return Tellings(generation, [Telling(self.tokenizer, stops) for _ in prompts])
 
 
