@@ -108,7 +108,9 @@ class Generation:
     def _choose(self, logits: Tensor, step: int) -> dict[int, int]:
         """Draws an id for each row of the cache from logits (B, V) and closes the rows that are at a stop."""
         marks = None if self.marks is None else self.marks[self.rows]
-        ids = self.rules.choose(logits, self.uniforms[self.rows, step], marks)  # (B,)
+        uniform = self.uniforms[:, step]  # (rows,)
+        uniform = uniform if len(self.rows) == len(uniform) else uniform[self.rows]  # (B,)
+        ids = self.rules.choose(logits, uniform, marks)  # (B,)
         if self.marks is not None:
             self.marks[self.rows, ids] = True
         drawn = dict(zip(self.rows, ids.tolist(), strict=True))

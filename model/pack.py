@@ -60,11 +60,11 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (…, in) of float32, rounded to bfloat16 on the way, -> (…, out) of float32."""
-        rows = x.flatten(0, -2).bfloat16()  # (…, in) -> (n, in)
+        rows = x.reshape(-1, x.shape[-1]).bfloat16()  # (…, in) -> (n, in)
         rows = F.pad(rows, self.padding) if self.padding[1] else rows
-        y = torch._weight_int8pack_mm(rows, self.weight, self.scales).to(x.dtype)  # (n, out)
-        y = y if self.bias is None else y + self.bias
-        return y.unflatten(0, x.shape[:-1])  # (n, out) -> (…, out)
+        y = torch._weight_int8pack_mm(rows, self.weight, self.scales)  # (n, out)
+        y = y.to(x.dtype) if self.bias is None else y + self.bias  # a sum with a float32 bias is float32
+        return y.view(*x.shape[:-1], -1)  # (n, out) -> (…, out)
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
