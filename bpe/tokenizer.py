@@ -6,15 +6,16 @@ its ids, so that common text costs one look-up per piece. Training is in trainer
 
 import array
 import codecs
+import contextlib
 import functools
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from bpe.merging import Merge, Pair, merge
-from bpe.piecetable import PADDING, PieceTable, find_cuts
+from bpe.piecetable import PADDING, PieceTable, find_cuts, spare_special
 from bpe.pretokenize import Pattern, blocks, repair_surrogates, split_special
 from bpe.workers import ordered_map, sensible_workers
 
@@ -65,7 +66,7 @@ class Tokenizer:
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
         self._pretokens = _Cache(self._encode_pretoken)
         self._pieces = _Cache(self._encode_piece)
-        self._table = PieceTable(self.dtype, self._pieces.__getitem__)
+        self._table = PieceTable(self.dtype)
 
     @property
     def vocab_size(self) -> int:
@@ -139,10 +140,14 @@ class Tokenizer:
             raise ValueError(f"{unknown[0]!r} is no special token of this tokenizer, which has {known}")
         return tuple(allowed_special)
 
-    def _encode_block(self, text: str, special_tokens: Sequence[str]) -> bytearray:
+    def _encode_block(self, text: str, special_tokens: Sequence[str]) -> bytes:
         """Packed ids of a block of text."""
+        present = tuple(token for token in special_tokens if token in text)
+        if present and self.pattern.name and len(text) >= WORTH_ARRAYS:
+            with contextlib.suppress(UnicodeEncodeError):
+                return self._encode_long(text, present)
         packed = bytearray()
-        for index, part in enumerate(split_special(text, special_tokens)):
+        for index, part in enumerate(split_special(text, present)):
             if index % 2:
                 packed += self._pack([self.special_tokens[part]])
                 continue
@@ -150,7 +155,7 @@ class Tokenizer:
                 packed += self._encode_ordinary(part)
             except UnicodeEncodeError:
                 packed += self._encode_ordinary(repair_surrogates(part))
-        return packed
+        return bytes(packed)
 
     def _encode_ordinary(self, text: str) -> bytes:
         """Packed ids of a text without special tokens."""
@@ -168,16 +173,41 @@ class Tokenizer:
         tail = self._join(self.pattern.split(" " + last))
         return b"".join((head, *map(self._pieces.__getitem__, rest), tail))
 
-    def _encode_long(self, text: str) -> bytes:
-        """All pieces at once, from the table."""
+    def _encode_long(self, text: str, special_tokens: Sequence[str] = ()) -> bytes:
+        """All pieces at once, from the table; `special_tokens` are those that are there."""
         encoded = text.encode()
         data = np.frombuffer(encoded + PADDING, np.uint8)
-        cuts = find_cuts(data)
+        cuts, encode, special = find_cuts(data), self._pieces.__getitem__, np.array([], np.int64)
+        if special_tokens:
+            cuts, special = spare_special(encoded, cuts, special_tokens)
+            encode = functools.partial(self._encode_special_piece, special_tokens)
         if not cuts.size:
-            return self._join(self.pattern.split(text))
-        head = self._join(self.pattern.split_inner(encoded[: cuts[0]].decode()))
-        tail = self._join(self.pattern.split(encoded[cuts[-1] :].decode()))
-        return head + self._table.encode_pieces(encoded, data, cuts) + tail
+            return self._encode_uncut(text, special_tokens, self.pattern.split)
+        head = encoded[: cuts[0]].decode()
+        tail = encoded[cuts[-1] :].decode()
+        inner = special[(special >= 0) & (special < len(cuts) - 1)]
+        return (
+            self._encode_uncut(head, special_tokens, self.pattern.split_inner)
+            + self._table.encode_pieces(encoded, data, cuts, encode, inner)
+            + self._encode_uncut(tail, special_tokens, self.pattern.split)
+        )
+
+    def _encode_uncut(
+        self, text: str, special_tokens: Sequence[str], split: Callable[[str], list[str]]
+    ) -> bytes:
+        """A text between two cuts. It ends at each special token; `split` is for what follows the last one."""
+        *before, last = split_special(text, special_tokens)
+        parts: list[bytes] = []
+        for ordinary, special in zip(before[::2], before[1::2], strict=True):
+            parts.append(self._join(self.pattern.split(ordinary)))
+            parts.append(self._pack([self.special_tokens[special]]))
+        return b"".join((*parts, self._join(split(last))))
+
+    def _encode_special_piece(self, special_tokens: Sequence[str], piece: str) -> bytes:
+        """As `_encode_piece`, for a piece that may hold special tokens."""
+        if any(token in piece for token in special_tokens):
+            return self._encode_uncut(" " + piece, special_tokens, self.pattern.split_inner)
+        return self._pieces[piece]
 
     def _encode_piece(self, piece: str) -> bytes:
         """A piece from the middle of a text, which has lost its leading space."""

@@ -60,7 +60,10 @@ void for_row_tasks(int64_t rows, int64_t size, const Body& body) {
 template <typename A>
 std::pair<A, A> moments(const A* x, int64_t size, A eps) {
   Vec<A> sum(0), squares(0);
-  for_each_vec<A>(size, [&](int64_t i, auto count) { sum = sum + load(x + i, count); });
+  for_each_vec<A>(size, [&](int64_t i, auto count) {
+    prefetch(x + i);
+    sum = sum + load(x + i, count);
+  });
   A mean = sum_of(sum) / static_cast<A>(size);
   for_each_vec<A>(size, [&](int64_t i, auto count) {
     Vec<A> centred = first_lanes(load(x + i, count) - Vec<A>(mean), count);
@@ -156,6 +159,8 @@ void row_backward(BackwardRow<A> row, const A* weight, A* grad_weight, A* grad_b
   const Vec<A> mean(row.mean), rstd(row.rstd);
   Vec<A> plain(0), projected(0);  // sums of g * weight, and of g * weight * normalized x
   for_each_vec<A>(size, [&](int64_t i, auto count) {
+    prefetch(row.grad + i);
+    prefetch(row.x + i);
     const Vec<A> weighted = load(row.grad + i, count) * load(weight + i, count);
     plain = plain + weighted;
     projected = at::vec::fmadd(weighted, (load(row.x + i, count) - mean) * rstd, projected);
