@@ -102,7 +102,8 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     ordered, order = logits.sort(-1, descending=True)
     probabilities = ordered.softmax(-1)
     before = probabilities.cumsum(-1) - probabilities  # what stands in front of each id
-    return logits.masked_fill((before >= p).gather(-1, order.argsort(-1)), -math.inf)
+    dropped = torch.zeros_like(logits, dtype=torch.bool).scatter_(-1, order, before >= p)
+    return logits.masked_fill(dropped, -math.inf)
 
 
 def keep_min_p(logits: Tensor, p: float) -> Tensor:

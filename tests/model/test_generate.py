@@ -146,3 +146,11 @@ def test_bad_requests_are_named_before_anything_is_said(tiny, ids, options, mess
 def test_nothing_asked_for_is_nothing_said(tiny):
     assert generate_batch(tiny(), [], 5) == []
     assert generate_batch(tiny(), [[1], [2]], 0) == [[], []]
+
+
+def test_a_model_of_nans_is_named(tiny):
+    gpt = tiny()
+    with torch.no_grad():
+        gpt.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="logits are not numbers"):
+        generate_batch(gpt, [[1], [2]], 3)
