@@ -1,4 +1,4 @@
-# make train | sample | test | lint | bench | clean.  Every target makes .venv first where it is missing.
+# make setup | train | sample | test | lint | bench | clean.  Every target makes .venv first where it is missing.
 PYTHON ?= python3
 VENV   := .venv
 RUN_IN := $(VENV)/bin/python
@@ -35,6 +35,11 @@ setup: $(BUILT)
 $(DATA)/meta.json: | $(BUILT)
 	$(RUN_IN) -m data prepare --source '$(SOURCE)' --vocab-size $(VOCAB_SIZE) --out $(DATA)
 
+# A source or size that is asked for is held against what DATA holds, so that no other corpus is trained on.
+ifneq ($(origin SOURCE) $(origin VOCAB_SIZE),file file)
+.PHONY: $(DATA)/meta.json
+endif
+
 train: $(BUILT) $(DATA)/meta.json
 	$(RUN_IN) train.py --preset $(PRESET) --data $(DATA) --run $(RUN) --overwrite $(ARGS)
 
@@ -51,6 +56,7 @@ lint: $(BUILT)
 
 bench: $(BUILT)
 	@for question in benchmarks/*.py; do echo "$$question"; $(RUN_IN) "$$question" || exit 1; done
+	$(RUN_IN) -m kernels bench
 
 clean:
 	rm -rf $(VENV) build *.egg-info kernels/*.so

@@ -1,18 +1,27 @@
-"""Tells stories with a trained model: python sample.py --run DIR [--prompt TEXT] [--temperature T] …"""
+"""Tells stories with a trained model: python sample.py --run DIR [--prompt TEXT] [--temperature T] …
+
+    python sample.py --prompt "One day" --show-probs         each token by its probability
+    python sample.py --score "The cat sat." stories.txt      how likely texts are
+    python sample.py --interactive                           a story told in turns
+    python sample.py --prompt-file prompts.txt --out told.jsonl
+
+What it does with a model is in training/text.py, scoring.py, probabilities.py and interactive.py.
+"""
 
 import dataclasses
-import math
-from collections.abc import Iterator, Sequence
+import json
+import random
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+import tyro
 
 from common import cli, files
 
 if TYPE_CHECKING:
-    from bpe import Tokenizer
-    from model import GPT
-
-END_OF_TEXT = "<|endoftext|>"
+    from model.rules import Rules
+    from training.text import TextModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,84 +29,194 @@ class SampleConfig:
     """Continue a prompt, or tell a story from nothing."""
 
     run: Path = Path("runs/quickstart")
-    """Directory of a training run; its best weights are used."""
+    """Directory of a training run (its best weights are used), or of a model in Hugging Face's layout."""
     prompt: str = ""
     """Text to continue; empty starts a new story."""
+    prompt_file: Path | None = None
+    """A file with a prompt in each line, instead of --prompt."""
     num_samples: int = 3
-    """How many continuations."""
+    """How many continuations of each prompt."""
     max_new_tokens: int = 300
     """Tokens to add at most; a sample also ends at <|endoftext|>."""
     temperature: float = 0.5
     """Divides the logits: 0 always takes the likeliest token, 1 samples as the model believes."""
     top_k: int | None = None
     """Sample among the k likeliest tokens only."""
-    seed: int = 1234
-    """The same seed tells the same stories."""
+    top_p: float | None = None
+    """Sample among the smallest set of likeliest tokens that holds this share of the probability."""
+    min_p: float | None = None
+    """Sample among the tokens at least this many times as likely as the likeliest."""
+    repetition_penalty: float = 1.0
+    """Above 1, what the text holds already becomes less likely."""
+    stop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Text before which a sample ends; may be given several times."""
+    ignore_eot: bool = False
+    """Go on after <|endoftext|>."""
+    seed: int | None = None
+    """The same seed tells the same stories, sample i of a prompt from seed + i; without one they are new each time."""
+    beams: int | None = None
+    """Look for the likeliest continuations by beam search instead of drawing one."""
+    interactive: bool = False
+    """Tell a story in turns: write, continue, undo, change the rules."""
+    show_probs: bool = False
+    """Colour each token by its probability and list the runners-up."""
+    score: tuple[str, ...] = ()
+    """Texts, or files of lines: print how likely each is instead of sampling."""
+    out: Path | None = None
+    """Write the samples here as JSON lines instead of printing them; they are drawn in batches."""
+    batch_size: int = 16
+    """Samples at a time with --out."""
+    precision: Literal["float32", "bfloat16", "int8"] = "float32"
+    """Of the matrices: fewer bits are read faster; int8 is for the CPU and few samples at a time."""
+    compile: bool = False
+    """Compile the decode step: a CUDA graph on a GPU; takes half a minute to begin with."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
 
     def __post_init__(self) -> None:
-        if not (self.temperature >= 0 and math.isfinite(self.temperature)):
-            raise ValueError(f"temperature is {self.temperature}: it must be 0 (greedy) or above")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}: it must be at least 1")
-        for name in ("num_samples", "max_new_tokens"):
+        for name in ("num_samples", "max_new_tokens", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.prompt and self.prompt_file:
+            raise ValueError("both --prompt and --prompt-file are given: choose one")
+        modes = [
+            name for name in ("beams", "interactive", "show_probs", "score", "out") if getattr(self, name)
+        ]
+        if len(modes) > 1:
+            raise ValueError(f"--{' and --'.join(modes).replace('_', '-')} exclude each other: choose one")
+        if self.seed is not None and not 0 <= self.seed < 1 << 62:
+            raise ValueError(f"seed is {self.seed}: it must be 0 or more, and below 2^62")
 
+    def rules(self) -> "Rules":
+        """The fields that say how the next token is drawn."""
+        from model.rules import Rules
 
-def load_run(run: Path, device: str) -> tuple["GPT", "Tokenizer"]:
-    """The best weights of a run and its tokenizer."""
-    from bpe import Tokenizer
-    from model import GPT
-    from training.devices import choose_device
+        return Rules(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Rules)})
 
-    best = files.whole_directory(run / "best")
-    if not best.is_dir():
-        raise FileNotFoundError(
-            f"{run} holds no trained model (no {run / 'best'}): train one with python train.py --run {run}"
-        )
-    return GPT.from_pretrained(best).to(choose_device(device)).eval(), Tokenizer.load(run / "tokenizer.json")
-
-
-def prompt_ids(config: SampleConfig, model: "GPT", tokenizer: "Tokenizer") -> list[int]:
-    """The prompt's tokens behind `<|endoftext|>`, where every document of the training data starts."""
-    ids = [tokenizer.special_tokens[END_OF_TEXT], *tokenizer.encode(config.prompt)]
-    if len(ids) >= model.config.block_size:
-        raise ValueError(
-            f"the prompt has {len(ids)} tokens, the model's context {model.config.block_size}: give a shorter prompt"
-        )
-    return ids
-
-
-def samples(config: SampleConfig) -> Iterator[Iterator[str]]:
-    """Each sample as pieces of text, as they come."""
-    from model import generate
-
-    model, tokenizer = load_run(config.run, config.device)
-    ids = prompt_ids(config, model, tokenizer)
-    for number in range(config.num_samples):
-        new = generate.stream(
-            model,
-            ids,
-            config.max_new_tokens,
-            temperature=config.temperature,
-            top_k=config.top_k,
-            stop=ids[0],
-            seed=config.seed + number,
-        )
-        yield tokenizer.decode_stream(new)
+    def prompts(self) -> list[str]:
+        """The prompt, or the lines of the file."""
+        if self.prompt_file is None:
+            return [self.prompt]
+        prompts = self.prompt_file.read_text(encoding="utf-8").splitlines()
+        if not prompts:
+            raise ValueError(f"{self.prompt_file} is empty: write a prompt in each line")
+        return prompts
 
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Samples as `argv` says, printing text as it comes."""
+    """Does with the model of a run what `argv` says."""
     config = cli.parse(SampleConfig, argv, prog="sample.py")
-    for number, pieces in enumerate(samples(config), 1):
-        print(f"--- sample {number} ---\n{config.prompt}", end="", flush=True)
-        for piece in pieces:
-            print(piece, end="", flush=True)
+    if config.seed is None:
+        config = dataclasses.replace(config, seed=random.randrange(1 << 32))
+    rules, prompts = config.rules(), config.prompts()
+    if "" in config.stop:
+        raise ValueError("a stop string is empty: give it at least one character, or leave it out")
+    from training.text import TextModel
+
+    text_model = TextModel.load(config.run, config.device, config.precision, config.compile)
+    if config.score:
+        score(config, text_model)
+    elif config.interactive:
+        interact(config, text_model, rules)
+    elif config.out:
+        write(config, text_model, rules, prompts)
+    else:
+        for prompt in prompts:
+            ids = text_model.encode_prompt(prompt)
+            if config.beams is None:
+                tell(config, text_model, rules, prompt, ids)
+            else:
+                search(config, text_model, prompt, ids)
+
+
+def tell(config: SampleConfig, text_model: "TextModel", rules: "Rules", prompt: str, ids: list[int]) -> None:
+    """Prints the samples of one prompt, each as it comes."""
+    for number in range(config.num_samples):
+        tellings = text_model.tell(
+            [ids],
+            config.max_new_tokens,
+            rules,
+            seeds=[config.seed + number],
+            stops=config.stop,
+            ignore_eot=config.ignore_eot,
+        )
+        print(f"--- sample {number + 1} ---")
+        if config.show_probs:
+            show_probabilities(text_model, [*ids, *tellings.finish()[0].ids])
+            continue
+        print(prompt, end="", flush=True)
+        for said in tellings:
+            print(said.get(0, ""), end="", flush=True)
         print("\n")
+
+
+def show_probabilities(text_model: "TextModel", ids: list[int]) -> None:
+    """Prints the text of `ids` in colours and a table of its tokens."""
+    from rich.console import Console
+
+    from training.probabilities import look, render
+
+    Console().print(render(look(text_model, ids)))
+
+
+def search(config: SampleConfig, text_model: "TextModel", prompt: str, ids: list[int]) -> None:
+    """Prints the best continuations that beam search finds."""
+    from model.beam import beam_search
+
+    room = text_model.model.config.block_size - len(ids)
+    stop = () if config.ignore_eot or text_model.end is None else text_model.end
+    found = beam_search(
+        text_model.model, ids, min(room, config.max_new_tokens), beams=config.beams, stop=stop
+    )
+    for number, beam in enumerate(found[: config.num_samples], 1):
+        print(f"--- beam {number}, log P {beam.log_probability:.2f} ---")
+        print(f"{prompt}{text_model.tokenizer.decode(beam.ids)}\n")
+
+
+def score(config: SampleConfig, text_model: "TextModel") -> None:
+    """Prints log P, perplexity and bits per byte of each text."""
+    from rich.console import Console
+
+    from training import scoring
+
+    texts = scoring.texts_of(config.score)
+    Console().print(scoring.table(scoring.score_texts(text_model, texts)))
+
+
+def interact(config: SampleConfig, text_model: "TextModel", rules: "Rules") -> None:
+    """Tells a story in turns; a --prompt is its first one."""
+    from training import interactive
+
+    dialogue = interactive.Dialogue(text_model, rules, config.max_new_tokens, config.seed, config.stop)
+    if config.prompt:
+        interactive.answer(dialogue, config.prompt)
+    interactive.run(dialogue)
+
+
+def write(config: SampleConfig, text_model: "TextModel", rules: "Rules", prompts: list[str]) -> None:
+    """Draws all samples of all prompts in batches and writes one JSON object for each."""
+    jobs = [
+        (prompt, text_model.encode_prompt(prompt), config.seed + number)
+        for prompt in prompts
+        for number in range(config.num_samples)
+    ]
+    with files.atomic(config.out, "w") as file:
+        for first in range(0, len(jobs), config.batch_size):
+            batch = jobs[first : first + config.batch_size]
+            tellings = text_model.tell(
+                [ids for _, ids, _ in batch],
+                config.max_new_tokens,
+                rules,
+                seeds=[seed for _, _, seed in batch],
+                stops=config.stop,
+                ignore_eot=config.ignore_eot,
+            )
+            for row, telling in enumerate(tellings.finish()):
+                prompt, _, seed = batch[row]
+                record = {"prompt": prompt, "text": telling.text, "tokens": len(telling.ids), "seed": seed}
+                file.write(json.dumps({**record, "end": tellings.reason(row)}, ensure_ascii=False) + "\n")
+    print(f"{len(jobs)} samples written to {config.out}")
 
 
 if __name__ == "__main__":

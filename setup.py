@@ -35,6 +35,7 @@ def compile_flags(cuda: bool) -> list[str]:
     return [
         "-O3",
         *toolchain.native_flags(toolchain.compiler()),
+        *toolchain.openmp_flags(toolchain.compiler()),
         *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # what gcc says of its own AVX-512 headers,
         "-Wno-unknown-pragmas",  # and of torch's
         f"-DSLM_SOURCE_HASH={toolchain.source_hash()}",
@@ -56,17 +57,18 @@ def fused():
         return CppExtension("kernels._C", sources(*files), extra_compile_args=flags)
     os.environ["TORCH_CUDA_ARCH_LIST"] = toolchain.architectures()
     flags = {"cxx": compile_flags(cuda=True), "nvcc": ["-O3", "-lineinfo"]}
-    return CUDAExtension(
-        "kernels._C", sources(*files, CSRC / "cuda" / "bindings.cu"), extra_compile_args=flags
-    )
+    files += (CSRC / "cuda").glob("*.cu")
+    return CUDAExtension("kernels._C", sources(*files), extra_compile_args=flags)
 
 
 def emulated():
     """kernels._emulated: the files of csrc/cuda, compiled for the CPU."""
     from torch.utils.cpp_extension import CppExtension
 
-    flags = [*compile_flags(cuda=False), "-O2", "-DSLM_LIBRARY=slm_emulated"]
-    files = (CSRC / "emulator").glob("*.cpp")
+    # kernels move 16 bytes of any dtype at once, as nvcc allows, and may ask for a product that is rounded by itself
+    language = ["-fno-strict-aliasing", "-ffp-contract=off"]
+    flags = [*compile_flags(cuda=False), "-O2", *language, "-DSLM_LIBRARY=slm_emulated"]
+    files = [*(CSRC / "emulator").glob("*.cpp"), *(CSRC / "emulated").glob("*.cpp")]
     return CppExtension("kernels._emulated", sources(*files), extra_compile_args=flags)
 
 
@@ -82,10 +84,7 @@ def extensions():
         os.environ["CUDA_HOME"] = home
     from torch.utils.cpp_extension import BuildExtension
 
-    modules = [fused()]
-    if (CSRC / "emulator" / "bindings.cpp").exists():
-        modules.append(emulated())
-    return {"ext_modules": modules, "cmdclass": {"build_ext": BuildExtension}}
+    return {"ext_modules": [fused(), emulated()], "cmdclass": {"build_ext": BuildExtension}}
 
 
 setup(**extensions())

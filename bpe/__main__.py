@@ -229,18 +229,7 @@ COMMANDS = {
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of python -m bpe."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] in (["-h"], ["--help"]):
-        print(
-            __doc__
-            + "\n"
-            + "".join(f"  {name:8} {options.__doc__}\n" for name, (options, _) in COMMANDS.items())
-        )
-        return
-    if not words or words[0] not in COMMANDS:
-        cli.fail(f"say what to do: python -m bpe {' | '.join(COMMANDS)} (each with --help)")
-    options, run = COMMANDS[words[0]]
-    run(cli.parse(options, words[1:], prog=f"python -m bpe {words[0]}"))
+    cli.dispatch(COMMANDS, argv, prog="python -m bpe")
 
 
 if __name__ == "__main__":

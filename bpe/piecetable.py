@@ -9,7 +9,7 @@ is bounded without any bookkeeping.
 What the table does not hold (a new piece, a long one, one of more than eight tokens) goes the slow way.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -39,24 +39,61 @@ def find_cuts(data: np.ndarray) -> np.ndarray:
     return spaces[_BEGINS_PIECE.take(data.take(spaces + 1))]
 
 
-class PieceTable:
-    """Packed ids of pieces; `encode` gives those of a piece that the table does not hold."""
+def spare_special(
+    text: bytes, cuts: np.ndarray, special_tokens: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `cuts` that are neither in a special token nor right before one, and which pieces hold one.
 
-    def __init__(self, dtype: np.dtype, encode: Callable[[str], bytes]) -> None:
+    Right before one, the text ends: white space there is not followed by a character. Pieces are counted
+    from the first cut on; the one before it is -1.
+
+    >>> spare_special(b"a <s> b c<s> d", np.array([1, 5, 7, 12]), ["<s>"])
+    (array([ 5,  7, 12]), array([-1,  1]))
+    """
+    spans = list(_occurrences(text, special_tokens))
+    covered = np.zeros(len(text), bool)
+    for start, end in spans:
+        covered[max(start - 1, 0) : end] = True
+    cuts = cuts[~covered[cuts]]
+    starts = np.array([start for start, _ in spans], np.int64)
+    return cuts, np.unique(np.searchsorted(cuts, starts) - 1)
+
+
+def _occurrences(text: bytes, special_tokens: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Where special tokens stand, those that overlap others too."""
+    for token in map(str.encode, special_tokens):
+        start = text.find(token)
+        while start >= 0:
+            yield start, start + len(token)
+            start = text.find(token, start + 1)
+
+
+class PieceTable:
+    """Packed ids of pieces."""
+
+    def __init__(self, dtype: np.dtype) -> None:
         slots = 1 << SLOT_BITS
-        self.encode = encode
         self.low = np.zeros(slots, np.uint64)
         self.high = np.zeros(slots, np.uint64)  # 0 in an empty slot: a piece is never of length 0
         self.ids = np.zeros((slots, MOST_IDS), dtype)
         self.counts = np.zeros(slots, np.uint8)
 
-    def encode_pieces(self, text: bytes, data: np.ndarray, cuts: np.ndarray) -> bytes:
+    def encode_pieces(
+        self,
+        text: bytes,
+        data: np.ndarray,
+        cuts: np.ndarray,
+        encode: Callable[[str], bytes],
+        unkept: Sequence[int] | np.ndarray = (),
+    ) -> bytes:
         """Packed ids of the pieces between the n + 1 `cuts`, each without its leading space.
 
-        `data` is `text` and PADDING as uint8.
+        `data` is `text` and PADDING as uint8. `encode` gives the ids of a piece that the table does not hold.
+        The pieces `unkept` (their numbers) mean something else elsewhere: the table is not asked for them.
         """
         starts, ends = cuts[:-1] + 1, cuts[1:]
         low, high = _keys(data, starts, ends - starts)
+        high[np.asarray(unkept, np.int64)] = 0
         slots = ((low ^ high * _MULTIPLIER) * _MULTIPLIER >> np.uint64(64 - SLOT_BITS)).view(np.int64)
         found = (self.low.take(slots) == low) & (self.high.take(slots) == high) & (high != 0)
         counts = np.where(found, self.counts.take(slots), 0)
@@ -65,7 +102,7 @@ class PieceTable:
         if not missed.size:
             return ids.tobytes()
         bounds = zip(starts[missed].tolist(), ends[missed].tolist(), strict=True)
-        values = [self.encode(text[start:end].decode()) for start, end in bounds]
+        values = [encode(text[start:end].decode()) for start, end in bounds]
         self._remember(slots[missed], low[missed], high[missed], values)
         return _interleave(ids.tobytes(), np.cumsum(counts)[missed] * ids.itemsize, values)
 

@@ -6,22 +6,25 @@ its ids, so that common text costs one look-up per piece. Training is in trainer
 
 import array
 import codecs
+import contextlib
 import functools
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from bpe.batches import BatchEncoder
 from bpe.merging import Merge, Pair, merge
-from bpe.piecetable import PADDING, PieceTable, find_cuts
+from bpe.piecetable import PADDING, PieceTable, find_cuts, spare_special
 from bpe.pretokenize import Pattern, blocks, repair_surrogates, split_special
-from bpe.workers import ordered_map, sensible_workers
+from bpe.workers import sensible_workers
 
 BLOCK = 1 << 17  # characters that are encoded at once: few enough to stay in the processor's cache
 WORTH_ARRAYS = 1 << 10  # characters from which the table of pieces is faster than a dictionary
 CACHED_PIECES = 1 << 16  # pieces in one generation of the cache; there are two
 LONGEST_CACHED = 128  # characters
+WORTH_A_WORKER = 64_000_000  # characters: one process encodes them before another has warmed up
 AllowedSpecial = Collection[str]  # "all", or the special tokens that are to be recognised
 
 
@@ -64,7 +67,8 @@ class Tokenizer:
         self.dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
         self._pretokens = _Cache(self._encode_pretoken)
         self._pieces = _Cache(self._encode_piece)
-        self._table = PieceTable(self.dtype, self._pieces.__getitem__)
+        self._table = PieceTable(self.dtype)
+        self._batches: BatchEncoder | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -119,14 +123,20 @@ class Tokenizer:
     def encode_batch_to_numpy(
         self, texts: Iterable[str], num_workers: int | None = None, allowed_special: AllowedSpecial = ()
     ) -> Iterator[np.ndarray]:
-        """`encode_to_numpy` of each text, in order; the texts are drawn as they are needed."""
+        """`encode_to_numpy` of each text, in order; the texts are drawn as they are needed.
+
+        Worker processes stay ready for the next call as long as this tokenizer is there.
+        """
         special_tokens = self._allowed(allowed_special)
         size = sum(map(len, texts)) if isinstance(texts, Sequence) else None
-        workers = sensible_workers(num_workers, size)
-        jobs = _batches(texts, 1 << 20)
-        for batch in ordered_map(_encode_batch, (self, special_tokens), jobs, workers):
-            for packed in batch:
-                yield np.frombuffer(packed, self.dtype)
+        workers = sensible_workers(num_workers, size, WORTH_A_WORKER)
+        if workers == 1:
+            yield from (self.encode_to_numpy(text, special_tokens) for text in texts)
+            return
+        batches = self._batches
+        if not batches or (batches.num_workers, batches.pool.owner) != (workers, os.getpid()):
+            batches = self._batches = BatchEncoder(self, workers)
+        yield from batches.encode(self, texts, special_tokens)
 
     def _allowed(self, allowed_special: AllowedSpecial) -> tuple[str, ...]:
         if allowed_special == "all":
@@ -138,10 +148,14 @@ class Tokenizer:
             raise ValueError(f"{unknown[0]!r} is no special token of this tokenizer, which has {known}")
         return tuple(allowed_special)
 
-    def _encode_block(self, text: str, special_tokens: Sequence[str]) -> bytearray:
+    def _encode_block(self, text: str, special_tokens: Sequence[str]) -> bytes:
         """Packed ids of a block of text."""
+        present = tuple(token for token in special_tokens if token in text)
+        if present and self.pattern.name and len(text) >= WORTH_ARRAYS:
+            with contextlib.suppress(UnicodeEncodeError):
+                return self._encode_long(text, present)
         packed = bytearray()
-        for index, part in enumerate(split_special(text, special_tokens)):
+        for index, part in enumerate(split_special(text, present)):
             if index % 2:
                 packed += self._pack([self.special_tokens[part]])
                 continue
@@ -149,7 +163,7 @@ class Tokenizer:
                 packed += self._encode_ordinary(part)
             except UnicodeEncodeError:
                 packed += self._encode_ordinary(repair_surrogates(part))
-        return packed
+        return bytes(packed)
 
     def _encode_ordinary(self, text: str) -> bytes:
         """Packed ids of a text without special tokens."""
@@ -167,16 +181,41 @@ class Tokenizer:
         tail = self._join(self.pattern.split(" " + last))
         return b"".join((head, *map(self._pieces.__getitem__, rest), tail))
 
-    def _encode_long(self, text: str) -> bytes:
-        """All pieces at once, from the table."""
+    def _encode_long(self, text: str, special_tokens: Sequence[str] = ()) -> bytes:
+        """All pieces at once, from the table; `special_tokens` are those that are there."""
         encoded = text.encode()
         data = np.frombuffer(encoded + PADDING, np.uint8)
-        cuts = find_cuts(data)
+        cuts, encode, special = find_cuts(data), self._pieces.__getitem__, np.array([], np.int64)
+        if special_tokens:
+            cuts, special = spare_special(encoded, cuts, special_tokens)
+            encode = functools.partial(self._encode_special_piece, special_tokens)
         if not cuts.size:
-            return self._join(self.pattern.split(text))
-        head = self._join(self.pattern.split_inner(encoded[: cuts[0]].decode()))
-        tail = self._join(self.pattern.split(encoded[cuts[-1] :].decode()))
-        return head + self._table.encode_pieces(encoded, data, cuts) + tail
+            return self._encode_uncut(text, special_tokens, self.pattern.split)
+        head = encoded[: cuts[0]].decode()
+        tail = encoded[cuts[-1] :].decode()
+        inner = special[(special >= 0) & (special < len(cuts) - 1)]
+        return (
+            self._encode_uncut(head, special_tokens, self.pattern.split_inner)
+            + self._table.encode_pieces(encoded, data, cuts, encode, inner)
+            + self._encode_uncut(tail, special_tokens, self.pattern.split)
+        )
+
+    def _encode_uncut(
+        self, text: str, special_tokens: Sequence[str], split: Callable[[str], list[str]]
+    ) -> bytes:
+        """A text between two cuts. It ends at each special token; `split` is for what follows the last one."""
+        *before, last = split_special(text, special_tokens)
+        parts: list[bytes] = []
+        for ordinary, special in zip(before[::2], before[1::2], strict=True):
+            parts.append(self._join(self.pattern.split(ordinary)))
+            parts.append(self._pack([self.special_tokens[special]]))
+        return b"".join((*parts, self._join(split(last))))
+
+    def _encode_special_piece(self, special_tokens: Sequence[str], piece: str) -> bytes:
+        """As `_encode_piece`, for a piece that may hold special tokens."""
+        if any(token in piece for token in special_tokens):
+            return self._encode_uncut(" " + piece, special_tokens, self.pattern.split_inner)
+        return self._pieces[piece]
 
     def _encode_piece(self, piece: str) -> bytes:
         """A piece from the middle of a text, which has lost its leading space."""
@@ -344,22 +383,3 @@ def _merge_table(merges: Sequence[Merge], ids: Mapping[bytes, int]) -> tuple[dic
         orphan = next(token for token, id in ids.items() if id in orphans)
         raise ValueError(f"no merge makes the token {orphan!r} (id {ids[orphan]})")
     return ranks, made
-
-
-def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Groups texts into lists of about `size` characters."""
-    batch: list[str] = []
-    length = 0
-    for text in texts:
-        batch.append(text)
-        length += len(text)
-        if length >= size:
-            yield batch
-            batch, length = [], 0
-    if batch:
-        yield batch
-
-
-def _encode_batch(settings: tuple[Tokenizer, Sequence[str]], texts: list[str]) -> list[bytes]:
-    tokenizer, special_tokens = settings
-    return [tokenizer.encode_to_numpy(text, special_tokens).tobytes() for text in texts]

@@ -12,6 +12,7 @@ import functools
 import inspect
 import io
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -37,7 +38,8 @@ def parse(options: type[T], argv: Sequence[str] | None, *, prog: str, default: T
     except SystemExit as stop:
         if not stop.code:
             raise
-        fail(f"{_first_paragraph(box.getvalue())} (see {prog} --help)")
+        text = re.sub(r"^Error parsing \w+: ", "", _first_paragraph(box.getvalue()))  # a class, not a flag
+        fail(f"{text} (see {prog} --help)")
 
 
 def dispatch(commands: Mapping[str, tuple[type, Callable]], argv: Sequence[str] | None, *, prog: str) -> None:
@@ -55,18 +57,22 @@ def dispatch(commands: Mapping[str, tuple[type, Callable]], argv: Sequence[str] 
 
 
 def _first_paragraph(box: str) -> str:
-    """The text of tyro's framed message up to its first rule, as one line.
+    """The text of tyro's message between its title and the rule below, as one line.
+
+    The frame is drawn with dashes where the terminal's encoding is not UTF-8.
 
     >>> _first_paragraph("╭─ Value error ─╮\\n│ no such    │\\n│ flag  │\\n│ ─── │\\n│ more │\\n╰──╯")
     'no such flag'
+    >>> _first_paragraph(" Value error  \\n -------- \\n  no such  \\n  flag \\n -------- \\n  more ")
+    'no such flag'
     """
     words: list[str] = []
-    for line in box.splitlines():
+    for line in box.splitlines()[1:]:
         text = line.strip("│ ")
-        if text.startswith("─"):
-            break
-        if not text.startswith("╭") and not text.startswith("╰"):
+        if not set(text) <= set("─-╰╯"):
             words += text.split()
+        elif words:
+            break
     return " ".join(words)
 
 

@@ -1,7 +1,7 @@
 """Token files to batches: (x, y), both (B, T) int64, y being x one token later.
 
     RandomWindows   windows that start anywhere, uniformly: the course's get_batch
-    DocumentStarts  windows that start where a document does, at its <|endoftext|>
+    DocumentStarts  windows that start where a document does, or whole blocks later in it
     EpochWindows    every window once an epoch, in an order drawn anew each epoch
     StridedWindows  windows of `context_length` every `stride` tokens
     Documents       whole documents, packed or padded (data/documents.py)
@@ -16,11 +16,11 @@ process with `world_size` times B rows would see.
 import numpy as np
 import torch
 
-from data.documents import Documents, document_ids
+from data.documents import Documents, document_ids, pieces
 from data.permute import permute
 from data.prefetch import prefetch
 from data.sampler import Batch, Sampler
-from data.tokenfile import TokenFile, chunks
+from data.tokenfile import TokenFile
 
 __all__ = [
     "DocumentStarts",
@@ -98,10 +98,11 @@ class RandomWindows(_Windows):
 
 
 class DocumentStarts(RandomWindows):
-    """Endless windows whose first token is an <|endoftext|>, so that a document stands at their beginning.
+    """Endless windows that start where a document does, at the <|endoftext|> before it.
 
-    What is left of a window when the document is over holds the documents after it. A model trained so knows
-    the beginning of whatever it continues, as in use, where every text starts behind <|endoftext|>.
+    In a document longer than the block they also start every `block_size` tokens. What is left of a window
+    when its document is over holds the documents after it. A model trained so knows the beginning of
+    whatever it continues, as in use, where every text starts behind <|endoftext|>.
     """
 
     def __init__(
@@ -114,14 +115,9 @@ class DocumentStarts(RandomWindows):
         world_size: int = 1,
     ) -> None:
         super().__init__(file, batch_size, block_size, seed, rank, world_size)
-        ends = [start + np.flatnonzero(ids == file.meta.end_of_text) for start, ids in chunks(file.tokens)]
-        self._documents = np.concatenate(ends)
-        self._documents = self._documents[self._documents < len(self._rows)]
-        if not len(self._documents):
-            raise ValueError(
-                f"{file.path} has no document that starts a whole block of {block_size} tokens: "
-                f"prepare more text or use a smaller block_size"
-            )
+        starts, _ = pieces(file.tokens, file.meta.end_of_text, block_size)
+        starts = np.maximum(starts - 1, 0)  # before the file's first document stands no <|endoftext|>
+        self._documents = starts[starts < len(self._rows)]
 
     def _starts(self) -> np.ndarray:
         return self._documents[self._draw(len(self._documents))]

@@ -96,7 +96,8 @@ def _built() -> list[Finding]:
             continue
         cuda = f", CUDA for {module.CUDA_ARCHITECTURES}" if module.CUDA_ARCHITECTURES else ""
         changed = "" if toolchain.source_hash() == module.SOURCE_HASH else ", changed since: run make setup"
-        found.append(Finding(name, f"{module.CPU_CAPABILITY}{cuda}, sources {module.SOURCE_HASH}{changed}"))
+        built = f"{module.CPU_CAPABILITY} on {module.THREADS}{cuda}"
+        found.append(Finding(name, f"{built}, sources {module.SOURCE_HASH}{changed}"))
     return found
 
 

@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -103,5 +102,18 @@ def native_flags(cxx: str) -> list[str]:
     if os.environ.get("SLM_NATIVE") == "0":
         return []
     wanted = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-    test = subprocess.run([cxx, wanted, "-E", "-x", "c++", os.devnull], capture_output=True)
-    return [wanted] if test.returncode == 0 and sys.platform != "win32" else []
+    return [wanted] if _accepts(cxx, wanted) else []
+
+
+def openmp_flags(cxx: str) -> list[str]:
+    """What makes at::parallel_for run on torch's threads: it is inlined here, and one thread without OpenMP.
+
+    For the compiler only: what it calls is found in the OpenMP library that torch has loaded, and so in its
+    threads, not in a second set of them. None where the compiler has no OpenMP, as Apple's.
+    """
+    return ["-fopenmp"] if _accepts(cxx, "-fopenmp", "-include", "omp.h") else []
+
+
+def _accepts(cxx: str, *flags: str) -> bool:
+    done = subprocess.run([cxx, *flags, "-E", "-x", "c++", os.devnull], capture_output=True)
+    return done.returncode == 0

@@ -1,4 +1,6 @@
-"""python -m model count PRESET | embeddings RUN: what a model costs, and what it has learned about words."""
+"""python -m model count PRESET | embeddings RUN | export RUN DIR: what a model costs, what it has learned about
+words, and its weights for other people's tools.
+"""
 
 import dataclasses
 import sys
@@ -9,7 +11,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from common import cli
+from common import cli, files
 from model.config import GPTConfig
 
 
@@ -45,9 +47,22 @@ class Embeddings:
     """Words in the plot."""
 
 
+@dataclass(frozen=True)
+class Export:
+    """Writes a run's best weights and its tokenizer in the layout of another library."""
+
+    run: tyro.conf.Positional[Path]
+    """A run of train.py, such as runs/quickstart."""
+    directory: tyro.conf.Positional[Path]
+    """A new directory, which sample.py --run reads too."""
+    to: Literal["hf"] = "hf"
+    """hf: Hugging Face's, for transformers' AutoModelForCausalLM and AutoTokenizer."""
+
+
 Command = (
     Annotated[Count, tyro.conf.subcommand("count")]
     | Annotated[Embeddings, tyro.conf.subcommand("embeddings")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
 )
 
 
@@ -57,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = cli.parse(Command, argv, prog="python -m model")
     if isinstance(options, Count):
         count(options)
+    elif isinstance(options, Export):
+        export(options)
     else:
         from model.embeddings import show
 
@@ -74,6 +91,27 @@ def count(options: Count) -> None:
     from model.accounting import report
 
     report(config, options.preset, options.batch_size, options.precision)
+
+
+def export(options: Export) -> None:
+    """Copies weights and tokenizer; a model that GPT-2's code cannot run is written too, and said to be ours."""
+    from model.gpt import GPT
+    from model.pretrained import is_gpt2
+
+    tokenizer = options.run / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise FileNotFoundError(
+            f"there is no {tokenizer}: give the directory of a run, such as runs/quickstart"
+        )
+    if options.directory.exists():
+        raise ValueError(f"{options.directory} is there already: give a new directory, or remove it first")
+    gpt = GPT.from_pretrained(files.whole_directory(options.run / "best"))
+    with files.atomic_directory(options.directory) as aside:
+        gpt.save_pretrained(aside, tokenizer)
+    readers = (
+        "transformers and sample.py" if is_gpt2(gpt.config) else "sample.py (GPT-2's code cannot run it)"
+    )
+    print(f"written to {options.directory}, for {readers}")
 
 
 def read_config(name: str) -> GPTConfig:

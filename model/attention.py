@@ -107,7 +107,7 @@ def repeat_heads(x: Tensor, n_head: int) -> Tensor:
 
 
 class Cache(Protocol):
-    """Where a layer keeps the keys and values of earlier tokens; see model.generate."""
+    """Where a layer keeps the keys and values of earlier tokens; see model.cache."""
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Stores k and v (B, T, KV, D); returns all keys and values (B, KV, L, D) and the mask or None."""

@@ -56,13 +56,15 @@ class GPTConfig:
             raise ValueError("GPTConfig: " + "; ".join(faults))
 
     def _out_of_range(self) -> list[str]:
-        sizes = ("vocab_size", "block_size", "n_layer", "n_head", "n_kv_head", "n_embd", "n_inner", "window")
-        values = {name: getattr(self, name) for name in sizes}
-        faults = [
-            f"{name} is {value!r}, must be a whole number of at least 1"
-            for name, value in values.items()
-            if value is not None and not (isinstance(value, int) and value >= 1)
-        ]
+        faults = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.type == int | None:
+                continue
+            if field.type in (int, int | None) and not (type(value) is int and value >= 1):
+                faults.append(f"{field.name} is {value!r}, must be a whole number of at least 1")
+            if field.type is bool and type(value) is not bool:
+                faults.append(f"{field.name} is {value!r}, must be true or false")
         if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
             faults.append(f"dropout is {self.dropout!r}, must be in [0, 1)")
         if not (_is_number(self.norm_eps) and self.norm_eps > 0):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.files import atomic, read_json
+from common.files import atomic, read_json, whole_directory
 from model.config import GPTConfig
 from model.gpt import GPT
 from model.layers import SinusoidalPositions, position_angles
@@ -25,14 +25,14 @@ def show(run: Path, words: Sequence[str], neighbours: int, plot: Path | None, la
     if neighbours < 1 or labels < 3:
         raise ValueError(f"neighbours is {neighbours} and labels {labels}: they must be at least 1 and 3")
     vocabulary = read_words(run / "tokenizer.json")
-    gpt = GPT.from_pretrained(run / "best")
+    gpt = GPT.from_pretrained(whole_directory(run / "best"))
     if not vocabulary:
         raise ValueError(f"{run / 'tokenizer.json'} holds no token that is a word: it is too small")
     if max(vocabulary.values()) >= gpt.config.vocab_size:
         raise ValueError(f"{run / 'tokenizer.json'} has more tokens than the model's {gpt.config.vocab_size}")
     table = gpt.wte.weight.detach()
-    for word in words or list(vocabulary)[:12]:
-        found = nearest(table, vocabulary, word, neighbours)
+    near = {word: nearest(table, vocabulary, word, neighbours) for word in words or list(vocabulary)[:12]}
+    for word, found in near.items():
         print(f"{word}: " + ", ".join(f"{other} {cosine:.2f}" for other, cosine in found))
     if plot is not None:
         draw(gpt, dict(list(vocabulary.items())[:labels]), plot)

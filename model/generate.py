@@ -1,183 +1,139 @@
-"""Generation: a prompt goes in, ids come out, each drawn by rules that are pure functions of the logits.
+"""Generation: prompts go in, ids come out, step by step, each drawn by model.rules from a cache's logits.
 
     for token in stream(gpt, prompt, 100, temperature=0.8, top_k=50, stop=end_of_text, seed=1): …
 
-Keys and values of past tokens are kept in a preallocated cache, so a step costs one token's arithmetic. When
-the context is full, its older half is forgotten and the rest is read again (see `context_start`).
+`stream` continues one prompt, `generate_batch` many at once, and `Generation` is what both are made of: it lets
+its reader end a row whenever the reader likes. The cache is in model.cache, beam search in model.beam.
 """
 
-import math
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.config import GPTConfig
+from model.cache import KVCache, context_start
 from model.gpt import GPT, check_ids
+from model.rules import Rules
+
+Seed = int | Sequence[int] | None
 
 
-@dataclass(frozen=True)
-class Rules:
-    """How the next id is drawn. Temperature 0 is greedy: the likeliest id, whatever the rest says."""
+def stream(
+    gpt: GPT,
+    ids: Sequence[int],
+    max_new_tokens: int,
+    *,
+    stop: int | Collection[int] = (),
+    seed: int | None = None,
+    **rules: Any,
+) -> Iterator[int]:
+    """Yields up to `max_new_tokens` ids that continue `ids`, each as soon as it is drawn.
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"temperature is {self.temperature}: it must be 0 (greedy) or a number above 0")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}: it must be at least 1, or None for all")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p is {self.top_p}: it must be above 0 and at most 1, or None for all")
-
-    def choose(self, logits: Tensor, uniform: Tensor) -> Tensor:
-        """Ids (B,) for logits (B, V), with one number in [0, 1) per row to decide; see `draw`."""
-        if self.temperature == 0:
-            return logits.argmax(-1)
-        logits = logits.float() / self.temperature
-        if self.top_k is not None:
-            logits = keep_top_k(logits, self.top_k)
-        if self.top_p is not None:
-            logits = keep_top_p(logits, self.top_p)
-        return draw(logits.softmax(-1), uniform)
-
-
-def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Logits (…, V) with all but the k largest of each row at -inf; ties with the k-th stay.
-
-    >>> keep_top_k(torch.tensor([1.0, 3.0, 2.0]), 2).tolist()
-    [-inf, 3.0, 2.0]
+    Ends before a `stop` id, which is not yielded. The same seed gives the same ids (None: torch's own
+    randomness decides). `rules` are the fields of model.rules.Rules: temperature, top_k, top_p, min_p,
+    repetition_penalty. Raises a ValueError at once for an empty prompt, one longer than block_size, or an
+    impossible rule.
     """
-    smallest = logits.topk(min(k, logits.shape[-1])).values[..., -1:]
-    return logits.masked_fill(logits < smallest, -math.inf)
+    generation = Generation(gpt, [ids], max_new_tokens, rules=Rules(**rules), stop=stop, seed=seed)
+    return (token for said in generation for token in said.values())
 
 
-def keep_top_p(logits: Tensor, p: float) -> Tensor:
-    """Logits (…, V) with all but the smallest set of likeliest ids whose probabilities reach p at -inf.
+def generate_batch(
+    gpt: GPT,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    *,
+    stop: int | Collection[int] = (),
+    seed: Seed = None,
+    **rules: Any,
+) -> list[list[int]]:
+    """Continues every prompt, all in one batch; returns the new ids of each, without prompt and stop id.
 
-    Nucleus sampling, Holtzman et al. 2019.
-
-    >>> keep_top_p(torch.tensor([0.5, 0.3, 0.2]).log(), 0.6).exp().round(decimals=1).tolist()
-    [0.5, 0.30000001192092896, 0.0]
+    Prompts may differ in length. Row i is what `stream` says with seed + i, or with the i-th of several
+    seeds, whatever the other rows are.
     """
-    ordered, order = logits.sort(-1, descending=True)
-    probabilities = ordered.softmax(-1)
-    before = probabilities.cumsum(-1) - probabilities  # what stands in front of each id
-    return logits.masked_fill((before >= p).gather(-1, order.argsort(-1)), -math.inf)
+    generation = Generation(gpt, prompts, max_new_tokens, rules=Rules(**rules), stop=stop, seed=seed)
+    new: list[list[int]] = [[] for _ in prompts]
+    for said in generation:
+        for row, token in said.items():
+            new[row].append(token)
+    return new
 
 
-def draw(probabilities: Tensor, uniform: Tensor) -> Tensor:
-    """Ids (B,) from probabilities (B, V): the first whose running sum passes `uniform` (B,) in [0, 1).
+class Generation:
+    """A batch being written. Iterating gives, step by step, the id said in each row that is still open."""
 
-    >>> draw(torch.tensor([[0.25, 0.5, 0.25]]).expand(3, 3), torch.tensor([0.2, 0.25, 0.8])).tolist()
-    [0, 1, 2]
-    """
-    running = probabilities.cumsum(-1)
-    return torch.searchsorted(running, uniform[:, None] * running[:, -1:], right=True)[:, 0]
-
-
-class LayerCache:
-    """Keys and values of one layer, (rows, KV, length, D), allocated once."""
-
-    def __init__(self, config: GPTConfig, rows: int, length: int, like: Tensor):
-        shape = rows, config.kv_heads, length, config.head_dim
-        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
-        self.place: _Place | None = None
-
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Stores k, v (B, T, KV, D); returns all keys and values (B, KV, L, D) and who sees whom."""
-        rows, length = self.place.rows, self.place.length
-        at = rows[:, None], slice(None), self.place.positions  # selects (B, T, KV, D)
-        self.keys[at], self.values[at] = k.to(self.keys.dtype), v.to(self.values.dtype)
-        stored = [t if len(rows) == len(t) else t[rows] for t in (self.keys, self.values)]
-        keys, values = (t[:, :, :length] for t in stored)  # (B, KV, L, D)
-        return keys, values, self.place.mask
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a step's tokens go: rows (B,), positions (B, T), longest context L, mask (B, 1, T, L).
-
-    The mask is None where every query may see all L keys.
-    """
-
-    rows: Tensor
-    positions: Tensor
-    length: int
-    mask: Tensor | None
-
-
-class KVCache:
-    """The caches of all layers, for a batch whose rows stand at positions of their own."""
-
-    def __init__(self, gpt: GPT, rows: int, length: int):
-        self.gpt, self.device = gpt, gpt.wte.weight.device
-        self.layers = [LayerCache(gpt.config, rows, length, gpt.wte.weight) for _ in gpt.h]
-
-    def read(self, contexts: Sequence[Sequence[int]], starts: Sequence[int], rows: Sequence[int]) -> Tensor:
-        """Logits (B, V) after each context, whose tokens stand at start, start + 1, … in `rows`."""
-        widest = max(map(len, contexts))
-        # Padding stands behind a row's own tokens, and none of them looks there.
-        padded = [list(ids) + [0] * (widest - len(ids)) for ids in contexts]
-        idx, first, into = (torch.tensor(t, device=self.device) for t in (padded, list(starts), list(rows)))
-        positions = first[:, None] + torch.arange(widest, device=self.device)  # (B, T)
-        in_step = widest == 1 and len(set(starts)) == 1 and self.gpt.config.window is None
-        length = max(starts) + widest
-        place = _Place(into, positions, length, None if in_step else self._mask(positions, length))
-        for layer in self.layers:
-            layer.place = place
-        hidden = self.gpt.hidden(idx, positions, self.layers)  # (B, T, C)
-        last = torch.tensor([len(ids) - 1 for ids in contexts], device=self.device)
-        return self.gpt.lm_head(hidden[torch.arange(len(idx), device=self.device), last])
-
-    def _mask(self, positions: Tensor, length: int) -> Tensor:
-        """Which of `length` keys a query at `positions` (B, T) may see: (B, 1, T, L), alike in all heads."""
-        columns, queries = torch.arange(length, device=self.device), positions[:, None, :, None]
-        mask = columns <= queries
-        window = self.gpt.config.window
-        return mask if window is None else mask & (columns > queries - window)
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Forgets all rows but these."""
-        chosen = torch.tensor(rows, device=self.device)
-        for layer in self.layers:
-            layer.keys, layer.values = layer.keys[chosen], layer.values[chosen]
-
-
-def context_start(tokens: int, block_size: int) -> int:
-    """The first token that the model still sees when `tokens` have been said: the rule for sliding.
-
-    Positions are part of what the cache holds, so it cannot slide by one; instead the older half is dropped
-    whenever the context is full, and the rest read anew.
-
-    >>> [context_start(n, block_size=8) for n in (7, 8, 9, 12, 13)]
-    [0, 0, 4, 4, 8]
-    """
-    half = max(1, block_size // 2)
-    return max(0, -(-(tokens - block_size) // half) * half)
-
-
-class _Session:
-    """A batch being written: what was said in each row, which rows go on, and the cache that holds them."""
-
-    def __init__(self, gpt: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int):
-        self.block_size = gpt.config.block_size
+    def __init__(
+        self,
+        gpt: GPT,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        *,
+        rules: Rules | None = None,
+        stop: int | Collection[int] = (),
+        seed: Seed = None,
+        step: Callable[..., Tensor] | None = None,
+    ):
+        """As `generate_batch`; `step` from model.cache.compile_step, for decoding with compiled code."""
+        check_prompts(gpt, prompts, max_new_tokens)
+        self.gpt, self.rules, self.steps = gpt, rules or Rules(), max_new_tokens
+        self.block_size, self.step = gpt.config.block_size, step
+        self.stops = {stop} if isinstance(stop, int) else set(stop or ())
         self.said = [list(prompt) for prompt in prompts]
         self.open = set(range(len(prompts)))
         self.rows = list(self.open)  # cache row i holds self.said[self.rows[i]]
-        longest = max(map(len, self.said)) + max_new_tokens
-        self.cache = KVCache(gpt, len(prompts), min(self.block_size, longest))
+        self.uniforms = _uniforms(len(prompts), max_new_tokens, seed).to(gpt.wte.weight.device)
+        self.marks = self._marks() if self.rules.repetition_penalty != 1 else None
 
-    def prefill(self) -> Tensor:
-        """Reads the prompts: logits (B, V)."""
+    def close(self, row: int) -> None:
+        """Says no more in this row."""
+        self.open.discard(row)
+
+    @torch.inference_mode()
+    def __iter__(self) -> Iterator[dict[int, int]]:
+        """Yields {row: id}, from the prompts on, until every row is closed or has its tokens."""
+        was_training = self.gpt.training
+        self.gpt.eval()
+        try:
+            for step in range(self.steps if self.open else 0):
+                logits = self._read_last() if step else self._read_prompts()
+                drawn = self._choose(logits, step)
+                yield {row: token for row, token in drawn.items() if row in self.open}
+                if not self.open:
+                    return
+        finally:
+            self.gpt.train(was_training)
+
+    def _choose(self, logits: Tensor, step: int) -> dict[int, int]:
+        """Draws an id for each row of the cache from logits (B, V) and closes the rows that are at a stop."""
+        marks = None if self.marks is None else self.marks[self.rows]
+        uniform = self.uniforms[:, step]  # (rows,)
+        uniform = uniform if len(self.rows) == len(uniform) else uniform[self.rows]  # (B,)
+        ids = self.rules.choose(logits, uniform, marks)  # (B,)
+        if ids.max() >= logits.shape[-1]:  # no running sum of NaN passes anything
+            raise ValueError(
+                "the model's logits are not numbers: its weights are damaged, or training diverged"
+            )
+        if self.marks is not None:
+            self.marks[self.rows, ids] = True
+        drawn = dict(zip(self.rows, ids.tolist(), strict=True))
+        for row, token in drawn.items():
+            self.said[row].append(token)
+            if token in self.stops:
+                self.close(row)
+        return drawn
+
+    def _read_prompts(self) -> Tensor:
+        """Logits (B, V) after the prompts."""
+        longest = min(self.block_size, max(map(len, self.said)) + self.steps)
+        self.cache = KVCache(self.gpt, len(self.rows), longest, self.step)
         return self.cache.read(self.said, [0] * len(self.rows), range(len(self.rows)))
 
-    def step(self) -> Tensor:
-        """Reads the token said last in each row: logits (B, V)."""
-        if 8 * len(self.open) <= 7 * len(self.rows):  # an eighth is done: worth the copy
+    def _read_last(self) -> Tensor:
+        """Logits (B, V) after the token said last in each row."""
+        an_eighth_is_done = 8 * len(self.open) <= 7 * len(self.rows)
+        if an_eighth_is_done and self.step is None:  # worth the copy, but not worth compiling another shape
             kept = [i for i, row in enumerate(self.rows) if row in self.open]
             self.cache.keep(kept)
             self.rows = [self.rows[i] for i in kept]
@@ -198,55 +154,16 @@ class _Session:
             logits[slid] = self.cache.read(contexts, [0] * len(slid), slid)
         return logits
 
-
-def stream(
-    gpt: GPT,
-    ids: Sequence[int],
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    stop: int | Collection[int] = (),
-    seed: int | None = None,
-) -> Iterator[int]:
-    """Yields up to `max_new_tokens` ids that continue `ids`, each as soon as it is drawn.
-
-    Ends before a `stop` id, which is not yielded. The same seed gives the same ids (None: torch's own
-    randomness decides). Raises a ValueError at once for an empty prompt, one longer than block_size, or an
-    impossible rule.
-    """
-    session = _prepare(gpt, [ids], max_new_tokens)
-    rules = Rules(temperature, top_k, top_p)
-    return (
-        token for said in _write(gpt, session, max_new_tokens, rules, stop, seed) for token in said.values()
-    )
+    def _marks(self) -> Tensor:
+        """(rows, V) of bool: which ids the prompts hold."""
+        marks = self.uniforms.new_zeros(len(self.said), self.gpt.config.vocab_size, dtype=torch.bool)
+        for row, ids in enumerate(self.said):
+            marks[row, ids] = True
+        return marks
 
 
-def generate_batch(
-    gpt: GPT,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    stop: int | Collection[int] = (),
-    seed: int | None = None,
-) -> list[list[int]]:
-    """Continues every prompt, all in one batch; returns the new ids of each, without prompt and stop id.
-
-    Prompts may differ in length. Row i is what `stream` with seed + i says, whatever the other rows are.
-    """
-    rules = Rules(temperature, top_k, top_p)
-    new: list[list[int]] = [[] for _ in prompts]
-    if prompts:
-        session = _prepare(gpt, prompts, max_new_tokens)
-        for said in _write(gpt, session, max_new_tokens, rules, stop, seed):
-            for row, token in said.items():
-                new[row].append(token)
-    return new
-
-
-def _prepare(gpt: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> _Session:
+def check_prompts(gpt: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    """Raises a ValueError for a prompt that the model cannot read."""
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens is {max_new_tokens}: it must be 0 or more")
     for prompt in prompts:
@@ -256,43 +173,16 @@ def _prepare(gpt: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int) ->
                 "shorten it, or start from <|endoftext|> where there is none"
             )
         check_ids(torch.tensor(prompt), gpt.config.vocab_size, "the prompt")
-    return _Session(gpt, prompts, max_new_tokens)
 
 
-@torch.inference_mode()
-def _write(
-    gpt: GPT,
-    session: _Session,
-    max_new_tokens: int,
-    rules: Rules,
-    stop: int | Collection[int],
-    seed: int | None,
-) -> Iterator[dict[int, int]]:
-    """Yields, step by step, the id said in each row that is still open."""
-    stops = {stop} if isinstance(stop, int) else set(stop or ())
-    device = session.cache.device
-    uniforms = _uniforms(len(session.said), max_new_tokens, seed).to(device)  # (rows, steps)
-    was_training = gpt.training
-    gpt.eval()
-    try:
-        for step in range(max_new_tokens):
-            logits = session.step() if step else session.prefill()
-            ids = rules.choose(logits, uniforms[session.rows, step]).tolist()
-            drawn = {row: token for row, token in zip(session.rows, ids, strict=True) if row in session.open}
-            session.open -= {row for row, token in drawn.items() if token in stops}
-            for row, token in zip(session.rows, ids, strict=True):
-                session.said[row].append(token)
-            yield {row: token for row, token in drawn.items() if row in session.open}
-            if not session.open:
-                return
-    finally:
-        gpt.train(was_training)
-
-
-def _uniforms(rows: int, steps: int, seed: int | None) -> Tensor:
+def _uniforms(rows: int, steps: int, seed: Seed) -> Tensor:
     """(rows, steps) numbers in [0, 1), each row from a generator of its own: no row sways another."""
     if seed is None:
         return torch.rand(rows, steps)
-    return torch.stack(
-        [torch.rand(steps, generator=torch.Generator().manual_seed(seed + i)) for i in range(rows)]
-    )
+    seeds = range(seed, seed + rows) if isinstance(seed, int) else seed
+    if len(seeds) != rows:
+        raise ValueError(
+            f"there are {len(seeds)} seeds for {rows} prompts: give one for each, or one for all"
+        )
+    drawn = [torch.rand(steps, generator=torch.Generator().manual_seed(s)) for s in seeds]
+    return torch.stack(drawn) if drawn else torch.empty(0, steps)

@@ -20,20 +20,21 @@ LOGITS_BUDGET = 128 * 2**20
 def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """The loss of each position in nats, (N,), and the gradient of their sum, (N, V); both float32.
 
-    logits (N, V) of any float dtype, targets (N,) int64. A target of -100 is ignored: loss and gradient are
-    0. The row's largest logit is subtracted before exp, which therefore cannot overflow, be the logits
-    10,000.
+    logits (N, V) of float32, bfloat16 or float16, targets (N,) int64. A target of -100 is ignored: loss and
+    gradient are 0. The row's largest logit is subtracted before exp, which therefore cannot overflow, be the
+    logits 10,000.
 
     >>> losses, gradient = cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
     >>> round(losses.item(), 4), gradient.tolist()
     (0.6931, [[0.5, -0.5]])
     """
-    logits, keep = logits.float(), (targets != IGNORED)[:, None]  # keep (N, 1)
+    keep = (targets != IGNORED)[:, None]  # (N, 1)
     target = targets[:, None].where(keep, 0)  # (N, 1)
-    peak = logits.amax(-1, keepdim=True)
-    powers = (logits - peak).exp_()  # (N, V)
+    shifted = logits - logits.amax(-1, keepdim=True).float()  # (N, V), float32 whatever the logits are
+    true = shifted.gather(-1, target)  # (N, 1)
+    powers = shifted.exp_()
     total = powers.sum(-1, keepdim=True)
-    losses = (peak + total.log() - logits.gather(-1, target)) * keep
+    losses = (total.log() - true) * keep
     gradient = powers.div_(total)  # softmax, in the memory of the powers
     gradient.scatter_add_(-1, target, -torch.ones_like(total))
     return losses[:, 0], gradient.mul_(keep)
@@ -56,21 +57,29 @@ def head_loss(
     return logits, loss / count
 
 
+def _part_loss(hidden: Tensor, weight: Tensor, targets: Tensor, train: bool) -> tuple[Tensor | None, ...]:
+    """Logits (N, V), their summed loss, and with `train` its gradients for hidden (N, C) and weight (V, C)."""
+    logits = F.linear(hidden, weight)  # (N, C) -> (N, V), in autocast's dtype where it is on
+    losses, gradient = cross_entropy(logits, targets)
+    if not train:
+        return logits, losses.sum(), None, None
+    gradient = gradient.to(logits.dtype)
+    return logits, losses.sum(), gradient @ weight, gradient.mT @ hidden  # (N, V) @ (V, C), (V, N) @ (N, C)
+
+
 class _HeadLoss(torch.autograd.Function):
     """The summed loss, and the logits where one chunk of `rows` rows holds them all."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, train: bool) -> Any:
         loss, weight_grad = torch.zeros(2, device=hidden.device)
-        hidden_grads, logits = [], None
+        hidden_grads = []
         for part, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
-            logits = F.linear(part, weight)  # (rows, C) -> (rows, V), in autocast's dtype where it is on
-            losses, gradient = cross_entropy(logits, wanted)
-            loss = loss + losses.sum()
+            logits = None  # those of the part before must be gone before there are new ones
+            logits, part_loss, hidden_grad, update = _part_loss(part, weight, wanted, train)
+            loss = loss + part_loss
             if train:
-                gradient = gradient.to(logits.dtype)
-                hidden_grads.append(gradient @ weight)  # (rows, V) @ (V, C) -> (rows, C)
-                update = gradient.mT @ part  # (V, rows) @ (rows, C) -> (V, C)
+                hidden_grads.append(hidden_grad)
                 weight_grad = weight_grad + update.float()  # 16 bits could not hold the sum
         if train:
             ctx.save_for_backward(torch.cat(hidden_grads).to(hidden.dtype), weight_grad.to(weight.dtype))

@@ -62,6 +62,8 @@ def save(gpt: "GPT", directory: str | Path, tokenizer: str | Path | None = None)
 def _save_tokenizer(source: Path, directory: Path, block_size: int) -> int | None:
     """Copies tokenizer.json and says beside it what its special token is for; returns that token's id."""
     content = read_json(source)
+    if not isinstance(content, dict) or "model" not in content:
+        raise ValueError(f"{source} is no tokenizer.json: give the one that the model was trained with")
     special = {token["content"]: token["id"] for token in content.get("added_tokens", [])}
     role = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT} if END_OF_TEXT in special else {}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size, **role}
@@ -126,8 +128,10 @@ def is_gpt2(config: GPTConfig) -> bool:
     return plain and config.mlp != "swiglu" and config.kv_heads == config.n_head
 
 
-def from_json(content: dict[str, Any], path: Path, changes: dict[str, Any]) -> GPTConfig:
+def from_json(content: Any, path: Path, changes: dict[str, Any]) -> GPTConfig:
     """The GPTConfig that config.json's `content` describes; `path` is named in errors."""
+    if not isinstance(content, dict) or not isinstance(content.get("slm", {}), dict):
+        raise ValueError(f"{path} does not describe a model: give the config.json of a GPT")
     if content.get("model_type") not in ("gpt2", "slm"):
         raise ValueError(f"{path} is of model_type {content.get('model_type')!r}, not gpt2 or slm")
     fields = {name: content[theirs] for name, theirs in SHARED.items() if theirs in content}
@@ -144,7 +148,7 @@ def _mlp(content: dict[str, Any], path: Path) -> str:
         f"{name}={content[name]}" for name, value in UNCHANGED.items() if content.get(name, value) != value
     ]
     activation = content.get("activation_function", "gelu_new")
-    if activation not in ACTIVATIONS:
+    if activation not in tuple(ACTIVATIONS):
         odd.append(f"activation_function={activation}")
     if odd:
         raise ValueError(f"{path} asks for what this GPT does not compute: {', '.join(odd)}")
@@ -152,10 +156,10 @@ def _mlp(content: dict[str, Any], path: Path) -> str:
 
 
 def _dropout(content: dict[str, Any], path: Path, changes: dict[str, Any]) -> float:
-    rates = {content.get(name, 0.1) for name in DROPOUTS}  # 0.1 is GPT-2's default
-    if len(rates) > 1 and "dropout" not in changes:
-        raise ValueError(f"{path} has several dropout rates {sorted(rates)}: choose one with dropout=…")
-    return rates.pop()
+    rates = [content.get(name, 0.1) for name in DROPOUTS]  # 0.1 is GPT-2's default
+    if rates != rates[:1] * len(rates) and "dropout" not in changes:
+        raise ValueError(f"{path} has several dropout rates {rates}: choose one with dropout=…")
+    return rates[0]
 
 
 def to_gpt2_names(gpt: "GPT") -> dict[str, Tensor]:

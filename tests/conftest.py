@@ -1,5 +1,6 @@
 """What several rooms' tests share: a tiny corpus, prepared once, and a check of one-line errors."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,22 @@ def corpus(tmp_path_factory) -> Path:
         ]
     )
     return directory
+
+
+@pytest.fixture(scope="session")
+def babble(corpus, tmp_path_factory) -> Path:
+    """A run of 20 steps of a one-layer model: it babbles, but in whole characters."""
+    from model import GPTConfig
+    from training import loop
+    from training.config import TrainConfig, with_vocabulary_of_data
+
+    model = dataclasses.replace(GPTConfig.preset("quickstart"), n_layer=1, n_head=2, n_embd=32, block_size=48)
+    config = TrainConfig(
+        model=model, data=corpus, run=tmp_path_factory.mktemp("runs") / "babble", steps=20, batch_tokens=384,
+        micro_batch=8, learning_rate=1e-2, warmup_steps=5, eval_batches=1, coherence_stories=3, device="cpu",
+    )  # fmt: skip
+    loop.train(with_vocabulary_of_data(config))
+    return config.run
 
 
 @pytest.fixture

@@ -1,51 +1,43 @@
 """sample.py as a user runs it, on a model trained for a moment."""
 
-import dataclasses
+import json
+import shutil
 
 import pytest
 
 import sample
 from bpe import Tokenizer
-from training import loop
-from training.config import TrainConfig
-
-
-@pytest.fixture(scope="module")
-def run(corpus, tmp_path_factory):
-    """A run of 20 steps: it babbles, but in whole characters."""
-    from model import GPTConfig
-    from training.config import with_vocabulary_of_data
-
-    model = dataclasses.replace(GPTConfig.preset("quickstart"), n_layer=1, n_head=2, n_embd=32, block_size=48)
-    config = TrainConfig(
-        model=model, data=corpus, run=tmp_path_factory.mktemp("runs") / "babble", steps=20, batch_tokens=384,
-        micro_batch=8, learning_rate=1e-2, warmup_steps=5, eval_batches=1, coherence_stories=3, device="cpu",
-    )  # fmt: skip
-    loop.train(with_vocabulary_of_data(config))
-    return config.run
 
 
 def tell(run, capsys, *flags: str) -> str:
-    sample.main(["--run", str(run), "--max-new-tokens", "40", *flags])
+    sample.main(["--run", str(run), "--max-new-tokens", "40", "--seed", "1234", *flags])
     return capsys.readouterr().out
 
 
-def test_samples_start_with_the_prompt(run, capsys):
-    text = tell(run, capsys, "--prompt", "One day", "--num-samples", "2")
+def test_samples_start_with_the_prompt(babble, capsys):
+    text = tell(babble, capsys, "--prompt", "One day", "--num-samples", "2")
     assert text.count("One day") >= 2
     assert "--- sample 2 ---\nOne day" in text
 
 
-def test_the_seed_decides(run, capsys):
-    first = tell(run, capsys, "--seed", "5", "--temperature", "1.5")
-    assert first == tell(run, capsys, "--seed", "5", "--temperature", "1.5")
-    assert first != tell(run, capsys, "--seed", "6", "--temperature", "1.5")
+def test_the_seed_decides(babble, capsys):
+    first = tell(babble, capsys, "--seed", "5", "--temperature", "1.5")
+    assert first == tell(babble, capsys, "--seed", "5", "--temperature", "1.5")
+    assert first != tell(babble, capsys, "--seed", "6", "--temperature", "1.5")
 
 
-def test_temperature_zero_is_greedy_and_so_is_top_one(run, capsys):
-    greedy = tell(run, capsys, "--temperature", "0", "--num-samples", "1")
-    assert greedy == tell(run, capsys, "--temperature", "0", "--num-samples", "1", "--seed", "9")
-    assert greedy == tell(run, capsys, "--top-k", "1", "--num-samples", "1", "--temperature", "2")
+def test_without_a_seed_the_stories_are_new_each_time(babble, capsys):
+    told = []
+    for _ in range(2):
+        sample.main(["--run", str(babble), "--max-new-tokens", "40", "--temperature", "1.5"])
+        told.append(capsys.readouterr().out)
+    assert told[0] != told[1]
+
+
+def test_temperature_zero_is_greedy_and_so_is_top_one(babble, capsys):
+    greedy = tell(babble, capsys, "--temperature", "0", "--num-samples", "1")
+    assert greedy == tell(babble, capsys, "--temperature", "0", "--num-samples", "1", "--seed", "9")
+    assert greedy == tell(babble, capsys, "--top-k", "1", "--num-samples", "1", "--temperature", "2")
 
 
 @pytest.mark.parametrize(
@@ -54,23 +46,115 @@ def test_temperature_zero_is_greedy_and_so_is_top_one(run, capsys):
         (["--temperature", "-0.5"], "temperature is -0.5"),
         (["--temperature", "nan"], "temperature is nan"),
         (["--top-k", "0"], "top_k is 0"),
+        (["--top-p", "0"], "top_p is 0.0"),
+        (["--top-p", "1.5"], "top_p is 1.5"),
+        (["--min-p", "nan"], "min_p is nan"),
+        (["--repetition-penalty", "0"], "repetition_penalty is 0.0"),
+        (["--stop", ""], "a stop string is empty"),
         (["--num-samples", "0"], "num_samples is 0"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--beams", "0"], "beams is 0"),
+        (["--prompt-file", "no/such/file"], "no/such/file"),
+        (["--prompt", "a", "--prompt-file", "b"], "both --prompt and --prompt-file"),
+        (["--interactive", "--show-probs"], "--interactive and --show-probs exclude each other"),
+        (["--score", ""], "an empty text to score"),
         (["--prompt", "once upon a time " * 50], "give a shorter prompt"),
         (["--run", "no/such/run"], "holds no trained model"),
         (["--device", "cuda:77"], "cuda:77"),
+        (["--compile", "--device", "cpu"], "on a CPU only int8 can be compiled"),
     ],
 )
-def test_a_mistake_is_one_line(run, refused, flags, complaint):
-    assert complaint in refused(sample.main, "--run", str(run), *flags)
+def test_a_mistake_is_one_line(babble, refused, flags, complaint):
+    assert complaint in refused(sample.main, "--run", str(babble), *flags)
 
 
-def test_damaged_weights_are_refused_with_their_name(run, refused, tmp_path):
+def test_damaged_weights_are_refused_with_their_name(babble, refused, tmp_path):
     (tmp_path / "best").mkdir()
-    (tmp_path / "best" / "config.json").write_bytes((run / "best" / "config.json").read_bytes())
+    (tmp_path / "best" / "config.json").write_bytes((babble / "best" / "config.json").read_bytes())
     (tmp_path / "best" / "model.safetensors").write_bytes(b"not weights")
-    (tmp_path / "tokenizer.json").write_bytes((run / "tokenizer.json").read_bytes())
+    (tmp_path / "tokenizer.json").write_bytes((babble / "tokenizer.json").read_bytes())
     assert "model.safetensors" in refused(sample.main, "--run", str(tmp_path))
 
 
-def test_the_runs_tokenizer_is_the_datas(run, corpus):
-    assert Tokenizer.load(run / "tokenizer.json").vocab == Tokenizer.load(corpus / "tokenizer.json").vocab
+def test_the_runs_tokenizer_is_the_datas(babble, corpus):
+    assert Tokenizer.load(babble / "tokenizer.json").vocab == Tokenizer.load(corpus / "tokenizer.json").vocab
+
+
+def test_weights_of_another_config_and_a_tokenizer_of_another_model_are_refused(
+    babble, refused, tmp_path, capsys
+):
+    shutil.copytree(babble, tmp_path / "other")
+    path = tmp_path / "other" / "best" / "config.json"
+    path.write_text(path.read_text().replace('"n_layer": 1', '"n_layer": 2'))
+    assert "missing h.1.attn" in refused(sample.main, "--run", str(tmp_path / "other"))
+    path.write_text((babble / "best" / "config.json").read_text())
+    Tokenizer([(bytes([i]), b"x") for i in range(200)]).save(tmp_path / "other" / "tokenizer.json")
+    assert "another model's tokenizer" in refused(sample.main, "--run", str(tmp_path / "other"))
+    (tmp_path / "other" / "tokenizer.json").unlink()
+    assert "holds no tokenizer.json" in refused(sample.main, "--run", str(tmp_path / "other"))
+    (tmp_path / "other" / "best" / "model.safetensors").unlink()
+    (tmp_path / "other" / "tokenizer.json").write_bytes((babble / "tokenizer.json").read_bytes())
+    assert "holds no model.safetensors" in refused(sample.main, "--run", str(tmp_path / "other"))
+
+
+def test_an_empty_prompt_starts_from_end_of_text_and_a_directory_of_weights_will_do(babble, capsys, tmp_path):
+    shutil.copytree(babble / "best", tmp_path / "hf")
+    shutil.copy(babble / "tokenizer.json", tmp_path / "hf")
+    assert tell(tmp_path / "hf", capsys) == tell(babble, capsys)
+
+
+def test_a_sample_ends_before_a_stop_string(babble, capsys):
+    whole = tell(babble, capsys, "--num-samples", "1", "--ignore-eot")
+    text = whole.split("---\n")[1].strip("\n")
+    middle = text[len(text) // 2 :][:3]
+    cut = tell(babble, capsys, "--num-samples", "1", "--ignore-eot", "--stop", middle)
+    assert cut.split("---\n")[1].strip("\n") == text[: text.index(middle)].strip("\n")
+
+
+def test_prompts_of_a_file_are_written_as_json_lines_that_single_samples_repeat(babble, capsys, tmp_path):
+    (tmp_path / "prompts.txt").write_text("One day\n\nTom was a\n")
+    flags = ["--num-samples", "2", "--temperature", "1.2", "--stop", "e."]
+    told = tell(
+        babble, capsys, "--prompt-file", str(tmp_path / "prompts.txt"),
+        "--out", str(tmp_path / "told.jsonl"), "--batch-size", "4", *flags,
+    )  # fmt: skip
+    assert "6 samples written" in told
+    records = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text().splitlines()]
+    assert [r["prompt"] for r in records] == ["One day", "One day", "", "", "Tom was a", "Tom was a"]
+    for number, record in enumerate(records):
+        assert record["seed"] == 1234 + number % 2
+        alone = tell(
+            babble,
+            capsys,
+            "--prompt",
+            record["prompt"],
+            *flags,
+            "--seed",
+            str(record["seed"]),
+            "--num-samples",
+            "1",
+        )
+        assert alone == f"--- sample 1 ---\n{record['prompt']}{record['text']}\n\n"
+    assert {r["end"] for r in records} <= {"length", "stop", "end"}
+    assert all(r["tokens"] == 40 for r in records if r["end"] == "length")
+
+
+def test_beam_search_prints_its_best(babble, capsys):
+    text = tell(babble, capsys, "--beams", "4", "--num-samples", "2", "--prompt", "One")
+    assert text.count("--- beam") == 2 and text.count("\nOne") == 2
+
+
+def test_probabilities_and_scores_are_shown(babble, capsys, tmp_path):
+    shown = tell(babble, capsys, "--show-probs", "--num-samples", "1", "--prompt", "One day")
+    assert "instead" in shown and "probability" in shown
+    (tmp_path / "lines.txt").write_text("One day\n\nday One\n")
+    scored = tell(babble, capsys, "--score", str(tmp_path / "lines.txt"), "a [bold]text[/bold]")
+    assert "bits per byte" in scored and scored.count("day") == 2
+    assert "[bold]" in scored
+
+
+def test_a_story_told_in_turns(babble, capsys, monkeypatch):
+    lines = iter(["One day", "/undo", "/set top_p 7", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    told = tell(babble, capsys, "--interactive")
+    assert "error: top_p is 7.0" in told and "/help" in told

@@ -14,6 +14,11 @@ PyMODINIT_FUNC SLM_CONCAT(PyInit_, TORCH_EXTENSION_NAME)() {
   if (module == nullptr) return nullptr;
   PyModule_AddStringConstant(module, "SOURCE_HASH", SLM_STRING(SLM_SOURCE_HASH));
   PyModule_AddStringConstant(module, "CUDA_ARCHITECTURES", SLM_STRING(SLM_CUDA_ARCHITECTURES));
+#if defined(_OPENMP)
+  PyModule_AddStringConstant(module, "THREADS", "torch's threads");
+#else
+  PyModule_AddStringConstant(module, "THREADS", "one thread: the compiler has no OpenMP");
+#endif
 #if defined(__AVX512F__)
   PyModule_AddStringConstant(module, "CPU_CAPABILITY", "AVX-512");
 #elif defined(__AVX2__)

@@ -117,6 +117,8 @@ def test_special_tokens_among_text(sharp, name, parts):
     peers, text = sharp[name], "".join(parts)
     ids = peers.ours.encode(text, "all")
     assert ids == peers.tiktoken.encode(text, allowed_special="all")
+    with mock.patch.multiple(bpe.tokenizer, WORTH_ARRAYS=0):
+        assert peers.ours.encode(text, "all") == ids
     with mock.patch.multiple(bpe.tokenizer, WORTH_ARRAYS=0, BLOCK=8):
         assert list(peers.ours.encode_iterable(parts, "all")) == ids
 

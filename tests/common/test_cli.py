@@ -1,6 +1,7 @@
 """A user's mistake is one line and exit code 2; a bug keeps its traceback."""
 
 import dataclasses
+import doctest
 from typing import Literal
 
 import pytest
@@ -31,6 +32,18 @@ def test_flags_become_a_dataclass():
     assert main(["--count", "3", "--kind", "fancy"]) == Options(3, "fancy")
 
 
+def test_a_command_gets_its_own_options(capsys, refused):
+    def several(*argv):
+        return cli.dispatch({"say": (Options, lambda options: print(options.count))}, argv, prog="several")
+
+    several("say", "--count", "4")
+    assert capsys.readouterr().out == "4\n"
+    several("--help")
+    assert "say        Options of a test." in capsys.readouterr().out
+    for argv in ([], ["shout"]):
+        assert "say what to do: several say" in refused(lambda words: several(*words), *argv)
+
+
 def test_help_names_every_flag(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
@@ -43,11 +56,11 @@ def test_help_names_every_flag(capsys):
 @pytest.mark.parametrize(
     ("argv", "complaint"),
     [
-        (["--cuont", "3"], "--cuont"),
+        (["--cuont", "3"], "error: Unrecognized options: --cuont, 3 (see test.py --help)"),
         (["--count", "three"], "--count"),
         (["--kind", "odd"], "odd"),
         (["--count"], "--count"),
-        (["--count", "-3"], "count is -3: it must not be negative"),
+        (["--count", "-3"], "error: count is -3: it must not be negative (see test.py --help)"),
     ],
 )
 def test_a_wrong_flag_is_one_line(refused, argv, complaint):
@@ -76,6 +89,10 @@ def test_mistakes_become_one_line(error, line, capsys, monkeypatch):
     monkeypatch.setenv("SLM_TRACEBACK", "1")
     with pytest.raises(type(error)):
         failing([])
+
+
+def test_examples_in_the_docstrings_hold():
+    assert doctest.testmod(cli).failed == 0
 
 
 def test_a_bug_is_not_hidden():

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.batches import EpochWindows, RandomWindows, StridedWindows, TokenFile
+from data.batches import DocumentStarts, EpochWindows, RandomWindows, StridedWindows, TokenFile
 from data.permute import permute
 
 B, T = 4, 8
@@ -23,12 +23,14 @@ def file(tmp_path, write_tokens):
 def make(kind, file, **share):
     if kind == "random":
         return RandomWindows(file, B, T, seed=3, **share)
+    if kind == "starts":
+        return DocumentStarts(file, B, T, seed=3, **share)
     if kind == "epoch":
         return EpochWindows(file, B, T, seed=3, **share)
     return StridedWindows(file, B, T, stride=3, seed=3, **share)
 
 
-KINDS = ("random", "epoch", "strided")
+KINDS = ("random", "starts", "epoch", "strided")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -126,3 +128,12 @@ def test_permute_sends_every_place_everywhere():
     for place in range(n):
         counts = np.bincount(images[:, place], minlength=n)
         assert abs(counts - keys / n).max() < 5 * np.sqrt(keys / n)
+
+
+def test_windows_start_where_documents_do_or_a_whole_block_later(tmp_path, write_tokens):
+    end = 0  # documents of 3, 20 and 5 tokens and a last one too near the end of the file
+    ids = np.concatenate([[7] * 2, [end], np.arange(10, 29), [end], [8] * 4, [end], [9] * 6, [end]])
+    file = TokenFile.open(write_tokens(tmp_path, ids), "train")
+    seen = {tuple(row.tolist()) for x, _ in islice(DocumentStarts(file, B, T, seed=1), 200) for row in x}
+    expected = {0, 2, 2 + T, 2 + 2 * T, 22}  # the last document and its block would pass the end
+    assert seen == {tuple(ids[start : start + T].tolist()) for start in expected}

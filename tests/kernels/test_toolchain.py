@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import kernels
 from kernels import __main__ as command
 from kernels import bench, toolchain
 
@@ -85,6 +86,18 @@ def test_the_source_hash_follows_names_and_contents(tmp_path, monkeypatch):
     assert len(hashes) == 3 and all(len(found) == 16 for found in hashes)
 
 
+@pytest.mark.skipif(toolchain.compiler() is None, reason="no compiler")
+def test_flags_are_those_that_the_compiler_takes(monkeypatch):
+    cxx = toolchain.compiler()
+    assert not toolchain._accepts(cxx, "-march=no-such-processor")
+    monkeypatch.setattr(toolchain.platform, "machine", lambda: "no-such-machine")
+    assert toolchain.native_flags(cxx) == (
+        ["-march=native"] if toolchain._accepts(cxx, "-march=native") else []
+    )
+    monkeypatch.setenv("SLM_NATIVE", "0")
+    assert toolchain.native_flags(cxx) == []
+
+
 def test_without_a_compiler_setup_says_so_once_and_builds_nothing():
     done = subprocess.run(
         [sys.executable, "setup.py", "--quiet", "--name"],
@@ -95,6 +108,13 @@ def test_without_a_compiler_setup_says_so_once_and_builds_nothing():
         check=True,
     )
     assert done.stderr.count("no C++ compiler") == 1
+
+
+@pytest.mark.skipif(kernels.backends()["cpu"] != "available", reason="the CPU kernels are not built")
+def test_the_kernels_run_on_torchs_threads_where_the_compiler_can():
+    from kernels import _C
+
+    assert (_C.THREADS == "torch's threads") == bool(toolchain.openmp_flags(toolchain.compiler()))
 
 
 def test_doctor_reports_every_op_and_every_fix(capsys):

@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+from model.cache import compile_step
+from model.generate import Generation, generate_batch
+
 
 @pytest.fixture(autouse=True)
 def fresh():
@@ -42,3 +45,15 @@ def test_one_graph_with_checkpointed_activations(tiny, batch):
 @pytest.mark.filterwarnings("ignore")  # the code generator's own
 def test_generated_code_computes_the_same(tiny, batch, variant, attention):
     check(tiny, batch, "inductor", **variant, attention=attention)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the code generator's own
+def test_a_compiled_step_says_the_same_even_past_the_context(tiny):
+    gpt = tiny(positions="rotary", n_kv_head=2)
+    prompts, step = [[1, 2, 3], [5]], compile_step(gpt)
+    plain = generate_batch(gpt, prompts, 45, seed=4)
+    for _ in range(2):  # the second uses what the first compiled
+        generation = Generation(gpt, prompts, 45, seed=4, step=step)
+        list(generation)
+        assert generation.said == [prompt + ids for prompt, ids in zip(prompts, plain, strict=True)]

@@ -21,7 +21,7 @@ def test_every_preset_is_valid(name):
         ("gpt2-medium", 354.8),
         ("gpt2-large", 774.0),
         ("gpt2-xl", 1557.6),
-        ("quickstart", 0.957),
+        ("quickstart", 1.080),
     ],
 )
 def test_presets_have_the_published_number_of_parameters(name, millions):
@@ -40,6 +40,9 @@ def test_unknown_preset_names_the_known_ones():
         ({"n_kv_head": 5}, "n_head 12 is not divisible by n_kv_head 5"),
         ({"n_layer": 0}, "n_layer is 0, must be a whole number of at least 1"),
         ({"window": -1}, "window is -1"),
+        ({"vocab_size": None}, "vocab_size is None, must be a whole number of at least 1"),
+        ({"n_head": True}, "n_head is True, must be a whole number of at least 1"),
+        ({"bias": "no"}, "bias is 'no', must be true or false"),
         ({"dropout": 1.0}, "dropout is 1.0, must be in"),
         ({"dropout": float("nan")}, "dropout is nan"),
         ({"norm_eps": 0.0}, "norm_eps is 0.0"),

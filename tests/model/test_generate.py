@@ -1,9 +1,10 @@
-"""Generation against a loop without a cache, and every sampling rule against a plain one."""
+"""Generation against a loop without a cache, alone and in batches."""
 
 import pytest
 import torch
 
-from model.generate import KVCache, Rules, context_start, draw, generate_batch, keep_top_k, keep_top_p, stream
+from model.cache import KVCache, context_start
+from model.generate import Generation, generate_batch, stream
 
 
 def without_cache(gpt, ids, count):
@@ -69,6 +70,38 @@ def test_a_seed_decides_and_no_seed_leaves_it_to_torch(tiny):
     assert first == list(stream(gpt, [1], 20))
 
 
+def test_each_row_may_have_a_seed_of_its_own(tiny):
+    gpt = tiny()
+    rows = generate_batch(gpt, [[1], [1], [2]], 20, seed=[8, 5, 8])
+    assert rows == [list(stream(gpt, [id], 20, seed=seed)) for id, seed in ((1, 8), (1, 5), (2, 8))]
+    with pytest.raises(ValueError, match="there are 2 seeds for 3 prompts"):
+        generate_batch(gpt, [[1], [1], [2]], 20, seed=[8, 5])
+
+
+def test_the_repetition_penalty_knows_prompt_and_text_even_past_the_context(tiny):
+    transformers = pytest.importorskip("transformers")
+    gpt, said = tiny(block_size=8).eval(), [3, 4]
+    penalize = transformers.RepetitionPenaltyLogitsProcessor(1.2)
+    for _ in range(30):
+        with torch.no_grad():
+            logits = gpt(torch.tensor([said[context_start(len(said), 8) :]]))[0][:, -1]
+        said.append(penalize(torch.tensor([said]), logits).argmax().item())
+    assert list(stream(gpt, [3, 4], 30, temperature=0, repetition_penalty=1.2)) == said[2:]
+    assert said[2:] != list(stream(gpt, [3, 4], 30, temperature=0))
+
+
+def test_a_reader_may_close_a_row_and_the_others_go_on(tiny):
+    gpt = tiny()
+    alone = [list(stream(gpt, [i], 12, seed=3 + i)) for i in range(3)]
+    generation, new = Generation(gpt, [[0], [1], [2]], 12, seed=3), [[], [], []]
+    for said in generation:
+        for row, token in said.items():
+            new[row].append(token)
+        if len(new[1]) == 4:
+            generation.close(1)
+    assert new == [alone[0], alone[1][:4], alone[2]]
+
+
 def test_generation_leaves_the_model_in_the_mode_it_was_in(tiny):
     gpt = tiny(dropout=0.5).train()
     tokens = stream(gpt, [1], 5, temperature=0)
@@ -77,48 +110,6 @@ def test_generation_leaves_the_model_in_the_mode_it_was_in(tiny):
     assert gpt.training
     assert list(stream(gpt, [1], 5, temperature=0)) == list(stream(gpt.eval(), [1], 5, temperature=0))
     assert not gpt.training
-
-
-@pytest.mark.parametrize(
-    "rules", [Rules(0.0), Rules(0.0, top_k=5), Rules(1.0, top_k=1), Rules(2.0, top_p=1e-9)]
-)
-def test_greedy_by_every_road(rules):
-    logits = torch.randn(50, 30)
-    assert torch.equal(rules.choose(logits, torch.rand(50)), logits.argmax(-1))
-
-
-def test_top_k_keeps_torchs_k_largest():
-    logits = torch.randn(10, 30)
-    for k in (1, 7, 30, 99):
-        kept = keep_top_k(logits, k).isfinite()
-        expected = torch.zeros_like(kept).scatter_(1, logits.topk(min(k, 30)).indices, True)
-        assert torch.equal(kept, expected)
-
-
-@pytest.mark.parametrize("p", [1e-6, 0.1, 0.5, 0.9, 0.999, 1.0])
-def test_top_p_keeps_the_smallest_set_that_reaches_p(p):
-    for row in torch.randn(20, 30) * 3:
-        probabilities, reached, expected = row.softmax(-1).double(), 0.0, set()
-        for token in row.argsort(descending=True).tolist():
-            if reached >= p:
-                break
-            expected.add(token)
-            reached += probabilities[token].item()
-        assert set(keep_top_p(row, p).isfinite().nonzero().flatten().tolist()) == expected
-
-
-def test_drawn_shares_are_the_probabilities():
-    logits, n = torch.tensor([1.0, -1.0, 0.5, 2.0, -20.0]), 200_000
-    uniform = torch.rand(n, generator=torch.Generator().manual_seed(0))
-    ids = Rules(temperature=0.7).choose(logits.expand(n, 5), uniform)
-    expected = (logits.double() / 0.7).softmax(-1)
-    share = torch.bincount(ids, minlength=5) / n
-    assert ((share - expected).abs() <= 5 * (expected * (1 - expected) / n).sqrt() + 1e-9).all()
-
-
-def test_an_impossible_id_is_never_drawn_at_the_ends_of_the_interval():
-    probabilities = torch.tensor([[0.0, 0.3, 0.0, 0.7, 0.0]]).expand(2, 5)
-    assert draw(probabilities, torch.tensor([0.0, 1 - 2**-24])).tolist() == [1, 3]
 
 
 def test_the_context_slides_by_halves():
@@ -139,6 +130,9 @@ def test_the_context_slides_by_halves():
         ([1], {"top_k": 0}, "top_k is 0"),
         ([1], {"top_p": 0.0}, "top_p is 0.0"),
         ([1], {"top_p": 1.1}, "top_p is 1.1"),
+        ([1], {"min_p": 0.0}, "min_p is 0.0"),
+        ([1], {"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
+        ([1], {"repetition_penalty": float("inf")}, "repetition_penalty is inf"),
         ([1], {"max_new_tokens": -1}, "max_new_tokens is -1"),
     ],
 )
@@ -152,3 +146,11 @@ def test_bad_requests_are_named_before_anything_is_said(tiny, ids, options, mess
 def test_nothing_asked_for_is_nothing_said(tiny):
     assert generate_batch(tiny(), [], 5) == []
     assert generate_batch(tiny(), [[1], [2]], 0) == [[], []]
+
+
+def test_a_model_of_nans_is_named(tiny):
+    gpt = tiny()
+    with torch.no_grad():
+        gpt.lm_head.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="logits are not numbers"):
+        generate_batch(gpt, [[1], [2]], 3)

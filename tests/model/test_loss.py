@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import loss
 from model.loss import IGNORED, cross_entropy, head_loss
@@ -49,13 +51,30 @@ def test_logits_are_given_where_they_fit_and_only_there():
     assert head_loss(hidden, weight, targets, budget=4 * 31 * 22)[0] is None
 
 
-def test_no_more_logits_than_the_budget_exist_at_once(monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        loss, "cross_entropy", lambda logits, t: seen.append(logits) or cross_entropy(logits, t)
-    )
-    head_loss(*inputs(rows=100), budget=4 * 31 * 7)
-    assert max(len(logits) for logits in seen) == 7 and sum(len(logits) for logits in seen) == 100
+class LiveBytes(TorchDispatchMode):
+    """The most bytes that tensors made while it is on held at one time."""
+
+    def __init__(self):
+        super().__init__()
+        self.alive, self.peak = {}, 0
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        made = op(*args, **(kwargs or {}))
+        for tensor in [made] if isinstance(made, torch.Tensor) else []:
+            storage = tensor.untyped_storage()
+            self.alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.alive = {at: kept for at, kept in self.alive.items() if not kept[0].expired()}
+        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
+        return made
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_no_more_than_the_budget_of_logits_and_as_much_of_gradient_exist_at_once(precision):
+    hidden, weight, targets = inputs(rows=400, width=2, vocab=3000)
+    budget = 4 * 3000 * 40
+    with LiveBytes() as live, torch.autocast("cpu", precision, enabled=precision != torch.float32):
+        head_loss(hidden, weight, targets, budget)
+    assert 1.5 * budget < live.peak < 2 * budget + 5 * weight.nbytes  # ten parts of 40 rows each
 
 
 def test_nothing_but_ignored_targets_is_a_loss_of_zero_without_gradient():

@@ -155,6 +155,13 @@ def test_a_cut_file_is_named(tiny, tmp_path):
         GPT.from_pretrained(tmp_path)
 
 
+def test_a_file_that_is_no_tokenizer_is_named_and_nothing_written(tiny, tmp_path):
+    (tmp_path / "vocab.json").write_text('{"a": 0}')
+    with pytest.raises(ValueError, match=r"vocab\.json is no tokenizer\.json"):
+        tiny().save_pretrained(tmp_path / "out", tokenizer=tmp_path / "vocab.json")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(tiny, tmp_path, name):
     tiny().save_pretrained(tmp_path)
@@ -169,10 +176,14 @@ def test_a_missing_file_is_named(tiny, tmp_path, name):
         ({"model_type": "llama"}, "model_type 'llama', not gpt2 or slm"),
         ({"activation_function": "relu"}, "does not compute: activation_function=relu"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
-        ({"attn_pdrop": 0.3}, r"several dropout rates \[0.0, 0.3\]: choose one with dropout="),
+        ({"attn_pdrop": 0.3}, r"several dropout rates \[0.0, 0.0, 0.3\]: choose one with dropout="),
         ({"n_head": 5}, "n_embd 32 is not divisible by n_head 5"),
         ({"slm": {"flux": 1}}, "GPTConfig has no field called flux"),
         ({"n_layer": "2"}, "n_layer is '2', must be a whole number"),
+        ({"n_embd": None}, "n_embd is None, must be a whole number"),
+        ({"slm": ["flux"]}, "does not describe a model"),
+        ({"activation_function": ["relu"]}, r"activation_function=\['relu'\]"),
+        ({"resid_pdrop": "half"}, r"several dropout rates \['half', 0.0, 0.0\]"),
     ],
 )
 def test_a_config_that_cannot_be_met_is_refused(tiny, tmp_path, change, message):

@@ -22,9 +22,6 @@ namespace {
 // so that the sums do not depend on the number of threads.
 constexpr int64_t kRowsPerTask = 128;
 
-// Rows that the backward takes at once.
-constexpr int kRowsAtOnce = 4;
-
 // Elements below which a thread is not worth waking.
 constexpr int64_t kGrainElements = 32768;
 
@@ -41,6 +38,13 @@ struct Rows {
   int64_t distance;
 };
 
+// Whether a result is too large to be found in the cache by who reads it next: then it is written around the cache.
+template <typename T>
+bool past_cache(const at::Tensor& x) {
+  constexpr size_t kLarge = 16 << 20;
+  return std::is_same_v<T, float> && x.nbytes() >= kLarge;
+}
+
 // Calls body(task, begin, end) for every task of rows, in parallel.
 template <typename Body>
 void for_row_tasks(int64_t rows, int64_t size, const Body& body) {
@@ -56,7 +60,10 @@ void for_row_tasks(int64_t rows, int64_t size, const Body& body) {
 template <typename A>
 std::pair<A, A> moments(const A* x, int64_t size, A eps) {
   Vec<A> sum(0), squares(0);
-  for_each_vec<A>(size, [&](int64_t i, auto count) { sum = sum + load(x + i, count); });
+  for_each_vec<A>(size, [&](int64_t i, auto count) {
+    prefetch(x + i);
+    sum = sum + load(x + i, count);
+  });
   A mean = sum_of(sum) / static_cast<A>(size);
   for_each_vec<A>(size, [&](int64_t i, auto count) {
     Vec<A> centred = first_lanes(load(x + i, count) - Vec<A>(mean), count);
@@ -67,10 +74,10 @@ std::pair<A, A> moments(const A* x, int64_t size, A eps) {
 
 // out = (x - mean) * rstd * weight + bias for one row.
 template <typename A>
-void normalize(const A* x, A mean, A rstd, const A* weight, const A* bias, A* out, int64_t size) {
+void normalize(const A* x, A mean, A rstd, const A* weight, const A* bias, A* out, int64_t size, bool large) {
   for_each_vec<A>(size, [&](int64_t i, auto count) {
     Vec<A> scaled = (load(x + i, count) - Vec<A>(mean)) * Vec<A>(rstd);
-    store(at::vec::fmadd(scaled, load(weight + i, count), load(bias + i, count)), out + i, count);
+    write(at::vec::fmadd(scaled, load(weight + i, count), load(bias + i, count)), out + i, count, large);
   });
 }
 
@@ -85,12 +92,22 @@ std::vector<compute_t<T>> widened(const std::optional<at::Tensor>& vector, int64
   return values;
 }
 
-// to = a + b, rounded to T.
+// sum = a + b, rounded to T; the same numbers, widened again, in `values`, where the next sweeps find them.
 template <typename T, typename A = compute_t<T>>
-void add_rows(const A* a, const A* b, T* to, A* scratch, int64_t size) {
-  A* target = destination(to, scratch);
-  for_each_vec<A>(size, [&](int64_t i, auto count) { store(load(a + i, count) + load(b + i, count), target + i, count); });
-  narrow(target, to, size);
+void add_rows(const A* a, const A* b, T* sum, A* values, int64_t size, bool large) {
+  if constexpr (std::is_same_v<T, A>) {
+    for_each_vec<A>(size, [&](int64_t i, auto count) {
+      const Vec<A> total = load(a + i, count) + load(b + i, count);
+      store(total, values + i, count);
+      write(total, sum + i, count, large);
+    });
+  } else {
+    for_each_vec<A>(size, [&](int64_t i, auto count) {
+      store(load(a + i, count) + load(b + i, count), values + i, count);
+    });
+    narrow(values, sum, size);
+    widen<T>(sum, values, size);
+  }
 }
 
 struct Normalized {
@@ -109,66 +126,54 @@ Normalized forward(const at::Tensor& x, const std::optional<at::Tensor>& residua
   const Rows<T> sum(residual ? result.sum : result.out), out(result.out);
   const auto gamma = widened<T>(weight, size), beta = widened<T>(bias, size);
   A *means = result.mean.mutable_data_ptr<A>(), *rstds = result.rstd.mutable_data_ptr<A>();
+  const bool large = past_cache<T>(result.out);
 
   for_row_tasks(rows, size, [&](int64_t, int64_t begin, int64_t end) {
     std::vector<A> scratch(2 * size);
     for (int64_t r = begin; r < end; ++r) {
       const A* values = widen(in[r], scratch.data(), size);
       if (residual) {
-        add_rows(values, widen(added[r], scratch.data() + size, size), sum[r], scratch.data(), size);
-        values = widen<T>(sum[r], scratch.data(), size);  // the rounded sum: what the backward will see
+        add_rows<T>(values, widen(added[r], scratch.data() + size, size), sum[r], scratch.data(), size, large);
+        values = scratch.data();
       }
       std::tie(means[r], rstds[r]) = moments(values, size, static_cast<A>(eps));
       A* target = destination(out[r], scratch.data() + size);
-      normalize(values, means[r], rstds[r], gamma.data(), beta.data(), target, size);
+      normalize(values, means[r], rstds[r], gamma.data(), beta.data(), target, size, large);
       narrow(target, out[r], size);
     }
+    written();
   });
   return result;
 }
 
-// Some rows of the backward: kRows of each tensor. `residual` is null where no gradient is added to that of x.
-template <typename A, int kRows>
-struct BackwardRows {
-  const A *grad[kRows], *x[kRows], *residual[kRows];
-  A *grad_x[kRows], mean[kRows], rstd[kRows];
-
-  Vec<A> normalized(int row, int64_t i, auto count) const {
-    return (load(x[row] + i, count) - Vec<A>(mean[row])) * Vec<A>(rstd[row]);
-  }
+// One row of the backward; `residual`, a gradient to add to that of x, only where kResidual says so.
+template <typename A>
+struct BackwardRow {
+  const A *grad, *x, *residual;
+  A *grad_x, mean, rstd;
 };
 
-// The gradients of x of some rows; their part of the gradients of weight and bias is added to grad_weight and
-// grad_bias. Several rows at a time keep independent sums in flight and pass over those two only once.
-template <typename A, int kRows>
-void rows_backward(const BackwardRows<A, kRows>& rows, const A* weight, A* grad_weight, A* grad_bias, int64_t size) {
-  Vec<A> plain[kRows], projected[kRows];  // sums of g * weight, and of g * weight * normalized x
-  for (int r = 0; r < kRows; ++r) plain[r] = projected[r] = Vec<A>(0);
+// The row's gradient of x; its part of the gradients of weight and bias is added to grad_weight and grad_bias.
+template <bool kResidual, typename A>
+void row_backward(BackwardRow<A> row, const A* weight, A* grad_weight, A* grad_bias, int64_t size, bool large) {
+  const Vec<A> mean(row.mean), rstd(row.rstd);
+  Vec<A> plain(0), projected(0);  // sums of g * weight, and of g * weight * normalized x
   for_each_vec<A>(size, [&](int64_t i, auto count) {
-    const Vec<A> scale = load(weight + i, count);
-    for (int r = 0; r < kRows; ++r) {
-      const Vec<A> weighted = load(rows.grad[r] + i, count) * scale;
-      plain[r] = plain[r] + weighted;
-      projected[r] = at::vec::fmadd(weighted, rows.normalized(r, i, count), projected[r]);
-    }
+    prefetch(row.grad + i);
+    prefetch(row.x + i);
+    const Vec<A> weighted = load(row.grad + i, count) * load(weight + i, count);
+    plain = plain + weighted;
+    projected = at::vec::fmadd(weighted, (load(row.x + i, count) - mean) * rstd, projected);
   });
-  for (int r = 0; r < kRows; ++r) {
-    plain[r] = Vec<A>(sum_of(plain[r]) / static_cast<A>(size));
-    projected[r] = Vec<A>(sum_of(projected[r]) / static_cast<A>(size));
-  }
+  plain = Vec<A>(sum_of(plain) / static_cast<A>(size));
+  projected = Vec<A>(sum_of(projected) / static_cast<A>(size));
   for_each_vec<A>(size, [&](int64_t i, auto count) {
-    const Vec<A> scale = load(weight + i, count);
-    Vec<A> weight_sum = load(grad_weight + i, count), bias_sum = load(grad_bias + i, count);
-    for (int r = 0; r < kRows; ++r) {
-      const Vec<A> g = load(rows.grad[r] + i, count), normalized = rows.normalized(r, i, count);
-      const Vec<A> centred = g * scale - plain[r] - normalized * projected[r];
-      const Vec<A> passed = rows.residual[r] ? load(rows.residual[r] + i, count) : Vec<A>(0);
-      weight_sum = at::vec::fmadd(g, normalized, weight_sum);
-      bias_sum = bias_sum + g;
-      store(at::vec::fmadd(centred, Vec<A>(rows.rstd[r]), passed), rows.grad_x[r] + i, count);
-    }
-    store(weight_sum, grad_weight + i, count);
-    store(bias_sum, grad_bias + i, count);
+    const Vec<A> g = load(row.grad + i, count), normalized = (load(row.x + i, count) - mean) * rstd;
+    Vec<A> grad_x = (g * load(weight + i, count) - plain - normalized * projected) * rstd;
+    if constexpr (kResidual) grad_x = grad_x + load(row.residual + i, count);
+    write(grad_x, row.grad_x + i, count, large);
+    store(at::vec::fmadd(g, normalized, load(grad_weight + i, count)), grad_weight + i, count);
+    store(g + load(grad_bias + i, count), grad_bias + i, count);
   });
 }
 
@@ -187,27 +192,26 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(const at::Tensor& grad_o
   const auto gamma = widened<T>(weight, size);
   const A *means = mean.const_data_ptr<A>(), *rstds = rstd.const_data_ptr<A>();
   A* sums = parts.mutable_data_ptr<A>();
+  const bool large = past_cache<T>(grad_x);
 
   for_row_tasks(rows, size, [&](int64_t task, int64_t begin, int64_t end) {
-    std::vector<A> scratch(3 * kRowsAtOnce * size);
+    std::vector<A> scratch(3 * size);
     A *grad_weight = sums + 2 * task * size, *grad_bias = grad_weight + size;
-    auto block = [&]<int kRows>(int64_t first, std::integral_constant<int, kRows>) {
-      BackwardRows<A, kRows> some;
-      for (int i = 0; i < kRows; ++i) {
-        A* space = scratch.data() + 3 * i * size;
-        some.grad[i] = widen(grad[first + i], space, size);
-        some.x[i] = widen(in[first + i], space + size, size);
-        some.residual[i] = grad_residual ? widen(passed[first + i], space + 2 * size, size) : nullptr;
-        some.grad_x[i] = destination(to[first + i], space);
-        some.mean[i] = means[first + i];
-        some.rstd[i] = rstds[first + i];
+    for (int64_t r = begin; r < end; ++r) {
+      const A* g = widen(grad[r], scratch.data(), size);
+      const A* values = widen(in[r], scratch.data() + size, size);
+      A* target = destination(to[r], scratch.data());
+      if (grad_residual) {
+        const A* residual = widen(passed[r], scratch.data() + 2 * size, size);
+        row_backward<true, A>({g, values, residual, target, means[r], rstds[r]}, gamma.data(), grad_weight, grad_bias,
+                              size, large);
+      } else {
+        row_backward<false, A>({g, values, nullptr, target, means[r], rstds[r]}, gamma.data(), grad_weight, grad_bias,
+                               size, large);
       }
-      rows_backward(some, gamma.data(), grad_weight, grad_bias, size);
-      for (int i = 0; i < kRows; ++i) narrow(some.grad_x[i], to[first + i], size);
-    };
-    int64_t r = begin;
-    for (; r + kRowsAtOnce <= end; r += kRowsAtOnce) block(r, std::integral_constant<int, kRowsAtOnce>{});
-    for (; r < end; ++r) block(r, std::integral_constant<int, 1>{});
+      narrow(target, to[r], size);
+    }
+    written();
   });
   at::Tensor total = parts.sum(0).to(x.scalar_type());  // (2, C)
   return {grad_x, total[0].clone(), total[1].clone()};

@@ -94,6 +94,39 @@ inline void store(const Vec<T>& vec, T* to, Count count) {
   }
 }
 
+// Asks for the numbers that a loop over rows will read 3 KB later: across the ends of pages, where the processor's own
+// prefetching stops.
+template <typename T>
+inline void prefetch(const T* from) {
+  __builtin_prefetch(from + 3072 / sizeof(T));
+}
+
+// As store, but around the cache where `past_cache` says so and the processor can: the line is then not read before it is
+// overwritten, which spares a third of the traffic of an output that is written once. `written` must follow.
+template <typename T, typename Count>
+inline void write(const Vec<T>& vec, T* to, Count count, bool past_cache) {
+#if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
+  if constexpr (std::is_same_v<T, float> && !std::is_same_v<Count, int64_t>) {
+    if (past_cache && reinterpret_cast<uintptr_t>(to) % sizeof(vec) == 0) {
+#if defined(CPU_CAPABILITY_AVX512)
+      _mm512_stream_ps(to, vec);
+#else
+      _mm256_stream_ps(to, vec);
+#endif
+      return;
+    }
+  }
+#endif
+  store(vec, to, count);
+}
+
+// Makes what this thread wrote around the cache visible to the others.
+inline void written() {
+#if defined(CPU_CAPABILITY_AVX512) || defined(CPU_CAPABILITY_AVX2)
+  _mm_sfence();
+#endif
+}
+
 // `vec` in its first count lanes, zero in the others.
 template <typename T, typename Count>
 inline Vec<T> first_lanes(const Vec<T>& vec, Count count) {

@@ -1,0 +1,13 @@
+// The attention kernels for any length on tensor cores, compiled for both 16-bit dtypes.
+#include "attention_long_backward.cuh"
+#include "attention_long_forward.cuh"
+
+namespace slm::cuda {
+
+#define INSTANTIATE(T)                                                      \
+    template void attention_long(const AttentionForward<T>&, cudaStream_t); \
+    template void attention_long(const AttentionBackward<T>&, cudaStream_t);
+INSTANTIATE(__half)
+INSTANTIATE(__nv_bfloat16)
+
+}  // namespace slm::cuda

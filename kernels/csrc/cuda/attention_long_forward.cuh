@@ -1,0 +1,178 @@
+// Causal attention of any length on tensor cores, forward: half and bfloat16, D up to 128 in multiples of 8.
+//
+// FlashAttention-2 (Dao 2023). A block of four warps takes a tile of queries and walks over tiles of 64 keys, from the
+// diagonal back: while a tile is multiplied the next one is on its way (cp.async into the other of two stages), and one
+// barrier per tile tells that it has come and that the stage before it is free. Scores never leave the registers; only
+// tiles that touch the diagonal or the edge of the window are masked; the tiles of queries with most keys start first.
+//
+//   D <= 64   32 rows for each warp: every fragment of k and v read from shared memory serves two products
+//   D > 64    16 rows, because 32 would not fit into the registers; also with dropout, for which there is code apart
+//   shared    (64 M + 256) D 16-bit elements, M = 2 or 1 row tiles of a warp: 48 KiB at D = 64, 80 KiB at D = 128
+#pragma once
+
+#include "score_tile.cuh"
+
+namespace slm::cuda {
+
+inline constexpr int kLongWarps = 4, kLongThreads = 32 * kLongWarps;
+inline constexpr int kLongKeys = 64;  // of a tile
+
+template <int D, bool Drops>
+inline constexpr int kLongRowTiles = D <= 64 && !Drops ? 2 : 1;  // of a warp
+
+// M tiles of 16 rows of a warp, their result so far, and the online softmax (Milakov and Gimelshein 2018).
+template <class T, int D, int M, bool Drops>
+struct LongRows {
+    using Memory = Tile<T, D>;
+    using Queries = typename Memory::template Operands<false>;
+    using Scores = Accumulator<16>[kLongKeys / 16][M];
+
+    int query;                       // of the first row
+    float maximum[M][2], sum[M][2];  // of rows g and g + 8 of each tile; the sum of this lane
+    Accumulator<D> out[M] = {};
+
+    __device__ __forceinline__ explicit LongRows(int query) : query(query) {
+#pragma unroll
+        for (int i = 0; i < 2 * M; ++i) {
+            maximum[i / 2][i % 2] = -INFINITY;
+            sum[i / 2][i % 2] = 0;
+        }
+    }
+
+    // Calls step(j, m, n, e) for each score of this lane.
+    template <class Step>
+    static __device__ __forceinline__ void each(const Step& step) {
+#pragma unroll
+        for (int i = 0; i < kLongKeys / 16 * M * 8; ++i) step(i / (8 * M), i / 8 % M, i / 4 % 2, i % 4);
+    }
+
+    // -inf where a row does not see a key of the tile that begins at `key`.
+    __device__ __forceinline__ void mask(const AttentionShape& s, int key, Scores& score) const {
+        if (key + kLongKeys - 1 <= query && query + 16 * M - 1 - key < s.window) return;
+        each([&](int j, int m, int n, int e) {
+            if (ScoreTile<false>{query + 16 * m, key + 16 * j}.hidden(s, n, e)) score[j][m][n][e] = -INFINITY;
+        });
+    }
+
+    // Scores to weights under the maximum so far; the result so far is rescaled to it. scale: that of the scores, above
+    // 0, times log2 e.
+    __device__ __forceinline__ void softmax(float scale, Scores& score) {
+        float shift[M][2], rescale[M][2];
+        float tile[M][2];
+#pragma unroll
+        for (int i = 0; i < 2 * M; ++i) tile[i / 2][i % 2] = -INFINITY;
+        each([&](int j, int m, int n, int e) { tile[m][e / 2] = fmaxf(tile[m][e / 2], score[j][m][n][e]); });
+#pragma unroll
+        for (int i = 0; i < 2 * M; ++i) {
+            const int m = i / 2, half = i % 2;
+            const float before = maximum[m][half];
+            maximum[m][half] = fmaxf(before, max_over<4>(tile[m][half]));
+            shift[m][half] = maximum[m][half] == -INFINITY ? 0.0f : maximum[m][half];  // a window may hide a whole tile
+            rescale[m][half] = ptx::exp2_approx((before - shift[m][half]) * scale);
+            sum[m][half] *= rescale[m][half];
+        }
+#pragma unroll
+        for (int m = 0; m < M; ++m)
+#pragma unroll
+            for (int i = 0; i < D / 2; ++i) out[m][i / 4][i % 4] *= rescale[m][i % 4 / 2];
+        each([&](int j, int m, int n, int e) {
+            score[j][m][n][e] = ptx::exp2_approx((score[j][m][n][e] - shift[m][e / 2]) * scale);
+            sum[m][e / 2] += score[j][m][n][e];
+        });
+    }
+
+    __device__ __forceinline__ void drop(const AttentionShape& s, int batch, int head, int key, Scores& score) const {
+        const uint64_t seed = static_cast<uint64_t>(*s.seed);
+#pragma unroll
+        for (int i = 0; i < kLongKeys / 32 * M; ++i) {
+            const int j = i / M * 2, m = i % M;
+            cuda::drop(s, seed, batch, head, query + 16 * m, key + 16 * j, score[j][m], score[j + 1][m]);
+        }
+    }
+
+    // Takes in the keys and values of one tile.
+    __device__ __forceinline__ void take(const AttentionShape& s, float scale, int batch, int head, int key,
+                                         const Queries (&q)[M], const T* k, const T* v) {
+        Scores score = {};
+        Memory::multiply_rows(q, k, 0, score);
+        mask(s, key, score);
+        softmax(scale, score);
+        if constexpr (Drops) drop(s, batch, head, key, score);
+#pragma unroll
+        for (int j = 0; j < kLongKeys / 16; ++j) {
+            Operand weights[M];
+#pragma unroll
+            for (int m = 0; m < M; ++m) as_operand<T>(score[j][m], weights[m]);
+            Memory::multiply(weights, v, 16 * j, out);
+        }
+    }
+};
+
+// Shared memory: the rows of q, then two stages of a tile of k and one of v.
+template <class T, int D, bool Drops>
+__global__ void __launch_bounds__(kLongThreads, 2) attention_long_forward(const AttentionForward<T> p) {
+    constexpr int M = kLongRowTiles<D, Drops>, kRows = 16 * M * kLongWarps, kTile = kLongKeys * D;
+    using Memory = Tile<T, D>;
+    const AttentionShape& s = p.shape;
+    const HeadTile at(s.batch, s.heads, s.length, kRows, true);
+    const T *k = p.k.head(at.batch, s.kv_head(at.head)), *v = p.v.head(at.batch, s.kv_head(at.head));
+    T *q_tile = dynamic_shared<T>(), *stages = q_tile + kRows * D;
+    const auto load = [&](int key, int stage) {
+        T* tile = stages + stage * 2 * kTile;
+        Memory::template load_async<kLongThreads>(tile, k, p.k.token_stride, key, kLongKeys, s.length, s.width);
+        Memory::template load_async<kLongThreads>(tile + kTile, v, p.v.token_stride, key, kLongKeys, s.length, s.width);
+        ptx::cp_async_commit();
+    };
+    const int first_key = max(0, at.first - s.window + 1) / kLongKeys * kLongKeys;
+    const int last_key = (min(s.length, at.first + kRows) - 1) / kLongKeys * kLongKeys;
+    Memory::template load_async<kLongThreads>(q_tile, p.q.head(at.batch, at.head), p.q.token_stride, at.first, kRows,
+                                              s.length, s.width);
+    load(last_key, 0);
+
+    const float scale = static_cast<float>(s.scale * kLog2E);
+    const int row = threadIdx.x / 32 * 16 * M;
+    LongRows<T, D, M, Drops> rows(at.first + row);
+    typename LongRows<T, D, M, Drops>::Queries q[M];
+    for (int m = 0; m < M; ++m) q[m].load(q_tile, row + 16 * m);
+    for (int key = last_key, stage = 0; key >= first_key; key -= kLongKeys, stage ^= 1) {
+        ptx::cp_async_wait<0>();
+        __syncthreads();
+        if (key > first_key) load(key - kLongKeys, stage ^ 1);
+        const T* tile = stages + stage * 2 * kTile;
+        if (key <= rows.query + 16 * M - 1) rows.take(s, scale, at.batch, at.head, key, q, tile, tile + kTile);
+    }
+
+    const float kept = Drops ? 65536.0f / s.threshold : 1.0f;
+#pragma unroll
+    for (int m = 0; m < M; ++m) {
+        const int query = rows.query + 16 * m;
+        const float upper = sum_over<4>(rows.sum[m][0]), lower = sum_over<4>(rows.sum[m][1]);
+        Memory::store(rows.out[m], kept / upper, kept / lower, q_tile, row + 16 * m, p.out.head(at.batch, at.head),
+                      p.out.token_stride, query, s.length, s.width);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const int mine = query + ScoreTile<false>::row(2 * half);
+            if (threadIdx.x % 4 == 0 && mine < s.length)
+                p.lse[s.row(at.batch, at.head, mine)] =
+                    rounded_product(rows.maximum[m][half], static_cast<float>(s.scale)) +
+                    logf(half == 0 ? upper : lower);
+        }
+    }
+}
+
+template <class T>
+void attention_long(const AttentionForward<T>& p, cudaStream_t stream) {
+    const AttentionShape& s = p.shape;
+    const auto run = [&](auto width, auto drops) {
+        constexpr int D = decltype(width)::value;
+        constexpr bool Drops = decltype(drops)::value;
+        constexpr int kRows = 16 * kLongRowTiles<D, Drops> * kLongWarps;
+        const std::size_t shared = (kRows + 4 * kLongKeys) * D * sizeof(T);
+        launch(attention_long_forward<T, D, Drops>, tile_grid(s.batch, s.heads, s.length, kRows), dim3(kLongThreads),
+               shared, stream, p);
+    };
+    with_padded_width(
+        s.width, [&](auto width) { s.seed == nullptr ? run(width, std::false_type()) : run(width, std::true_type()); });
+}
+
+}  // namespace slm::cuda

@@ -1,0 +1,135 @@
+// Causal attention for at most 128 tokens on tensor cores, backward: dq, dk and dv of a head by one block.
+//
+// Everything is read once and written once: eight times B T H D elements, no scratch, no atomics, so the result depends
+// on nothing but the arguments. Scores are formed transposed, keys as rows and queries as columns: then P^T and dS^T
+// are operands A as they come out of the tensor cores, and feed dv = P^T grad_out and dk = dS^T q without leaving the
+// registers. Only dq = dS k wants them the other way round, so dS goes through shared memory once, as 16 x 16 tiles of
+// 16 bits.
+//
+//   1. warp w takes the keys of tiles w and 7 - w (nine pairs of tiles), walks over the queries from the diagonal on,
+//      keeps dk and dv in registers and leaves dS behind
+//   2. after one barrier, warp w takes the queries of tiles w and 7 - w and multiplies their dS by k
+//
+//   shared memory  4 T D elements, T (T + 16) / 2 for dS, 2 T floats: 83 KiB at T = 128, D = 64
+//   registers      D for dk and dv, D / 2 for the rows of k and v (from D = 96 on these are read again for each tile)
+#pragma once
+
+#include "score_tile.cuh"
+
+namespace slm::cuda {
+
+inline constexpr int kShortBackwardThreads = 128;
+
+// The tile that a warp takes in pass 0 or 1.
+__device__ __forceinline__ int tile_in_pass(int pass) {
+    const int warp = threadIdx.x / 32;
+    return pass == 0 ? warp : 7 - warp;
+}
+
+// Tile (keys 16 j …, queries 16 i …) of dS^T, one after the other along the rows of the lower triangle. ldmatrix reads
+// eight rows of 32 bytes: the halves of rows 4 to 7 are swapped so that they fall on the banks that rows 0 to 3 leave
+// free.
+template <class T>
+struct ScoreGradientTile {
+    T* tile;
+
+    __device__ __forceinline__ ScoreGradientTile(T* all, int i, int j) : tile(all + (i * (i + 1) / 2 + j) * 256) {}
+    __device__ __forceinline__ T* at(int key, int chunk) const {
+        return tile + key * 16 + (chunk ^ (key >> 2 & 1)) * 8;
+    }
+
+    // Stores the operand A that holds the tile.
+    __device__ __forceinline__ void store(const Operand& a) const {
+        const int g = threadIdx.x % 32 / 4, pair = threadIdx.x % 4 * 2;
+#pragma unroll
+        for (int r = 0; r < 4; ++r) *reinterpret_cast<uint32_t*>(at(g + r % 2 * 8, r / 2) + pair) = a[r];
+    }
+    // Loads its transpose, queries as rows, as operand A.
+    __device__ __forceinline__ void load_transposed(Operand& a) const {
+        const int lane = threadIdx.x % 32;
+        ptx::ldmatrix_x4_trans(a, at(lane / 16 * 8 + lane % 8, lane / 8 % 2));
+    }
+};
+
+// Grid: B * H, where every query head has its own head of k and v.
+template <class T, int D>
+__global__ void __launch_bounds__(kShortBackwardThreads, 2) attention_short_backward(const AttentionBackward<T> p) {
+    using Memory = Tile<T, D>;
+    const AttentionShape& s = p.shape;
+    const int batch = blockIdx.x / s.heads, head = blockIdx.x % s.heads;
+    const int tiles = (s.length + 15) / 16, rows = 16 * tiles;
+    T *q = dynamic_shared<T>(), *k = q + rows * D, *v = k + rows * D, *grad_out = v + rows * D;
+    T* score_gradients = grad_out + rows * D;
+    float *lse = reinterpret_cast<float*>(score_gradients + tiles * (tiles + 1) / 2 * 256), *delta = lse + rows;
+    const auto load = [&](T* tile, const Heads<const T>& from) {
+        Memory::template load_async<kShortBackwardThreads>(tile, from.head(batch, head), from.token_stride, 0, rows,
+                                                           s.length, s.width);
+    };
+    load(q, p.q);
+    load(k, p.k);
+    load(v, p.v);
+    load(grad_out, p.grad_out);
+    ptx::cp_async_commit();
+    load_statistics<kShortBackwardThreads>(p, batch, head, 0, rows, lse, delta);
+    ptx::cp_async_wait<0>();
+    __syncthreads();
+
+    const Dropout<float> dropout(s);
+    const float scale = static_cast<float>(s.scale);
+#pragma unroll 1
+    for (int pass = 0; pass < 2; ++pass) {
+        const int j = tile_in_pass(pass);
+        if (j >= tiles) continue;
+        typename Memory::template Operands<D <= 64> k_rows[1], v_rows[1];
+        k_rows[0].load(k, 16 * j);
+        v_rows[0].load(v, 16 * j);
+        Accumulator<D> dk[1] = {}, dv[1] = {};
+        for (int i = j; i < tiles; ++i) {
+            const ScoreTile<true> at{16 * i, 16 * j};
+            if (!at.any_seen(s)) break;
+            Accumulator<16> score[1][1] = {}, grad[1][1] = {};
+            Memory::multiply_rows(k_rows, q, 16 * i, score);
+            Memory::multiply_rows(v_rows, grad_out, 16 * i, grad);
+            at.differentiate(s, dropout, batch, head, lse + 16 * i, delta + 16 * i, score[0][0], grad[0][0]);
+            Operand a[1];
+            as_operand<T>(score[0][0], a[0]);
+            Memory::multiply(a, grad_out, 16 * i, dv);
+            as_operand<T>(grad[0][0], a[0]);
+            Memory::multiply(a, q, 16 * i, dk);
+            ScoreGradientTile<T>(score_gradients, i, j).store(a[0]);
+        }
+        Memory::store(dv[0], 1, 1, v, 16 * j, p.dv.head(batch, head), p.dv.token_stride, 16 * j, s.length, s.width);
+        Memory::store(dk[0], scale, scale, v, 16 * j, p.dk.head(batch, head), p.dk.token_stride, 16 * j, s.length,
+                      s.width);
+    }
+    __syncthreads();
+
+#pragma unroll 1
+    for (int pass = 0; pass < 2; ++pass) {
+        const int i = tile_in_pass(pass);
+        if (i >= tiles) continue;
+        Accumulator<D> dq[1] = {};
+        for (int j = i; j >= 0 && ScoreTile<true>{16 * i, 16 * j}.any_seen(s); --j) {
+            Operand a[1];
+            ScoreGradientTile<T>(score_gradients, i, j).load_transposed(a[0]);
+            Memory::multiply(a, k, 16 * j, dq);
+        }
+        Memory::store(dq[0], scale, scale, q, 16 * i, p.dq.head(batch, head), p.dq.token_stride, 16 * i, s.length,
+                      s.width);
+    }
+}
+
+template <class T>
+void attention_short(const AttentionBackward<T>& p, cudaStream_t stream) {
+    const AttentionShape& s = p.shape;
+    with_padded_width(s.width, [&](auto width) {
+        constexpr int D = decltype(width)::value;
+        const std::size_t tiles = ceil_div(s.length, 16), rows = 16 * tiles;
+        const std::size_t shared =
+            (4 * rows * D + tiles * (tiles + 1) / 2 * 256) * sizeof(T) + 2 * rows * sizeof(float);
+        launch(attention_short_backward<T, D>, tile_grid(s.batch, s.heads, 1, 1), dim3(kShortBackwardThreads), shared,
+               stream, p);
+    });
+}
+
+}  // namespace slm::cuda

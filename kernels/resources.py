@@ -1,0 +1,79 @@
+"""What nvcc gives each CUDA kernel: registers, spills, static shared memory. Needs the toolkit, no GPU and no torch.
+
+    python -m kernels.resources [sm_80 sm_90 …]
+
+compiles the files of csrc/cuda that hold kernels and prints one line for each kernel.
+"""
+
+import dataclasses
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from kernels import toolchain
+
+# Of the compiler's report on one kernel: its name, its architecture, then the figures.
+_REPORT = re.compile(
+    r"Compiling entry function '(\S+)' for '(sm_\w+)'.*?"
+    r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
+    re.DOTALL,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """One kernel on one architecture; registers are those of a thread, spilled are bytes stored and loaded."""
+
+    kernel: str
+    architecture: str
+    registers: int
+    spilled: int
+
+
+def sources() -> list[Path]:
+    """The CUDA files that hold kernels and know no torch."""
+    return sorted(path for path in (toolchain.CSRC / "cuda").glob("*.cu") if path.stem != "bindings")
+
+
+def compile_kernels(source: Path, architectures: list[str]) -> list[Resources]:
+    """Compiles `source` for each of `architectures` ("sm_80"); RuntimeError with nvcc's words where that fails."""
+    home = toolchain.cuda_home()
+    if home is None:
+        raise FileNotFoundError(
+            "no CUDA toolkit: install one and set CUDA_HOME to the folder that holds bin/nvcc"
+        )
+    targets = [f"-gencode=arch={name.replace('sm', 'compute')},code={name}" for name in architectures]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [f"{home}/bin/nvcc", "-std=c++17", "-O3", "-Werror=all-warnings", "-Xptxas=-v", *targets]
+        done = subprocess.run(
+            [*command, "-c", source, "-o", Path(folder) / "kernels.o"], capture_output=True, text=True
+        )
+    if done.returncode:
+        raise RuntimeError(f"{source.name} does not compile:\n{done.stderr}")
+    return [
+        Resources(_readable(name), architecture, int(registers), int(stored) + int(loaded))
+        for name, architecture, stored, loaded, registers in _REPORT.findall(done.stderr)
+    ]
+
+
+def _readable(symbol: str) -> str:
+    """The kernel's name and template arguments; the symbol itself where c++filt is missing."""
+    if not shutil.which("c++filt"):
+        return symbol
+    name = subprocess.run(["c++filt", symbol], capture_output=True, text=True, check=True).stdout.strip()
+    return name.removeprefix("void ").replace("slm::cuda::", "").split("(")[0]
+
+
+def main(architectures: list[str]) -> None:
+    for source in sources():
+        for found in compile_kernels(source, architectures or ["sm_80", "sm_90"]):
+            spills = f"{found.spilled} bytes spilled" if found.spilled else ""
+            line = f"{found.architecture}  {found.registers:3d} registers  {found.kernel}  {spills}"
+            print(line.rstrip(), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,138 @@
+"""The KV cache: keys and values of past tokens, allocated once, so that a step costs one token's arithmetic.
+
+When the context is full, its older half is forgotten and the rest is read again (see `context_start`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.config import GPTConfig
+from model.gpt import GPT
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where the tokens (B, T) of a step go.
+
+    Into `rows` (B,) at `positions` (B, T) each, or, where that is all rows at the same positions (rows is None),
+    from `start` on. Queries see keys 0 … length - 1 as the mask (B, 1, T, L) says; None: all of them.
+    """
+
+    rows: Tensor | None
+    positions: Tensor
+    start: int
+    length: int
+    mask: Tensor | None
+
+
+class LayerCache:
+    """Keys and values of one layer, (rows, KV, length, D), allocated once."""
+
+    def __init__(self, config: GPTConfig, rows: int, length: int, like: Tensor):
+        shape = rows, config.kv_heads, length, config.head_dim
+        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        self.place: _Place | None = None
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Stores k, v (B, T, KV, D); returns all keys and values (B, KV, L, D) and who sees whom."""
+        keys, values = self._store(self.keys, k), self._store(self.values, v)
+        return keys, values, self.place.mask
+
+    def _store(self, stored: Tensor, new: Tensor) -> Tensor:
+        """Puts new (B, T, KV, D) into stored (rows, KV, length, D); returns what the queries see."""
+        place = self.place
+        if place.rows is None:
+            stored.narrow(2, place.start, new.shape[1]).copy_(
+                new.transpose(1, 2)
+            )  # (B, T, KV, D) -> (B, KV, T, D)
+        else:
+            stored[place.rows[:, None], :, place.positions] = new.to(stored.dtype)  # selects (B, T, KV, D)
+            if len(place.rows) < len(stored):
+                stored = stored[place.rows]  # (B, KV, length, D)
+        return stored.narrow(2, 0, place.length)
+
+
+class KVCache:
+    """The caches of all layers, for a batch whose rows stand at positions of their own."""
+
+    def __init__(self, gpt: GPT, rows: int, length: int, step: Callable[..., Tensor] | None = None):
+        """`step` is GPT.hidden compiled, and then every step has the same shapes; see `compile_step`."""
+        self.gpt, self.device, self.rows, self.length = gpt, gpt.wte.weight.device, rows, length
+        self.layers = [LayerCache(gpt.config, rows, length, gpt.wte.weight) for _ in gpt.h]
+        self.step = step
+        if step is not None:
+            for tensor in (t for layer in self.layers for t in (layer.keys, layer.values)):
+                torch._dynamo.mark_static_address(tensor)  # so that a CUDA graph may write to it
+
+    def read(self, contexts: Sequence[Sequence[int]], starts: Sequence[int], rows: Sequence[int]) -> Tensor:
+        """Logits (B, V) after each context, whose tokens stand at start, start + 1, … in `rows`."""
+        widest = max(map(len, contexts))
+        # Padding stands behind a row's own tokens, and none of them looks there.
+        padded = [[*ids, *[0] * (widest - len(ids))] for ids in contexts]
+        step = self.step if widest == 1 and len(rows) == self.rows else None
+        place = self._place(starts, widest, rows, whole=step is not None)
+        for layer in self.layers:
+            layer.place = place
+        idx = torch.tensor(padded, device=self.device)  # (B, T)
+        hidden = (step or self.gpt.hidden)(idx, place.positions, self.layers)  # (B, T, C)
+        return self.gpt.lm_head(_last(hidden, [len(ids) - 1 for ids in contexts]))
+
+    def _place(self, starts: Sequence[int], count: int, rows: Sequence[int], whole: bool) -> _Place:
+        """The place of `count` tokens from each start on, one start for each of `rows`.
+
+        As a `whole` nothing of it but the values of tensors differs from step to step.
+        """
+        together = len(set(starts)) == 1 and list(rows) == list(range(self.rows)) and not whole
+        length = self.length if whole else max(starts) + count
+        if together:  # positions (1, T) do for all rows
+            positions = torch.arange(starts[0], length, device=self.device)[None]
+        else:
+            first = torch.tensor(list(starts), device=self.device)
+            positions = first[:, None] + torch.arange(count, device=self.device)  # (B, T)
+        sees_all = together and count == 1 and self.gpt.config.window is None
+        mask = None if sees_all else self._mask(positions, length)
+        into = None if together else torch.tensor(list(rows), device=self.device)
+        return _Place(into, positions, starts[0] if together else 0, length, mask)
+
+    def _mask(self, positions: Tensor, length: int) -> Tensor:
+        """Which of `length` keys a query at `positions` (B, T) may see: (B, 1, T, L), alike in all heads."""
+        columns, queries = torch.arange(length, device=self.device), positions[:, None, :, None]
+        mask = columns <= queries
+        window = self.gpt.config.window
+        return mask if window is None else mask & (columns > queries - window)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Keeps these rows only, in this order; a row may be named twice."""
+        chosen, self.rows = torch.tensor(rows, device=self.device), len(rows)
+        for layer in self.layers:
+            layer.keys, layer.values = layer.keys[chosen], layer.values[chosen]
+
+
+def compile_step(gpt: GPT) -> Callable[..., Tensor]:
+    """GPT.hidden compiled for steps of one token; on a GPU it is one CUDA graph, on a CPU it needs a C++ compiler."""
+    mode = "reduce-overhead" if gpt.wte.weight.is_cuda else None
+    return torch.compile(gpt.hidden, mode=mode, dynamic=False)
+
+
+def _last(hidden: Tensor, places: Sequence[int]) -> Tensor:
+    """hidden (B, T, C) -> (B, C): in each row the vector at its place."""
+    if len(set(places)) == 1:
+        return hidden[:, places[0]]
+    rows = torch.arange(len(places), device=hidden.device)
+    return hidden[rows, torch.tensor(places, device=hidden.device)]
+
+
+def context_start(tokens: int, block_size: int) -> int:
+    """The first token that the model still sees when `tokens` have been said: the rule for sliding.
+
+    Positions are part of what the cache holds, so it cannot slide by one; instead the older half is dropped
+    whenever the context is full, and the rest read anew.
+
+    >>> [context_start(n, block_size=8) for n in (7, 8, 9, 12, 13)]
+    [0, 0, 4, 4, 8]
+    """
+    half = max(1, block_size // 2)
+    return max(0, -(-(tokens - block_size) // half) * half)
