@@ -15,7 +15,6 @@ They assume that all processes start from equal weights (the same seed sees to t
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -26,29 +25,21 @@ from torch.nn.parallel import DistributedDataParallel
 BUCKET_BYTES = 25 * 2**20  # torch's choice: large enough to hide the latency, small enough to begin early
 
 
-class Replica(Protocol):
-    """One process's copy of the model, and how its gradients meet the others'."""
-
-    forward: nn.Module
-
-    def passes(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Surrounds a forward and backward pass; gradients travel in the `last` one of a step."""
-
-    def finish(self) -> None:
-        """After the last pass: returns when every gradient is the mean over the processes."""
-
-
 class Alone:
-    """A single process: nobody to agree with."""
+    """One process's copy of the model, and how its gradients meet the others': here there are no others.
+
+    `forward` is what to call on a batch.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self.forward = module
 
     def passes(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Surrounds a forward and backward pass; gradients travel in the `last` one of a step."""
         return contextlib.nullcontext()
 
     def finish(self) -> None:
-        pass
+        """After the last pass: returns when every gradient is the mean over the processes."""
 
 
 class Naive(Alone):

@@ -56,12 +56,11 @@ class Trainer:
         devices.set_up(self.device, tf32=config.tf32, deterministic=config.deterministic)
         torch.manual_seed(config.seed)
         self.model = self._make_model()
-        self.parameters = list(self.model.parameters())
         if config.micro_batch == "auto":
             self.cut = batching.fitted(self.cut, self.model, self.device, self.precision, processes)
         self.batches = run.step_batches(self.train_file, config, self.cut, processes)
         self.replica = self._make_replica()
-        self.parameters = list(self.model.parameters())  # sharding has replaced them
+        self.parameters = list(self.model.parameters())  # after the replica: sharding replaces them
         self.shares = self._share_optimizer()
         mine = self.shares.mine if self.shares else None
         self.optimizers = optimizer.make_optimizers(self.model, config, self.precision, mine)

@@ -81,7 +81,8 @@ def logits(run: Path) -> torch.Tensor:
 def assert_equal(run: Path, other: Path) -> None:
     assert len(losses(other)) == 6
     assert losses(run) == pytest.approx(losses(other), abs=1e-5)
-    torch.testing.assert_close(logits(run), logits(other), rtol=0, atol=1e-3)
+    difference = (logits(run) - logits(other)).norm() / logits(other).norm()
+    assert difference < 5e-4  # rounding makes 1e-5 to 1e-4 of it, twenty steps less 0.4
 
 
 @pytest.fixture(scope="module")
