@@ -1,4 +1,7 @@
-"""Trains a GPT on token files: python train.py [--preset NAME] [--data DIR] [--run DIR] [--FIELD value …]"""
+"""Trains a GPT on token files: python train.py [--preset NAME] [--data DIR] [--run DIR] [--FIELD value …]
+
+On several GPUs or machines: torchrun --nproc-per-node N train.py … (docs/training.md, Scaling out)
+"""
 
 import sys
 from collections.abc import Sequence
@@ -9,17 +12,27 @@ from common import cli
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Trains as `argv` says and prints the report."""
-    from training.config import (
-        parse_config,
-    )  # torch takes seconds to import: a wrong flag should not wait for more
-    from training.loop import Interrupted, train
+    # torch takes seconds to import: a wrong flag should not wait for more
+    from training.config import parse_config
+    from training.processes import this_process
 
-    config = parse_config(argv)
+    main_process = this_process().main
     try:
-        train(config).print(config.run_directory)
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        raise SystemExit(130) from None
+        config = parse_config(argv)
+        from training.loop import Interrupted, train
+
+        try:
+            result = train(config)
+        except Interrupted as stop:
+            if main_process:
+                print(stop, file=sys.stderr)
+            raise SystemExit(130) from None
+    except (ValueError, FileNotFoundError):
+        if main_process:
+            raise
+        raise SystemExit(2) from None  # a mistake in flags or files: the main process says which
+    if result:
+        result.print(config.run_directory)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bpe.batches import BatchEncoder
 from bpe.merging import Merge, Pair, merge
 from bpe.piecetable import PADDING, PieceTable, find_cuts, spare_special
 from bpe.pretokenize import Pattern, blocks, repair_surrogates, split_special
-from bpe.workers import ordered_map, sensible_workers
+from bpe.workers import sensible_workers
 
 BLOCK = 1 << 17  # characters that are encoded at once: few enough to stay in the processor's cache
 WORTH_ARRAYS = 1 << 10  # characters from which the table of pieces is faster than a dictionary
@@ -67,6 +68,7 @@ class Tokenizer:
         self._pretokens = _Cache(self._encode_pretoken)
         self._pieces = _Cache(self._encode_piece)
         self._table = PieceTable(self.dtype)
+        self._batches: BatchEncoder | None = None
 
     @property
     def vocab_size(self) -> int:
@@ -121,14 +123,20 @@ class Tokenizer:
     def encode_batch_to_numpy(
         self, texts: Iterable[str], num_workers: int | None = None, allowed_special: AllowedSpecial = ()
     ) -> Iterator[np.ndarray]:
-        """`encode_to_numpy` of each text, in order; the texts are drawn as they are needed."""
+        """`encode_to_numpy` of each text, in order; the texts are drawn as they are needed.
+
+        Worker processes stay ready for the next call as long as this tokenizer is there.
+        """
         special_tokens = self._allowed(allowed_special)
         size = sum(map(len, texts)) if isinstance(texts, Sequence) else None
         workers = sensible_workers(num_workers, size, WORTH_A_WORKER)
-        jobs = _batches(texts, 1 << 20)
-        for batch in ordered_map(_encode_batch, (self, special_tokens), jobs, workers):
-            for packed in batch:
-                yield np.frombuffer(packed, self.dtype)
+        if workers == 1:
+            yield from (self.encode_to_numpy(text, special_tokens) for text in texts)
+            return
+        batches = self._batches
+        if not batches or (batches.num_workers, batches.pool.owner) != (workers, os.getpid()):
+            batches = self._batches = BatchEncoder(self, workers)
+        yield from batches.encode(self, texts, special_tokens)
 
     def _allowed(self, allowed_special: AllowedSpecial) -> tuple[str, ...]:
         if allowed_special == "all":
@@ -375,22 +383,3 @@ def _merge_table(merges: Sequence[Merge], ids: Mapping[bytes, int]) -> tuple[dic
         orphan = next(token for token, id in ids.items() if id in orphans)
         raise ValueError(f"no merge makes the token {orphan!r} (id {ids[orphan]})")
     return ranks, made
-
-
-def _batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    """Groups texts into lists of about `size` characters."""
-    batch: list[str] = []
-    length = 0
-    for text in texts:
-        batch.append(text)
-        length += len(text)
-        if length >= size:
-            yield batch
-            batch, length = [], 0
-    if batch:
-        yield batch
-
-
-def _encode_batch(settings: tuple[Tokenizer, Sequence[str]], texts: list[str]) -> list[bytes]:
-    tokenizer, special_tokens = settings
-    return [tokenizer.encode_to_numpy(text, special_tokens).tobytes() for text in texts]

@@ -3,11 +3,14 @@
 import contextlib
 import multiprocessing
 import os
+import pickle
+import signal
 import sys
+import threading
 import types
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
@@ -37,42 +40,86 @@ def _available_cores() -> int:
     return os.cpu_count() or 1
 
 
+class Pool:
+    """`call(shared, job)` over processes that stay ready for the next jobs until the pool is dropped.
+
+    `shared` is sent to each process once. The processes begin at the first job, and end with this one.
+    """
+
+    def __init__(self, call: Callable[[Any, Any], Any], shared: Any, num_workers: int) -> None:
+        self.num_workers = num_workers
+        self.owner = os.getpid()  # a forked process cannot use the pool
+        # As bytes, so that nothing that owns a pool is kept by it.
+        self._settings = (pickle.dumps((call, shared)),)
+        self._executor: ProcessPoolExecutor | None = None
+
+    def submit(self, job: Any) -> Future[Any]:
+        """Has one job done; its result is for `explained`."""
+        if self._executor is None:
+            context = multiprocessing.get_context("spawn")
+            self._executor = ProcessPoolExecutor(self.num_workers, context, _keep, self._settings)
+        with _no_main_module():
+            return self._executor.submit(_run, job)
+
+    @contextlib.contextmanager
+    def explained(self) -> Iterator[None]:
+        """ChildProcessError where a process dies; the next job begins with new ones."""
+        try:
+            yield
+        except BrokenProcessPool as error:
+            self._executor = None
+            raise ChildProcessError(
+                "a worker process died, most often for want of memory: try fewer workers"
+            ) from error
+
+    def map(self, jobs: Iterable[Any]) -> Iterator[Any]:
+        """The results in the order of the jobs, of which only a few are in flight: they may be endless."""
+        in_flight: deque[Future[Any]] = deque()
+        try:
+            with self.explained():
+                for job in jobs:
+                    in_flight.append(self.submit(job))
+                    if len(in_flight) > 2 * self.num_workers:
+                        yield in_flight.popleft().result()
+                while in_flight:
+                    yield in_flight.popleft().result()
+        finally:
+            settle(in_flight)
+
+
+def settle(futures: Iterable[Future[Any]]) -> None:
+    """Cancels what has not begun and waits for the rest."""
+    wait([future for future in futures if not future.cancel()])
+
+
 def ordered_map(
     call: Callable[[Any, Any], Any], shared: Any, jobs: Iterable[Any], num_workers: int
 ) -> Iterator[Any]:
-    """`call(shared, job)` for each job, in order, over processes; `shared` is sent to each of them once.
+    """`call(shared, job)` for each job, in order, over processes that end with the last one.
 
-    Only a few jobs are in flight, so `jobs` may be an endless stream. One worker means this process.
+    One worker means this process.
     """
-    if num_workers == 1:
-        yield from (call(shared, job) for job in jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(num_workers, context, _keep, (call, shared))
-    in_flight: deque[Future[Any]] = deque()
-    try:
-        for job in jobs:
-            with _no_main_module():
-                in_flight.append(pool.submit(_run, job))
-            if len(in_flight) > 2 * num_workers:
-                yield in_flight.popleft().result()
-        while in_flight:
-            yield in_flight.popleft().result()
-    except BrokenProcessPool as error:
-        raise RuntimeError(
-            "a worker process ended at once, most often for want of memory: try num_workers=1"
-        ) from error
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    return (
+        Pool(call, shared, num_workers).map(jobs) if num_workers > 1 else (call(shared, job) for job in jobs)
+    )
 
 
 _kept: tuple[Callable[[Any, Any], Any], Any]
 
 
-def _keep(call: Callable[[Any, Any], Any], shared: Any) -> None:
-    """In a worker, before its first job."""
+def _keep(settings: bytes) -> None:
+    """In a worker, before its first job. Ctrl-C is for the process that gives it work; it goes when that goes."""
     global _kept
-    _kept = call, shared
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    _kept = pickle.loads(settings)
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run(job: Any) -> Any:

@@ -1,19 +1,14 @@
 """Documents to token ids, in this process or in several; the results come in the order of the documents."""
 
 import collections
-import concurrent.futures
 import dataclasses
-import multiprocessing
-import os
-import signal
-import threading
 from collections.abc import Iterable, Iterator
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 
 from bpe import Tokenizer
+from bpe.workers import ordered_map
 from data.clean import clean
 from data.splitting import Piece, text_hash
 from data.tokenfile import dtype_for
@@ -144,47 +139,18 @@ def batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
 def encoded(pieces: Iterable[Piece], tokenizer: Path, settings: dict, workers: int) -> Iterator[Encoded]:
     """The batches of `pieces`, encoded by `workers` processes (1: here), in order.
 
-    No more than two batches for each worker are under way, so memory does not grow with the corpus.
+    No more than a few batches are under way, so memory does not grow with the corpus.
     Raises ChildProcessError when a worker dies.
     """
-    if workers == 1:
-        yield from map(Encoder(Tokenizer.load(tokenizer), **settings), batches(pieces))
-        return
-    pool = concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _start, (str(tokenizer), settings)
-    )
-    waiting: collections.deque[concurrent.futures.Future] = collections.deque()
+    encoder = Encoder(Tokenizer.load(tokenizer), **settings)
     try:
-        for batch in batches(pieces):
-            waiting.append(pool.submit(_encode_batch, batch))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except BrokenProcessPool as error:
+        yield from ordered_map(_encode_batch, encoder, batches(pieces), workers)
+    except ChildProcessError as error:
         raise ChildProcessError(
             "a worker process died, perhaps for want of memory: the same command goes on from the last "
             "full part; try it with fewer --workers"
         ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
-_encoder: Encoder  # of a worker process
-
-
-def _start(tokenizer: str, settings: dict) -> None:
-    """Makes a worker ready; Ctrl-C is for the process that gives it work, and when that dies the worker goes too."""
-    global _encoder
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-    _encoder = Encoder(Tokenizer.load(tokenizer), **settings)
-
-
-def _leave_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _encode_batch(pieces: list[Piece]) -> Encoded:
-    return _encoder(pieces)
+def _encode_batch(encoder: Encoder, pieces: list[Piece]) -> Encoded:
+    return encoder(pieces)

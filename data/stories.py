@@ -85,20 +85,24 @@ class _Writer:
         return "\n\n" if opens and self.random() < 0.6 else " "
 
     def begin(self, plot: Plot) -> str:
+        """Who the hero is, what he or she likes to do, and how things stand."""
         habit = [self.line(beats.HABIT)] if self.random() < 0.85 else []
         return " ".join([self.opening, *habit, self.line(plot.setup)])
 
     def trouble(self, plot: Plot) -> str:
+        """What goes wrong, how it feels, and what the hero tries alone."""
         lines = [self.line(plot.problem)]
         if plot.feels and self.random() < 0.75:
             lines.append(self.line(beats.FEELING))
         return " ".join([*lines, self.line(plot.attempt)])
 
     def mend(self, plot: Plot) -> str:
+        """Who helps, and how it is put right."""
         reply = [self.line(plot.reply)] if plot.reply and self.random() < 0.6 else []
         return " ".join([self.line(plot.help), *reply, self.line(plot.resolution)])
 
     def end(self, plot: Plot) -> str:
+        """The joy, what was learned, and a last line."""
         lines = []
         if plot.joy and self.random() < 0.9:
             lines.append(self.line(plot.joy))

@@ -2,11 +2,15 @@
 
     RUN/best, RUN/last    config.json + model.safetensors (GPT-2's layout)
     RUN/last              also state.safetensors + state.json: optimizer, random states, step, data position
+    RUN/step-N            earlier states of RUN/last, where they are kept
 
-Tensors are safetensors and the rest is JSON: loading a checkpoint runs no code.
+Tensors are safetensors and the rest is JSON: loading a checkpoint runs no code. Everything is under its parameter's
+name and whole, however many processes wrote it: a run divided in one way goes on divided in another, or not at all.
 """
 
 import dataclasses
+import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +18,15 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from common import files
 from model import GPT
+from training.processes import Processes
 
 Optimizers = Sequence[torch.optim.Optimizer]
+ALONE = Processes()
 
 
 @dataclasses.dataclass
@@ -30,8 +37,14 @@ class Progress:
     tokens: int = 0
     seconds: float = 0.0
     best_val_loss: float = float("inf")
+    skipped: int = 0
+    """Steps left out because the loss or the gradient was not finite."""
     batches: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Position of the batch sampler."""
+    loss_scale: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """State of the loss scaling, in float16."""
+    data: str = ""
+    """SHA-256 of the data's meta.json."""
 
 
 def save_weights(directory: Path, model: GPT) -> None:
@@ -40,70 +53,139 @@ def save_weights(directory: Path, model: GPT) -> None:
         model.save_pretrained(aside)
 
 
-def save_state(directory: Path, model: GPT, optimizers: Optimizers, progress: Progress) -> None:
-    """Replaces `directory` by one with weights, optimizer, random states and progress."""
+def save_state(
+    directory: Path, model: GPT, optimizers: Optimizers, progress: Progress, processes: Processes = ALONE
+) -> None:
+    """Replaces `directory` by one with weights, optimizer, random states and progress.
+
+    All processes call it; the main one gathers what the others have and writes.
+    """
+    whole = whole_model(model)
+    state = _optimizer_tensors(model, optimizers)
+    if not processes.main and not _divided(model, optimizers):
+        state.clear()  # the main process has all of it, too
+    everyones = processes.gather(state | _random_states(model, processes.rank))
+    if not processes.main:
+        return
+    tensors = {name: tensor for one in everyones for name, tensor in one.items()}
     with files.atomic_directory(directory) as aside:
-        model.save_pretrained(aside)
-        save_file({**_optimizer_tensors(optimizers), **_random_states()}, aside / "state.safetensors")
+        whole.save_pretrained(aside)
+        save_file(tensors, aside / "state.safetensors")
         files.write_json(aside / "state.json", dataclasses.asdict(progress))
 
 
-def load_state(directory: Path, model: GPT, optimizers: Optimizers) -> Progress:
+def whole_model(model: GPT) -> GPT:
+    """The model itself, or where its weights are divided among processes, a copy in one piece (all must call)."""
+    if not any(isinstance(p, DTensor) for p in model.parameters()):
+        return model
+    with torch.device("meta"):
+        whole = GPT(model.config)
+    whole.load_state_dict({name: _whole(tensor) for name, tensor in model.state_dict().items()}, assign=True)
+    return whole
+
+
+def keep_copy(run: Path, step: int, keep: int) -> None:
+    """With `keep` above 1: RUN/last is also RUN/step-N, by hard links, and only the newest `keep` of those stay."""
+    if keep == 1:
+        return
+    with files.atomic_directory(run / f"step-{step:08d}") as aside:
+        for file in (run / "last").iterdir():
+            os.link(file, aside / file.name)
+    for old in sorted(run.glob("step-*"))[:-keep]:
+        shutil.rmtree(old)
+
+
+def load_state(directory: Path, model: GPT, optimizers: Optimizers, rank: int = 0) -> Progress:
     """Puts a saved state back into `model`, `optimizers` and the random generators."""
     directory = files.whole_directory(directory)
     if not (directory / "state.json").is_file():
         raise FileNotFoundError(
             f"{directory} holds no saved state to resume from: start the run without --resume"
         )
-    saved = GPT.from_pretrained(directory)
+    saved = GPT.from_pretrained(directory, attention=model.config.attention)
     if saved.config != model.config:
         raise ValueError(
             f"{directory} holds another model than the one configured: resume without model flags"
         )
-    model.load_state_dict(saved.state_dict())
+    _load_weights(model, saved)
     try:
         tensors = load_file(directory / "state.safetensors")
     except SafetensorError as error:
         raise ValueError(
             f"{directory / 'state.safetensors'} is damaged ({error}): start anew with --overwrite"
         ) from error
-    _restore_optimizers(optimizers, tensors)
-    _restore_random_states(tensors)
+    _restore_optimizers(model, optimizers, tensors)
+    _restore_random_states(model, tensors, rank)
     return Progress(**files.read_json(directory / "state.json"))
 
 
-def _optimizer_tensors(optimizers: Optimizers) -> dict[str, Tensor]:
-    """The optimizers' state under flat names, `optimizer.NUMBER.PARAMETER.NAME`."""
+@torch.no_grad()
+def _load_weights(model: GPT, saved: GPT) -> None:
+    for name, target in model.state_dict().items():
+        target.copy_(_like(target, saved.state_dict()[name]))
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _like(target: Tensor, whole: Tensor) -> Tensor:
+    """`whole`, divided as `target` is."""
+    if not isinstance(target, DTensor) or whole.shape != target.shape:  # Adam's step number is a scalar
+        return whole
+    return distribute_tensor(whole.to(target.device), target.device_mesh, target.placements)
+
+
+def _names(model: nn.Module) -> dict[int, str]:
+    return {id(parameter): name for name, parameter in model.named_parameters()}
+
+
+def _divided(model: GPT, optimizers: Optimizers) -> bool:
+    """Whether this process keeps the optimizer's state of some parameters only."""
+    mine = sum(len(group["params"]) for optimizer in optimizers for group in optimizer.param_groups)
+    return mine < len(list(model.parameters()))
+
+
+def _optimizer_tensors(model: GPT, optimizers: Optimizers) -> dict[str, Tensor]:
+    """The state of this process's optimizers, `optimizer.KEY.PARAMETER`, on the CPU."""
+    names = _names(model)
     return {
-        f"optimizer.{number}.{parameter}.{name}": value
-        for number, optimizer in enumerate(optimizers)
-        for parameter, values in optimizer.state_dict()["state"].items()
-        for name, value in values.items()
+        f"optimizer.{key}.{names[id(parameter)]}": _whole(value).cpu()
+        for optimizer in optimizers
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
     }
 
 
-def _restore_optimizers(optimizers: Optimizers, tensors: dict[str, Tensor]) -> None:
-    for number, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith(f"optimizer.{number}."):
-                parameter, name = key.split(".")[2:]
-                state.setdefault(int(parameter), {})[name] = value
+def _restore_optimizers(model: GPT, optimizers: Optimizers, tensors: dict[str, Tensor]) -> None:
+    names = _names(model)
+    saved: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, key, parameter = name.split(".", 2)
+            saved.setdefault(parameter, {})[key] = value
+    for optimizer in optimizers:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        state = {
+            number: {key: _like(p, value) for key, value in saved[names[id(p)]].items()}
+            for number, p in enumerate(parameters)
+            if names[id(p)] in saved
+        }
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _random_states() -> dict[str, Tensor]:
-    states = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"random.cuda.{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())}
+def _random_states(model: GPT, rank: int) -> dict[str, Tensor]:
+    device = next(model.parameters()).device
+    states = {f"random.cpu.{rank}": torch.get_rng_state()}
+    if device.type == "cuda":
+        states[f"random.cuda.{rank}"] = torch.cuda.get_rng_state(device)
     return states
 
 
-def _restore_random_states(tensors: dict[str, Tensor]) -> None:
-    torch.set_rng_state(tensors["random.cpu"])
-    if torch.cuda.is_available():
-        saved = [
-            tensors[key] for i in range(torch.cuda.device_count()) if (key := f"random.cuda.{i}") in tensors
-        ]
-        for device, state in enumerate(saved):
-            torch.cuda.set_rng_state(state, device)
+def _restore_random_states(model: GPT, tensors: dict[str, Tensor], rank: int) -> None:
+    """A process that was not there when the state was saved keeps the random state that its seed gave it."""
+    device = next(model.parameters()).device
+    if (state := tensors.get(f"random.cpu.{rank}")) is not None:
+        torch.set_rng_state(state)
+    if device.type == "cuda" and (state := tensors.get(f"random.cuda.{rank}")) is not None:
+        torch.cuda.set_rng_state(state, device)

@@ -1,4 +1,4 @@
-"""All that a training run can be told: one frozen dataclass, read from a TOML preset, then from flags.
+"""Where a TrainConfig comes from: a TOML preset first, then a run to resume or weights to start from, then flags.
 
 A preset is `presets/NAME.toml` (or any path that ends in .toml): fields of TrainConfig at the top, and a table
 `[model]` whose `preset` names an architecture of `model.GPTConfig` and whose other keys override its fields.
@@ -7,136 +7,18 @@ A preset is `presets/NAME.toml` (or any path that ends in .toml): fields of Trai
 import argparse
 import dataclasses
 import difflib
-import json
+import os
 import tomllib
+import types
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import tyro
+from typing import Any, Literal, Union, get_args, get_origin
 
 from common import cli, files
-from model import GPTConfig
+from model import GPTConfig, pretrained
+from training.options import TrainConfig
 
 PRESETS = Path(__file__).parent.parent / "presets"
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Train a GPT on token files made by `python -m data prepare`."""
-
-    model: tyro.conf.OmitArgPrefixes[GPTConfig]
-
-    preset: str = "quickstart"
-    """Name of a file in presets/ (without .toml), or the path of one of your own: the values flags start from."""
-    data: Path = Path("tokens/stories")
-    """Directory that holds train.bin, val.bin, meta.json and tokenizer.json."""
-    run: Path | None = None
-    """Directory to write: weights, log, plot, report. Default: runs/PRESET."""
-    overwrite: bool = False
-    """Set a run that is already in the run directory aside (as RUN.previous) and start anew."""
-    resume: bool = False
-    """Go on with the run in the run directory from its last checkpoint."""
-
-    steps: int = 1000
-    """Optimizer steps in all."""
-    seed: int = 1234
-    """Seed of the initial weights, the batches, dropout and the stories told at the end."""
-    device: str = "auto"
-    """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Precision of matrix products (weights stay float32); auto takes bfloat16 where the hardware has it."""
-    compile: bool = False
-    """Compile the model with torch.compile: slow to start, faster on long runs."""
-
-    batch_tokens: int = 4096
-    """Tokens per optimizer step at most: as many whole micro-batches are accumulated as fit."""
-    micro_batch: int = 16
-    """Sequences of block_size tokens per forward and backward pass."""
-    batches: Literal["random", "documents"] = "random"
-    """Windows that start anywhere, or only where a document starts (best where documents fit the context)."""
-    optimizer: Literal["fused", "ours", "muon"] = "fused"
-    """AdamW, torch's fused one or the plain one of training/optimizer.py (equal results); or Muon with AdamW."""
-    learning_rate: float = 1e-3
-    """Peak learning rate of AdamW, reached after the warm-up."""
-    muon_learning_rate: float = 0.02
-    """Peak learning rate of Muon, where it is the optimizer; it follows the same schedule."""
-    final_learning_rate: float = 1e-4
-    """Learning rate at the last step, at the foot of the cosine."""
-    warmup_steps: int = 100
-    """Steps over which the learning rate rises linearly from zero."""
-    weight_decay: float = 0.1
-    """Decoupled weight decay on matrices; biases, norms and nothing else are left alone."""
-    beta1: float = 0.9
-    """AdamW's memory of the gradient."""
-    beta2: float = 0.95
-    """AdamW's memory of the squared gradient."""
-    grad_clip: float = 1.0
-    """Largest norm of the whole gradient; 0 turns clipping off."""
-
-    eval_every: int = 100
-    """Steps between two estimates of the train and validation loss."""
-    eval_batches: int = 20
-    """Micro-batches per estimate and split; the last estimate reads the whole validation file."""
-    checkpoint_every: int = 500
-    """Steps between two saves of RUN/last; the best weights by validation loss go to RUN/best."""
-    coherence_stories: int = 200
-    """Stories sampled at the end of a run on the built-in corpus, to be judged by its checker."""
-    temperature: float = 0.7
-    """Temperature of the stories told at the end."""
-
-    def __post_init__(self) -> None:
-        positive = ("steps", "batch_tokens", "micro_batch", "learning_rate", "muon_learning_rate")
-        for name in (*positive, "eval_every", "eval_batches", "checkpoint_every"):
-            if not getattr(self, name) > 0:  # also refuses NaN
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
-        for name in ("final_learning_rate", "warmup_steps", "weight_decay", "grad_clip", "temperature"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must not be below 0")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be in [0, 1)")
-        if self.batch_tokens < self.micro_batch_tokens:
-            raise ValueError(
-                f"batch_tokens {self.batch_tokens} is less than one micro_batch of {self.micro_batch} x block_size "
-                f"{self.model.block_size} = {self.micro_batch_tokens} tokens: raise batch_tokens or lower micro_batch"
-            )
-        if self.resume and self.overwrite:
-            raise ValueError("resume and overwrite contradict each other: give one of them")
-
-    @property
-    def micro_batch_tokens(self) -> int:
-        """Tokens in one forward pass."""
-        return self.micro_batch * self.model.block_size
-
-    @property
-    def accumulation(self) -> int:
-        """Forward and backward passes per optimizer step."""
-        return self.batch_tokens // self.micro_batch_tokens
-
-    @property
-    def step_tokens(self) -> int:
-        """Tokens per optimizer step."""
-        return self.accumulation * self.micro_batch_tokens
-
-    @property
-    def run_directory(self) -> Path:
-        """Where the run is written."""
-        return self.run or Path("runs") / Path(self.preset).stem
-
-    def to_toml(self) -> str:
-        """This configuration as TOML that `read_config` reads back; None is left out.
-
-        A JSON string, number or truth value is also a TOML one, so the standard library is enough.
-        """
-        values = dataclasses.asdict(self)
-        model = values.pop("model")
-        return f"{_toml_lines(values)}\n[model]\n{_toml_lines(model)}"
-
-
-def _toml_lines(values: Mapping[str, Any]) -> str:
-    plain = {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in plain.items() if value is not None)
 
 
 def read_config(path: Path) -> TrainConfig:
@@ -162,14 +44,33 @@ def _known(values: Mapping[str, Any], cls: type, path: Path) -> dict[str, Any]:
             near = difflib.get_close_matches(key, fields, n=1)
             hint = f": did you mean {near[0]!r}?" if near else ""
             raise ValueError(f"{path}: unknown field {key!r}{hint}")
-        default = fields[key].default
-        kind = type(default)
-        fits = isinstance(value, (int, float)) if kind is float else type(value) is kind
-        if kind in (bool, int, float, str) and not fits:
-            raise ValueError(
-                f"{path}: {key} is {value!r}, not {'an' if kind is int else 'a'} {kind.__name__}"
-            )
-    return {key: Path(value) if key in ("data", "run") else value for key, value in values.items()}
+        if not _fits(value, fields[key].type):
+            raise ValueError(f"{path}: {key} is {value!r}, not {_kind(fields[key].type)}")
+    return {
+        key: Path(value) if Path in (fields[key].type, *get_args(fields[key].type)) else value
+        for key, value in values.items()
+    }
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value from TOML is one of the field type `kind`."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return any(_fits(value, each) for each in get_args(kind))
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if kind is float:
+        return type(value) in (int, float)
+    return type(value) is (str if kind is Path else kind)
+
+
+def _kind(kind: Any) -> str:
+    """A field's type in words."""
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(_kind(each) for each in get_args(kind) if each is not types.NoneType)
+    if get_origin(kind) is Literal:
+        return " or ".join(repr(each) for each in get_args(kind))
+    name = {Path: "path"}.get(kind, kind.__name__)
+    return f"{'an' if name == 'int' else 'a'} {name}"
 
 
 def preset_path(name: str) -> Path:
@@ -188,19 +89,54 @@ def parse_config(argv: Sequence[str] | None, prog: str = "train.py") -> TrainCon
 
     Unless --vocab-size is given, the model's vocabulary is that of the token files.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", nargs="?", default="quickstart")
-    first.add_argument("--run", nargs="?")
-    first.add_argument("--resume", action="store_true")
-    first.add_argument("--vocab-size", "--vocab_size", nargs="?")
-    early, _ = first.parse_known_args(argv)
+    early = _early_flags(argv)
     preset = early.preset or "quickstart"
     start = dataclasses.replace(read_config(preset_path(preset)), preset=preset)
     if early.resume:
         run = Path(early.run) if early.run else start.run_directory
         start = dataclasses.replace(read_config(_saved_config(run)), run=run)
+    elif early.init_from:
+        start = dataclasses.replace(
+            start, model=pretrained.read_config(weights_directory(Path(early.init_from)))
+        )
     config = cli.parse(TrainConfig, argv, prog=prog, default=start)
-    return config if early.vocab_size else with_vocabulary_of_data(config)
+    if config.source and not config.resume:
+        if config.data == start.data:
+            config = dataclasses.replace(config, data=Path("tokens") / config.run_directory.name)
+        prepare_data(config)
+    return config if early.vocab_size or config.init_from else with_vocabulary_of_data(config)
+
+
+def _early_flags(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The flags that say where the other flags' defaults come from."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", nargs="?", default="quickstart")
+    first.add_argument("--run", nargs="?")
+    first.add_argument("--resume", action="store_true")
+    first.add_argument("--init-from", "--init_from", nargs="?")
+    first.add_argument("--vocab-size", "--vocab_size", nargs="?")
+    return first.parse_known_args(argv)[0]
+
+
+def weights_directory(directory: Path) -> Path:
+    """Where the weights to start from lie: the best of a run, or the directory itself."""
+    best = files.whole_directory(directory / "best")
+    return best if best.is_dir() else directory
+
+
+def prepare_data(config: TrainConfig) -> None:
+    """Makes `config.data` from `config.source`, with the tokenizer that came with the weights to start from."""
+    from data.prepare import Prepare, prepare
+
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise ValueError("prepare the data once, before several processes start: python -m data prepare")
+    options: dict[str, Any] = {"source": (config.source,), "out": config.data}
+    tokenizer = config.init_from / "tokenizer.json" if config.init_from else None
+    if tokenizer is not None:
+        options["tokenizer"] = str(tokenizer) if tokenizer.is_file() else "gpt2"
+    else:
+        options["vocab_size"] = config.model.vocab_size
+    prepare(Prepare(**options))
 
 
 def _saved_config(run: Path) -> Path:

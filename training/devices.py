@@ -1,8 +1,14 @@
 """Where a run computes, and in which precision: what is asked for where it exists, else the best there is."""
 
 import contextlib
+import dataclasses
+import os
+import time
 
 import torch
+
+import kernels
+from model import GPTConfig
 
 
 def choose_device(name: str) -> torch.device:
@@ -46,3 +52,65 @@ def autocast(device: torch.device, precision: torch.dtype) -> contextlib.Abstrac
     if precision == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, precision)
+
+
+def choose_kernels(name: str, config: GPTConfig, device: torch.device) -> GPTConfig:
+    """The model's config with attention and norms by torch's ops ("torch") or by ours ("fused").
+
+    "auto" takes ours where they are built for the device and the config leaves the choice open.
+    """
+    built = kernels.backends().get(device.type, "not built for this kind of device")
+    if name == "fused" and built != "available":
+        raise ValueError(f"--kernels fused asks for what is not there on {device}: {built}")
+    attention = {"torch": "sdpa", "fused": "fused"}.get(name, config.attention)
+    if name == "auto" and attention == "sdpa" and built == "available":
+        attention = "fused"
+    return dataclasses.replace(config, attention=attention)
+
+
+def set_up(device: torch.device, *, tf32: bool, deterministic: bool) -> None:
+    """The switches of the whole process: denormal numbers, TensorFloat-32, repeatable algorithms."""
+    if device.type == "cpu":
+        # A converged tiny model has gradients of 1e-40, and a CPU is 20 to 50 times slower on such numbers.
+        torch.set_flush_denormal(True)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if tf32 and has_tf32(device) else "highest")
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Whether the device multiplies in TensorFloat-32: NVIDIA's GPUs since Ampere."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def describe(device: torch.device, precision: torch.dtype, attention: str, *, tf32: bool) -> str:
+    """Device, precision and kernels in one line.
+
+    >>> describe(torch.device("cpu"), torch.bfloat16, "fused", tf32=True)
+    'on cpu in bfloat16 with fused kernels'
+    """
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    ops = {"fused": "fused kernels", "sdpa": "torch's kernels", "torch": "plain torch operations"}[attention]
+    words = str(precision).removeprefix("torch.")
+    if precision == torch.float32 and tf32 and has_tf32(device):
+        words = "float32 (TF32 products)"
+    if precision == torch.float16:
+        words += " with loss scaling"
+    return f"on {name} in {words} with {ops}"
+
+
+def matmul_flops(device: torch.device, precision: torch.dtype) -> float:
+    """Floating-point operations per second of a large matrix product here: the 100 % of our MFU.
+
+    Measured, not looked up, so that it means the same on every machine.
+    """
+    size = 8192 if device.type == "cuda" else 512
+    a = torch.ones(size, size, device=device, dtype=precision)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()  # reading one number waits for a GPU
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)

@@ -1,260 +1,334 @@
 """The training loop: batches in, weights, log, plot and report out.
 
 Everything is checked before anything is written. A run stopped by Ctrl-C or SIGTERM saves itself and can be resumed.
+Under torchrun each process runs this same loop on its own rows of every batch; one of them writes and speaks.
 """
 
 import contextlib
-import os
-import shutil
-import signal
+import dataclasses
+import functools
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.progress import Progress as ProgressBar
+from torch import Tensor
 
 from bpe import Tokenizer
 from common import files
 from data.batches import TokenFile, prefetch
-from data.stories import coherence
-from model import GPT
-from training import checkpoint, devices, evaluate, optimizer, report, schedule
-from training.config import TrainConfig, save_config
+from model import GPT, accounting
+from training import (
+    batching,
+    checkpoint,
+    devices,
+    distributed,
+    evaluate,
+    failures,
+    judge,
+    optimizer,
+    profiling,
+    report,
+    run,
+    schedule,
+    watch,
+)
+from training.config import TrainConfig, save_config, weights_directory
+from training.failures import Interrupted
+from training.processes import Processes, joined, this_process
+from training.scaling import LossScale
+
+__all__ = ["Interrupted", "Trainer", "train"]
 
 LOG_EVERY = 10
-SHOWN_STORIES = 3
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; what it had is saved in `directory`."""
-
-    def __init__(self, directory: Path, step: int) -> None:
-        super().__init__(
-            f"stopped after step {step}, saved in {directory}: go on with --run {directory.parent} --resume"
-        )
+Feed = Iterator[tuple[Tensor, Tensor]]
 
 
 class Trainer:
     """One run: model, optimizer, data and progress, and the steps between them."""
 
-    def __init__(self, config: TrainConfig) -> None:
-        self.config, self.run = config, config.run_directory
-        self.device = devices.choose_device(config.device)
+    def __init__(self, config: TrainConfig, processes: Processes = checkpoint.ALONE) -> None:
+        self.config, self.run, self.processes = config, config.run_directory, processes
+        self.device = processes.device(devices.choose_device(config.device))
         self.precision = devices.choose_precision(config.precision, self.device)
-        self.train_file = _open_split(config, "train")
-        self.val_file = _open_split(config, "val")
-        self.batches = evaluate.windows(
-            self.train_file, config.batches, config.micro_batch, config.model.block_size, config.seed
-        )
-        if self.device.type == "cpu":
-            # A converged tiny model has gradients of 1e-40, and a CPU is 20 to 50 times slower on such numbers.
-            torch.set_flush_denormal(True)
+        self.train_file, self.val_file = (run.open_split(config, split) for split in ("train", "val"))
+        self.cut = batching.deal(config, processes.world_size)
+        self._trackers = watch.wanted_trackers(config)
+        devices.set_up(self.device, tf32=config.tf32, deterministic=config.deterministic)
         torch.manual_seed(config.seed)
-        self.model = GPT(config.model).to(self.device)
-        self.compiled = torch.compile(self.model) if config.compile else self.model
+        self.model = self._make_model()
         self.parameters = list(self.model.parameters())
-        self.optimizers = optimizer.make_optimizers(self.model, config, self.precision)
-        self.progress = checkpoint.Progress()
+        if config.micro_batch == "auto":
+            self.cut = batching.fitted(self.cut, self.model, self.device, self.precision, processes)
+        self.batches = run.step_batches(self.train_file, config, self.cut, processes)
+        self.replica = self._make_replica()
+        self.parameters = list(self.model.parameters())  # sharding has replaced them
+        self.shares = self._share_optimizer()
+        mine = self.shares.mine if self.shares else None
+        self.optimizers = optimizer.make_optimizers(self.model, config, self.precision, mine)
+        self.scale = LossScale(active=self.precision == torch.float16)
+        self.progress = checkpoint.Progress(data=run.fingerprint(config.data))
+        self.skips_in_a_row, self.saved_at = 0, time.monotonic()
 
-    def prepare_run(self) -> report.Log:
+    def _make_model(self) -> GPT:
+        """With random weights, or those to start from."""
+        shape = devices.choose_kernels(self.config.kernels, self.config.model, self.device)
+        if self.config.init_from is None or self.config.resume:
+            return GPT(shape).to(self.device)
+        run.check_init_from(self.config)
+        directory = weights_directory(self.config.init_from)
+        return GPT.from_pretrained(directory, **dataclasses.asdict(shape)).to(self.device)
+
+    def _make_replica(self) -> distributed.Alone:
+        """The model as this process calls it: alone, or one of several that average their gradients."""
+        config, sharded = self.config, self.config.shard == "full" and self.processes.several
+        if self.processes.several:
+            torch.manual_seed(
+                config.seed + self.processes.rank
+            )  # equal weights by now; unlike dropout from now on
+        if sharded:
+            for block in self.model.h if config.compile else ():
+                block.compile()
+            return distributed.FullySharded(self.model, self.model.h)
+        module = torch.compile(self.model) if config.compile else self.model
+        return (distributed.REPLICAS[config.ddp] if self.processes.several else distributed.Alone)(module)
+
+    def _share_optimizer(self) -> distributed.ShardedParameters | None:
+        if self.config.shard != "optimizer" or not self.processes.several:
+            return None
+        return distributed.ShardedParameters(self.parameters, self.processes.world_size, self.processes.rank)
+
+    def prepare_run(self) -> report.Log | report.NoLog:
         """Makes the run directory, or picks up what is in it."""
         if self.config.resume:
             self._resume()
         else:
-            _claim(self.run, overwrite=self.config.overwrite)
-            shutil.copyfile(self.config.data / "tokenizer.json", self.run / "tokenizer.json")
-        save_config(self.config)
-        return report.Log(self.run / "log.jsonl", keep_before=self.progress.step)
+            run.check_free(self.config)
+        self.processes.barrier()  # everyone has read before the main process writes
+        if not self.processes.main:
+            return report.NoLog()
+        if self.config.resume:
+            save_config(self.config)
+        else:
+            run.claim(self.config)
+        trackers = [tracker(self.config) for tracker in self._trackers]
+        return report.Log(self.run / "log.jsonl", keep_before=self.progress.step, trackers=trackers)
 
     def _resume(self) -> None:
-        ours, theirs = self.run / "tokenizer.json", self.config.data / "tokenizer.json"
-        if not ours.is_file() or ours.read_bytes() != theirs.read_bytes():
-            raise ValueError(
-                f"{self.run} was trained with another tokenizer than {theirs}: resume with its own --data"
-            )
-        self.progress = checkpoint.load_state(self.run / "last", self.model, self.optimizers)
-        self.batches.load_state_dict(self.progress.batches)
+        """Goes to the last checkpoint; a run that was killed before its first begins at the beginning."""
+        run.check_resumable(self.config, self.progress)
+        if not files.whole_directory(self.run / "last").is_dir():
+            return
+        self.progress = checkpoint.load_state(
+            self.run / "last", self.model, self.optimizers, self.processes.rank
+        )
+        run.check_resumable(self.config, self.progress)
+        if self.progress.batches:
+            self.batches.load_state_dict(self.progress.batches)
+        if self.progress.loss_scale:
+            self.scale = LossScale(**self.progress.loss_scale)
 
-    def train(self, log: report.Log, bar: ProgressBar) -> None:
+    def describe(self) -> str:
+        """What runs where and how, in one line."""
+        where = devices.describe(
+            self.device, self.precision, self.model.config.attention, tf32=self.config.tf32
+        )
+        several = f" × {self.processes.world_size} processes" if self.processes.several else ""
+        parameters = accounting.parameters(self.model.config)["total"]
+        return (
+            f"{parameters:,} parameters {where}{several}, {self.config.steps} steps of "
+            f"{self.config.step_tokens:,} tokens ({self.cut.micro_batch} sequences × {self.cut.accumulation} "
+            f"passes) from {self.config.data} to {self.run}"
+        )
+
+    def train(self, log: report.Log | report.NoLog, bar: watch.Bar) -> None:
         """Steps until the run is done; evaluates and saves on the way."""
-        config, task = self.config, bar.add_task("", total=self.config.steps, loss="-", speed="-")
-        bar.update(task, completed=self.progress.step)
         self.model.train()
         feed = prefetch(self.batches, self.device)
-        with _stop_signals() as stopping, contextlib.closing(feed):
-            while self.progress.step < config.steps:
-                loss = self._timed_step(feed, log)
+        profiler = profiling.profiled(
+            self.run / "profile", self.device, wanted=self.config.profile and self.processes.main
+        )
+        with failures.stop_signals() as stopping, contextlib.closing(feed), profiler as profile:
+            while self.progress.step < self.config.steps:
+                self._timed_step(feed, log, bar)
+                profile()
                 self.progress.batches = feed.state_dict()
-                if loss is not None:
-                    speed = f"{self.progress.tokens / self.progress.seconds:,.0f}"
-                    bar.update(task, loss=f"{loss:.3f}", speed=speed)
-                bar.update(task, completed=self.progress.step)
-                self._after_step(log, stop=bool(stopping))
+                self._after_step(log, bar, stop=bool(stopping))
 
-    def _timed_step(self, feed: Iterator[tuple[torch.Tensor, torch.Tensor]], log: report.Log) -> float | None:
-        """One optimizer step; returns its loss where it is logged, for only reading it waits for a GPU."""
+    def _timed_step(self, feed: Feed, log: report.Log | report.NoLog, bar: watch.Bar) -> None:
+        """One optimizer step, logged every so often."""
         start, step = time.perf_counter(), self.progress.step
         rate, loss, norm = self._step(feed)
-        logged = step % LOG_EVERY == 0 or step + 1 == self.config.steps
-        value = loss.item() if logged else None
         self.progress.seconds += time.perf_counter() - start
         self.progress.step += 1
         self.progress.tokens += self.config.step_tokens
-        if value is not None:
-            log.add(
-                step=step,
-                tokens=self.progress.tokens,
-                loss=value,
-                learning_rate=rate,
-                gradient_norm=norm.item(),
-                tokens_per_second=self.progress.tokens / self.progress.seconds,
-            )
-        return value
+        if step % LOG_EVERY == 0 or step + 1 == self.config.steps:
+            figures = {
+                "tokens": self.progress.tokens,
+                "seconds": self.progress.seconds,
+                "loss": loss.item(),
+                "learning_rate": rate,
+                "gradient_norm": norm.item(),
+                "tokens_per_second": self.progress.tokens / self.progress.seconds,
+            }
+            log.add(step=step, **figures)
+            bar.show(self.progress.step, **figures, **self._usage())
+        else:
+            bar.show(self.progress.step)
 
-    def _step(
-        self, feed: Iterator[tuple[torch.Tensor, torch.Tensor]]
-    ) -> tuple[float, torch.Tensor, torch.Tensor]:
-        """Accumulates gradients over micro-batches and moves the weights; returns rate, loss and gradient norm."""
+    def _step(self, feed: Feed) -> tuple[float, Tensor, Tensor]:
+        """Moves the weights by the gradient of one batch; returns rate, loss and gradient norm.
+
+        A step whose loss or gradient is not finite is skipped: one bad batch must not cost the run.
+        """
+        x, y = self._next(feed)
+        loss = self.processes.mean(self._backward(x, y))
+        if self.scale.value != 1.0:
+            optimizer.scale_gradient(self.parameters, 1 / self.scale.value)
+        norm = optimizer.clip_gradient(self.parameters, self.config.grad_clip)
+        rate = self._rate()
+        finite = bool(torch.isfinite(loss + norm))  # equal in all processes, as loss and norm are
+        if finite:
+            self._move(rate)
+        self.model.zero_grad(set_to_none=True)
+        self._count_skips(finite, x)
+        return rate, loss, norm
+
+    def _backward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Accumulates the gradient of the mean over x, y (rows, T), a few rows at a time; returns that mean."""
+        total, passes = torch.zeros((), device=self.device), self.cut.accumulation
+        pieces = zip(x.split(self.cut.micro_batch), y.split(self.cut.micro_batch), strict=True)
+        for number, (some_x, some_y) in enumerate(pieces, 1):
+            with self.replica.passes(last=number == passes):
+                with devices.autocast(self.device, self.precision):
+                    _, loss = self.replica.forward(some_x, some_y)
+                loss = loss / passes
+                (loss * self.scale.value).backward()
+            total += loss.detach()
+        self.replica.finish()
+        return total
+
+    def _rate(self) -> float:
         config = self.config
-        rate = schedule.learning_rate(
+        return schedule.learning_rate(
             self.progress.step,
             peak=config.learning_rate,
             final=config.final_learning_rate,
             warmup_steps=config.warmup_steps,
             steps=config.steps,
+            shape=config.schedule,
+            decay_share=config.decay_share,
         )
-        total = torch.zeros((), device=self.device)
-        for _ in range(config.accumulation):
-            x, y = next(feed)
-            with devices.autocast(self.device, self.precision):
-                _, loss = self.compiled(x, y)
-            loss = loss / config.accumulation
-            loss.backward()
-            total += loss.detach()
-        norm = optimizer.clip_gradient(self.parameters, config.grad_clip)
+
+    def _move(self, rate: float) -> None:
         optimizer.set_learning_rate(self.optimizers, rate)
         for each in self.optimizers:
             each.step()
-            each.zero_grad(set_to_none=True)
-        return rate, total, norm
+        if self.shares:
+            self.shares.exchange()
 
-    def _after_step(self, log: report.Log, *, stop: bool) -> None:
-        step, last = self.progress.step, self.progress.step == self.config.steps
-        if step % self.config.eval_every == 0 or last:
-            self._evaluate(log)
-        if step % self.config.checkpoint_every == 0 or last or stop:
+    def _count_skips(self, finite: bool, x: Tensor) -> None:
+        """Ends the run after too many skipped steps in a row; float16's scale may first come down."""
+        forgiven = self.scale.update(finite)
+        self.progress.skipped += not finite
+        self.skips_in_a_row = 0 if finite or forgiven else self.skips_in_a_row + 1
+        if self.skips_in_a_row == self.config.max_skips:
+            text = Tokenizer.load(self.config.data / "tokenizer.json").decode(x[0].tolist())
+            raise failures.Diverged(self.run, self.progress.step, self.skips_in_a_row, text)
+
+    def _next(self, feed: Feed) -> tuple[Tensor, Tensor]:
+        """The next batch; where there is none, the run saves itself before it ends."""
+        try:
+            return next(feed)
+        except (OSError, ValueError) as error:
+            if not self.processes.several:  # others may not be here to save with us
+                self._save()
+            raise OSError(
+                f"no batch for step {self.progress.step} ({error}); {failures.last_good(self.run)}: mend the data, "
+                "then --resume"
+            ) from error
+
+    @functools.cached_property
+    def _peak(self) -> float:
+        """What this device could compute at most, in operations per second."""
+        return devices.matmul_flops(self.device, self.precision)
+
+    def _usage(self) -> dict[str, float]:
+        """How much of the machine is in use."""
+        operations = sum(accounting.flops_per_token(self.model.config).values())
+        speed = self.progress.tokens / self.progress.seconds / self.processes.world_size
+        return {"mfu": operations * speed / self._peak, "memory_mb": report.peak_memory_mb(self.device)}
+
+    def _after_step(self, log: report.Log | report.NoLog, bar: watch.Bar, *, stop: bool) -> None:
+        config, step, last = self.config, self.progress.step, self.progress.step == self.config.steps
+        minutes = (time.monotonic() - self.saved_at) / 60
+        stop, due = self.processes.any(stop, 0 < config.checkpoint_minutes <= minutes)
+        if step % config.eval_every == 0 or last:
+            self._evaluate(log, bar)
+        if step % config.checkpoint_every == 0 or last or stop or due:
             self._save()
         if stop and not last:
             raise Interrupted(self.run / "last", step)
 
-    def _evaluate(self, log: report.Log) -> None:
-        """Logs the loss on both splits, redraws the plot and keeps the weights if they are the best so far."""
-        train_loss, val_loss = (
-            self._estimate(file, self.config.eval_batches) for file in (self.train_file, self.val_file)
+    def _evaluate(self, log: report.Log | report.NoLog, bar: watch.Bar) -> None:
+        """Logs the loss on both splits and a story, redraws the plot and keeps the weights if they are the best."""
+        train_loss, val_loss = (self._estimate(file) for file in (self.train_file, self.val_file))
+        whole = checkpoint.whole_model(self.model)
+        better = val_loss < self.progress.best_val_loss
+        self.progress.best_val_loss = min(val_loss, self.progress.best_val_loss)
+        if not self.processes.main:
+            return
+        story = self._tell(whole, 1)[0]
+        log.add(
+            step=self.progress.step - 1,
+            tokens=self.progress.tokens,
+            seconds=self.progress.seconds,
+            train_loss=train_loss,
+            val_loss=val_loss,
+            story=story,
         )
-        log.add(step=self.progress.step - 1, train_loss=train_loss, val_loss=val_loss)
+        bar.show(self.progress.step, val_loss=val_loss)
+        bar.tell(self.progress.step, story)
         report.plot_loss(log.records, self.run / "loss.png")
-        if val_loss < self.progress.best_val_loss:
-            self.progress.best_val_loss = val_loss
-            checkpoint.save_weights(self.run / "best", self.model)
+        if better:
+            checkpoint.save_weights(self.run / "best", whole)
 
-    def _estimate(self, file: TokenFile, batches: int) -> float:
+    def _estimate(self, file: TokenFile) -> float:
+        """All processes read the same batches, so that there is nothing to agree about."""
+        config = self.config
+        size = self.cut.micro_batch if config.micro_batch == "auto" else config.micro_batch
         with devices.autocast(self.device, self.precision):
             return evaluate.estimate_loss(
-                self.model, file, self.config.batches, batches=batches, batch_size=self.config.micro_batch
+                self.model, file, config.batches, batches=config.eval_batches, batch_size=size
             )
+
+    def _tell(self, model: GPT, count: int) -> list[str]:
+        tokenizer = Tokenizer.load(self.run / "tokenizer.json")
+        return evaluate.tell_stories(
+            model, tokenizer, count, temperature=self.config.temperature, seed=self.config.seed
+        )
 
     def _save(self) -> None:
-        checkpoint.save_state(self.run / "last", self.model, self.optimizers, self.progress)
-
-    def report(self) -> report.Report:
-        """The figures of the best weights, and the stories they tell."""
-        config, progress, meta = self.config, self.progress, self.val_file.meta
-        self.model.load_state_dict(GPT.from_pretrained(files.whole_directory(self.run / "best")).state_dict())
-        with devices.autocast(self.device, self.precision):
-            train_loss, val_loss = (
-                evaluate.full_loss(
-                    self.model, file, config.batches, config.micro_batch, limit=len(self.val_file)
-                )
-                for file in (self.train_file, self.val_file)
-            )
-        built_in = all(source.split(":")[0] == "stories" for source in meta.source)
-        count = max(config.coherence_stories, SHOWN_STORIES) if built_in else SHOWN_STORIES
-        tokenizer = Tokenizer.load(self.run / "tokenizer.json")
-        told = evaluate.tell_stories(
-            self.model, tokenizer, count, temperature=config.temperature, seed=config.seed
-        )
-        return report.Report(
-            val_loss=val_loss,
-            train_loss=train_loss,
-            bits_per_byte=evaluate.bits_per_byte(val_loss, meta.tokens["val"], meta.bytes["val"]),
-            coherence=coherence(told) if built_in else None,
-            tokens=progress.tokens,
-            seconds=progress.seconds,
-            tokens_per_second=progress.tokens / progress.seconds,
-            peak_memory_mb=report.peak_memory_mb(self.device),
-            parameters=sum(p.numel() for p in self.parameters),
-            stories=told[:SHOWN_STORIES],
-        )
+        self.progress.loss_scale = dataclasses.asdict(self.scale) if self.scale.active else {}
+        checkpoint.save_state(self.run / "last", self.model, self.optimizers, self.progress, self.processes)
+        if self.processes.main:
+            checkpoint.keep_copy(self.run, self.progress.step, self.config.keep)
+        self.saved_at = time.monotonic()
 
 
-def train(config: TrainConfig) -> report.Report:
-    """Trains, reports and returns the report; raises `Interrupted` after a clean stop."""
-    trainer = Trainer(config)
-    log = trainer.prepare_run()
-    parameters = sum(p.numel() for p in trainer.parameters)
-    precision = str(trainer.precision).removeprefix("torch.")
-    Console(stderr=True).print(
-        f"{parameters:,} parameters on {trainer.device} in {precision}, {config.steps} steps of "
-        f"{config.step_tokens:,} tokens from {config.data} to {trainer.run}",
-        highlight=False,
-    )
-    with contextlib.closing(log), report.progress_bar() as bar:
-        trainer.train(log, bar)
-    result = trainer.report()
+def train(config: TrainConfig) -> report.Report | None:
+    """Trains, reports and returns the report (in the main process); raises `Interrupted` after a clean stop."""
+    processes = this_process()
+    device = processes.device(devices.choose_device(config.device))
+    micro_batch = batching.deal(config, processes.world_size).micro_batch
+    with joined(processes, device), failures.explained(config.run_directory, micro_batch):
+        trainer = Trainer(config, processes)
+        log = trainer.prepare_run()
+        bar = watch.Bar(config.steps, trainer.progress.step, shown=processes.main)
+        bar.console.print(trainer.describe(), highlight=False)
+        with contextlib.closing(log), bar:
+            trainer.train(log, bar)
+    if not processes.main:
+        return None
+    result = judge.judge(config, trainer.progress, trainer.device, trainer.precision)
     result.write(trainer.run / "report.json")
     return result
-
-
-def _open_split(config: TrainConfig, split: str) -> TokenFile:
-    """A token file that the configured model can read."""
-    file = TokenFile.open(config.data, split)
-    if config.model.vocab_size < file.vocab_size:
-        raise ValueError(
-            f"vocab_size {config.model.vocab_size} is smaller than the vocabulary of {config.data} "
-            f"({file.vocab_size}): leave --vocab-size out, or prepare the data with a smaller vocabulary"
-        )
-    return file
-
-
-def _claim(run: Path, *, overwrite: bool) -> None:
-    """Makes an empty run directory; one that holds something is set aside if `overwrite`, else refused."""
-    if run.is_dir() and any(run.iterdir()):
-        if not overwrite:
-            raise ValueError(
-                f"{run} already holds a run: choose another --run, or go on with --resume, or --overwrite it"
-            )
-        previous = run.with_name(f"{run.name}.previous")
-        shutil.rmtree(previous, ignore_errors=True)
-        os.rename(run, previous)
-    run.mkdir(parents=True, exist_ok=True)
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that fills when SIGINT or SIGTERM arrives; a second one interrupts at once."""
-    received: list[int] = []
-
-    def note(number: int, frame: object) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

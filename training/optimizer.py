@@ -1,14 +1,16 @@
 """AdamW written out, the groups of parameters, and the choice between optimizers."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from model import GPT
-from training.config import TrainConfig
 from training.muon import Muon
+from training.options import TrainConfig
 
 
 class AdamW(torch.optim.Optimizer):
@@ -69,20 +71,24 @@ def parameter_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[
     ]
 
 
-def make_optimizers(model: GPT, config: TrainConfig, precision: torch.dtype) -> list[torch.optim.Optimizer]:
+def make_optimizers(
+    model: GPT, config: TrainConfig, precision: torch.dtype, mine: Container[int] | None = None
+) -> list[torch.optim.Optimizer]:
     """`ours` and `fused` are one AdamW for all; `muon` takes the blocks' matrices and leaves AdamW the rest.
 
-    Every group's "scale" is its peak learning rate over the configured one, for the schedule.
+    Every group's "scale" is its peak learning rate over the configured one, for the schedule. `mine`: the ids of
+    the parameters that this process moves (None: all).
     """
     betas, decay = (config.beta1, config.beta2), config.weight_decay
+    parameters = [p for p in model.parameters() if mine is None or id(p) in mine]
     if config.optimizer == "ours":
-        optimizers = [AdamW(parameter_groups(model.parameters(), decay), betas=betas)]
+        optimizers = [AdamW(parameter_groups(parameters, decay), betas=betas)]
     elif config.optimizer == "fused":
-        optimizers = [torch.optim.AdamW(parameter_groups(model.parameters(), decay), betas=betas, fused=True)]
+        optimizers = [torch.optim.AdamW(parameter_groups(parameters, decay), betas=betas, fused=True)]
     else:
-        matrices = [p for p in model.h.parameters() if p.dim() == 2]
-        taken = {id(p) for p in matrices}
-        rest = [p for p in model.parameters() if id(p) not in taken]
+        in_blocks = {id(p) for p in model.h.parameters() if p.dim() == 2}
+        matrices = [p for p in parameters if id(p) in in_blocks]
+        rest = [p for p in parameters if id(p) not in in_blocks]
         # Without decay: the embeddings are few next to the steps, and each is seen in a few of them only.
         optimizers = [
             torch.optim.AdamW(parameter_groups(rest, 0.0), betas=betas, fused=True),
@@ -102,10 +108,21 @@ def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) 
             group["lr"] = rate * group["scale"]
 
 
+def gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """The gradients there are; of a gradient that is divided among processes (FSDP2), this process's part."""
+    present = (p.grad for p in parameters if p.grad is not None)
+    return [grad.to_local() if isinstance(grad, DTensor) else grad for grad in present]
+
+
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """The length of the gradient as one long vector, a scalar tensor."""
-    norms = torch._foreach_norm([p.grad for p in parameters if p.grad is not None])
-    return torch.linalg.vector_norm(torch.stack(norms))
+    """The length of the whole gradient as one long vector, a scalar tensor."""
+    parameters = list(parameters)
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients(parameters))))
+    if any(isinstance(p.grad, DTensor) for p in parameters):
+        square = norm.square()  # the parts of the processes do not overlap: their squares add up
+        dist.all_reduce(square)
+        norm = square.sqrt()
+    return norm
 
 
 def clip_gradient(parameters: list[Tensor], limit: float) -> Tensor:
@@ -115,6 +132,16 @@ def clip_gradient(parameters: list[Tensor], limit: float) -> Tensor:
     """
     norm = gradient_norm(parameters)
     if limit > 0:
-        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
-        torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], scale)
+        scale_gradient(parameters, (limit / (norm + 1e-6)).clamp(max=1.0))
     return norm
+
+
+def scale_gradient(parameters: Iterable[Tensor], factor: Tensor | float) -> None:
+    """Multiplies the gradient by `factor`."""
+    torch._foreach_mul_(gradients(parameters), factor)
+
+
+def state_bytes(optimizers: Iterable[torch.optim.Optimizer]) -> int:
+    """Memory of the optimizers' state in this process."""
+    tensors = (value for each in optimizers for state in each.state.values() for value in state.values())
+    return sum((t.to_local() if isinstance(t, DTensor) else t).nbytes for t in tensors)

@@ -1,38 +1,55 @@
-"""What a run says while it goes and when it ends: progress bar, log.jsonl, loss.png, report.json."""
+"""What a run leaves to read: log.jsonl, loss.png, report.json."""
 
 import dataclasses
 import json
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from common import files
+from training.watch import Tracker, scalars
 
 
 class Log:
     """RUN/log.jsonl: one JSON object a line, of training steps and of evaluations."""
 
-    def __init__(self, path: Path, *, keep_before: int = 0) -> None:
+    def __init__(self, path: Path, *, keep_before: int = 0, trackers: Sequence[Tracker] = ()) -> None:
         """Opens the log; lines of `keep_before` steps and later, from a run that went further, are dropped."""
-        self.path = path
+        self.path, self._trackers = path, trackers
         self.records = [r for r in read_log(path) if r["step"] < keep_before] if keep_before else []
         files.write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
         self._file: IO[str] = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
 
     def add(self, **record: Any) -> None:
-        """Appends a record and flushes it."""
+        """Appends a record, which has a step, and flushes it."""
         self.records.append(record)
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+        for tracker in self._trackers:
+            tracker.log(record["step"], scalars(record))
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the file and the trackers."""
         self._file.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+
+class NoLog:
+    """The log of a process that is not the one that writes."""
+
+    records: tuple[dict[str, Any], ...] = ()
+
+    def add(self, **record: Any) -> None:
+        """Drops the record."""
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -68,22 +85,6 @@ def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
     with files.atomic(path) as file:
         figure.savefig(file, format="png", dpi=120)
     pyplot.close(figure)
-
-
-def progress_bar() -> Progress:
-    """One bar with loss, tokens per second and time left; the caller updates `loss` and `speed`."""
-    return Progress(
-        TextColumn("training"),
-        BarColumn(),
-        TextColumn(
-            "{task.completed}/{task.total} steps  loss {task.fields[loss]}  {task.fields[speed]} tokens/s"
-        ),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        refresh_per_second=2,
-    )
 
 
 @dataclasses.dataclass(frozen=True)

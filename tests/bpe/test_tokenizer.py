@@ -10,7 +10,7 @@ from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import bpe.tokenizer
@@ -59,6 +59,7 @@ def test_an_unknown_special_token_is_named(tokenizer):
 
 
 @settings(max_examples=200, deadline=None)
+@example(parts=[" w", " w<s>x", " w", " w"])
 @given(
     parts=st.lists(st.sampled_from(["ab", "aba", "b a", " a", "<s>", "a", " ", "\n", "word"]), max_size=30)
 )

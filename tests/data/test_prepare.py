@@ -273,7 +273,7 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path, options):
     assert contents(out.out) == contents(options().out)
 
 
-def _die(pieces):
+def _die(encoder, pieces):
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -63,7 +63,7 @@ def test_activations_are_to_the_byte_what_autograd_saves(tiny, variant, attentio
     assert counted == sum(storage.nbytes() for storage in saved.values()) + in_the_loss
 
 
-def test_what_checkpointing_and_flash_save(tiny):
+def test_what_checkpointing_and_flash_save():
     config = GPTConfig.preset("tinystories")
     size = {a: activations(dataclasses.replace(config, attention=a), 8)["blocks"] for a in ("torch", "sdpa")}
     checkpointed = dataclasses.replace(config, checkpoint_activations=True)
@@ -87,7 +87,7 @@ def test_count_prints_every_table(capsys):
         assert word in text
 
 
-def test_count_reads_a_saved_config(tiny, tmp_path, capsys):
+def test_count_reads_a_saved_config(tmp_path, capsys):
     GPT(GPTConfig.preset("quickstart", n_layer=1)).save_pretrained(tmp_path)
     main(["count", str(tmp_path)])
     assert "485,248" in capsys.readouterr().out

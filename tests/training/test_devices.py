@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+import kernels
+from model import GPTConfig
 from training import devices
 
 
@@ -26,7 +28,31 @@ def test_precision_is_as_asked_or_what_the_hardware_has(monkeypatch):
         assert devices.choose_precision("auto", cpu) == expected
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("wanted", "configured", "built", "used"),
+    [
+        ("auto", "sdpa", True, "fused"),
+        ("auto", "sdpa", False, "sdpa"),
+        ("auto", "torch", True, "torch"),
+        ("auto", "fused", False, "fused"),
+        ("torch", "fused", True, "sdpa"),
+        ("fused", "torch", True, "fused"),
+    ],
+)
+def test_kernels_are_ours_where_they_are_built_or_as_asked(monkeypatch, wanted, configured, built, used):
+    state = {"cpu": "available" if built else "not built: run make setup"}
+    monkeypatch.setattr(kernels, "backends", lambda: state)
+    config = GPTConfig(attention=configured)
+    assert devices.choose_kernels(wanted, config, torch.device("cpu")).attention == used
+
+
+def test_fused_kernels_that_are_not_there_are_refused(monkeypatch):
+    monkeypatch.setattr(kernels, "backends", lambda: {"cpu": "not built: run make setup"})
+    with pytest.raises(ValueError, match="not there on cpu: not built: run make setup"):
+        devices.choose_kernels("fused", GPTConfig(), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])
 def test_autocast_multiplies_in_the_precision_chosen(precision):
     with devices.autocast(torch.device("cpu"), precision):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == precision

@@ -9,6 +9,24 @@ from torch.optim import lr_scheduler
 from training.schedule import learning_rate
 
 
+@pytest.mark.parametrize("shape", ["wsd", "constant"])
+def test_level_schedules_equal_torchs_in_sequence(shape):
+    steps, warmup, share, peak = 40, 5, 0.25, 3e-3
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak)
+    up = lr_scheduler.LinearLR(optimizer, 1 / warmup, 1.0, warmup - 1)
+    level = lr_scheduler.ConstantLR(optimizer, 1.0, 1)
+    down = lr_scheduler.LinearLR(optimizer, 1.0, 0.1, 10)
+    pieces, turns = ([up, level, down], [warmup, 29]) if shape == "wsd" else ([up, level], [warmup])
+    theirs, expected = lr_scheduler.SequentialLR(optimizer, pieces, turns), []
+    for _ in range(steps):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        theirs.step()
+    options = {"peak": peak, "final": peak / 10, "warmup_steps": warmup, "steps": steps}
+    ours = [learning_rate(s, **options, shape=shape, decay_share=share) for s in range(steps)]
+    assert ours == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(("warmup", "steps"), [(5, 40), (0, 10), (1, 30)])
 def test_equal_to_torchs_linear_warmup_and_cosine(warmup, steps):
     peak, final = 3e-3, 3e-4

@@ -1,0 +1,175 @@
+"""Training: tokens per second of the quickstart beside a plain torch loop, and what the loop itself costs.
+
+python benchmarks/train.py [--data DIR] [--rounds N] [--json PATH]
+
+train quickstart …      the preset as it is, and with AdamW in Muon's place, beside the same model in the loop that
+                        one would write first: SDPA, cross-entropy over all logits, torch.optim.AdamW, the same
+                        precision and batches
+train loop's overhead   share of a step, in percent, at the tinystories model, outside of forward and backward pass,
+                        clipping, optimizer, data, logging and display; the batch is 1,024 tokens instead of
+                        65,536, so that the share is far larger than in use
+"""
+
+import contextlib
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from common import cli
+from common.bench import Row, medians, report
+from data.prepare import Prepare, prepare
+from model import GPT
+from training import devices, loop, optimizer
+from training.config import PRESETS, TrainConfig, read_config, with_vocabulary_of_data
+from training.report import NoLog
+from training.watch import Bar
+
+STEPS = 10  # in one measurement
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Measure training beside a plain torch loop."""
+
+    data: Path | None = None
+    """Token files; made of the built-in corpus when left out."""
+    rounds: int = 7
+    """Measurements of each side; the median counts."""
+    json: Path | None = None
+    """Write the rows here, too."""
+
+
+def quickstart(data: Path, **changes: Any) -> TrainConfig:
+    """The quickstart preset on this data."""
+    config = dataclasses.replace(read_config(PRESETS / "quickstart.toml"), data=data, **changes)
+    return with_vocabulary_of_data(config)
+
+
+def our_steps(config: TrainConfig) -> Callable[[], None]:
+    """A call that trains STEPS steps in our loop."""
+    trainer = loop.Trainer(config)
+    bar, log = Bar(config.steps, 0, shown=False), NoLog()
+    feed = loop.prefetch(trainer.batches, trainer.device)
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            trainer._timed_step(feed, log, bar)
+
+    return steps
+
+
+def plain_steps(config: TrainConfig) -> Callable[[], None]:
+    """A call that trains STEPS steps as a plain torch loop does."""
+    device = devices.choose_device(config.device)
+    precision = devices.choose_precision(config.precision, device)
+    torch.manual_seed(config.seed)
+    model = GPT(dataclasses.replace(config.model, attention="sdpa")).to(device)
+    adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    tokens = np.memmap(config.data / "train.bin", dtype=np.uint16, mode="r")
+    size, rows = config.model.block_size, config.step_tokens // config.model.block_size
+
+    def steps() -> None:
+        for _ in range(STEPS):
+            starts = torch.randint(len(tokens) - size, (rows,))
+            x = torch.stack([torch.from_numpy(tokens[i : i + size].astype(np.int64)) for i in starts])
+            y = torch.stack([torch.from_numpy(tokens[i + 1 : i + 1 + size].astype(np.int64)) for i in starts])
+            with devices.autocast(device, precision):
+                logits = model.lm_head(model.hidden(x.to(device)))  # (B, T) -> (B, T, V)
+                loss = F.cross_entropy(logits.flatten(0, 1), y.to(device).flatten())  # (B T, V), (B T,)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            adamw.step()
+            adamw.zero_grad(set_to_none=True)
+
+    return steps
+
+
+class Stopwatch:
+    """Adds up the time spent in the functions it is put around."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, timed."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self.seconds += time.perf_counter() - start
+
+        return timed
+
+
+def overhead(data: Path, steps: int) -> tuple[float, float]:
+    """Median seconds of a step at the tinystories model, and of what in it is the loop's own."""
+    preset = read_config(PRESETS / "tinystories.toml")
+    config = dataclasses.replace(preset, data=data, batch_tokens=1024, micro_batch=8, steps=steps)
+    trainer, watch = loop.Trainer(config), Stopwatch()
+    bar, log = Bar(steps, 0, shown=False), NoLog()
+    bar.show, log.add = watch.around(bar.show), watch.around(log.add)
+    for name in ("_backward", "_move", "_next"):
+        setattr(trainer, name, watch.around(getattr(trainer, name)))
+    trainer.model.zero_grad = watch.around(trainer.model.zero_grad)
+    whole, own = [], []
+    with contextlib.closing(loop.prefetch(trainer.batches, trainer.device)) as feed, _timed_clipping(watch):
+        for _ in range(steps):
+            watch.seconds, start = 0.0, time.perf_counter()
+            trainer._timed_step(feed, log, bar)
+            if trainer.progress.step < steps:
+                trainer._after_step(log, bar, stop=False)
+            whole.append(time.perf_counter() - start)
+            own.append(whole[-1] - watch.seconds)
+    return statistics.median(whole), statistics.median(own)
+
+
+@contextlib.contextmanager
+def _timed_clipping(watch: Stopwatch) -> Iterator[None]:
+    before = optimizer.clip_gradient
+    optimizer.clip_gradient = watch.around(before)
+    try:
+        yield
+    finally:
+        optimizer.clip_gradient = before
+
+
+def speed_rows(data: Path, rounds: int) -> list[Row]:
+    """Tokens per second of the quickstart's loop and of the plain one, taking turns."""
+    config = quickstart(data)
+    calls = {
+        "train quickstart": our_steps(config),
+        "train quickstart with AdamW": our_steps(dataclasses.replace(config, optimizer="fused")),
+        "plain": plain_steps(config),
+    }
+    times = medians(calls, repeat=rounds, warmup=2)
+    speed = {name: STEPS * config.step_tokens / seconds for name, seconds in times.items()}
+    plain = speed.pop("plain")
+    return [Row(name, value, "tokens/s", "plain torch loop", plain) for name, value in speed.items()]
+
+
+@cli.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures and reports."""
+    options = cli.parse(Options, argv, prog="benchmarks/train.py")
+    with tempfile.TemporaryDirectory() as folder:
+        data = options.data or Path(folder) / "stories"
+        if options.data is None:
+            prepare(Prepare(out=data, stories_bytes=2_000_000, vocab_size=2048))
+        rows = speed_rows(data, options.rounds)
+        step, own = overhead(data, steps=8)
+        rows.append(Row("train loop's overhead", 100 * own / step, "% of a step", less_is_better=True))
+    report("train", rows, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Batches over processes give what one process gives, by every way there and back, and leave nothing behind."""
+
+import gc
+import multiprocessing
+from multiprocessing.shared_memory import SharedMemory
+
+import pytest
+
+from bpe import Tokenizer, batches, train
+from data.stories import corpus
+
+STORIES = list(corpus(60_000))
+TEXTS = ["", "one", *STORIES, " ".join(STORIES), "half \ud83d\ude00 \ud83d 日本語<s>", "", "no cut" * 3000]
+
+
+def make_tokenizer() -> Tokenizer:
+    return train(STORIES, 400, special_tokens=["<s>"], progress=False)
+
+
+@pytest.mark.parametrize("pattern", ["gpt2", r"\w+"])
+@pytest.mark.parametrize(("batch", "largest"), [(1 << 20, 1 << 23), (2000, 1 << 23), (5000, 10_000)])
+def test_every_way_gives_the_same(monkeypatch, pattern, batch, largest):
+    """Small batches, long texts in parts, and texts too large for a block of shared memory."""
+    monkeypatch.setattr(batches, "BATCH", batch)
+    monkeypatch.setattr(batches, "LARGEST", largest)
+    tokenizer = Tokenizer(make_tokenizer().merges, ["<s>"], pattern)
+    expected = [tokenizer.encode(text, "all") for text in TEXTS]
+    assert tokenizer.encode_batch(TEXTS, num_workers=3, allowed_special="all") == expected
+
+
+def test_the_workers_stay_until_the_tokenizer_goes():
+    tokenizer = make_tokenizer()
+    before = set(multiprocessing.active_children())
+    tokenizer.encode_batch(TEXTS, num_workers=2)
+    workers = set(multiprocessing.active_children()) - before
+    tokenizer.encode_batch(TEXTS, num_workers=2)
+    assert set(multiprocessing.active_children()) - before == workers
+    del tokenizer
+    gc.collect()
+    for worker in workers:
+        worker.join(30)
+    assert [worker.exitcode for worker in workers] == [0]
+
+
+def test_two_batches_at_once_and_one_that_is_left(monkeypatch):
+    tokenizer, names = make_tokenizer(), []
+
+    def remember(*args, **kwargs):
+        block = SharedMemory(*args, **kwargs)
+        names.append(block.name)
+        return block
+
+    monkeypatch.setattr(batches, "SharedMemory", remember)
+    monkeypatch.setattr(batches, "BATCH", 2000)
+    first = tokenizer.encode_batch_to_numpy(TEXTS, num_workers=2)
+    second = tokenizer.encode_batch_to_numpy(TEXTS[::-1], num_workers=2)
+    for text, other in list(zip(TEXTS, TEXTS[::-1], strict=True))[:20]:
+        assert next(first).tolist() == tokenizer.encode(text)
+        assert next(second).tolist() == tokenizer.encode(other)
+    first.close()
+    second.close()
+    assert names
+    for name in names:
+        with pytest.raises(FileNotFoundError):
+            SharedMemory(name)

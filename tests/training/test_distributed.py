@@ -1,0 +1,177 @@
+"""Several gloo processes against one: the same losses, the same weights, half the memory, and nothing lost."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import train as train_script
+from model import GPT
+from training import distributed, report
+
+ROOT = Path(__file__).parents[2]
+MODEL = "--n-layer 2 --n-head 2 --n-embd 32 --block-size 32 --attention sdpa --kernels torch"
+RUN = (
+    "--batch-tokens 512 --micro-batch 4 --eval-every 50 --eval-batches 2 --coherence-stories 1 --device cpu "
+    "--precision float32 --optimizer ours --batches random --warmup-steps 2 --schedule constant --learning-rate 3e-3"
+)
+KINDS = {
+    "naive": "--ddp naive",
+    "bucketed": "--ddp bucketed",
+    "torch": "--ddp torch",
+    "optimizer": "--shard optimizer",
+    "full": "--shard full --optimizer fused",
+}
+STEPS, HALF = 51, 21  # the last of each is one that is logged in any case
+
+
+def flags(corpus: Path, run: Path, more: str = "", steps: int = STEPS) -> list[str]:
+    return [*f"{MODEL} {RUN} --steps {steps} {more}".split(), "--data", str(corpus), "--run", str(run)]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run_processes(count: int, cases: list[dict], folder: Path) -> list[subprocess.CompletedProcess]:
+    """Trains the cases in `count` processes; returns how each of them ended."""
+    script = folder / "cases.json"
+    script.write_text(json.dumps([{**case, "port": free_port()} for case in cases]))
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": "."}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("worker.py")), str(script)],
+            cwd=ROOT,
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    try:
+        outputs = [process.communicate(timeout=500) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *output)
+        for process, output in zip(started, outputs, strict=True)
+    ]
+
+
+def losses(run: Path) -> dict[int, float]:
+    return {r["step"]: r["loss"] for r in report.read_log(run / "log.jsonl") if "loss" in r}
+
+
+@torch.no_grad()
+def logits(run: Path) -> torch.Tensor:
+    """What the last weights say to some ids: a key's bias, for one, may be anything and changes nothing."""
+    ids = torch.randint(384, (4, 32), generator=torch.Generator().manual_seed(0))
+    return GPT.from_pretrained(run / "last")(ids)[0]
+
+
+def assert_equal(run: Path, other: Path) -> None:
+    assert len(losses(other)) == 6
+    assert losses(run) == pytest.approx(losses(other), abs=1e-5)
+    torch.testing.assert_close(logits(run), logits(other), rtol=0, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def alone(corpus, tmp_path_factory) -> Path:
+    """What a single process learns in all steps, saved half way, too."""
+    folder = tmp_path_factory.mktemp("alone")
+    train_script.main(flags(corpus, folder / "half", steps=HALF))
+    train_script.main(flags(corpus, folder / "whole"))
+    return folder
+
+
+def train_in(count: int, corpus: Path, alone: Path, folder: Path) -> Path:
+    """Trains every kind in `count` processes, and goes on from a single process's half in two of them."""
+    cases = [{"argv": flags(corpus, folder / kind, more)} for kind, more in KINDS.items()]
+    for kind in ("optimizer", "full"):
+        half = folder / f"{kind}-resumed"
+        subprocess.run(["cp", "-r", str(alone / "half"), str(half)], check=True)
+        more = f"--shard {kind} --optimizer {'fused' if kind == 'full' else 'ours'} --resume"
+        cases += [
+            {"argv": flags(corpus, half, more)},
+            {"argv": flags(corpus, folder / f"{kind}-half", KINDS[kind], steps=HALF)},
+        ]
+    lost = flags(corpus, folder / "lost", "--checkpoint-every 10")
+    ended = run_processes(count, [*cases, {"argv": lost, "leave_at": 25}], folder)
+    assert [process.returncode for process in ended] == [2, 9, *[2] * (count - 2)], ended[0].stderr[-2000:]
+    (folder / "said").write_text(ended[0].stderr)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(corpus, alone, tmp_path_factory) -> Path:
+    return train_in(2, corpus, alone, tmp_path_factory.mktemp("pair"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_learn_what_one_does(alone, pair, kind):
+    assert_equal(pair / kind, alone / "whole")
+
+
+@pytest.mark.parametrize("kind", ["optimizer", "full"])
+def test_a_single_process_run_goes_on_divided(alone, pair, kind):
+    assert_equal(pair / f"{kind}-resumed", alone / "whole")
+
+
+@pytest.mark.parametrize("kind", ["optimizer", "full"])
+def test_a_divided_run_goes_on_in_a_single_process(corpus, alone, pair, kind):
+    train_script.main(flags(corpus, pair / f"{kind}-half", "--shard none --resume"))
+    assert_equal(pair / f"{kind}-half", alone / "whole")
+
+
+@pytest.mark.parametrize("kind", ["optimizer", "full"])
+def test_sharding_halves_the_optimizers_memory(pair, kind):
+    whole = int((pair / "torch.bytes-0").read_text())
+    for rank in (0, 1):
+        assert int((pair / f"{kind}.bytes-{rank}").read_text()) < 0.52 * whole
+
+
+@pytest.mark.slow
+def test_four_processes_learn_what_one_does(corpus, alone, tmp_path):
+    folder = train_in(4, corpus, alone, tmp_path)
+    for kind in KINDS:
+        assert_equal(folder / kind, alone / "whole")
+    for kind in ("optimizer", "full"):
+        assert_equal(folder / f"{kind}-resumed", alone / "whole")
+
+
+def test_a_lost_process_ends_the_run_with_a_message_and_it_goes_on(corpus, alone, pair):
+    last = (pair / "said").read_text().strip().splitlines()[-1]
+    assert last.startswith("error: a process of this run is gone; the last good checkpoint is")
+    assert "of step 20: start all again with --resume" in last
+    train_script.main(flags(corpus, pair / "lost", "--resume"))
+    assert_equal(pair / "lost", alone / "whole")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_batch_that_cannot_be_divided_is_refused_by_the_main_process_alone(
+    corpus, tmp_path, monkeypatch, capsys, rank
+):
+    for name, value in (("RANK", rank), ("WORLD_SIZE", 2), ("LOCAL_RANK", rank)):
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(SystemExit) as stop:
+        train_script.main(flags(corpus, tmp_path / "run", "--batch-tokens 96 --micro-batch 3"))
+    assert stop.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == (1 if rank == 0 else 0)
+    assert rank == 1 or "3 sequences (batch_tokens 96) cannot be divided among 2 processes" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_buckets_are_cut_at_their_size_and_hold_everything():
+    parameters = [torch.zeros(n) for n in (10, 20, 5, 100, 1)]
+    buckets = list(distributed._buckets(parameters, limit=35 * 4))
+    assert [[len(p) for p in bucket] for bucket in buckets] == [[10, 20, 5], [100], [1]]

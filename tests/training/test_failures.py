@@ -1,0 +1,151 @@
+"""When it goes wrong: skipped steps, full disks and memories, missing data, and a line that says what to do."""
+
+import dataclasses
+import errno
+import json
+
+import pytest
+import torch
+
+from training import checkpoint, failures, loop, report
+from training.scaling import LossScale
+
+
+def poison(monkeypatch, steps: range) -> None:
+    """Makes one gradient infinite in those steps."""
+    original = loop.Trainer._backward
+
+    def backward(trainer, x, y):
+        loss = original(trainer, x, y)
+        if trainer.progress.step in steps:
+            trainer.model.wte.weight.grad[0, 0] = float("inf")
+        return loss
+
+    monkeypatch.setattr(loop.Trainer, "_backward", backward)
+
+
+def test_a_step_whose_gradient_is_not_finite_moves_nothing_and_is_counted(tiny, monkeypatch):
+    poison(monkeypatch, range(3))
+    trainer = loop.Trainer(tiny)
+    before = [p.detach().clone() for p in trainer.parameters]
+    for step in range(3):
+        trainer.progress.step = step
+        trainer._step(trainer.batches)
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
+    assert trainer.progress.skipped == 3
+    trainer.progress.step = 3
+    trainer._step(trainer.batches)
+    assert not torch.equal(before[0], trainer.parameters[0])
+    assert trainer.skips_in_a_row == 0
+
+
+def test_too_many_in_a_row_stop_the_run_with_step_text_and_checkpoint(tiny, monkeypatch):
+    poison(monkeypatch, range(12, 100))
+    with pytest.raises(failures.Diverged) as stop:
+        loop.train(dataclasses.replace(tiny, max_skips=4))
+    text = str(stop.value)
+    assert "in 4 steps in a row, up to step 15, whose batch begins " in text
+    assert f"the last good checkpoint is {tiny.run / 'last'}, of step 10" in text
+    state = json.loads((tiny.run / "last" / "state.json").read_text())
+    assert state["skipped"] == 0
+
+
+def test_the_loss_scale_moves_as_torchs():
+    finite = [True, True, False, True, False, False, True, True, True, True, True]
+    ours = LossScale(active=True, value=8.0, growth_interval=2)
+    theirs = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+    parameter = torch.nn.Parameter(torch.ones(1))
+    optimizer = torch.optim.SGD([parameter], lr=0.1)
+    for good in finite:
+        theirs.scale(torch.ones(()))  # makes it begin
+        parameter.grad = torch.tensor([1.0 if good else float("inf")])
+        theirs.step(optimizer)
+        theirs.update()
+        ours.update(good)
+        assert ours.value == theirs.get_scale()
+
+
+def test_float16_trains_and_goes_on_bit_for_bit_with_its_scale(tiny, tmp_path):
+    config = dataclasses.replace(tiny, precision="float16", schedule="constant")
+    whole = loop.train(config)
+    losses = [r["loss"] for r in report.read_log(config.run / "log.jsonl") if "loss" in r]
+    assert losses[-1] < losses[0] - 1
+    parted = dataclasses.replace(config, run=tmp_path / "parted", steps=15)
+    loop.train(parted)
+    assert json.loads((parted.run / "last" / "state.json").read_text())["loss_scale"]["good_steps"] == 15
+    again = loop.train(dataclasses.replace(parted, steps=30, resume=True))
+    assert again.val_loss == whole.val_loss
+
+
+def test_an_overflow_halves_the_scale_and_is_forgiven(tiny, monkeypatch):
+    poison(monkeypatch, range(12))
+    trainer = loop.Trainer(dataclasses.replace(tiny, precision="float16"))
+    for step in range(12):
+        trainer.progress.step = step
+        trainer._step(trainer.batches)
+    assert trainer.scale.value == 65536 / 2**12
+    assert trainer.skips_in_a_row == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "advice"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "lower --micro-batch to 4"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "lower --micro-batch to 4"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/x/log.jsonl"),
+            "disk is full .runs/x/log.jsonl",
+        ),
+    ],
+)
+def test_what_the_system_says_becomes_advice(tiny, monkeypatch, error, advice):
+    original = loop.Trainer._backward
+
+    def failing(trainer, x, y):
+        if trainer.progress.step == 11:
+            raise error
+        return original(trainer, x, y)
+
+    monkeypatch.setattr(loop.Trainer, "_backward", failing)
+    with pytest.raises((ValueError, OSError), match=advice):
+        loop.train(tiny)
+    assert json.loads((tiny.run / "last" / "state.json").read_text())["step"] == 10
+
+
+def test_a_checkpoint_that_the_disk_has_no_room_for_leaves_the_last_one(tiny, monkeypatch):
+    original = checkpoint.save_file
+
+    def full(tensors, path):
+        if "last" in str(path) and (tiny.run / "last").exists():
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        original(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(OSError, match=r"disk is full.*of step 10: make room, then --resume"):
+        loop.train(tiny)
+    assert {p.name for p in tiny.run.iterdir() if p.name.startswith(".")} == set()
+
+
+def test_a_run_whose_data_vanishes_saves_itself(tiny, monkeypatch):
+    original = loop.prefetch.__next__
+
+    def vanishing(feed):
+        if feed.state_dict()["batch"] == 13:
+            raise OSError("train.bin: the file is gone")
+        return original(feed)
+
+    monkeypatch.setattr(loop.prefetch, "__next__", vanishing)
+    with pytest.raises(OSError, match=r"no batch for step 13 .train.bin: the file is gone.*of step 13"):
+        loop.train(tiny)
+    monkeypatch.undo()
+    loop.train(dataclasses.replace(tiny, resume=True))
+
+
+def test_memory_advice_at_the_smallest_pass_is_another():
+    with pytest.raises(ValueError, match="--checkpoint-activations"), failures.explained(None, 1):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_fault_of_the_program_keeps_its_own_words():
+    with pytest.raises(RuntimeError, match="shapes"), failures.explained(None, 1):
+        raise RuntimeError("shapes differ")

@@ -1,0 +1,53 @@
+"""One process of several: python worker.py CASES.json, with RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR set.
+
+CASES.json lists runs, one after another: {"argv": flags of train.py, "port": …, "leave_at": a step or null}.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads(1)
+
+import train as train_script  # noqa: E402
+from training import loop, optimizer  # noqa: E402
+
+RANK = int(os.environ["RANK"])
+
+
+def note_memory(trainer: loop.Trainer) -> None:
+    size = optimizer.state_bytes(trainer.optimizers)
+    trainer.run.with_name(f"{trainer.run.name}.bytes-{RANK}").write_text(str(size))
+
+
+def leave_at(step: int | None) -> None:
+    """Makes process 1 end without a word when that step begins."""
+    original = loop.Trainer._step
+
+    def leaving(trainer, feed):
+        if RANK == 1 and trainer.progress.step == step:
+            os._exit(9)
+        return original(trainer, feed)
+
+    loop.Trainer._step = leaving
+
+
+def main() -> None:
+    train = loop.Trainer.train
+
+    def train_and_note(trainer, log, bar):
+        train(trainer, log, bar)
+        note_memory(trainer)
+
+    loop.Trainer.train = train_and_note
+    for case in json.loads(Path(sys.argv[1]).read_text()):
+        os.environ["MASTER_PORT"] = str(case["port"])
+        leave_at(case.get("leave_at"))
+        train_script.main(case["argv"])
+
+
+if __name__ == "__main__":
+    main()

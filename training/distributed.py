@@ -1,0 +1,176 @@
+"""Data parallelism and the sharded optimizer, written out in plain collectives.
+
+Every process holds the whole model and its own rows of the batch. The gradient of the mean over all rows is the mean
+of the processes' gradients, so averaging gradients once a step makes all processes take the same step:
+
+    Naive        after the backward pass, one all-reduce for each parameter: correct, and slow, because the network is
+                 idle during the backward pass and the processor during the all-reduces
+    Bucketed     gradients are collected in buckets and a full bucket is sent while the backward pass goes on, as
+                 torch's DistributedDataParallel does (Li et al. 2020)
+    ShardedParameters  ZeRO-1 (Rajbhandari et al. 2019): each process keeps the optimizer's state for its share of the
+                 parameters, moves those, and sends them to the others
+
+They assume that all processes start from equal weights (the same seed sees to that).
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+BUCKET_BYTES = 25 * 2**20  # torch's choice: large enough to hide the latency, small enough to begin early
+
+
+class Replica(Protocol):
+    """One process's copy of the model, and how its gradients meet the others'."""
+
+    forward: nn.Module
+
+    def passes(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Surrounds a forward and backward pass; gradients travel in the `last` one of a step."""
+
+    def finish(self) -> None:
+        """After the last pass: returns when every gradient is the mean over the processes."""
+
+
+class Alone:
+    """A single process: nobody to agree with."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.forward = module
+
+    def passes(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def finish(self) -> None:
+        pass
+
+
+class Naive(Alone):
+    """One all-reduce for each parameter, when the backward pass is over."""
+
+    def finish(self) -> None:
+        for parameter in self.forward.parameters():
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= dist.get_world_size()
+
+
+class Bucketed(Alone):
+    """All-reduces of whole buckets, started as soon as the last gradient of a bucket is there."""
+
+    def __init__(self, module: nn.Module, bucket_bytes: int = BUCKET_BYTES) -> None:
+        super().__init__(module)
+        # The backward pass reaches the last layers first: in this order buckets fill one after another.
+        parameters = [p for p in reversed(list(module.parameters())) if p.requires_grad]
+        self._buckets = list(_buckets(parameters, bucket_bytes))
+        self._last_pass = False
+        self._missing: list[int] = []
+        self._sent: dict[int, tuple[Tensor, dist.Work]] = {}
+        for number, bucket in enumerate(self._buckets):
+            for parameter in bucket:
+                parameter.register_post_accumulate_grad_hook(lambda _, number=number: self._arrived(number))
+
+    @contextlib.contextmanager
+    def passes(self, *, last: bool) -> Iterator[None]:
+        self._last_pass = last
+        self._missing = [len(bucket) for bucket in self._buckets]
+        yield
+
+    def _arrived(self, number: int) -> None:
+        """A gradient of a bucket is complete in this pass; after the last one the bucket is sent."""
+        self._missing[number] -= 1
+        if self._last_pass and self._missing[number] == 0:
+            flat = torch.cat([p.grad.flatten() for p in self._buckets[number]])  # N × (…) -> (sum,)
+            self._sent[number] = flat, dist.all_reduce(flat, async_op=True)
+
+    def finish(self) -> None:
+        for number, (flat, work) in self._sent.items():
+            work.wait()
+            flat /= dist.get_world_size()
+            _spread(flat, [p.grad for p in self._buckets[number]])
+        self._sent.clear()
+
+
+def _buckets(parameters: Sequence[Tensor], limit: int) -> Iterator[list[Tensor]]:
+    """The parameters in order, cut where a bucket would pass `limit` bytes or change its type."""
+    bucket: list[Tensor] = []
+    for parameter in parameters:
+        size = sum(p.nbytes for p in bucket) + parameter.nbytes
+        if bucket and (size > limit or parameter.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(parameter)
+    yield bucket
+
+
+@torch.no_grad()
+def _spread(flat: Tensor, targets: Sequence[Tensor]) -> None:
+    """Copies the pieces of `flat`, (sum,), to tensors of any shapes."""
+    pieces = flat.split([target.numel() for target in targets])
+    for target, piece in zip(targets, pieces, strict=True):
+        target.copy_(piece.view_as(target))
+
+
+class Torchs(Alone):
+    """torch's DistributedDataParallel, which is bucketed, too, and written in C++."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(DistributedDataParallel(module))
+
+    def passes(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if last else self.forward.no_sync()
+
+
+class FullySharded(Alone):
+    """FSDP2: weights, gradients and optimizer state divided; a block's weights are gathered while it computes.
+
+    `module` is sharded in place and its parameters become DTensors: make the optimizers afterwards.
+    """
+
+    def __init__(self, module: nn.Module, blocks: Sequence[nn.Module]) -> None:
+        for block in blocks:
+            fully_shard(block)
+        super().__init__(fully_shard(module))
+
+    @contextlib.contextmanager
+    def passes(self, *, last: bool) -> Iterator[None]:
+        self.forward.set_requires_gradient_sync(last)
+        yield
+
+
+REPLICAS = {"naive": Naive, "bucketed": Bucketed, "torch": Torchs}
+
+
+class ShardedParameters:
+    """ZeRO-1: which parameters' optimizer state this process keeps, and the exchange after each step."""
+
+    def __init__(self, parameters: Sequence[Tensor], world_size: int, rank: int) -> None:
+        self.shares = deal(parameters, world_size)
+        self.mine = {id(p) for p in self.shares[rank]}
+
+    @torch.no_grad()
+    def exchange(self) -> None:
+        """Everyone gets the parameters that another process has moved."""
+        for rank, share in enumerate(self.shares):
+            if share:
+                flat = torch.cat([p.flatten() for p in share])  # N × (…) -> (sum,)
+                dist.broadcast(flat, src=rank)
+                _spread(flat, share)
+
+
+def deal(parameters: Sequence[Tensor], world_size: int) -> list[list[Tensor]]:
+    """The parameters in `world_size` shares of about equal size: the largest first, each to the smallest share.
+
+    >>> [[len(p) for p in share] for share in deal([torch.ones(n) for n in (1, 5, 2, 4)], 2)]
+    [[5, 1], [4, 2]]
+    """
+    shares: list[list[Tensor]] = [[] for _ in range(world_size)]
+    for parameter in sorted(parameters, key=lambda p: -p.numel()):
+        min(shares, key=lambda share: sum(p.numel() for p in share)).append(parameter)
+    return shares

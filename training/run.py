@@ -1,0 +1,84 @@
+"""A run's directory and data: opened, checked and claimed before anything is written."""
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+from common import files
+from data.batches import DocumentStarts, RandomWindows, Sampler, TokenFile
+from training.batching import Batching
+from training.checkpoint import Progress
+from training.config import TrainConfig, save_config
+from training.processes import Processes
+
+
+def open_split(config: TrainConfig, split: str) -> TokenFile:
+    """A token file that the configured model can read."""
+    file = TokenFile.open(config.data, split)
+    if config.model.vocab_size < file.vocab_size:
+        raise ValueError(
+            f"vocab_size {config.model.vocab_size} is smaller than the vocabulary of {config.data} "
+            f"({file.vocab_size}): leave --vocab-size out, or prepare the data with a smaller vocabulary"
+        )
+    return file
+
+
+def step_batches(file: TokenFile, config: TrainConfig, cut: Batching, processes: Processes) -> Sampler:
+    """Endless (x, y) of this process's rows of a whole optimizer step, (rows, T) each."""
+    sampler = DocumentStarts if config.batches == "documents" else RandomWindows
+    return sampler(file, cut.rows, config.model.block_size, config.seed, processes.rank, processes.world_size)
+
+
+def check_init_from(config: TrainConfig) -> None:
+    """Weights to start from read the tokens of their own tokenizer only."""
+    theirs = config.init_from / "tokenizer.json"
+    if theirs.is_file() and theirs.read_bytes() != (config.data / "tokenizer.json").read_bytes():
+        raise ValueError(
+            f"{config.init_from} was trained with another tokenizer than that of {config.data}: prepare the data "
+            f"with --tokenizer {theirs}"
+        )
+
+
+def check_resumable(config: TrainConfig, progress: Progress) -> None:
+    """A run goes on with its own data only."""
+    ours, theirs = config.run_directory / "tokenizer.json", config.data / "tokenizer.json"
+    if not ours.is_file() or ours.read_bytes() != theirs.read_bytes():
+        raise ValueError(
+            f"{config.run_directory} was trained with another tokenizer than {theirs}: resume with its own --data"
+        )
+    if progress.data and progress.data != fingerprint(config.data):
+        raise ValueError(
+            f"{config.run_directory} was trained on another dataset than {config.data}: resume with its own --data"
+        )
+
+
+def fingerprint(data: Path) -> str:
+    """What tells one dataset from another: the SHA-256 of its meta.json."""
+    return hashlib.sha256((data / "meta.json").read_bytes()).hexdigest()
+
+
+def check_free(config: TrainConfig) -> None:
+    """Refuses a run directory that holds something, unless `overwrite`."""
+    run = config.run_directory
+    if _holds_something(run) and not config.overwrite:
+        raise ValueError(
+            f"{run} already holds a run: choose another --run, or go on with --resume, or --overwrite it"
+        )
+
+
+def _holds_something(directory: Path) -> bool:
+    return directory.is_dir() and any(directory.iterdir())
+
+
+def claim(config: TrainConfig) -> None:
+    """Makes the run directory with tokenizer and configuration in it; an old one is set aside."""
+    run = config.run_directory
+    if _holds_something(run):
+        previous = run.with_name(f"{run.name}.previous")
+        shutil.rmtree(previous, ignore_errors=True)
+        os.rename(run, previous)
+    run.mkdir(parents=True, exist_ok=True)
+    with files.atomic(run / "tokenizer.json") as file:
+        file.write((config.data / "tokenizer.json").read_bytes())
+    save_config(config)

@@ -1,0 +1,153 @@
+"""python -m training sweep PRESET --grid learning_rate=1e-3,3e-3 --seeds 3: a run for every setting and seed.
+
+Runs lie in OUT/FIELD=VALUE,…/seed-N. Finished ones are kept and an unfinished one goes on from its checkpoint, so
+the same command may be given again after a stop, or with a larger grid.
+"""
+
+import dataclasses
+import itertools
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from common import files
+from training.config import TrainConfig, parse_config
+
+SHORT = {"lr": "learning_rate"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Trains a preset over a grid of settings, each with several seeds; prints a table and draws a plot."""
+
+    preset: Annotated[str, tyro.conf.Positional]
+    """Name of a preset or path of a .toml file."""
+    grid: tuple[str, ...] = ()
+    """FIELD=VALUE,VALUE … for one or several fields of train.py; lr is short for learning_rate."""
+    seeds: int = 1
+    """Runs for each setting, with seeds 1, 2, …"""
+    out: Path = Path("runs/sweep")
+    """Directory for the runs, table.json and sweep.png."""
+    data: Path | None = None
+    """Directory of the token files, where the preset's is not meant."""
+    steps: int | None = None
+    """Steps of each run, where the preset's are not meant."""
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise ValueError(f"--seeds is {self.seeds}: it must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One point of the grid and what its seeds reached."""
+
+    name: str
+    losses: list[float]
+    """Validation losses by seed, nats per token."""
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.losses)
+
+    @property
+    def deviation(self) -> float:
+        """Standard deviation over seeds; 0 for one."""
+        return statistics.stdev(self.losses) if len(self.losses) > 1 else 0.0
+
+
+def parse_grid(grid: tuple[str, ...]) -> dict[str, list[str]]:
+    """The values of each field.
+
+    >>> parse_grid(("lr=1e-3,3e-3", "optimizer=muon"))
+    {'learning_rate': ['1e-3', '3e-3'], 'optimizer': ['muon']}
+    """
+    fields: dict[str, list[str]] = {}
+    for part in grid:
+        name, _, values = part.partition("=")
+        listed = [value for value in values.split(",") if value]
+        if not name or not listed:
+            raise ValueError(f"--grid {part!r} is not FIELD=VALUE,VALUE")
+        fields[SHORT.get(name, name)] = listed
+    return fields
+
+
+def configurations(options: Sweep) -> Iterator[tuple[str, list[TrainConfig]]]:
+    """Each setting's name and its configurations, one for a seed; checked before anything is trained."""
+    common = ["--preset", options.preset]
+    common += ["--data", str(options.data)] if options.data else []
+    common += ["--steps", str(options.steps)] if options.steps else []
+    grid = parse_grid(options.grid)
+    for values in itertools.product(*grid.values()):
+        point = dict(zip(grid, values, strict=True))
+        name = ",".join(f"{field}={value}" for field, value in point.items()) or "preset"
+        flags = [word for field, value in point.items() for word in (f"--{field.replace('_', '-')}", value)]
+        yield (
+            name,
+            [
+                _configuration(options.out / name, seed, common + flags)
+                for seed in range(1, options.seeds + 1)
+            ],
+        )
+
+
+def _configuration(folder: Path, seed: int, flags: list[str]) -> TrainConfig:
+    run = folder / f"seed-{seed}"
+    begun = ["--resume"] if (run / "config.toml").is_file() and not (run / "report.json").is_file() else []
+    return parse_config(
+        [*flags, "--seed", str(seed), "--run", str(run), *begun], prog="python -m training sweep"
+    )
+
+
+def sweep(options: Sweep) -> None:
+    """Trains what is missing, then prints, draws and writes the table."""
+    plan = list(configurations(options))
+    settings = [Setting(name, [_loss(config) for config in configs]) for name, configs in plan]
+    settings.sort(key=lambda setting: setting.mean)
+    rows: list[dict[str, Any]] = [
+        {"setting": s.name, "mean": s.mean, "deviation": s.deviation, "losses": s.losses} for s in settings
+    ]
+    files.write_json(options.out / "table.json", rows)
+    draw(settings, options.out / "sweep.png")
+    table = Table("setting", "val loss", "± deviation", "seeds", title="best first", title_justify="left")
+    for setting in settings:
+        table.add_row(
+            setting.name, f"{setting.mean:.4f}", f"{setting.deviation:.4f}", str(len(setting.losses))
+        )
+    Console().print(table)
+    print(f"{options.out}: the runs, table.json and sweep.png")
+
+
+def _loss(config: TrainConfig) -> float:
+    """The validation loss of a run, which is trained unless it is finished."""
+    path = config.run_directory / "report.json"
+    if not path.is_file():
+        from training.loop import train
+
+        train(config)
+    return files.read_json(path)["val_loss"]
+
+
+def draw(settings: list[Setting], path: Path) -> None:
+    """Mean and deviation of every setting, and each seed as a dot."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 1 + 0.5 * len(settings)), layout="constrained")
+    names = [setting.name for setting in settings]
+    axes.errorbar([s.mean for s in settings], names, xerr=[s.deviation for s in settings], fmt="o", capsize=4)
+    for setting in settings:
+        axes.plot(setting.losses, [setting.name] * len(setting.losses), "k.", alpha=0.4)
+    axes.set(xlabel="validation loss, nats per token")
+    axes.invert_yaxis()
+    axes.grid(alpha=0.3)
+    with files.atomic(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+    pyplot.close(figure)

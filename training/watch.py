@@ -1,0 +1,122 @@
+"""Watching a run while it goes: the progress bar, TensorBoard, Weights & Biases."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from training.options import TrainConfig
+
+COLUMNS = {
+    "loss": "loss {:.3f}",
+    "val_loss": "val {:.3f}",
+    "learning_rate": "lr {:.1e}",
+    "gradient_norm": "grad {:.2f}",
+    "tokens_per_second": "{:,.0f} tok/s",
+    "mfu": "MFU {:.0%}",
+    "memory_mb": "{:,.0f} MB",
+}
+
+
+class Bar:
+    """One line with the newest value of each column and the time left; silent where `shown` is False."""
+
+    def __init__(self, steps: int, done: int, *, shown: bool = True) -> None:
+        self._values: dict[str, Any] = {}
+        self.console = Console(stderr=True, quiet=not shown)
+        self._progress = Progress(
+            BarColumn(bar_width=10),
+            TextColumn("{task.completed}/{task.total} left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=self.console,
+            refresh_per_second=2,
+            disable=not shown,
+        )
+        self._task = self._progress.add_task("", total=steps, completed=done, figures="")
+
+    def show(self, done: int, **figures: Any) -> None:
+        """Moves the bar to `done` steps and takes over the figures that have a column."""
+        self._values |= figures
+        text = " ".join(
+            form.format(self._values[name]) for name, form in COLUMNS.items() if name in self._values
+        )
+        self._progress.update(self._task, completed=done, figures=text)
+
+    def tell(self, step: int, story: str) -> None:
+        """Prints a story above the bar."""
+        self.console.print(f"after {step} steps: {story}\n", markup=False, highlight=False)
+
+    def __enter__(self) -> "Bar":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+
+class Tracker(Protocol):
+    """A service that takes scalars by step."""
+
+    def log(self, step: int, scalars: dict[str, float]) -> None:
+        """Takes the scalars of a step."""
+
+    def close(self) -> None:
+        """Sends what is left."""
+
+
+class _TensorBoard:
+    def __init__(self, config: TrainConfig) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(config.run_directory / "tensorboard"))
+
+    def log(self, step: int, scalars: dict[str, float]) -> None:
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    def __init__(self, config: TrainConfig) -> None:
+        import wandb
+
+        run = config.run_directory
+        # The id makes a resumed run go on in its own curves.
+        self._run = wandb.init(
+            project="slm", id=_identifier(run), name=run.name, dir=str(run), mode=config.wandb, resume="allow"
+        )
+
+    def log(self, step: int, scalars: dict[str, float]) -> None:
+        self._run.log(scalars, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _identifier(run: Path) -> str:
+    """A run's directory as the identifier of its curves."""
+    return "-".join(run.resolve().parts[-2:])
+
+
+def wanted_trackers(config: TrainConfig) -> list[type[Tracker]]:
+    """The trackers that the flags name; ValueError where a package is not installed."""
+    wanted = {"tensorboard": config.tensorboard, "wandb": config.wandb != "off"}
+    for package, asked in wanted.items():
+        if asked and importlib.util.find_spec(package) is None:
+            raise ValueError(f"--{package} needs a package that is not installed: pip install {package}")
+    classes = {"tensorboard": _TensorBoard, "wandb": _WandB}
+    return [classes[package] for package, asked in wanted.items() if asked]
+
+
+def scalars(record: dict[str, Any]) -> dict[str, float]:
+    """What of a log record can be drawn over steps.
+
+    >>> scalars({"step": 3, "loss": 2.5, "story": "Once"})
+    {'loss': 2.5}
+    """
+    return {k: v for k, v in record.items() if k != "step" and isinstance(v, int | float)}
