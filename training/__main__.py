@@ -1,9 +1,9 @@
 """python -m training evaluate | ablate | compare | sweep: what to do with runs, beside making one with train.py.
 
-    evaluate   what a trained model can do
-    ablate     how much data it needs for that
-    compare    several runs side by side
-    sweep      runs over a grid of settings
+evaluate   what a trained model can do
+ablate     how much data it needs for that
+compare    several runs side by side
+sweep      runs over a grid of settings
 """
 
 from collections.abc import Sequence
