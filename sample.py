@@ -110,10 +110,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.seed is None:
         config = dataclasses.replace(config, seed=random.randrange(1 << 32))
     rules, prompts = config.rules(), config.prompts()
-    if "" in config.stop:
-        raise ValueError("a stop string is empty: give it at least one character, or leave it out")
-    from training.text import TextModel
+    from training.text import TextModel, check_stops
 
+    check_stops(config.stop)
     text_model = TextModel.load(config.run, config.device, config.precision, config.compile)
     if config.score:
         score(config, text_model)

@@ -59,7 +59,7 @@ class Options:
     """New tokens of each timed text, at most 255."""
     threads: int | None = None
     """Threads of both sides (all cores)."""
-    repeat: int = 5
+    repeat: int = 3
     """Times that each side is measured, in turn; the median counts."""
     json: Path | None = None
     """Write the table here as JSON."""

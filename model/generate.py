@@ -111,13 +111,14 @@ class Generation:
         uniform = self.uniforms[:, step]  # (rows,)
         uniform = uniform if len(self.rows) == len(uniform) else uniform[self.rows]  # (B,)
         ids = self.rules.choose(logits, uniform, marks)  # (B,)
-        if ids.max() >= logits.shape[-1]:  # no running sum of NaN passes anything
+        tokens = ids.tolist()
+        if max(tokens) >= logits.shape[-1]:  # no running sum of NaN passes anything
             raise ValueError(
                 "the model's logits are not numbers: its weights are damaged, or training diverged"
             )
         if self.marks is not None:
             self.marks[self.rows, ids] = True
-        drawn = dict(zip(self.rows, ids.tolist(), strict=True))
+        drawn = dict(zip(self.rows, tokens, strict=True))
         for row, token in drawn.items():
             self.said[row].append(token)
             if token in self.stops:

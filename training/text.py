@@ -67,6 +67,12 @@ class Telling:
         return next((n for n in sizes if any(stop.startswith(self._held[-n:]) for stop in self._stops)), 0)
 
 
+def check_stops(stops: Sequence[str]) -> None:
+    """An empty stop string would end every text at once."""
+    if "" in stops:
+        raise ValueError("a stop string is empty: give it at least one character, or leave it out")
+
+
 def load_tokenizer(directory: Path) -> Tokenizer:
     """The tokenizer of a directory: tokenizer.json, or GPT-2's vocab.json and merges.txt."""
     names = ("vocab.json", "merges.txt")
@@ -157,8 +163,7 @@ class TextModel:
         ignore_eot: bool = False,
     ) -> "Tellings":
         """Continues the prompts in one batch, each up to `<|endoftext|>` or one of the texts in `stops`."""
-        if "" in stops:
-            raise ValueError("a stop string is empty: give it at least one character, or leave it out")
+        check_stops(stops)
         end = () if ignore_eot or self.end is None else self.end
         generation = Generation(
             self.model, prompts, max_new_tokens, rules=rules, stop=end, seed=seeds, step=self.step
