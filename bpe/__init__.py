@@ -4,9 +4,9 @@
     tokenizer = train("stories.txt", 10_000)
     tokenizer.save("tokenizer.json")
 
-Read in this order: pretokenize (where text is cut), trainer (how merges are learnt), merging (how they are
-applied), tokenizer (encode and decode), formats (files). counting and workers make it fast. docs/bpe.md
-explains it by hand.
+Read in this order: pretokenize (where text is cut), trainer (how merges are learnt), merging (how they
+are applied), tokenizer (encode and decode), formats (files). counting, batches and workers make it fast.
+docs/bpe.md explains it by hand.
 """
 
 from bpe.tokenizer import Tokenizer
