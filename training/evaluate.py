@@ -58,14 +58,14 @@ def _mean_loss(model: GPT, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
     """The mean over tokens, in evaluation mode; the model's mode is put back."""
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
-    total, count = torch.zeros((), dtype=torch.float64, device=device), 0
+    total, count = 0.0, 0
     for x, y in batches:
         _, loss = model(x.to(device), y.to(device))
         predicted = int((y != IGNORED).sum())
-        total += loss.double() * predicted
+        total += loss.item() * predicted  # summed in Python's float64, which not every device has
         count += predicted
     model.train(was_training)
-    return total.item() / count
+    return total / count
 
 
 def bits_per_byte(loss: float, tokens: int, num_bytes: int) -> float:

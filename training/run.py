@@ -22,6 +22,11 @@ def open_split(config: TrainConfig, split: str) -> TokenFile:
             f"vocab_size {config.model.vocab_size} is smaller than the vocabulary of {config.data} "
             f"({file.vocab_size}): leave --vocab-size out, or prepare the data with a smaller vocabulary"
         )
+    if len(file) <= config.model.block_size:
+        raise ValueError(
+            f"{file.path} holds {len(file)} tokens, too few for a block of {config.model.block_size} and the next "
+            "token: prepare more text or lower --block-size"
+        )
     return file
 
 

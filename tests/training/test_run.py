@@ -169,6 +169,13 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tiny, refused, more, complaint
     assert not tiny.run.exists()
 
 
+def test_a_validation_file_shorter_than_a_block_is_refused_before_anything_is_written(tiny, refused):
+    size = len(loop.Trainer(tiny).val_file)
+    more = ["--block-size", str(size), "--micro-batch", "1", "--batch-tokens", str(size)]
+    assert f"holds {size} tokens, too few for a block" in refused(train_script.main, *flags(tiny), *more)
+    assert not tiny.run.exists()
+
+
 def test_resuming_with_another_model_or_tokenizer_is_refused(tiny, refused, tmp_path):
     loop.train(dataclasses.replace(tiny, steps=2))
     before = snapshot(tiny.run)
