@@ -13,6 +13,8 @@ rows of one stream are dealt out: rank r with B rows sees rows rB to (r+1)B of e
 process with `world_size` times B rows would see.
 """
 
+import functools
+
 import numpy as np
 import torch
 
@@ -32,6 +34,7 @@ __all__ = [
     "TokenFile",
     "document_ids",
     "prefetch",
+    "windows",
 ]
 
 
@@ -42,7 +45,13 @@ class _Windows(Sampler):
     """What the samplers of windows share: one gather a batch, and the batch's number as position."""
 
     def __init__(
-        self, file: TokenFile, batch_size: int, block_size: int, seed: int, rank: int, world_size: int
+        self,
+        file: TokenFile,
+        batch_size: int,
+        block_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         super().__init__(batch_size, block_size, seed, rank, world_size)
         if len(file) <= block_size:
@@ -50,6 +59,7 @@ class _Windows(Sampler):
                 f"{file.path} holds {len(file)} tokens, too few for a block of {block_size} "
                 f"and the next token: prepare more text or use a smaller block_size"
             )
+        self.file = file
         self.batch = 0  # the number of the next batch
         # (N - T, T + 1): row i is tokens i … i + T; a view, nothing is copied
         self._rows = np.lib.stride_tricks.sliding_window_view(file.tokens, block_size + 1)
@@ -76,17 +86,6 @@ class _Windows(Sampler):
 class RandomWindows(_Windows):
     """Endless windows whose starts are uniform over the file, drawn with replacement."""
 
-    def __init__(
-        self,
-        file: TokenFile,
-        batch_size: int,
-        block_size: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        super().__init__(file, batch_size, block_size, seed, rank, world_size)
-
     def _starts(self) -> np.ndarray:
         return self._draw(len(self._rows))
 
@@ -105,19 +104,12 @@ class DocumentStarts(RandomWindows):
     whatever it continues, as in use, where every text starts behind <|endoftext|>.
     """
 
-    def __init__(
-        self,
-        file: TokenFile,
-        batch_size: int,
-        block_size: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        super().__init__(file, batch_size, block_size, seed, rank, world_size)
-        starts, _ = pieces(file.tokens, file.meta.end_of_text, block_size)
+    @functools.cached_property
+    def _documents(self) -> np.ndarray:
+        """Where the windows may start: (D,) int64; found by one pass over the file."""
+        starts, _ = pieces(self.file.tokens, self.file.meta.end_of_text, self.block_size)
         starts = np.maximum(starts - 1, 0)  # before the file's first document stands no <|endoftext|>
-        self._documents = starts[starts < len(self._rows)]
+        return starts[starts < len(self._rows)]
 
     def _starts(self) -> np.ndarray:
         return self._documents[self._draw(len(self._documents))]
@@ -192,3 +184,17 @@ class EpochWindows(StridedWindows):
         epochs: int | None = None,
     ) -> None:
         super().__init__(file, batch_size, block_size, block_size, seed, rank, world_size, True, epochs)
+
+
+def windows(
+    file: TokenFile,
+    kind: str,
+    batch_size: int,
+    block_size: int,
+    seed: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> RandomWindows:
+    """Endless windows that start anywhere ("random") or where a document starts ("documents")."""
+    sampler = DocumentStarts if kind == "documents" else RandomWindows
+    return sampler(file, batch_size, block_size, seed, rank, world_size)

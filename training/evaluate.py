@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bpe import Tokenizer
-from data.batches import Documents, DocumentStarts, RandomWindows, Sampler, TokenFile
+from data.batches import Documents, Sampler, TokenFile
 from data.documents import IGNORED
 from model import GPT, generate
 
@@ -16,17 +16,13 @@ END_OF_TEXT = "<|endoftext|>"
 LONGEST = 1 << 20  # tokens: what one evaluation of a whole file reads at most
 
 
-def windows(file: TokenFile, kind: str, batch_size: int, block_size: int, seed: int) -> Sampler:
-    """Endless batches of windows that start anywhere ("random") or where a document starts ("documents")."""
-    sampler = DocumentStarts if kind == "documents" else RandomWindows
-    return sampler(file, batch_size, block_size, seed)
-
-
 @torch.no_grad()
-def estimate_loss(model: GPT, file: TokenFile, kind: str, *, batches: int, batch_size: int) -> float:
-    """Mean loss in nats per token over the same `batches` windows of that kind at every call."""
-    sampler = windows(file, kind, batch_size, model.config.block_size, seed=0)
-    return _mean_loss(model, itertools.islice(sampler, batches))
+def estimate_loss(model: GPT, sampler: Sampler, batches: int) -> float:
+    """Mean loss in nats per token over the sampler's next `batches` batches, which are next again afterwards."""
+    position = sampler.position()
+    loss = _mean_loss(model, itertools.islice(sampler, batches))
+    sampler.seek(position)
+    return loss
 
 
 @torch.no_grad()

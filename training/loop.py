@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bpe import Tokenizer
 from common import files
-from data.batches import TokenFile, prefetch
+from data.batches import Sampler, TokenFile, prefetch, windows
 from model import GPT, accounting
 from training import (
     batching,
@@ -59,6 +59,7 @@ class Trainer:
         if config.micro_batch == "auto":
             self.cut = batching.fitted(self.cut, self.model, self.device, self.precision, processes)
         self.batches = run.step_batches(self.train_file, config, self.cut, processes)
+        self.eval_windows = [self._eval_windows(file) for file in (self.train_file, self.val_file)]
         self.replica = self._make_replica()
         self.parameters = list(self.model.parameters())  # after the replica: sharding replaces them
         self.shares = self._share_optimizer()
@@ -231,7 +232,7 @@ class Trainer:
         self.progress.skipped += not finite
         self.skips_in_a_row = 0 if finite or forgiven else self.skips_in_a_row + 1
         if self.skips_in_a_row == self.config.max_skips:
-            text = Tokenizer.load(self.config.data / "tokenizer.json").decode(x[0].tolist())
+            text = self._tokenizer.decode(x[0].tolist())
             raise failures.Diverged(self.run, self.progress.step, self.skips_in_a_row, text)
 
     def _next(self, feed: Feed) -> tuple[Tensor, Tensor]:
@@ -270,13 +271,13 @@ class Trainer:
 
     def _evaluate(self, log: report.Log | report.NoLog, bar: watch.Bar) -> None:
         """Logs the loss on both splits and a story, redraws the plot and keeps the weights if they are the best."""
-        train_loss, val_loss = (self._estimate(file) for file in (self.train_file, self.val_file))
+        train_loss, val_loss = map(self._estimate, self.eval_windows)
         whole = checkpoint.whole_model(self.model)
         better = val_loss < self.progress.best_val_loss
         self.progress.best_val_loss = min(val_loss, self.progress.best_val_loss)
         if not self.processes.main:
             return
-        story = self._tell(whole, 1)[0]
+        story = self._tell(whole)
         log.add(
             step=self.progress.step - 1,
             tokens=self.progress.tokens,
@@ -291,20 +292,26 @@ class Trainer:
         if better:
             checkpoint.save_weights(self.run / "best", whole)
 
-    def _estimate(self, file: TokenFile) -> float:
-        """All processes read the same batches, so that there is nothing to agree about."""
+    def _eval_windows(self, file: TokenFile) -> Sampler:
+        """What the loss of a split is estimated on: the same in all processes, so nothing has to be agreed."""
         config = self.config
         size = self.cut.micro_batch if config.micro_batch == "auto" else config.micro_batch
-        with devices.autocast(self.device, self.precision):
-            return evaluate.estimate_loss(
-                self.model, file, config.batches, batches=config.eval_batches, batch_size=size
-            )
+        return windows(file, config.batches, size, config.model.block_size)
 
-    def _tell(self, model: GPT, count: int) -> list[str]:
-        tokenizer = Tokenizer.load(self.run / "tokenizer.json")
-        return evaluate.tell_stories(
-            model, tokenizer, count, temperature=self.config.temperature, seed=self.config.seed
+    def _estimate(self, batches: Sampler) -> float:
+        with devices.autocast(self.device, self.precision):
+            return evaluate.estimate_loss(self.model, batches, self.config.eval_batches)
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.config.data / "tokenizer.json")
+
+    def _tell(self, model: GPT) -> str:
+        config = self.config
+        (story,) = evaluate.tell_stories(
+            model, self._tokenizer, 1, temperature=config.temperature, seed=config.seed
         )
+        return story
 
     def _save(self) -> None:
         self.progress.loss_scale = dataclasses.asdict(self.scale) if self.scale.active else {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bpe import Tokenizer
 from common import files
-from data.batches import DocumentStarts, RandomWindows, Sampler, TokenFile
+from data.batches import Sampler, TokenFile, windows
 from training.batching import Batching
 from training.checkpoint import Progress
 from training.config import TrainConfig, save_config
@@ -22,18 +22,13 @@ def open_split(config: TrainConfig, split: str) -> TokenFile:
             f"vocab_size {config.model.vocab_size} is smaller than the vocabulary of {config.data} "
             f"({file.vocab_size}): leave --vocab-size out, or prepare the data with a smaller vocabulary"
         )
-    if len(file) <= config.model.block_size:
-        raise ValueError(
-            f"{file.path} holds {len(file)} tokens, too few for a block of {config.model.block_size} and the next "
-            "token: prepare more text or lower --block-size"
-        )
     return file
 
 
 def step_batches(file: TokenFile, config: TrainConfig, cut: Batching, processes: Processes) -> Sampler:
     """Endless (x, y) of this process's rows of a whole optimizer step, (rows, T) each."""
-    sampler = DocumentStarts if config.batches == "documents" else RandomWindows
-    return sampler(file, cut.rows, config.model.block_size, config.seed, processes.rank, processes.world_size)
+    size = config.model.block_size
+    return windows(file, config.batches, cut.rows, size, config.seed, processes.rank, processes.world_size)
 
 
 def check_init_from(config: TrainConfig) -> None:
