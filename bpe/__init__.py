@@ -9,7 +9,8 @@ are applied), tokenizer (encode and decode), formats (files). counting, batches 
 docs/bpe.md explains it by hand.
 """
 
+from bpe.pretokenize import END_OF_TEXT
 from bpe.tokenizer import Tokenizer
 from bpe.trainer import train
 
-__all__ = ["Tokenizer", "train"]
+__all__ = ["END_OF_TEXT", "Tokenizer", "train"]

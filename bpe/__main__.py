@@ -9,6 +9,7 @@ from typing import IO, Annotated
 
 import tyro
 
+from bpe import END_OF_TEXT
 from bpe.tokenizer import BLOCK, Tokenizer
 from common import cli
 from common.files import atomic
@@ -28,7 +29,7 @@ class Train:
     """Where to write the tokenizer, in the format of Hugging Face's tokenizer.json."""
     pattern: str = "gpt2"
     """How text is split before merging: gpt2, cl100k, o200k or a regular expression."""
-    special_tokens: tuple[str, ...] = ("<|endoftext|>",)
+    special_tokens: tuple[str, ...] = (END_OF_TEXT,)
     """Tokens that are no text: they get an id of their own, and a text ends where one stands."""
     num_workers: int | None = None
     """Processes that count; by default as many as are worth it."""

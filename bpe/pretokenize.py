@@ -20,6 +20,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import regex
 
+END_OF_TEXT = "<|endoftext|>"  # closes every document, in GPT-2 and here
+
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 CL100K_INNER = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"

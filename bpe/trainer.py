@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from bpe.counting import Source, count_pretokens
 from bpe.merging import Merge, Pair
-from bpe.pretokenize import Pattern
+from bpe.pretokenize import END_OF_TEXT, Pattern
 from bpe.progress import Progress, no_progress, progress_bars
 from bpe.tokenizer import Tokenizer, check_names
 
@@ -26,7 +26,7 @@ def train(
     vocab_size: int,
     *,
     pattern: str | Pattern = "gpt2",
-    special_tokens: Sequence[str] = ("<|endoftext|>",),
+    special_tokens: Sequence[str] = (END_OF_TEXT,),
     num_workers: int | None = None,
     max_bytes: int | None = None,
     progress: bool = True,

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from bpe import END_OF_TEXT
 from common import cli
-from data.encode import END_OF_TEXT
 from data.prepare import Prepare, prepare
 from data.stories import check, stories
 from data.tokenfile import SPLITS

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bpe import Tokenizer
+from bpe import END_OF_TEXT, Tokenizer
 from bpe.workers import ordered_map
 from data.clean import clean
 from data.splitting import Piece, text_hash
 from data.tokenfile import dtype_for
 
-END_OF_TEXT = "<|endoftext|>"
 BEGIN = "<|bos|>"
 BATCH_BYTES = 1 << 20  # of text that a worker gets at a time
 BATCH_PIECES = 4096

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
-from data.encode import END_OF_TEXT
+from bpe import END_OF_TEXT
 from data.sources import Reading
 
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from bpe import Tokenizer, train
+from bpe import END_OF_TEXT, Tokenizer, train
 from common.files import write_json
 from data.corpus import Corpus
-from data.encode import END_OF_TEXT, Encoded, Encoder, encoded, text_key
+from data.encode import Encoded, Encoder, encoded, text_key
 from data.options import Prepare
 from data.parts import Parts, locked
 from data.progress import progress_bar

@@ -16,6 +16,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 
+from bpe import END_OF_TEXT
 from data import hub
 from data.splitting import Piece, Splitter, choose, pieces
 from data.stories import corpus
@@ -39,7 +40,7 @@ class Reading:
 
     stories_bytes: int = 10_000_000
     seed: int = 0
-    separator: str = "<|endoftext|>"
+    separator: str = END_OF_TEXT
     split_documents: str = "auto"
     local_files_only: bool = False
 
@@ -198,7 +199,7 @@ def _hub(spec: str, name: hub.Name, reading: Reading) -> Source:
 
 def _tinystories_v2(spec: str, split: str, reading: Reading) -> Source:
     path = hub.download("roneneldan/TinyStories", f"TinyStoriesV2-GPT4-{split}.txt", reading.local_files_only)
-    marked = dataclasses.replace(reading, separator="<|endoftext|>", split_documents="separator")
+    marked = dataclasses.replace(reading, separator=END_OF_TEXT, split_documents="separator")
     return dataclasses.replace(
         _text(spec, [path], marked),
         own_validation=lambda: _tinystories_v2(f"{spec} (valid)", "valid", reading),

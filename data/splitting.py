@@ -16,6 +16,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from bpe import END_OF_TEXT
+
 MODES = ("auto", "separator", "line", "break", "whole")
 LONGEST = 1 << 20  # bytes; a longer document is encoded in pieces, so that no worker holds more
 PASSAGE = 1 << 14  # bytes; what of a whole file goes to one split together
@@ -54,7 +56,7 @@ class Splitter:
     """Cuts the blocks of one text into documents; blank ones are none."""
 
     mode: str
-    separator: str = "<|endoftext|>"
+    separator: str = END_OF_TEXT
 
     def __post_init__(self) -> None:
         if self.mode not in MODES[1:]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bpe import END_OF_TEXT
 from common.files import read_json
 
 FORMAT_VERSION = 1
@@ -42,7 +43,7 @@ class Meta:
     @property
     def end_of_text(self) -> int:
         """The id that closes every document."""
-        return self.special_tokens["<|endoftext|>"]
+        return self.special_tokens[END_OF_TEXT]
 
     def bytes_per_token(self, split: str) -> float:
         """Mean UTF-8 bytes of a token of `split`: bits per byte = nats per token / ln 2 / bytes per token."""

@@ -7,12 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from bpe import Tokenizer
+from bpe import END_OF_TEXT, Tokenizer
 from data.batches import Documents, Sampler, TokenFile
 from data.documents import IGNORED
 from model import GPT, generate
 
-END_OF_TEXT = "<|endoftext|>"
 LONGEST = 1 << 20  # tokens: what one evaluation of a whole file reads at most
 
 

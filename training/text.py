@@ -7,15 +7,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from bpe import Tokenizer
+from bpe import END_OF_TEXT, Tokenizer
 from common import files
 from model import GPT
 from model.cache import compile_step
 from model.generate import Generation
 from model.pack import Precision, pack
 from model.rules import Rules
-
-END_OF_TEXT = "<|endoftext|>"
 
 
 class Telling:
