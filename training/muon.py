@@ -6,11 +6,13 @@ direction of the update is equally long. Embeddings, heads, biases and norms sta
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from training.stepping import GroupOptimizer
 
 # A quintic whose iteration drives singular values in (0, 1] into about 0.7 … 1.2: the steepest slope at zero that
 # stays in that band, found numerically by Jordan. Close to one is enough, and five steps are.
@@ -36,7 +38,7 @@ def orthogonalize(matrices: Tensor, steps: int = 5, precision: torch.dtype = tor
     return (x.mT if tall else x).to(matrices.dtype)
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(GroupOptimizer):
     """Muon for two-dimensional parameters, with Nesterov momentum and decoupled weight decay.
 
     Matrices of one shape are stacked and orthogonalized together. `precision` is that of the products.
@@ -59,21 +61,14 @@ class Muon(torch.optim.Optimizer):
                         f"Muon moves matrices only, not a parameter of shape {tuple(parameter.shape)}"
                     )
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Moves every matrix that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    alike[parameter.shape].append(parameter)
-            for shape, parameters in alike.items():
-                self._update(shape, parameters, group)
-        return loss
+    def move(self, group: dict[str, Any]) -> None:
+        """Moves the group's matrices that have a gradient, those of one shape together."""
+        alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                alike[parameter.shape].append(parameter)
+        for shape, parameters in alike.items():
+            self._update(shape, parameters, group)
 
     def _update(self, shape: torch.Size, parameters: list[Tensor], group: dict[str, Any]) -> None:
         momentum = group["momentum"]

@@ -1,6 +1,6 @@
 """AdamW written out, the groups of parameters, and the choice between optimizers."""
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ from torch.distributed.tensor import DTensor
 from model import GPT
 from training.muon import Muon
 from training.options import TrainConfig
+from training.stepping import GroupOptimizer
 
 
-class AdamW(torch.optim.Optimizer):
+class AdamW(GroupOptimizer):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2017, algorithm 2).
 
     Equal to torch.optim.AdamW, which is what to use for speed; this one is to be read.
@@ -29,18 +30,11 @@ class AdamW(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Moves every parameter that has a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group)
-        return loss
+    def move(self, group: dict[str, Any]) -> None:
+        """Moves the group's parameters that have a gradient."""
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                self._update(parameter, parameter.grad, group)
 
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
