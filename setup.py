@@ -29,17 +29,23 @@ def sources(*paths: Path) -> list[str]:
     return [str(path) for path in (*COMMON, *sorted(paths))]
 
 
-def compile_flags(cuda: bool) -> list[str]:
-    """Flags of the C++ compiler; the definitions are what module.cpp reports to Python."""
-    built_for = toolchain.architectures().replace(";", " ") if cuda else ""
+def build_info(module: str, built_for: str = "") -> list[str]:
+    """The folder of a header with what module.cpp reports to Python; a file, so that only module.cpp depends on it."""
+    header = Path("build", "generated", module, "build_info.h")
+    text = f'#define SLM_SOURCE_HASH "{toolchain.source_hash()}"\n#define SLM_CUDA_ARCHITECTURES "{built_for}"\n'
+    if not header.exists() or header.read_text() != text:
+        header.parent.mkdir(parents=True, exist_ok=True)
+        header.write_text(text)
+    return [str(header.parent.resolve())]
+
+
+def compile_flags() -> list[str]:
     return [
         "-O3",
         *toolchain.native_flags(toolchain.compiler()),
         *toolchain.openmp_flags(toolchain.compiler()),
         *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # what gcc says of its own AVX-512 headers,
         "-Wno-unknown-pragmas",  # and of torch's
-        f"-DSLM_SOURCE_HASH={toolchain.source_hash()}",
-        f"-DSLM_CUDA_ARCHITECTURES={built_for}",
     ]
 
 
@@ -53,12 +59,13 @@ def fused():
         if os.environ.get("SLM_CUDA") == "1":
             raise SystemExit(f"error: SLM_CUDA=1, but the CUDA kernels cannot be built: {obstacle}")
         print(f"kernels: without CUDA ({obstacle})", file=sys.stderr)
-        flags = compile_flags(cuda=False)
-        return CppExtension("kernels._C", sources(*files), extra_compile_args=flags)
+        info = build_info("_C")
+        return CppExtension("kernels._C", sources(*files), include_dirs=info, extra_compile_args=compile_flags())
     os.environ["TORCH_CUDA_ARCH_LIST"] = toolchain.architectures()
-    flags = {"cxx": compile_flags(cuda=True), "nvcc": ["-O3", "-lineinfo"]}
+    info = build_info("_C", toolchain.architectures().replace(";", " "))
+    flags = {"cxx": compile_flags(), "nvcc": ["-O3", "-lineinfo"]}
     files += (CSRC / "cuda").glob("*.cu")
-    return CUDAExtension("kernels._C", sources(*files), extra_compile_args=flags)
+    return CUDAExtension("kernels._C", sources(*files), include_dirs=info, extra_compile_args=flags)
 
 
 def emulated():
@@ -67,9 +74,10 @@ def emulated():
 
     # kernels move 16 bytes of any dtype at once, as nvcc allows, and may ask for a product that is rounded by itself
     language = ["-fno-strict-aliasing", "-ffp-contract=off"]
-    flags = [*compile_flags(cuda=False), "-O2", *language, "-DSLM_LIBRARY=slm_emulated"]
+    flags = [*compile_flags(), "-O2", *language, "-DSLM_LIBRARY=slm_emulated"]
     files = [*(CSRC / "emulator").glob("*.cpp"), *(CSRC / "emulated").glob("*.cpp")]
-    return CppExtension("kernels._emulated", sources(*files), extra_compile_args=flags)
+    info = build_info("_emulated")
+    return CppExtension("kernels._emulated", sources(*files), include_dirs=info, extra_compile_args=flags)
 
 
 def extensions():

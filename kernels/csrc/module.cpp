@@ -2,6 +2,8 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 
+#include "build_info.h"  // written by setup.py
+
 #define SLM_STRING_(text) #text
 #define SLM_STRING(text) SLM_STRING_(text)
 #define SLM_CONCAT_(a, b) a##b
@@ -12,8 +14,8 @@ static PyModuleDef definition = {PyModuleDef_HEAD_INIT, SLM_STRING(TORCH_EXTENSI
 PyMODINIT_FUNC SLM_CONCAT(PyInit_, TORCH_EXTENSION_NAME)() {
   PyObject* module = PyModule_Create(&definition);
   if (module == nullptr) return nullptr;
-  PyModule_AddStringConstant(module, "SOURCE_HASH", SLM_STRING(SLM_SOURCE_HASH));
-  PyModule_AddStringConstant(module, "CUDA_ARCHITECTURES", SLM_STRING(SLM_CUDA_ARCHITECTURES));
+  PyModule_AddStringConstant(module, "SOURCE_HASH", SLM_SOURCE_HASH);
+  PyModule_AddStringConstant(module, "CUDA_ARCHITECTURES", SLM_CUDA_ARCHITECTURES);
 #if defined(_OPENMP)
   PyModule_AddStringConstant(module, "THREADS", "torch's threads");
 #else
