@@ -142,16 +142,17 @@ SLM_EXPAND(TORCH_LIBRARY, SLM_LIBRARY, m) {
   m.def(
       "layer_norm_backward(Tensor grad_out, Tensor x, Tensor weight, Tensor mean, Tensor rstd, Tensor? grad_residual)"
       " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
+  // deterministic: of the backward. Where it is false, dq may be a sum whose order varies from run to run.
   m.def(
-      "causal_attention(Tensor q, Tensor k, Tensor v, float scale, int? window, float dropout_p, Tensor? seed)"
-      " -> (Tensor out, Tensor lse)");
+      "causal_attention(Tensor q, Tensor k, Tensor v, float scale, int? window, float dropout_p, Tensor? seed,"
+      " bool deterministic=True) -> (Tensor out, Tensor lse)");
   m.def(
-      "causal_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse,"
-      " float scale, int? window, float dropout_p, Tensor? seed) -> (Tensor dq, Tensor dk, Tensor dv)");
+      "causal_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, float scale,"
+      " int? window, float dropout_p, Tensor? seed, bool deterministic=True) -> (Tensor dq, Tensor dk, Tensor dv)");
   m.def(
-      "causal_attention_qkvpacked(Tensor qkv, float scale, int? window, float dropout_p, Tensor? seed)"
-      " -> (Tensor out, Tensor lse)");
+      "causal_attention_qkvpacked(Tensor qkv, float scale, int? window, float dropout_p, Tensor? seed,"
+      " bool deterministic=True) -> (Tensor out, Tensor lse)");
   m.def(
-      "causal_attention_qkvpacked_backward(Tensor grad_out, Tensor qkv, Tensor out, Tensor lse,"
-      " float scale, int? window, float dropout_p, Tensor? seed) -> Tensor dqkv");
+      "causal_attention_qkvpacked_backward(Tensor grad_out, Tensor qkv, Tensor out, Tensor lse, float scale,"
+      " int? window, float dropout_p, Tensor? seed, bool deterministic=True) -> Tensor dqkv");
 }

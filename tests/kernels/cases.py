@@ -120,6 +120,14 @@ LONG_ATTENTION_CASES = [
     AttentionCase(1, 1023, 2, 128, kv_heads=1, window=300),
     AttentionCase(2, 513, 3, 80, layout="packed", dropout_p=0.2),
 ]
+# More than 128 tokens, where deterministic=False adds up dq atomically: ragged, grouped, masked, in every width.
+UNORDERED_CASES = [
+    AttentionCase(1, 200, 2, 64),
+    AttentionCase(1, 129, 4, 40, kv_heads=2, dropout_p=0.2),
+    AttentionCase(2, 191, 1, 96, window=70),
+    AttentionCase(1, 130, 2, 128, layout="packed"),
+    AttentionCase(1, 65, 2, 16),
+]
 
 
 def by(values: list) -> dict:

@@ -55,7 +55,7 @@ def raw_arguments(library, device):
     q, k, v = leaves(backend, *((1, 6, 2, 8),) * 3, dtype=torch.float32)
     qkv = leaves(backend, (1, 6, 3, 2, 8), dtype=torch.float32)[0]
     seed = torch.tensor(3, device=device)
-    options = (0.3, 4, 0.1, seed)
+    options = (0.3, 4, 0.1, seed, False)
     _, mean, rstd = library.layer_norm(x, weight, bias, 1e-5)
     out, lse = library.causal_attention(q, k, v, *options)
     packed_out, packed_lse = library.causal_attention_qkvpacked(qkv, *options)

@@ -213,10 +213,11 @@ void run_backward(const at::Tensor& grad_out, const at::Tensor& q, const at::Ten
   });
 }
 
+// The CPU's order of sums never varies, so it needs no choice.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> causal_attention_backward(
     const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
     const at::Tensor& lse, double scale, std::optional<int64_t> window, double dropout_p,
-    const std::optional<at::Tensor>& seed) {
+    const std::optional<at::Tensor>& seed, bool /*deterministic*/) {
   at::Tensor dq = empty_output(q.sizes(), q.options()), dk = empty_output(k.sizes(), k.options());
   at::Tensor dv = empty_output(v.sizes(), v.options());
   run_backward(grad_out, q, k, v, out, lse, {scale, window, dropout_p, seed}, dq, dk, dv);
@@ -225,7 +226,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> causal_attention_backward(
 
 at::Tensor causal_attention_qkvpacked_backward(const at::Tensor& grad_out, const at::Tensor& qkv, const at::Tensor& out,
                                                const at::Tensor& lse, double scale, std::optional<int64_t> window,
-                                               double dropout_p, const std::optional<at::Tensor>& seed) {
+                                               double dropout_p, const std::optional<at::Tensor>& seed,
+                                               bool /*deterministic*/) {
   check_packed(qkv);
   at::Tensor dqkv = empty_output(qkv.sizes(), qkv.options());
   run_backward(grad_out, qkv.select(2, 0), qkv.select(2, 1), qkv.select(2, 2), out, lse,

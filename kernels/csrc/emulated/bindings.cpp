@@ -7,12 +7,15 @@ namespace {
 
 // Few enough multiprocessors that small tensors, too, give each block more than one row.
 struct EmulatedGpu {
-    explicit EmulatedGpu(const at::Tensor&) : architecture(emulator::options().architecture) {
+    explicit EmulatedGpu(const at::Tensor&) {
         emulator::options().workers = at::get_num_threads();
+        limits.architecture = emulator::options().architecture;
+        limits.shared_bytes = emulator::shared_limit(limits.architecture);
     }
 
     cudaStream_t stream = nullptr;
-    int multiprocessors = 1, architecture;
+    int multiprocessors = 1;
+    slm::cuda::Limits limits;
 };
 
 }  // namespace
