@@ -12,25 +12,16 @@ int attribute(cudaDeviceAttr which, int device) {
     return value;
 }
 
-std::string name(int device) {
-    cudaDeviceProp properties;
-    check_cuda(cudaGetDeviceProperties(&properties, device), "the GPU does not tell its name");
-    return properties.name;
-}
-
-// The architecture whose code runs on this GPU: the newest of those compiled for that is not newer than the GPU.
-int architecture_of_code(int device) {
-    const int gpu = 10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
-                    attribute(cudaDevAttrComputeCapabilityMinor, device);
-    TORCH_CHECK(gpu >= 70, "cuda:", device, " is a ", name(device), " of compute capability ", gpu / 10, ".", gpu % 10,
-                ": the kernels need 7.0 or newer; use kernels.use(\"torch\")");
-    int code = 0;
-    for (const int compiled : {__CUDA_ARCH_LIST__})
-        if (compiled / 10 <= gpu) code = std::max(code, compiled / 10);
-    TORCH_CHECK(code > 0, "cuda:", device, " is a ", name(device), " of compute capability ", gpu / 10, ".", gpu % 10,
-                ", for which the kernels were not compiled: build them again with TORCH_CUDA_ARCH_LIST=\"", gpu / 10,
-                ".", gpu % 10, "\"");
-    return code;
+slm::cuda::Limits limits_of(int device) {
+    const auto name = [&] {
+        cudaDeviceProp properties;
+        check_cuda(cudaGetDeviceProperties(&properties, device), "the GPU does not tell its name");
+        return "cuda:" + std::to_string(device) + ", " + properties.name + ",";
+    };
+    const int capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
+                           attribute(cudaDevAttrComputeCapabilityMinor, device);
+    return {slm::cuda::architecture_of_code(capability, {__CUDA_ARCH_LIST__}, name),
+            static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device))};
 }
 
 // The GPU of a tensor, current as long as this lives, and torch's stream on it.
@@ -39,8 +30,7 @@ struct Gpu {
         : guard(x.device()),
           stream(c10::cuda::getCurrentCUDAStream().stream()),
           multiprocessors(attribute(cudaDevAttrMultiProcessorCount, x.get_device())),
-          limits{architecture_of_code(x.get_device()),
-                 static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, x.get_device()))} {}
+          limits(limits_of(x.get_device())) {}
 
     c10::cuda::CUDAGuard guard;
     cudaStream_t stream;

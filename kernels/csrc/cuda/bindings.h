@@ -10,6 +10,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <limits>
 #include <tuple>
 
@@ -52,6 +53,21 @@ inline int as_int(const char* what, int64_t value) {
     TORCH_CHECK_VALUE(value <= std::numeric_limits<int>::max() / 2, what, " is ", value,
                       ": the GPU kernels take up to 2^30");
     return static_cast<int>(value);
+}
+
+// The architecture whose code runs on a GPU of `capability` (75 for 7.5): the newest of those `compiled` for (750, …)
+// that is not newer. name(): the GPU's, for errors.
+template <class Name>
+int architecture_of_code(int capability, std::initializer_list<int> compiled, const Name& name) {
+    TORCH_CHECK(capability >= 70, name(), " has compute capability ", capability / 10, ".", capability % 10,
+                ": the kernels need 7.0 or newer; use kernels.use(\"torch\")");
+    int newest = 0;
+    for (const int each : compiled)
+        if (each / 10 <= capability) newest = std::max(newest, each / 10);
+    TORCH_CHECK(newest > 0, name(), " has compute capability ", capability / 10, ".", capability % 10,
+                ", older than what the kernels were compiled for: build them with TORCH_CUDA_ARCH_LIST=\"",
+                capability / 10, ".", capability % 10, "\"");
+    return newest;
 }
 
 // (..., C) as a matrix whose rows lie at a constant distance; a copy only where the strides do not allow that.

@@ -9,8 +9,10 @@ namespace {
 struct EmulatedGpu {
     explicit EmulatedGpu(const at::Tensor&) {
         emulator::options().workers = at::get_num_threads();
-        limits.architecture = emulator::options().architecture;
-        limits.shared_bytes = emulator::shared_limit(limits.architecture);
+        const int architecture = emulator::options().architecture;
+        limits.architecture = slm::cuda::architecture_of_code(architecture, {10 * architecture},
+                                                              [] { return "the emulated GPU"; });
+        limits.shared_bytes = emulator::shared_limit(architecture);
     }
 
     cudaStream_t stream = nullptr;
