@@ -43,8 +43,9 @@ class BackwardTask {
     for (int64_t tile = first; tile < shape_.tiles(); tile += splits) {
       pack_keys(tile * kTile);
       for (int64_t h = 0; h < group_; ++h) {
+        // From the last query back: weights fall with the number of keys seen, and small terms added first lose least.
         const int64_t last = std::min(shape_.length, tile * kTile + kTile + shape_.window - 1);
-        for (int64_t row = tile * kTile; row < last; row += kTile) add_tile(h, row, tile * kTile);
+        for (int64_t row = (last - 1) / kTile * kTile; row >= tile * kTile; row -= kTile) add_tile(h, row, tile * kTile);
       }
       write_rows<T>(dk_.data(), Head<T>(tensors_.dk, batch, kv_head), tile * kTile, A(1));
       write_rows<T>(dv_.data(), Head<T>(tensors_.dv, batch, kv_head), tile * kTile, A(1));

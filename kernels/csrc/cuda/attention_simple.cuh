@@ -288,7 +288,8 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_k
     A dk[R][D / 32] = {}, dv[R][D / 32] = {}, score[R], grad[R];
     for (int head = at.head * group; head < (at.head + 1) * group; ++head) {
         const T *q = p.q.head(at.batch, head), *grad_out = p.grad_out.head(at.batch, head);
-        for (int first = at.first / 32 * 32; first < end; first += 32) {
+        // From the last query back: weights fall with the number of keys seen, and small terms added first lose least.
+        for (int first = (end - 1) / 32 * 32; first >= at.first / 32 * 32; first -= 32) {
             const int query = first + Warp::lane();
             __syncthreads();
             Warp::load(q_tile, Warp::kPitch, 32, q, p.q.token_stride, first, s.length, s.width);
