@@ -106,12 +106,15 @@ def _scale(q: Tensor, scale: float | None) -> float:
 
 
 def _seed(seed: int | Tensor | None, dropout_p: float, device: torch.device) -> Tensor | None:
-    """One int64 on the device where there is dropout, else None."""
+    """One int64 on the device where there is dropout, else None. ValueError for a tensor that is not one."""
     if not dropout_p:
         return None
     if seed is None:
         return torch.randint(2**63 - 1, (), device=device)
-    return seed if isinstance(seed, Tensor) else torch.tensor(seed, dtype=torch.int64, device=device)
+    if not isinstance(seed, Tensor):
+        return torch.tensor(seed, dtype=torch.int64, device=device)
+    checks.check_seed(seed, device)
+    return seed
 
 
 def _autocast(dtype: torch.dtype | None, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
