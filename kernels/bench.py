@@ -1,8 +1,8 @@
 """Times of the ops, forward and backward, beside the reference and PyTorch's own: µs, and GB/s or TFLOP/s.
 
 All calls of a case take turns in one process, on random data; the medians are reported. On a GPU, device
-events measure and the L2 cache is flushed before each call; on the CPU the tensors are larger than the
-caches.
+events measure and the L2 cache is flushed before each call. On the CPU each measured call follows one of its
+own kind, so that it finds the memory and the caches that a loop of it would, not what another call left.
 """
 
 import dataclasses
@@ -16,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import kernels
 from common import bench, cli
+from common.memory import keep_freed_memory
 from kernels import reference
 
 NORM_SHAPES = {"cpu": [(16384, 384)], "cuda": [(32768, 384), (32768, 768), (32768, 1024)]}
@@ -87,6 +88,7 @@ class Case:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; its options are the fields of Options."""
     options = cli.parse(Options, argv, prog="python -m kernels bench")
+    keep_freed_memory()  # as train.py does: else the times are those of page faults
     rows = [row for case in cases(options) for row in measure(case, options)]
     if not rows:
         raise ValueError(f"no op has {options.only!r} in its name")
@@ -214,7 +216,7 @@ def _timed(part: str, call: Callable, inputs: list[Tensor]) -> Callable[[], obje
 def _medians(calls: dict[str, Callable[[], object]], options: Options) -> dict[str, float]:
     """Median seconds of each call; the calls take turns."""
     if options.resolved_device == "cpu":
-        return bench.medians(calls, repeat=options.repeat, warmup=2)
+        return bench.medians(calls, repeat=options.repeat, warmup=2, settle=1)
     flush = torch.empty(L2_BYTES, dtype=torch.int8, device="cuda")
     for call in calls.values():
         for _ in range(3):
