@@ -27,6 +27,7 @@ class Options:
     dtype: str = "auto"  # auto: float32 on the CPU, bfloat16 on a GPU | float32 | bfloat16 | float16
     repeat: int = 7  # turns; their median is reported
     only: str = ""  # measure only the ops whose name contains this
+    tiny: bool = False  # shapes for a rehearsal, far too small to tell anything
     compile: bool = False  # torch.compile as one more peer of the norms (compiles for a minute or so)
     json: str | None = None  # also write the rows to this file
     plot: str | None = None  # also draw the ratios into this image file
@@ -72,7 +73,7 @@ def measure_all(options: Options) -> tuple[list[bench.Row], list[str]]:
     device, dtype = options.resolved_device, DTYPES[options.resolved_dtype]
     rows = bench_gpu.ceilings(options.repeat) if device == "cuda" else []
     wrong = []
-    for case in bench_cases.cases(device, dtype, options.only, options.compile):
+    for case in bench_cases.cases(device, dtype, options.only, options.compile, options.tiny):
         differs = bench_cases.disagreement(case)
         if differs:
             wrong.append(differs)

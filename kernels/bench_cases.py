@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 import kernels
 from kernels import reference
 
-NORM_SHAPES = {"cpu": [(16384, 384)], "cuda": [(32768, 384), (32768, 768), (32768, 1024)]}
+NORM_SHAPES = {"cpu": [(16384, 384)], "cuda": [(32768, 384), (32768, 768), (32768, 1024)], "tiny": [(64, 16)]}
 # (B, T, H, D)
 ATTENTION_SHAPES = {
     "cpu": [(32, 128, 6, 64), (2, 1024, 12, 64)],
@@ -26,6 +26,7 @@ ATTENTION_SHAPES = {
         (4, 4096, 12, 64),
         (4, 4096, 6, 128),
     ],
+    "tiny": [(1, 16, 2, 8)],
 }
 SDPA_BACKENDS = {
     "SDPA flash": SDPBackend.FLASH_ATTENTION,
@@ -83,13 +84,17 @@ class Case:
         return f"{self.op} {self.shape}"
 
 
-def cases(device: str, dtype: torch.dtype, only: str, compiled: bool) -> Iterator[Case]:
+def cases(
+    device: str, dtype: torch.dtype, only: str = "", compiled: bool = False, tiny: bool = False
+) -> Iterator[Case]:
     """All cases for the device whose op has `only` in its name, each with the ways that run there."""
     makers = {"add_layer_norm": _add_layer_norm, "layer_norm": _layer_norm, "causal_attention": _attention}
     for op, make in makers.items():
         if only not in op:
             continue
-        for shape in (ATTENTION_SHAPES if op == "causal_attention" else NORM_SHAPES)[device]:
+        for shape in (ATTENTION_SHAPES if op == "causal_attention" else NORM_SHAPES)[
+            "tiny" if tiny else device
+        ]:
             torch.manual_seed(0)
             yield _of_those_that_run(make(shape, device, dtype, compiled))
 
