@@ -52,7 +52,7 @@ class Trainer:
         self.precision = devices.choose_precision(config.precision, self.device)
         self.train_file, self.val_file = (run.open_split(config, split) for split in ("train", "val"))
         self.cut = batching.deal(config, processes.world_size)
-        self._trackers = watch.wanted_trackers(config)
+        self._trackers = watch.wanted_trackers(config, main=processes.main)
         devices.set_up(self.device, tf32=config.tf32, deterministic=config.deterministic)
         torch.manual_seed(config.seed)
         self.model = self._make_model()
@@ -110,7 +110,7 @@ class Trainer:
             save_config(self.config)
         else:
             run.claim(self.config)
-        trackers = [tracker(self.config) for tracker in self._trackers]
+        trackers = [tracker(self.config, self.progress.step) for tracker in self._trackers]
         return report.Log(self.run / "log.jsonl", keep_before=self.progress.step, trackers=trackers)
 
     def _resume(self) -> None:
