@@ -95,7 +95,14 @@ class Trainer:
     def _share_optimizer(self) -> distributed.ShardedParameters | None:
         if self.config.shard != "optimizer" or not self.processes.several:
             return None
-        return distributed.ShardedParameters(self.parameters, self.processes.world_size, self.processes.rank)
+        muons = optimizer.by_muon(self.model, self.config)
+
+        def averages(parameter: Tensor) -> int:  # Muon keeps one, AdamW two
+            return parameter.numel() * (1 if id(parameter) in muons else 2)
+
+        return distributed.ShardedParameters(
+            self.parameters, self.processes.world_size, self.processes.rank, averages
+        )
 
     def prepare_run(self) -> report.Log | report.NoLog:
         """Makes the run directory, or picks up what is in it."""
