@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 IGNORED = -100
 LOGITS_BUDGET = 128 * 2**20
-CACHED = 2**20  # bytes of float32 logits that each core of a CPU keeps at hand from one pass over them to the next
+# Bytes of float32 logits that each core of a CPU keeps at hand from one pass over them to the next.
+CACHED = 2**20
 
 
 @torch.no_grad()
