@@ -131,7 +131,7 @@ class Trainer:
         run.check_resumable(self.config, self.progress)
         if self.progress.batches:
             self.batches.load_state_dict(self.progress.batches)
-        if self.progress.loss_scale:
+        if self.progress.loss_scale and self.scale.active:
             self.scale = LossScale(**self.progress.loss_scale)
 
     def describe(self) -> str:
@@ -245,6 +245,7 @@ class Trainer:
     def _next(self, feed: Feed) -> tuple[Tensor, Tensor]:
         """The next batch; where there is none, the run saves itself before it ends."""
         try:
+            run.check_there(self.train_file)
             return next(feed)
         except (OSError, ValueError) as error:
             if not self.processes.several:  # others may not be here to save with us
