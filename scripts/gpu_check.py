@@ -8,11 +8,11 @@
     sample    sample.py on the model that the fused kernels trained
     step      benchmarks/step.py, beside nanoGPT where NANOGPT names its folder
 
-The stages themselves are in gpu_stages.py. Each has a time limit, and the next one begins whether it passed or not. Stages may be run one by one: figures
-of earlier calls are kept as long as the GPU and the kernels' sources stay the same. The end is a table, and
-benchmarks/results/DEVICE.json. Logs go to $OUT, else to build/gpu_check. Exit status: 0, 1 where a stage failed, 2
-where nothing could begin. --rehearse runs every stage at a tiny size on the CPU, to try the check itself, and keeps no
-result.
+The stages themselves are in gpu_stages.py. Each has a time limit, and the next one begins whether it passed or not.
+Stages may be run one by one: figures of earlier calls are kept as long as the GPU and the kernels' sources stay the
+same. The end is a table, and benchmarks/results/DEVICE.json. Logs go to $OUT, else to build/gpu_check. Exit status: 0,
+1 where a stage failed, 2 where nothing could begin. --rehearse runs every stage at a tiny size on the CPU, to try the
+check itself, and keeps no result.
 
 Standard library only, so that it runs where little is installed; what a stage lacks, it says.
 """
