@@ -44,14 +44,21 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def medians(calls: Mapping[str, Callable[[], Any]], repeat: int = 5, warmup: int = 1) -> dict[str, float]:
-    """Median seconds of each call; the calls take turns, so that a noisy machine troubles all alike."""
+def medians(
+    calls: Mapping[str, Callable[[], Any]], repeat: int = 5, warmup: int = 1, settle: int = 0
+) -> dict[str, float]:
+    """Median seconds of each call; the calls take turns, so that a noisy machine troubles all alike.
+
+    `settle` calls go unmeasured before each measured one, so that no call is timed with the caches of another.
+    """
     for _ in range(warmup):
         for call in calls.values():
             call()
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeat):
         for name, call in calls.items():
+            for _ in range(settle):
+                call()
             times[name].append(seconds(call))
     return {name: statistics.median(values) for name, values in times.items()}
 

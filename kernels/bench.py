@@ -2,7 +2,8 @@
 
 All ways to compute a case take turns in one process, on random data; medians are reported, and only of results that
 agree with each other. On a GPU each case is measured eagerly and as a CUDA graph (bench_gpu.py), and the share of the
-datasheet's rate is given; on the CPU the tensors are larger than the caches.
+datasheet's rate is given. On the CPU each measured call follows one of its own kind, so that it finds the memory and
+the caches that a loop of it would, not what another call left.
 """
 
 import dataclasses
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from common import bench, cli, gpus, plots
+from common.memory import keep_freed_memory
 from kernels import bench_cases, bench_gpu
 from kernels.bench_cases import Case, Turn, Way
 
@@ -57,6 +59,7 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; its options are the fields of Options."""
     options = cli.parse(Options, argv, prog="python -m kernels bench")
+    keep_freed_memory()  # as train.py does: else the times are those of page faults
     with bench_gpu.own_stream(options.resolved_device):
         rows, wrong = measure_all(options)
     if not rows and not wrong:
@@ -91,7 +94,8 @@ def measure(case: Case, options: Options) -> list[bench.Row]:
         name = f"{case.name} {options.resolved_dtype} {part}"
         turns = {peer: turn(part, way, case.inputs) for peer, way in case.ways.items()}
         if options.resolved_device == "cpu":
-            rows += _rows(case, name, part, work, bench.medians(turns, repeat=options.repeat, warmup=2))
+            seconds = bench.medians(turns, repeat=options.repeat, warmup=2, settle=1)
+            rows += _rows(case, name, part, work, seconds)
             continue
         rows += _rows(case, name, part, work, bench_gpu.eager_seconds(turns, options.repeat))
         del turns
