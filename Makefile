@@ -1,4 +1,4 @@
-# make setup | train | sample | test | lint | bench | gpu-check | clean.  All but gpu-check make .venv first where it lacks.
+# make setup | train | sample | test | lint | bench | gpu-check | clean.  All but gpu-check first make .venv.
 PYTHON ?= python3
 VENV   := .venv
 RUN_IN := $(VENV)/bin/python
