@@ -60,6 +60,7 @@ class Check:
     rehearse: bool
     work: Path
     log: IO[bytes] | None = None
+    started: list[subprocess.Popen] = dataclasses.field(default_factory=list)
     begun: int = 0  # where in the log the words of the last program begin
     deadline: float = 0.0  # of time.monotonic()
 
@@ -70,39 +71,43 @@ class Check:
     def environment(self, **more: str) -> dict[str, str]:
         paths = [str(ROOT), *([] if has("tyro") else [str(ROOT / "scripts" / "bare")])]
         paths += filter(None, [os.environ.get("PYTHONPATH")])
-        compiled = {"TORCHINDUCTOR_CACHE_DIR": str(self.work / "inductor")}
-        return {
-            **os.environ,
-            **compiled,
-            **cuda,
+        ours = {
             "PYTHONPATH": os.pathsep.join(paths),
             "PYTHONUNBUFFERED": "1",
-            **more,
+            "TORCHINDUCTOR_CACHE_DIR": str(self.work / "inductor"),
         }
+        return {**os.environ, **ours, **more}
 
     def start(self, *command: str | Path, **environment: str) -> subprocess.Popen:
         """A program that writes to the stage's log, in a process group of its own."""
         self.log.write(f"$ {' '.join(map(str, command))}\n".encode())
         self.log.flush()
         self.begun = self.log.tell()
-        env = self.environment(**environment)
-        return subprocess.Popen(
+        process = subprocess.Popen(
             list(map(str, command)),
             cwd=ROOT,
-            env=env,
+            env=self.environment(**environment),
             stdout=self.log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        self.started.append(process)
+        return process
 
     def wait(self, process: subprocess.Popen) -> int:
-        """Its exit status; at the deadline it is ended, with all that it started."""
+        """Its exit status; Failed at the deadline."""
         try:
             return process.wait(max(1.0, self.deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
             raise Failed(f"stopped at its time limit: {' '.join(map(str, process.args[1:4]))}") from None
+
+    def end(self) -> None:
+        """Ends what still runs, with all that it started."""
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        self.started.clear()
 
     def python(self, *arguments: str | Path, **environment: str) -> str:
         """Runs Python on `arguments` and returns what it printed; Failed where it fails."""
@@ -154,19 +159,10 @@ def sanitize(check: Check) -> Result:
         raise Skipped("compute-sanitizer is not here: it comes with the CUDA toolkit")
     # Without torch's cache each tensor is an allocation of its own, so that what lies beside it is not accessible. And
     # API errors are not counted: torch asks for functions that a driver may lack, and looks at every status itself.
+    options = ["--report-api-errors", "no", "--error-exitcode", "9"]
     program = [sys.executable, "-m", "kernels.smoke", "--device", "cuda"]
     running = {
-        tool: check.start(
-            sanitizer,
-            "--tool",
-            tool,
-            "--report-api-errors",
-            "no",
-            "--error-exitcode",
-            "9",
-            *program,
-            PYTORCH_NO_CUDA_MEMORY_CACHING="1",
-        )
+        tool: check.start(sanitizer, "--tool", tool, *options, *program, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
         for tool in TOOLS
     }
     found = {}
@@ -307,5 +303,7 @@ def run_stage(name: str, check: Check, folder: Path, end: float) -> Result:
             result = Result("failed" if isinstance(stop, Failed) else "skipped", str(stop))
         except Exception as error:  # one broken stage must not cost the figures of the others
             result = Result("failed", f"{type(error).__name__}: {error}")
+        finally:
+            check.end()
     result.seconds = time.monotonic() - start
     return result
