@@ -204,7 +204,8 @@ def bench_kernels(check: Check) -> Result:
         except Failed as failure:
             failures.append(str(failure))
         if target.is_file():
-            rows += [row for row in files.read_json(target)["rows"] if row not in rows]
+            known = {row["name"] for row in rows}  # what the GPU can do is measured by both
+            rows += [row for row in files.read_json(target)["rows"] if row["name"] not in known]
     return Result(
         "failed" if failures else "passed", "; ".join(failures) or f"{len(rows)} figures", rows=rows
     )
