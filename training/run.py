@@ -28,12 +28,6 @@ def open_split(config: TrainConfig, split: str) -> TokenFile:
     return file
 
 
-def check_there(file: TokenFile) -> None:
-    """OSError where a token file has vanished or shrunk: to read on in it would end the process without a word."""
-    if os.stat(file.path).st_size < file.tokens.nbytes:
-        raise OSError(f"{file.path} has become shorter")
-
-
 def step_batches(file: TokenFile, config: TrainConfig, cut: Batching, processes: Processes) -> Sampler:
     """Endless (x, y) of this process's rows of a whole optimizer step, (rows, T) each."""
     size = config.model.block_size
