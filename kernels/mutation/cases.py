@@ -1,0 +1,77 @@
+"""Small ragged inputs for each program of programs.py, chosen so that every line of the kernels matters.
+
+tests/emulator/test_kernels.py lets the kernels pass them; the mutation test expects every mutant to fail one.
+"""
+
+from kernels.emulator import Library
+from kernels.trials import Attention, Case, Norm
+
+NORMS = [
+    Norm(3, 7),
+    Norm(11, 48, residual=True),
+    Norm(5, 384, bias=False),
+    Norm(9, 24, gap=8, residual=True),
+    Norm(3, 16, gap=3),
+    *(Norm(3, 48, residual=True, unaligned=name) for name in ("x", "residual", "grad_out", "grad_residual")),
+    *(Norm(3, 48, residual=True, unaligned=name) for name in ("weight", "bias")),
+    *(Norm(2, columns, residual=columns % 512 != 0) for columns in (136, 264, 392, 520, 776, 1032, 1544, 2048)),
+    Norm(2, 4096),
+    Norm(2, 1025, residual=True),
+    Norm(70, 40),
+    Norm(130, 5),
+    Norm(300, 8, multiprocessors=10),
+    Norm(2200, 3, multiprocessors=10),
+]
+SHORT = [
+    Attention(1, 40, 2, 24),
+    Attention(2, 97, 2, 64, window=20, dropout_p=0.3),
+    Attention(1, 17, 1, 96, spread=4.0),
+    Attention(1, 128, 1, 32, transposed=True),
+    Attention(1, 100, 1, 128, dropout_p=0.1),
+    Attention(1, 1, 1, 8),
+    Attention(1, 65, 2, 40, window=16, scale=0.5, transposed=True),
+    Attention(1, 64, 1, 16, window=1),
+]
+LONG = [
+    Attention(1, 70, 2, 24, kv_heads=1),
+    Attention(2, 130, 2, 64, kv_heads=1, window=70, dropout_p=0.2),
+    Attention(1, 200, 1, 96, spread=4.0),
+    Attention(1, 257, 1, 32, transposed=True),
+    Attention(1, 129, 1, 128, dropout_p=0.1),
+    Attention(1, 1, 1, 8),
+    Attention(1, 193, 1, 40, window=64, scale=0.5),
+    Attention(1, 300, 1, 32, window=65),
+    Attention(1, 150, 1, 16, window=1),
+]
+SIMPLE = [
+    Attention(1, 40, 2, 20, kv_heads=1),
+    Attention(2, 70, 2, 33, window=20, dropout_p=0.3),
+    Attention(1, 65, 1, 96, spread=2.0, transposed=True),
+    Attention(1, 33, 4, 128, kv_heads=2, dropout_p=0.1),
+    Attention(1, 1, 1, 1),
+    Attention(1, 129, 1, 64, window=33, scale=-0.5),
+    Attention(1, 96, 1, 8, window=1),
+]
+GROUPED = [Attention(2, 33, 4, 16, kv_heads=2)]
+CASES: dict[str, list[Case]] = {
+    "layer_norm_forward": NORMS,
+    "layer_norm_backward": NORMS,
+    "attention_short_forward": SHORT + GROUPED,
+    "attention_short_backward": SHORT,
+    "attention_long_forward": LONG,
+    "attention_long_backward": LONG,
+    "attention_simple_forward": SIMPLE,
+    "attention_simple_backward": SIMPLE,
+}
+
+
+
+
+def work(library: Library) -> dict[str, int]:
+    """What the runs since the last call cost: wavefronts of shared memory, sectors of global memory."""
+    totals = {"shared": 0, "global": 0}
+    for row in library.counts():
+        totals[row.space] += row.cost
+    return totals
+
+
