@@ -29,6 +29,7 @@ class Program:
     call: str = ""
 
 
+DISPATCH = "attention(p, slm::cuda::Limits{80, 163 * 1024}, nullptr)"
 PROGRAMS = {
     "layer_norm_forward": Program("layer_norm_forward.cu", "layer_norm_forward.cuh"),
     "layer_norm_backward": Program("layer_norm_backward.cu", "layer_norm_backward.cuh"),
@@ -41,8 +42,8 @@ PROGRAMS = {
             ("simple", "attention_simple"),
         )
     },
-    "attention_forward": Program("attention_forward.cu", "attention_any.h", "attention(p, 80, nullptr)"),
-    "attention_backward": Program("attention_backward.cu", "attention_any.h", "attention(p, 80, nullptr)"),
+    "attention_forward": Program("attention_forward.cu", "attention_any.h", DISPATCH),
+    "attention_backward": Program("attention_backward.cu", "attention_any.h", DISPATCH),
 }
 
 
@@ -74,7 +75,7 @@ TENSORS = {
         *("grad_x", "grad_weight", "grad_bias", "partials"),
     ),
     "attention_forward": ("q", "k", "v", "out", "lse", "seed"),
-    "attention_backward": (*("grad_out", "q", "k", "v", "out", "dq", "dk", "dv"), *("lse", "delta", "seed")),
+    "attention_backward": (*("grad_out", "q", "k", "v", "out", "dq", "dk", "dv"), *("lse", "delta", "dq_sum", "seed")),
 }
 
 
@@ -119,27 +120,31 @@ def attention_forward(library: Library, q, k, v, options: dict, **how) -> dict[s
 
 def attention_backward(library: Library, grad_out, q, k, v, out, lse, options: dict, **how) -> dict[str, np.ndarray]:
     """dq, dk and dv."""
+    batch, length, heads, width = q.shape
     made = [unwritten(tensor.shape, q.dtype) for tensor in (q, k, v)]
     given = [grad_out, q, k, v, out]
     numbers, seed = attention_numbers([*given, *made], q, k, **options)
-    tensors = [*map(memory, given), *made, lse, unwritten(lse.shape, lse.dtype), seed]
+    scratch = [unwritten(lse.shape, lse.dtype), unwritten((batch, heads, length, width), lse.dtype)]
+    tensors = [*map(memory, given), *made, lse, *scratch, seed]
     library.run("run", tensors, numbers, **how)
     return dict(zip(("dq", "dk", "dv"), made, strict=True))
 
 
 def attention_numbers(
-    tensors: Sequence[np.ndarray], q, k, *, scale=None, window=None, dropout_p=0.0, seed=0
+    tensors: Sequence[np.ndarray], q, k, *, scale=None, window=None, dropout_p=0.0, seed=0, any_order=False
 ) -> tuple[list[int], np.ndarray]:
     """What csrc/programs/attention.h reads, and the seed as a tensor."""
     batch, length, heads, width = q.shape
     (bits,) = struct.unpack("q", struct.pack("d", width**-0.5 if scale is None else scale))
     threshold = philox.keep_threshold(dropout_p) if dropout_p else 0
-    shape = [batch, length, heads, k.shape[2], width, min(window or length, length), bits, threshold]
+    shape = [batch, length, heads, k.shape[2], width, min(window or length, length), bits, threshold, any_order]
     strides = [stride // tensor.itemsize for tensor in tensors for stride in tensor.strides[:3]]
     return shape + strides, np.array([seed], np.int64)
 
 
 def memory(tensor: np.ndarray) -> np.ndarray:
     """All elements from the first to the last of a view, as they lie in memory."""
+    if not tensor.size:
+        return tensor
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
     return np.lib.stride_tricks.as_strided(tensor, (last // tensor.itemsize + 1,), (tensor.itemsize,))

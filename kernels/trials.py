@@ -51,10 +51,12 @@ class Attention:
     scale: float | None = None
     spread: float = 1.0  # standard deviation of q
     transposed: bool = False
+    any_order: bool = False  # dq is a sum of atomic additions
+    seed: int = 12345678901  # of dropout
 
     @property
     def options(self) -> dict:
-        return {"scale": self.scale, "window": self.window, "dropout_p": self.dropout_p, "seed": 12345678901}
+        return {"scale": self.scale, "window": self.window, "dropout_p": self.dropout_p, "seed": self.seed}
 
 
 Case = Norm | Attention
@@ -93,7 +95,7 @@ def prepare(program: str, case: Case, dtype: str) -> Trial:
     else:
         arguments, exact = (_attention_backward if backward else _attention_forward)(case, dtype)
         call = programs.attention_backward if backward else programs.attention_forward
-        extra = {"options": case.options}
+        extra = {"options": case.options | {"any_order": case.any_order}}
     arrays = [None if tensor is None else _storage(tensor) for tensor in arguments]
     if isinstance(case, Norm) and case.unaligned in (names := programs.TENSORS[program]):
         which = names.index(case.unaligned)

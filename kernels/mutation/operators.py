@@ -41,7 +41,10 @@ OPERATORS = (
     Operator("comparison", r" >= ", (" > ",)),
     Operator("comparison", r" == ", (" != ",)),
     Operator("comparison", r" != ", (" == ",)),
-    Operator("bound", r"; (\w+ (?:<|<=|>|>=) [^;\n]+);", (r"; \1 - 1;",)),
+    # a loop ends one element, or one step, earlier
+    Operator("bound", r"; (\w+ <=? [^;\n]+); (?=\+\+|\w+ \+= (?:\w*Threads|32|[\w.]+\(\)|[\w.]+ \*))", (r"; \1 - 1; ",)),
+    Operator("bound", r"; (\w+ <=? [^;\n]+); (\w+ \+= )(?!\w*Threads|32\b)([\w/]+)(?=[,)])", (r"; \1 - \3; \2\3",)),
+    Operator("bound", r"; (\w+ >=? [^;\n]+); (\w+ -= )(\w+)", (r"; \1 + \3; \2\3",)),
     Operator("condition", r" && ", (" || ",)),
     Operator("condition", r" \|\| ", (" && ",)),
     Operator("swizzle", r" \^ (?:\w+|\([^()]*\))", ("",)),

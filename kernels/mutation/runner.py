@@ -13,7 +13,7 @@ import resource
 import shutil
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,13 +43,18 @@ GIVEN_UP = 900  # seconds, where the CPU's time does not pass
 
 @dataclass(frozen=True)
 class Unit:
-    """One program in one dtype: what is built and run together."""
+    """One program in one dtype: what is built and run together. narrow: attention up to D = 32 only, built faster."""
 
     program: str
     dtype: str
+    narrow: bool = False
 
     def __str__(self) -> str:
-        return f"{self.program} {self.dtype}"
+        return f"{self.program} {self.dtype}{' narrow' if self.narrow else ''}"
+
+    def cases(self) -> list[trials.Case]:
+        all_cases = cases.CASES[self.program]
+        return [case for case in all_cases if case.width <= 32] if self.narrow else all_cases
 
     def includes(self) -> set[str]:
         """The files of csrc/cuda that it is made of."""
@@ -65,6 +70,8 @@ class Unit:
 
 UNITS = [Unit(program, dtype) for program, dtypes in DTYPES.items() for dtype in dtypes]
 UNITS.sort(key=lambda unit: DTYPES[unit.program].index(unit.dtype))  # each program once, then the other dtypes
+# What notices most comes first.
+STAGES = [Unit(name, dtypes[0], True) for name, dtypes in DTYPES.items() if name.startswith("attention")] + UNITS
 
 
 def kernel_files() -> list[Path]:
@@ -75,7 +82,7 @@ def kernel_files() -> list[Path]:
 class Runner:
     """Judges mutants by what `units` give; `folder` keeps builds, copies and verdicts."""
 
-    def __init__(self, folder: Path, units: Sequence[Unit] = UNITS):
+    def __init__(self, folder: Path, units: Sequence[Unit] = STAGES):
         self.folder, self.units = folder, units
         self.log = folder / "verdicts.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +96,7 @@ class Runner:
         """Computes what is right, and lets the kernels as they are pass; ValueError when they do not."""
         emulator.Toolchain(self.folder).objects()
         for unit in self.units:
-            made = [trials.prepare(unit.program, case, unit.dtype) for case in cases.CASES[unit.program]]
+            made = [trials.prepare(unit.program, case, unit.dtype) for case in unit.cases()]
             self.trials[unit] = made
         for unit in self.units:
             verdict = self.verdict(unit, None)
@@ -154,7 +161,7 @@ class Runner:
         os._exit(0)
 
     def _observe(self, unit: Unit, mutant: Mutant | None, copy: Path) -> str:
-        copy_sources(copy, mutant)
+        copy_sources(copy, mutant, unit.narrow)
         toolchain = emulator.Toolchain(self.folder, csrc=copy)
         try:
             library = programs.build(toolchain, unit.program, unit.dtype, flags=["-g1"])
@@ -182,8 +189,8 @@ class Runner:
         return f"more work: {', '.join(more)}, {unit}" if more else "survived"
 
 
-def copy_sources(copy: Path, mutant: Mutant | None) -> None:
-    """Links to the sources, and one changed file among them."""
+def copy_sources(copy: Path, mutant: Mutant | None, narrow: bool) -> None:
+    """Links to the sources, with the change; narrow: `with_padded_width` knows no width but 32."""
     for folder in ("cuda", "programs"):
         (copy / folder).mkdir(parents=True)
         for path in (emulator.CSRC / folder).iterdir():
@@ -191,10 +198,15 @@ def copy_sources(copy: Path, mutant: Mutant | None) -> None:
     for path in (emulator.CSRC / "emulator", *emulator.CSRC.glob("*.h")):
         (copy / path.name).symlink_to(path)
     if mutant:
-        target = copy / "cuda" / mutant.file
-        text = target.read_text()
-        target.unlink()
-        target.write_text(mutant.apply(text))
+        _replace(copy / "cuda" / mutant.file, mutant.apply)
+    if narrow:
+        _replace(copy / "cuda" / "attention.cuh", lambda text: re.sub(r"(integral_constant<int, )\d+>", r"\g<1>32>", text))
+
+
+def _replace(path: Path, change: Callable[[str], str]) -> None:
+    text = path.read_text()
+    path.unlink()  # perhaps a link to the source
+    path.write_text(change(text))
 
 
 def judge_all(runner: Runner, mutants: list[Mutant], processes: int) -> Iterator[tuple[Mutant, str, float]]:

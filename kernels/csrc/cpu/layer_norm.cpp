@@ -59,23 +59,23 @@ void for_row_tasks(int64_t rows, int64_t size, const Body& body) {
 // Mean and 1 / sqrt(variance + eps) of a row; the variance from the differences to the mean, never E[x²] - E[x]².
 template <typename A>
 std::pair<A, A> moments(const A* x, int64_t size, A eps) {
-  Vec<A> sum(0), squares(0);
-  for_each_vec<A>(size, [&](int64_t i, auto count) {
-    prefetch(x + i);
-    sum = sum + load(x + i, count);
+  Sum<A> sum, squares;
+  for_each_part<A>(size, [&](int64_t i, auto count, int part) {
+    sum.parts[part] = sum.parts[part] + load(x + i, count);
   });
-  A mean = sum_of(sum) / static_cast<A>(size);
-  for_each_vec<A>(size, [&](int64_t i, auto count) {
+  const A mean = sum.total() / static_cast<A>(size);
+  for_each_part<A>(size, [&](int64_t i, auto count, int part) {
     Vec<A> centred = first_lanes(load(x + i, count) - Vec<A>(mean), count);
-    squares = at::vec::fmadd(centred, centred, squares);
+    squares.parts[part] = at::vec::fmadd(centred, centred, squares.parts[part]);
   });
-  return {mean, 1 / std::sqrt(sum_of(squares) / static_cast<A>(size) + eps)};
+  return {mean, 1 / std::sqrt(squares.total() / static_cast<A>(size) + eps)};
 }
 
 // out = (x - mean) * rstd * weight + bias for one row.
 template <typename A>
 void normalize(const A* x, A mean, A rstd, const A* weight, const A* bias, A* out, int64_t size, bool large) {
   for_each_vec<A>(size, [&](int64_t i, auto count) {
+    prefetch(x + i);
     Vec<A> scaled = (load(x + i, count) - Vec<A>(mean)) * Vec<A>(rstd);
     write(at::vec::fmadd(scaled, load(weight + i, count), load(bias + i, count)), out + i, count, large);
   });
@@ -97,6 +97,8 @@ template <typename T, typename A = compute_t<T>>
 void add_rows(const A* a, const A* b, T* sum, A* values, int64_t size, bool large) {
   if constexpr (std::is_same_v<T, A>) {
     for_each_vec<A>(size, [&](int64_t i, auto count) {
+      prefetch(a + i);
+      prefetch(b + i);
       const Vec<A> total = load(a + i, count) + load(b + i, count);
       store(total, values + i, count);
       write(total, sum + i, count, large);
@@ -157,19 +159,19 @@ struct BackwardRow {
 template <bool kResidual, typename A>
 void row_backward(BackwardRow<A> row, const A* weight, A* grad_weight, A* grad_bias, int64_t size, bool large) {
   const Vec<A> mean(row.mean), rstd(row.rstd);
-  Vec<A> plain(0), projected(0);  // sums of g * weight, and of g * weight * normalized x
-  for_each_vec<A>(size, [&](int64_t i, auto count) {
+  Sum<A> plain, projected;  // of g * weight, and of g * weight * (x - mean)
+  for_each_part<A>(size, [&](int64_t i, auto count, int part) {
     prefetch(row.grad + i);
-    prefetch(row.x + i);
     const Vec<A> weighted = load(row.grad + i, count) * load(weight + i, count);
-    plain = plain + weighted;
-    projected = at::vec::fmadd(weighted, (load(row.x + i, count) - mean) * rstd, projected);
+    plain.parts[part] = plain.parts[part] + weighted;
+    projected.parts[part] = at::vec::fmadd(weighted, load(row.x + i, count) - mean, projected.parts[part]);
   });
-  plain = Vec<A>(sum_of(plain) / static_cast<A>(size));
-  projected = Vec<A>(sum_of(projected) / static_cast<A>(size));
+  const Vec<A> offset(plain.total() / static_cast<A>(size));
+  const Vec<A> slope(projected.total() * row.rstd / static_cast<A>(size));
   for_each_vec<A>(size, [&](int64_t i, auto count) {
     const Vec<A> g = load(row.grad + i, count), normalized = (load(row.x + i, count) - mean) * rstd;
-    Vec<A> grad_x = (g * load(weight + i, count) - plain - normalized * projected) * rstd;
+    prefetch(row.x + i);
+    Vec<A> grad_x = (g * load(weight + i, count) - offset - normalized * slope) * rstd;
     if constexpr (kResidual) grad_x = grad_x + load(row.residual + i, count);
     write(grad_x, row.grad_x + i, count, large);
     store(at::vec::fmadd(g, normalized, load(grad_weight + i, count)), grad_weight + i, count);

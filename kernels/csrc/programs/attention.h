@@ -1,7 +1,7 @@
 // Attention's arguments, from what a program of kernels/emulator.py is handed (kernels/programs.py).
 //
-// numbers: B, T, H, Hkv, D, window, the bits of the scale, the dropout threshold (0: none), then for each tensor of
-// (B, T, H, D) its strides along B, T and H.
+// numbers: B, T, H, Hkv, D, window, the bits of the scale, the dropout threshold (0: none), whether dq may be summed up
+// in any order, then for each tensor of (B, T, H, D) its strides along B, T and H.
 #pragma once
 
 #include "attention.cuh"
@@ -17,6 +17,6 @@ inline slm::cuda::AttentionShape attention_shape(const long long* numbers, const
 // Tensor `which` and its strides.
 template <class T>
 slm::cuda::Heads<T> attention_heads(void** tensors, const long long* numbers, int which) {
-    const long long* strides = numbers + 8 + 3 * which;
+    const long long* strides = numbers + 9 + 3 * which;
     return {static_cast<T*>(tensors[which]), strides[0], strides[1], strides[2]};
 }
