@@ -79,6 +79,14 @@ TENSORS = {
 }
 
 
+def kind_of(name: str, dtype: str) -> str:
+    """The dtype of the tensor `name` of a program for `dtype`."""
+    if name == "seed":
+        return "int64"
+    wide = name in ("mean", "rstd", "partials", "lse", "delta", "dq_sum") and dtype != "float64"
+    return "float32" if wide else dtype
+
+
 def layer_norm_forward(
     library: Library, x, weight, bias=None, residual=None, multiprocessors: int = 1, **how
 ) -> dict[str, np.ndarray]:

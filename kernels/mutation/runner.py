@@ -10,8 +10,8 @@ import multiprocessing
 import os
 import re
 import resource
-import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -141,7 +141,10 @@ class Runner:
         child.start()
         sender.close()
         try:
-            return receiver.recv() if receiver.poll(GIVEN_UP) else "hangs"
+            verdict = receiver.recv() if receiver.poll(GIVEN_UP) else "hangs"
+            if isinstance(verdict, Exception):  # of this tool, not of the mutant
+                raise verdict
+            return verdict
         except EOFError:
             child.join()
             return "hangs" if child.exitcode in (-signal.SIGXCPU, -signal.SIGKILL) else "crashes"
@@ -153,11 +156,11 @@ class Runner:
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-        copy = self.folder / "copies" / str(os.getpid())
         try:
-            sender.send(self._observe(unit, mutant, copy))
-        finally:
-            shutil.rmtree(copy, ignore_errors=True)
+            with tempfile.TemporaryDirectory() as copy:
+                sender.send(self._observe(unit, mutant, Path(copy)))
+        except Exception as error:
+            sender.send(error)
         os._exit(0)
 
     def _observe(self, unit: Unit, mutant: Mutant | None, copy: Path) -> str:
@@ -185,7 +188,7 @@ class Runner:
         if unit not in self.work:
             return f"work {json.dumps(work)}"
         before = self.work[unit]
-        more = [f"{space} memory {work[space] / before[space]:.3f} x" for space in work if work[space] > before[space]]
+        more = [f"{space} {cost / before[space]:.3f} x" for space, cost in work.items() if cost > before[space]]
         return f"more work: {', '.join(more)}, {unit}" if more else "survived"
 
 
