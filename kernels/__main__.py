@@ -1,12 +1,17 @@
-"""python -m kernels doctor | bench: what runs here and why, and how fast, beside PyTorch's own ops."""
+"""python -m kernels doctor | bench | ladder: what runs here and why, how fast, and what each step to there cost."""
 
 import sys
 from collections.abc import Callable, Sequence
 
 from common import cli
 from kernels import bench, doctor
+from kernels.ladder import measure
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"doctor": doctor.main, "bench": bench.main}
+_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "doctor": doctor.main,
+    "bench": bench.main,
+    "ladder": measure.main,
+}
 _USAGE = f"usage: python -m kernels {' | '.join(_COMMANDS)} [--help]"
 
 
