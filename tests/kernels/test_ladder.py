@@ -1,4 +1,4 @@
-"""Every rung of the ladder against float64 and beside torch's own error, on the emulator and, if there is one, a GPU."""
+"""Every rung of the ladder, on the emulator and on a GPU, against float64 and beside torch's own error."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
