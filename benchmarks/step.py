@@ -5,8 +5,9 @@
 The peer: the GPT of Karpathy's nanoGPT (--nanogpt names its folder, such as a clone of github.com/karpathy/nanoGPT),
 as its train.py runs it: torch.compile, flash attention, fused AdamW. Without the folder, our own model on torch's
 operators, with flash attention, cross-entropy over all logits and torch.compile. Ours: the fused kernels, with
-torch.compile and without. All sides take the same number of tokens a step in the same micro-batches, under bfloat16 autocast with float32
-weights, and take turns. A step is forward, backward, clipping and AdamW; its batches lie on the GPU already.
+torch.compile and without. All sides take the same number of tokens a step in the same micro-batches, under bfloat16
+autocast with float32 weights, and take turns. A step is forward, backward, clipping and AdamW; its batches lie on the
+GPU already.
 
 Operations are those of model/accounting.py: masked scores are not counted. The peak of the GPU is its datasheet's where
 common/gpus.py knows it, else what a large matrix product reaches.

@@ -67,27 +67,28 @@ def _norms(dtype: torch.dtype, size: int) -> Iterator[Case]:
 
 
 def _attentions(dtype: torch.dtype, width: int, dropout_p: float) -> Iterator[Case]:
-    """Of 16 bits: a short and a long context on tensor cores, and a width that these cannot take."""
+    """Of 16 bits: a short and a long context on tensor cores, the latter with both backwards, and a width that these
+    cannot take."""
     if dtype.itemsize > 2:
         yield _attention(dtype, 37, 2, 2, width, dropout_p)
         return
     yield _attention(dtype, 37, 2, 2, width, dropout_p)
     yield _attention(dtype, 150, 2, 1, width, dropout_p, window=90)
+    yield _attention(dtype, 150, 2, 1, width, dropout_p, deterministic=False)
     yield _attention(dtype, 37, 2, 1, width - 1, dropout_p)
 
 
-def _attention(dtype, length, heads, kv_heads, width, dropout_p, window=None) -> Case:
+def _attention(dtype, length, heads, kv_heads, width, dropout_p, window=None, deterministic=True) -> Case:
     """q of (1, T, H, D), k and v of (1, T, Hkv, D)."""
     options = {"dropout_p": dropout_p, "seed": SEED if dropout_p else None, "window": window}
     shapes = ((1, length, heads, width), *[(1, length, kv_heads, width)] * 2)
-    name = (
-        f"causal_attention T {length}, H {heads}/{kv_heads}, D {width}, dropout {dropout_p}, {_short(dtype)}"
-    )
+    order = "" if deterministic else ", in any order"
+    name = f"causal_attention T {length}, H {heads}/{kv_heads}, D {width}, dropout {dropout_p}, {_short(dtype)}{order}"
     return Case(
         name,
         dtype,
         shapes,
-        lambda *qkv: kernels.causal_attention(*qkv, **options),
+        lambda *qkv: kernels.causal_attention(*qkv, deterministic=deterministic, **options),
         lambda *qkv: reference.causal_attention(*qkv, **options),
     )
 
