@@ -1,5 +1,6 @@
 """Every rung of the ladder, on the emulator and on a GPU, against float64 and beside torch's own error."""
 
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -173,6 +174,29 @@ def test_the_page_tells_the_counts(emulated, op):
         sectors, wavefronts, mma = line.strip("| ").split(" | ")[-3:]
         told = {"sectors": sectors, "wavefronts": wavefronts, "mma": mma}[row.unit]
         assert told == f"{row.ours:,.0f}"
+
+
+def test_the_command_writes_what_it_counts(emulated, toolchain, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(measure.COUNTED_SHAPES, "layer_norm", (8, 64))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    main(
+        [
+            "ladder",
+            "layer_norm_backward",
+            "--json",
+            str(tmp_path / "rows.json"),
+            "--build",
+            str(toolchain.folder),
+        ]
+    )
+    assert "times need an NVIDIA GPU" in capsys.readouterr().out
+    rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
+    sectors = {row["name"]: row for row in rows if row["unit"] == "sectors"}
+    names = [f"layer_norm_backward (8, 64) {rung.name}" for rung in ladder.rungs("layer_norm_backward")]
+    assert list(sectors) == names
+    # x, grad_out and grad_x: 4 sectors a row; weight and its two gradients; mean and rstd
+    assert {row["peer_value"] for row in sectors.values()} == {3 * 8 * 4 + 3 * 4 + 2}
+    assert sectors[names[0]]["ours"] > sectors[names[-1]]["ours"]
 
 
 def test_unknown_op_is_one_line(refused):

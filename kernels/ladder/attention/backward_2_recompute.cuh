@@ -1,8 +1,8 @@
 // Rung 2: P and dP are formed again, tile by tile, from what the forward kept: the log-sum-exp of each row.
 //
-// A block owns 32 keys, keeps dk and dv in registers and walks over the queries from the diagonal on. Two of the five
-// products are done twice over, but no T x T matrix exists any more. delta = rowsum(P dP) is grad_out . out, one number
-// for each query, from a small kernel before.
+// A block owns 32 keys, keeps dk and dv in registers and walks over the queries from the diagonal on. The products
+// are the same five, but no T x T matrix exists any more. delta = rowsum(P dP) is grad_out . out, one number for each
+// query, from a small kernel before.
 //
 // dq belongs to the queries, to which all blocks contribute: they add atomically to float32 memory, which must be
 // zeroed before and rounded after. Sums then depend on who comes first: two runs differ in the last bits.

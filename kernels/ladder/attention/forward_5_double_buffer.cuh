@@ -3,7 +3,7 @@
 // cp.async copies 16 bytes from global to shared memory without passing registers, and returns at once. With two stages
 // for k and v, the copy of tile i + 1 starts before the products of tile i and is waited for after them; one barrier
 // for each tile says both that the new one has come and that the old one is free. The bytes are the same: what is
-// bought is the latency of a load, some 700 cycles, for each tile.
+// bought is the latency of a load from memory, hundreds of cycles, for each tile.
 #pragma once
 
 #include "forward_4_swizzle.cuh"
