@@ -12,7 +12,7 @@ ARGS       ?=
 
 INSTALLED := $(VENV)/.installed
 BUILT     := $(VENV)/.built
-CSRC      := $(shell find kernels -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' 2>/dev/null)
+CSRC      := $(shell find kernels/csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' 2>/dev/null)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train sample test lint bench gpu-check clean
