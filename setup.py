@@ -32,7 +32,9 @@ def sources(*paths: Path) -> list[str]:
 def build_info(module: str, built_for: str = "") -> list[str]:
     """The folder of a header with what module.cpp reports to Python; a file, so that only module.cpp depends on it."""
     header = Path("build", "generated", module, "build_info.h")
-    text = f'#define SLM_SOURCE_HASH "{toolchain.source_hash()}"\n#define SLM_CUDA_ARCHITECTURES "{built_for}"\n'
+    text = (
+        f'#define SLM_SOURCE_HASH "{toolchain.source_hash()}"\n#define SLM_CUDA_ARCHITECTURES "{built_for}"\n'
+    )
     if not header.exists() or header.read_text() != text:
         header.parent.mkdir(parents=True, exist_ok=True)
         header.write_text(text)
@@ -60,7 +62,9 @@ def fused():
             raise SystemExit(f"error: SLM_CUDA=1, but the CUDA kernels cannot be built: {obstacle}")
         print(f"kernels: without CUDA ({obstacle})", file=sys.stderr)
         info = build_info("_C")
-        return CppExtension("kernels._C", sources(*files), include_dirs=info, extra_compile_args=compile_flags())
+        return CppExtension(
+            "kernels._C", sources(*files), include_dirs=info, extra_compile_args=compile_flags()
+        )
     os.environ["TORCH_CUDA_ARCH_LIST"] = toolchain.architectures()
     info = build_info("_C", toolchain.architectures().replace(";", " "))
     flags = {"cxx": compile_flags(), "nvcc": ["-O3", "-lineinfo"]}

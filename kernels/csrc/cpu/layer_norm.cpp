@@ -6,13 +6,12 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/zeros.h>
 
-#include <cmath>
 #include <tuple>
-#include <utility>
 #include <vector>
 
 #include "../ops.h"
 #include "memory.h"
+#include "norm.h"
 #include "vec.h"
 
 namespace slm {
@@ -54,22 +53,6 @@ void for_row_tasks(int64_t rows, int64_t size, const Body& body) {
       body(task, task * kRowsPerTask, std::min(rows, (task + 1) * kRowsPerTask));
     }
   });
-}
-
-// Mean and 1 / sqrt(variance + eps) of a row; the variance from the differences to the mean, never E[x²] - E[x]².
-template <typename A>
-std::pair<A, A> moments(const A* x, int64_t size, A eps) {
-  Vec<A> sum(0), squares(0);
-  for_each_vec<A>(size, [&](int64_t i, auto count) {
-    prefetch(x + i);
-    sum = sum + load(x + i, count);
-  });
-  A mean = sum_of(sum) / static_cast<A>(size);
-  for_each_vec<A>(size, [&](int64_t i, auto count) {
-    Vec<A> centred = first_lanes(load(x + i, count) - Vec<A>(mean), count);
-    squares = at::vec::fmadd(centred, centred, squares);
-  });
-  return {mean, 1 / std::sqrt(sum_of(squares) / static_cast<A>(size) + eps)};
 }
 
 // out = (x - mean) * rstd * weight + bias for one row.
