@@ -129,7 +129,7 @@ def compile_step(gpt: GPT) -> Callable[..., Tensor]:
 def _last(hidden: Tensor, places: Sequence[int]) -> Tensor:
     """hidden (B, T, C) -> (B, C): in each row the vector at its place."""
     if len(set(places)) == 1:
-        return hidden[:, places[0]]
+        return hidden[:, places[0]].contiguous()
     rows = torch.arange(len(places), device=hidden.device)
     return hidden[rows, torch.tensor(places, device=hidden.device)]
 

@@ -43,7 +43,7 @@ void check_vector(const char* name, const at::Tensor& x, int64_t size, at::Scala
 
 void check_whole(const char* name, const at::Tensor& x, at::ScalarType type) {
   TORCH_CHECK_VALUE(x.scalar_type() == type && x.is_contiguous() && x.is_cpu(), name, " is ", x.scalar_type(), " on ",
-                    x.device(), ": it must be contiguous ", type, " on the CPU");
+                    x.device(), " with strides ", x.strides(), ": it must be contiguous ", type, " on the CPU");
 }
 
 void check_sizes(const char* name, const at::Tensor& x, at::IntArrayRef sizes, at::ScalarType type) {
