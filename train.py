@@ -5,8 +5,12 @@ On several GPUs or machines: torchrun --nproc-per-node N train.py … (docs/trai
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from common import cli
+
+if TYPE_CHECKING:
+    from training.options import TrainConfig
 
 
 @cli.command
@@ -18,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     main_process = this_process().main
     try:
-        config = parse_config(argv)
+        config = parse_config(argv, before_writing=check_settings)
         from training.loop import Interrupted, train
 
         try:
@@ -33,6 +37,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None  # a mistake in flags or files: the main process says which
     if result:
         result.print(config.run_directory)
+
+
+def check_settings(config: "TrainConfig") -> None:
+    """Refuses what cannot work before data is prepared for it."""
+    from training.run import check_settings
+
+    check_settings(config)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Training: tokens per second of the quickstart beside a plain torch loop, and what the loop itself costs.
 
-python benchmarks/train.py [--data DIR] [--rounds N] [--json PATH]
+python benchmarks/train.py [--data DIR] [--rounds N] [--threads N …] [--json PATH]
 
 train quickstart …      the preset as it is, and with AdamW in Muon's place, beside the same model in the loop that
                         one would write first: SDPA, cross-entropy over all logits, torch.optim.AdamW, the same
-                        precision and batches
+                        precision and size of batch. Each has a process of its own and they take turns, so that
+                        none runs under the settings that another has made
 train loop's overhead   share of a step, in percent, at the tinystories model, outside of forward and backward pass,
                         clipping, optimizer, data, logging and display; the batch is 1,024 tokens instead of
                         65,536, so that the share is far larger than in use
@@ -12,10 +13,13 @@ train loop's overhead   share of a step, in percent, at the tinystories model, o
 
 import contextlib
 import dataclasses
+import multiprocessing
+import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +47,8 @@ class Options:
     """Token files; made of the built-in corpus when left out."""
     rounds: int = 7
     """Measurements of each side; the median counts."""
+    threads: tuple[int, ...] = tuple(sorted({1, os.cpu_count() or 1}))
+    """Threads that torch computes with; all is measured for each number."""
     json: Path | None = None
     """Write the rows here, too."""
 
@@ -90,6 +96,38 @@ def plain_steps(config: TrainConfig) -> Callable[[], None]:
             adamw.zero_grad(set_to_none=True)
 
     return steps
+
+
+class Side:
+    """A loop in a process of its own, which trains STEPS steps at each call and rests in between."""
+
+    def __init__(
+        self, make: Callable[[TrainConfig], Callable[[], None]], config: TrainConfig, threads: int
+    ) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._line, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, config, threads), daemon=True)
+        self._process.start()
+
+    def __call__(self) -> None:
+        self._line.send("train")
+        self._line.recv()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.terminate()
+        self._process.join()
+
+
+def _serve(
+    line: Connection, make: Callable[[TrainConfig], Callable[[], None]], config: TrainConfig, threads: int
+):
+    torch.set_num_threads(threads)
+    steps = make(config)
+    while True:
+        line.recv()
+        steps()
+        line.send("done")
 
 
 class Stopwatch:
@@ -143,18 +181,25 @@ def _timed_clipping(watch: Stopwatch) -> Iterator[None]:
         optimizer.clip_gradient = before
 
 
-def speed_rows(data: Path, rounds: int) -> list[Row]:
+def speed_rows(data: Path, rounds: int, threads: int) -> list[Row]:
     """Tokens per second of the quickstart's loop and of the plain one, taking turns."""
     config = quickstart(data)
-    calls = {
-        "train quickstart": our_steps(config),
-        "train quickstart with AdamW": our_steps(dataclasses.replace(config, optimizer="fused")),
-        "plain": plain_steps(config),
-    }
-    times = medians(calls, repeat=rounds, warmup=2)
+    with contextlib.ExitStack() as sides:
+        calls = {
+            name: sides.enter_context(contextlib.closing(Side(make, changed, threads)))
+            for name, make, changed in (
+                ("train quickstart", our_steps, config),
+                ("train quickstart with AdamW", our_steps, dataclasses.replace(config, optimizer="fused")),
+                ("plain", plain_steps, config),
+            )
+        }
+        times = medians(calls, repeat=rounds, warmup=2)
     speed = {name: STEPS * config.step_tokens / seconds for name, seconds in times.items()}
-    plain = speed.pop("plain")
-    return [Row(name, value, "tokens/s", "plain torch loop", plain) for name, value in speed.items()]
+    plain, word = speed.pop("plain"), "thread" if threads == 1 else "threads"
+    return [
+        Row(f"{name}, {threads} {word}", value, "tokens/s", "plain torch loop", plain)
+        for name, value in speed.items()
+    ]
 
 
 @cli.command
@@ -165,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         data = options.data or Path(folder) / "stories"
         if options.data is None:
             prepare(Prepare(out=data, stories_bytes=2_000_000, vocab_size=2048))
-        rows = speed_rows(data, options.rounds)
+        rows = [row for threads in options.threads for row in speed_rows(data, options.rounds, threads)]
         step, own = overhead(data, steps=8)
         rows.append(Row("train loop's overhead", 100 * own / step, "% of a step", less_is_better=True))
     report("train", rows, options.json)

@@ -8,6 +8,7 @@ import datetime
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +19,7 @@ from common.files import write_json
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One line of a benchmark: `ours` and `peer_value` in `unit`; `peer` names the other side."""
+    """One line of a benchmark: `ours` and `peer_value` in `unit`; `peer` names the other side, `goal` a ratio."""
 
     name: str
     ours: float
@@ -26,6 +27,7 @@ class Row:
     peer: str = ""
     peer_value: float | None = None
     less_is_better: bool = False
+    goal: float | None = None  # the ratio to reach
 
     @property
     def ratio(self) -> float | None:
@@ -42,26 +44,35 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def medians(calls: Mapping[str, Callable[[], Any]], repeat: int = 5, warmup: int = 1) -> dict[str, float]:
-    """Median seconds of each call; the calls take turns, so that a noisy machine troubles all alike."""
+def medians(
+    calls: Mapping[str, Callable[[], Any]], repeat: int = 5, warmup: int = 1, settle: int = 0
+) -> dict[str, float]:
+    """Median seconds of each call; the calls take turns, so that a noisy machine troubles all alike.
+
+    `settle` calls go unmeasured before each measured one, so that no call is timed with the caches of another.
+    """
     for _ in range(warmup):
         for call in calls.values():
             call()
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeat):
         for name, call in calls.items():
+            for _ in range(settle):
+                call()
             times[name].append(seconds(call))
     return {name: statistics.median(values) for name, values in times.items()}
 
 
 def machine() -> str:
-    """The processor (or GPU host), its cores and the Python that ran."""
+    """The processor, its cores, the Python that ran, and the GPU that torch sees, where torch is in use."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         lines = cpuinfo.read_text().splitlines()
         model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    return f"{model}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+    host = f"{model}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+    torch = sys.modules.get("torch")
+    return f"{host}, {torch.cuda.get_device_name()}" if torch and torch.cuda.is_available() else host
 
 
 def report(benchmark: str, rows: list[Row], json_path: str | Path | None = None) -> None:
@@ -70,26 +81,30 @@ def report(benchmark: str, rows: list[Row], json_path: str | Path | None = None)
     from rich.table import Table
 
     table = Table(title=f"{benchmark} — {machine()}", title_justify="left")
-    for column in ("name", "ours", "unit", "peer", "peer's", "ratio"):
+    goals = ("goal",) if any(row.goal for row in rows) else ()
+    for column in ("name", "ours", "unit", "peer", "peer's", "ratio", *goals):
         table.add_column(column, justify="left" if column in ("name", "unit", "peer") else "right")
     for row in rows:
-        table.add_row(
-            row.name, _short(row.ours), row.unit, row.peer, _short(row.peer_value), _short(row.ratio)
-        )
+        values = [row.name, _short(row.ours), row.unit, row.peer, _short(row.peer_value), _short(row.ratio)]
+        table.add_row(*values, *([_short(row.goal)] if goals else ()))
     Console().print(table)
     if json_path:
         write_json(json_path, as_json(benchmark, rows))
 
 
 def as_json(benchmark: str, rows: list[Row]) -> dict[str, Any]:
-    """The layout that every benchmark writes."""
-    keys = ("name", "ours", "unit", "peer", "peer_value", "ratio")
+    """The layout that every benchmark writes; "goal" stands only in rows that have one."""
     return {
         "benchmark": benchmark,
         "machine": machine(),
         "date": datetime.date.today().isoformat(),
-        "rows": [{key: getattr(row, key) for key in keys} for row in rows],
+        "rows": [_row(row) for row in rows],
     }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    keys = ("name", "ours", "unit", "peer", "peer_value", "ratio", *(("goal",) if row.goal else ()))
+    return {key: getattr(row, key) for key in keys}
 
 
 def _short(value: float | None) -> str:

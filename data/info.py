@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bpe import Tokenizer
-from common.files import atomic
+from common import plots
 from data.documents import pieces
 from data.tokenfile import Meta, TokenFile, chunks
 
@@ -136,17 +136,11 @@ def _tokens(info: Info, top: int) -> "RenderableType":
 
 def draw(info: Info, path: Path) -> None:
     """Draws lengths of documents and frequencies of tokens (Zipf's law is a straight line there) to `path`."""
-    from matplotlib.figure import Figure
-
-    kinds = Figure().canvas.get_supported_filetypes()
-    if (kind := path.suffix.removeprefix(".")) not in kinds:
-        raise ValueError(f"--plot {path}: the name should end in one of .{', .'.join(sorted(kinds))}")
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = plots.figure(10, 4)
     left, right = figure.subplots(1, 2)
     left.hist(info.lengths, bins=np.geomspace(info.lengths.min(), info.lengths.max() + 1, 40))
     left.set(xscale="log", xlabel="tokens in a document", ylabel="documents", title=f"{info.split}: lengths")
     frequencies = np.sort(info.counts[info.counts > 0])[::-1]
     right.loglog(np.arange(1, len(frequencies) + 1), frequencies)
     right.set(xlabel="rank of the token", ylabel="times it occurs", title=f"{info.split}: frequencies")
-    with atomic(path) as file:
-        figure.savefig(file, format=kind)
+    plots.save(figure, path)

@@ -1,43 +1,24 @@
 """Times of the ops, forward and backward, beside the reference and PyTorch's own: µs, and GB/s or TFLOP/s.
 
-All calls of a case take turns in one process, on random data; the medians are reported. On a GPU, device
-events measure and the L2 cache is flushed before each call; on the CPU the tensors are larger than the
-caches.
+All ways to compute a case take turns in one process, on random data; medians are reported, and only of results that
+agree with each other. On a GPU each case is measured eagerly and as a CUDA graph (bench_gpu.py), and the share of the
+datasheet's rate is given. On the CPU each measured call follows one of its own kind, so that it finds the memory and
+the caches that a loop of it would, not what another call left.
 """
 
 import dataclasses
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import kernels
-from common import bench, cli
-from kernels import reference
+from common import bench, cli, gpus, plots
+from common.memory import keep_freed_memory
+from kernels import bench_cases, bench_gpu
+from kernels.bench_cases import Case, Turn, Way
 
-NORM_SHAPES = {"cpu": [(16384, 384)], "cuda": [(32768, 384), (32768, 768), (32768, 1024)]}
-# (B, T, H, D)
-ATTENTION_SHAPES = {
-    "cpu": [(32, 128, 6, 64), (2, 1024, 12, 64)],
-    "cuda": [
-        (1024, 128, 6, 64),
-        (16, 1024, 12, 64),
-        (16, 1024, 6, 128),
-        (4, 4096, 12, 64),
-        (4, 4096, 6, 128),
-    ],
-}
-SDPA_BACKENDS = {
-    "SDPA flash": SDPBackend.FLASH_ATTENTION,
-    "SDPA cuDNN": SDPBackend.CUDNN_ATTENTION,
-    "SDPA efficient": SDPBackend.EFFICIENT_ATTENTION,
-    "SDPA math": SDPBackend.MATH,
-}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-L2_BYTES = 256 << 20  # more than the L2 cache of any GPU
+PARTS = ("forward", "backward", "forward + backward")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +29,8 @@ class Options:
     dtype: str = "auto"  # auto: float32 on the CPU, bfloat16 on a GPU | float32 | bfloat16 | float16
     repeat: int = 7  # turns; their median is reported
     only: str = ""  # measure only the ops whose name contains this
-    compile: bool = False  # torch.compile as one more peer (compiles for a minute or so)
+    tiny: bool = False  # shapes for a rehearsal, far too small to tell anything
+    compile: bool = False  # torch.compile as one more peer of the norms (compiles for a minute or so)
     json: str | None = None  # also write the rows to this file
     plot: str | None = None  # also draw the ratios into this image file
 
@@ -61,6 +43,8 @@ class Options:
             raise ValueError(f"dtype is {self.dtype!r}: choose auto, {', '.join(DTYPES)}")
         if self.repeat < 1:
             raise ValueError(f"repeat is {self.repeat}: it must be at least 1")
+        if self.plot:
+            plots.check_path(self.plot)
 
     @property
     def resolved_device(self) -> str:
@@ -72,184 +56,139 @@ class Options:
         return default if self.dtype == "auto" else self.dtype
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """One op at one shape: its implementations by name, ours among them, their inputs and the work to do."""
-
-    name: str
-    calls: dict[str, Callable[..., Tensor | tuple[Tensor, ...]]]
-    inputs: list[Tensor]
-    work: float  # bytes or floating point operations of the forward
-    backward_work: float
-    unit: str  # of the work per second: GB/s or TFLOP/s
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """The command line; its options are the fields of Options."""
     options = cli.parse(Options, argv, prog="python -m kernels bench")
-    rows = [row for case in cases(options) for row in measure(case, options)]
-    if not rows:
+    keep_freed_memory()  # as train.py does: else the times are those of page faults
+    with bench_gpu.own_stream(options.resolved_device):
+        rows, wrong = measure_all(options)
+    if not rows and not wrong:
         raise ValueError(f"no op has {options.only!r} in its name")
     bench.report("kernels", rows, options.json)
     if options.plot:
         plot(rows, options.plot)
+    if wrong:
+        raise ValueError(f"not measured, as the results disagree: {'; '.join(wrong)}")
 
 
-def cases(options: Options) -> Iterator[Case]:
-    """All cases for the device, each with the peers that run there."""
+def measure_all(options: Options) -> tuple[list[bench.Row], list[str]]:
+    """The rows of every case whose ways agree, and for the others what differs."""
     device, dtype = options.resolved_device, DTYPES[options.resolved_dtype]
-    makers = {"add_layer_norm": _add_layer_norm, "layer_norm": _layer_norm, "causal_attention": _attention}
-    for op, make in makers.items():
-        if options.only not in op:
-            continue
-        for shape in (ATTENTION_SHAPES if op == "causal_attention" else NORM_SHAPES)[device]:
-            case = make(shape, device, dtype)
-            yield dataclasses.replace(case, calls=_that_run(case, options))
-
-
-def _layer_norm(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> Case:
-    x, weight, bias = _random((shape, shape[-1:], shape[-1:]), device, dtype)
-    calls = {
-        "ours": kernels.layer_norm,
-        "F.layer_norm": lambda x, w, b: F.layer_norm(x, w.shape, w, b),
-        "reference": reference.layer_norm,
-    }
-    size = x.nbytes / 1e9
-    return Case(f"layer_norm {shape}", calls, [x, weight, bias], 2 * size, 3 * size, "GB/s")
-
-
-def _add_layer_norm(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> Case:
-    x, residual, weight, bias = _random((shape, shape, shape[-1:], shape[-1:]), device, dtype)
-
-    def two_ops(x, residual, weight, bias):
-        total = x + residual
-        return F.layer_norm(total, weight.shape, weight, bias), total
-
-    calls = {
-        "ours": kernels.add_layer_norm,
-        "add, F.layer_norm": two_ops,
-        "reference": reference.add_layer_norm,
-    }
-    size = x.nbytes / 1e9
-    return Case(f"add_layer_norm {shape}", calls, [x, residual, weight, bias], 4 * size, 4 * size, "GB/s")
-
-
-def _attention(shape: tuple[int, ...], device: str, dtype: torch.dtype) -> Case:
-    batch, length, heads, width = shape
-
-    def sdpa(backend: SDPBackend) -> Callable[..., Tensor]:
-        def call(q, k, v):
-            with sdpa_kernel(backend):
-                out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True)
-            return out.transpose(1, 2)  # (B, H, T, D) -> (B, T, H, D)
-
-        return call
-
-    calls = {"ours": kernels.causal_attention, **{name: sdpa(which) for name, which in SDPA_BACKENDS.items()}}
-    products = 2 * batch * heads * length * (length + 1) / 2 * width / 1e12  # of one masked product
-    calls["reference"] = reference.causal_attention
-    inputs = _random((shape, shape, shape), device, dtype)
-    return Case(f"causal_attention {shape}", calls, inputs, 2 * products, 5 * products, "TFLOP/s")
-
-
-def _random(shapes: Sequence[tuple[int, ...]], device: str, dtype: torch.dtype) -> list[Tensor]:
-    torch.manual_seed(0)
-    return [torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for shape in shapes]
-
-
-def _that_run(case: Case, options: Options) -> dict[str, Callable]:
-    """The calls of a case that this device, dtype and torch can do; with torch.compile if asked for."""
-    calls = dict(case.calls)
-    if options.compile:
-        calls["torch.compile"] = torch.compile(case.calls["reference"])
-    found = {}
-    for name, call in calls.items():
-        with warnings.catch_warnings():  # SDPA warns why a backend cannot run
-            warnings.simplefilter("ignore")
-            try:
-                call(*case.inputs)
-            except RuntimeError:
-                if name == "ours":
-                    raise
-                continue
-        found[name] = call
-    return found
+    rows = bench_gpu.ceilings(options.repeat) if device == "cuda" else []
+    wrong = []
+    for case in bench_cases.cases(device, dtype, options.only, options.compile, options.tiny):
+        differs = bench_cases.disagreement(case)
+        if differs:
+            wrong.append(differs)
+        else:
+            rows += measure(case, options)
+    return rows, wrong
 
 
 def measure(case: Case, options: Options) -> list[bench.Row]:
     """Rows for forward, backward and both: ours beside every peer, and rates beside the best peer's."""
     rows: list[bench.Row] = []
-    both = case.work + case.backward_work
-    for part, work in (
-        ("forward", case.work),
-        ("backward", case.backward_work),
-        ("forward + backward", both),
+    for part, work in zip(
+        PARTS, (case.work, case.backward_work, case.work + case.backward_work), strict=True
     ):
-        calls = {name: _timed(part, call, case.inputs) for name, call in case.calls.items()}
-        seconds = _medians(calls, options)
-        ours, name = seconds.pop("ours"), f"{case.name} {options.resolved_dtype} {part}"
-        for peer, value in seconds.items():
-            rows.append(bench.Row(name, ours * 1e6, "µs", peer, value * 1e6, less_is_better=True))
-        best = min(seconds, key=seconds.__getitem__)
-        rows.append(bench.Row(name, work / ours, case.unit, best, work / seconds[best]))
+        name = f"{case.name} {options.resolved_dtype} {part}"
+        turns = {peer: turn(part, way, case.inputs) for peer, way in case.ways.items()}
+        if options.resolved_device == "cpu":
+            seconds = bench.medians(turns, repeat=options.repeat, warmup=2, settle=1)
+            rows += _rows(case, name, part, work, seconds)
+            continue
+        rows += _rows(case, name, part, work, bench_gpu.eager_seconds(turns, options.repeat))
+        del turns
+        seconds = bench_gpu.graph_seconds(_rotating(case, part), options.repeat)
+        rows += _rows(case, f"{name}, graph", part, work, seconds)
+        rows += _share_of_peak(case, f"{name}, graph", part, work / seconds["ours"])
     return rows
 
 
-def _timed(part: str, call: Callable, inputs: list[Tensor]) -> Callable[[], object]:
-    """What one turn does; a backward alone runs again and again over one forward."""
-
-    def outputs() -> tuple[Tensor, ...]:
-        found = call(*inputs)
-        return found if isinstance(found, tuple) else (found,)
-
+def turn(part: str, way: Way, inputs: Sequence[Tensor]) -> Turn:
+    """One turn of a way; a backward alone runs again and again over one forward."""
     if part == "forward":
-        return torch.no_grad()(lambda: call(*inputs))
-    grads = [torch.randn_like(out) for out in outputs()]
-    if part == "forward + backward":
-        return lambda: torch.autograd.grad(outputs(), inputs, grads)
-    once = outputs()
-    return lambda: torch.autograd.grad(once, inputs, grads, retain_graph=True)
+        call = torch.no_grad()(lambda: way.call(*inputs))
+    else:
+        with way.around():
+            once = way.outputs(inputs)
+        grads = bench_cases.upstream(once)
+
+        def call():
+            outputs = once if part == "backward" else way.outputs(inputs)
+            return torch.autograd.grad(outputs, inputs, grads, retain_graph=part == "backward")
+
+    return Turn(call, way.around)
 
 
-def _medians(calls: dict[str, Callable[[], object]], options: Options) -> dict[str, float]:
-    """Median seconds of each call; the calls take turns."""
-    if options.resolved_device == "cpu":
-        return bench.medians(calls, repeat=options.repeat, warmup=2)
-    flush = torch.empty(L2_BYTES, dtype=torch.int8, device="cuda")
-    for call in calls.values():
-        for _ in range(3):
-            call()
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(options.repeat):
-        for name, call in calls.items():
-            flush.zero_()
-            times[name].append(_event_seconds(call))
-    return {name: sorted(values)[len(values) // 2] for name, values in times.items()}
+def _rotating(case: Case, part: str) -> dict[str, list[Turn]]:
+    """For a CUDA graph: each way that is worth one, on several sets of inputs."""
+    count = bench_gpu.rotations(sum(x.nbytes for x in case.inputs))
+    sets = [[x.detach().clone().requires_grad_() for x in case.inputs] for _ in range(count)]
+    return {
+        name: [turn(part, way, inputs) for inputs in sets] for name, way in case.ways.items() if way.graphed
+    }
 
 
-def _event_seconds(call: Callable[[], object]) -> float:
-    """Seconds of one call on the GPU, between two events on its stream."""
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    call()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
+def _rows(case: Case, name: str, part: str, work: float, seconds: dict[str, float]) -> list[bench.Row]:
+    """Ours beside every peer in µs, then its rate beside that of the best peer."""
+    seconds = dict(seconds)
+    ours = seconds.pop("ours")
+    rows = [
+        bench.Row(
+            name, ours * 1e6, "µs", peer, value * 1e6, less_is_better=True, goal=_goal(case, part, peer)
+        )
+        for peer, value in seconds.items()
+    ]
+    if not seconds:
+        return [bench.Row(name, work / ours, case.unit)]
+    best = min(seconds, key=seconds.__getitem__)
+    goal = _goal(case, part, "best")
+    return [*rows, bench.Row(name, work / ours, case.unit, best, work / seconds[best], goal=goal)]
 
 
-def plot(rows: list[bench.Row], path: str) -> None:
+def _share_of_peak(case: Case, name: str, part: str, rate: float) -> list[bench.Row]:
+    """Our rate beside the datasheet's of this GPU: the ratio is the share of the peak."""
+    sheet = gpus.datasheet(torch.cuda.get_device_name())
+    if sheet is None:
+        return []
+    peak = sheet.memory if case.unit == "GB/s" else sheet.bfloat16
+    return [bench.Row(name, rate, case.unit, "datasheet", peak, goal=_goal(case, part, "datasheet"))]
+
+
+def _goal(case: Case, part: str, peer: str) -> float | None:
+    """The ratio that we want to reach on a GPU, where there is one: as docs/performance.md lists them."""
+    if case.inputs[0].device.type != "cuda" or case.inputs[0].dtype != torch.bfloat16:
+        return None
+    if case.op == "causal_attention":
+        return _attention_goal(case.shape, part, peer)
+    shares = {384: 0.60, 768: 0.70, 1024: 0.75}
+    if (case.op, part, peer) == ("layer_norm", "forward", "datasheet"):
+        return shares.get(case.shape[-1])
+    goals = {
+        ("layer_norm", "forward"): 1.2,
+        ("layer_norm", "backward"): 1.4,
+        ("add_layer_norm", "forward + backward"): 1.5,
+    }
+    return goals.get((case.op, part)) if peer == "best" else None
+
+
+def _attention_goal(shape: tuple[int, ...], part: str, peer: str) -> float | None:
+    short, width = shape[1] <= 128, shape[3]
+    if peer == "SDPA cuDNN" and part in ("forward", "backward") and not short and width == 64:
+        return 0.8
+    goals = {"forward": 1.2, "backward": 1.5} if short else {"forward": 1.0, "backward": 0.9}
+    return goals.get(part) if peer == "SDPA flash" else None
+
+
+def plot(rows: Iterable[bench.Row], path: str) -> None:
     """Bars of how many times faster ours is, one for each op, part and peer."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     bars = [(f"{row.name} / {row.peer}", row.ratio) for row in rows if row.unit == "µs"]
     labels, ratios = zip(*reversed(bars), strict=True)
-    figure, axes = pyplot.subplots(figsize=(10, 1 + 0.25 * len(bars)), layout="constrained")
+    figure = plots.figure(10, 1 + 0.25 * len(bars))
+    axes = figure.subplots()
     axes.barh(labels, ratios)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_xscale("log")
     axes.set_xlabel("peer's time / ours (right of 1: ours is faster)")
-    figure.savefig(path)
-    pyplot.close(figure)
+    plots.save(figure, path)

@@ -2,7 +2,8 @@
 
 import math
 
-from torch import Tensor, bfloat16, float16, float32, float64
+import torch
+from torch import Tensor, bfloat16, float16, float32, float64, int64
 
 MAX_HEAD_DIM = 128
 _DTYPES = (float32, float16, bfloat16, float64)
@@ -40,6 +41,11 @@ def _check_unit_stride(name: str, x: Tensor) -> None:
     )
 
 
+def _check_head_dim(name: str, x: Tensor) -> None:
+    width = x.shape[-1]
+    check(1 <= width <= MAX_HEAD_DIM, f"{name} has head dimension {width}: D must be in 1..{MAX_HEAD_DIM}")
+
+
 def check_layer_norm(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
 ) -> None:
@@ -50,7 +56,7 @@ def check_layer_norm(
     for name, vector in (("weight", weight), ("bias", bias)):
         if vector is not None:
             check(
-                vector.shape == x.shape[-1:],
+                vector.shape == x.shape[-1:] and vector.is_contiguous(),
                 f"{name} has shape {_shape(vector)}: it must be contiguous with {x.shape[-1]} elements",
             )
             _check_like(name, vector, "x", x)
@@ -86,7 +92,7 @@ def check_attention(
 
 def _check_attention_sizes(q: Tensor, k: Tensor, v: Tensor) -> None:
     (batch, length, heads, width), groups = q.shape, k.shape[2]
-    check(1 <= width <= MAX_HEAD_DIM, f"q has head dimension {width}: D must be in 1..{MAX_HEAD_DIM}")
+    _check_head_dim("q", q)
     check(
         (batch, length, width) == (k.shape[0], k.shape[1], k.shape[3]),
         f"k has shape {_shape(k)} but q has {_shape(q)}: B, T and D must be equal",
@@ -100,4 +106,15 @@ def _check_attention_sizes(q: Tensor, k: Tensor, v: Tensor) -> None:
 
 def check_packed(qkv: Tensor) -> None:
     """qkv: (B, T, 3, H, D)."""
+    _check_floating("qkv", qkv)
     check(qkv.dim() == 5 and qkv.shape[2] == 3, f"qkv has shape {_shape(qkv)}: it must be (B, T, 3, H, D)")
+    _check_head_dim("qkv", qkv)
+    _check_unit_stride("qkv", qkv)
+
+
+def check_seed(seed: Tensor, device: torch.device) -> None:
+    """A seed that is a tensor: one int64 where the kernel can read it."""
+    check(
+        seed.numel() == 1 and seed.dtype == int64 and seed.device == device,
+        f"seed must be one int64 on {device} where dropout_p > 0",
+    )

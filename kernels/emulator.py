@@ -34,6 +34,7 @@ class AccessCount:
     """What all warps together did at one place. `least` is what so many bytes cost when nothing is wasted.
 
     space "shared": cost in wavefronts, passes over the 32 banks. "global": cost in sectors of 32 bytes.
+    "tensor cores": cost in mma.
     """
 
     place: str
@@ -106,7 +107,7 @@ class Library:
             raise RuntimeError(error.decode())
 
     def counts(self) -> list[AccessCount]:
-        """Bank conflicts and sectors of each source line since the last call."""
+        """Bank conflicts, sectors and mma of each source line since the last call."""
         totals: dict[tuple[str, str, str, int], list[int]] = {}
         for line in self._library.emulator_counts().decode().splitlines():
             place, space, access, size, *numbers = line.split("\t")
@@ -158,6 +159,7 @@ class Toolchain:
         """Named after everything that went into it, so that a stale one is never used."""
         flags = [*self._flags, *extra]
         headers = sorted((CSRC / "cuda").glob("*.cuh")) + sorted((CSRC / "emulator").glob("*.h"))
+        headers += sorted(source.parent.glob("*.cuh"))
         digest = hashlib.sha256(" ".join([self.compiler, *flags]).encode())
         for file in (source, *headers):
             digest.update(file.read_bytes())

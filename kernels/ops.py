@@ -55,6 +55,7 @@ def causal_attention(
     dropout_p: float = 0.0,
     seed: int | Tensor | None = None,
     window: int | None = None,
+    deterministic: bool = True,
 ) -> Tensor:
     """softmax(q kᵀ scale) v in which query i sees the keys j <= i, without a T x T matrix (Dao et al. 2022).
 
@@ -64,7 +65,8 @@ def causal_attention(
     probability dropout_p (rounded to 1/65536) and divides the others by exactly the probability of staying;
     its mask depends on seed, batch, head, row and column alone. Without a seed one is drawn from torch's
     generator of the device; a seed that is a tensor, one int64 on the device of q, is read by the kernel
-    itself, so that a CUDA graph can change it.
+    itself, so that a CUDA graph can change it. deterministic=False lets the backward on a GPU add up the gradient
+    of q atomically where that is faster: more than 128 tokens in 16 bits; its last bits then vary from run to run.
 
     Returns (B, T, H, D). ValueError that names the argument for anything else.
     """
@@ -75,7 +77,7 @@ def causal_attention(
     if library is None:
         checks.check_attention(q, k, v, scale, window, dropout_p)
         return eager.causal_attention(q, k, v, scale, window, dropout_p, seed)
-    return library.causal_attention(q, k, v, scale, window, dropout_p, seed)[0]
+    return library.causal_attention(q, k, v, scale, window, dropout_p, seed, deterministic)[0]
 
 
 def causal_attention_qkvpacked(
@@ -85,6 +87,7 @@ def causal_attention_qkvpacked(
     dropout_p: float = 0.0,
     seed: int | Tensor | None = None,
     window: int | None = None,
+    deterministic: bool = True,
 ) -> Tensor:
     """causal_attention of q, k, v = qkv.unbind(2), with a single packed gradient; qkv: (B, T, 3, H, D)."""
     scale = _scale(qkv, scale)
@@ -95,7 +98,7 @@ def causal_attention_qkvpacked(
         checks.check_packed(qkv)
         checks.check_attention(*qkv.unbind(2), scale, window, dropout_p)
         return eager.causal_attention(*qkv.unbind(2), scale, window, dropout_p, seed)
-    return library.causal_attention_qkvpacked(qkv, scale, window, dropout_p, seed)[0]
+    return library.causal_attention_qkvpacked(qkv, scale, window, dropout_p, seed, deterministic)[0]
 
 
 def _scale(q: Tensor, scale: float | None) -> float:
@@ -103,12 +106,15 @@ def _scale(q: Tensor, scale: float | None) -> float:
 
 
 def _seed(seed: int | Tensor | None, dropout_p: float, device: torch.device) -> Tensor | None:
-    """One int64 on the device where there is dropout, else None."""
+    """One int64 on the device where there is dropout, else None. ValueError for a tensor that is not one."""
     if not dropout_p:
         return None
     if seed is None:
         return torch.randint(2**63 - 1, (), device=device)
-    return seed if isinstance(seed, Tensor) else torch.tensor(seed, dtype=torch.int64, device=device)
+    if not isinstance(seed, Tensor):
+        return torch.tensor(seed, dtype=torch.int64, device=device)
+    checks.check_seed(seed, device)
+    return seed
 
 
 def _autocast(dtype: torch.dtype | None, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -143,22 +149,26 @@ def _fake_layer_norm_backward(grad_out, x, weight, mean, rstd, grad_residual):
     return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape)
 
 
-def _fake_causal_attention(q, k, v, scale, window, dropout_p, seed):
+def _fake_causal_attention(q, k, v, scale, window, dropout_p, seed, deterministic=True):
     checks.check_attention(q, k, v, scale, window, dropout_p)
     batch, length, heads, _ = q.shape
     return q.new_empty(q.shape), q.new_empty((batch, heads, length), dtype=_statistics(q))
 
 
-def _fake_causal_attention_backward(grad_out, q, k, v, out, lse, scale, window, dropout_p, seed):
+def _fake_causal_attention_backward(
+    grad_out, q, k, v, out, lse, scale, window, dropout_p, seed, deterministic=True
+):
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-def _fake_causal_attention_qkvpacked(qkv, scale, window, dropout_p, seed):
+def _fake_causal_attention_qkvpacked(qkv, scale, window, dropout_p, seed, deterministic=True):
     checks.check_packed(qkv)
     return _fake_causal_attention(*qkv.unbind(2), scale, window, dropout_p, seed)
 
 
-def _fake_causal_attention_qkvpacked_backward(grad_out, qkv, out, lse, scale, window, dropout_p, seed):
+def _fake_causal_attention_qkvpacked_backward(
+    grad_out, qkv, out, lse, scale, window, dropout_p, seed, deterministic=True
+):
     return qkv.new_empty(qkv.shape)
 
 
@@ -175,9 +185,9 @@ def _save_add_layer_norm(ctx: _Context, inputs: tuple, output: tuple) -> None:
 
 
 def _save_attention(ctx: _Context, inputs: tuple, output: tuple) -> None:
-    *tensors, scale, window, dropout_p, seed = inputs
+    *tensors, scale, window, dropout_p, seed, deterministic = inputs
     _keep(ctx, (*tensors, *output, seed), output[1:])
-    ctx.options = (scale, window, dropout_p)
+    ctx.options, ctx.deterministic = (scale, window, dropout_p), deterministic
 
 
 def _keep(ctx: _Context, tensors: tuple, statistics: tuple) -> None:
@@ -207,10 +217,10 @@ def _formulas(library) -> dict[str, tuple[Callable, Callable]]:
     def attention_grad(backward, inputs):
         def grads(ctx, grad_out, *_):
             if grad_out is None:
-                return (None,) * (inputs + 4)
+                return (None,) * (inputs + 5)
             *tensors, seed = ctx.saved_tensors
-            found = backward(grad_out, *tensors, *ctx.options, seed)
-            return *((found,) if inputs == 1 else found), None, None, None, None
+            found = backward(grad_out, *tensors, *ctx.options, seed, ctx.deterministic)
+            return *((found,) if inputs == 1 else found), *(None,) * 5
 
         return grads
 

@@ -1,11 +1,12 @@
-"""What nvcc gives each CUDA kernel: registers, spills, static shared memory. Needs the toolkit, no GPU and no torch.
+"""What nvcc gives each CUDA kernel, registers and spills, and how long it takes. Needs the toolkit, no GPU.
 
     python -m kernels.resources [sm_80 sm_90 …]
 
-compiles the files of csrc/cuda that hold kernels and prints one line for each kernel.
+compiles the files of csrc/cuda that hold kernels and prints one line for each kernel, and one for each file.
 """
 
 import dataclasses
+import os
 import re
 import shutil
 import subprocess
@@ -36,6 +37,23 @@ class Resources:
 def sources() -> list[Path]:
     """The CUDA files that hold kernels and know no torch."""
     return sorted(path for path in (toolchain.CSRC / "cuda").glob("*.cu") if path.stem != "bindings")
+
+
+@dataclasses.dataclass(frozen=True)
+class Compilation:
+    """One file for one architecture: its kernels, and the CPU time of the compiler."""
+
+    kernels: list[Resources]
+    seconds: float
+
+
+def compile_for(source: Path, architecture: str) -> Compilation:
+    """As compile_kernels, for one architecture and timed."""
+    before = os.times()
+    kernels = compile_kernels(source, [architecture])
+    after = os.times()
+    spent = [getattr(after, part) - getattr(before, part) for part in ("children_user", "children_system")]
+    return Compilation(kernels, sum(spent))
 
 
 def compile_kernels(source: Path, architectures: list[str]) -> list[Resources]:
@@ -69,10 +87,12 @@ def _readable(symbol: str) -> str:
 
 def main(architectures: list[str]) -> None:
     for source in sources():
-        for found in compile_kernels(source, architectures or ["sm_80", "sm_90"]):
-            spills = f"{found.spilled} bytes spilled" if found.spilled else ""
-            line = f"{found.architecture}  {found.registers:3d} registers  {found.kernel}  {spills}"
-            print(line.rstrip(), flush=True)
+        for architecture in architectures or ["sm_80", "sm_90"]:
+            compiled = compile_for(source, architecture)
+            for found in compiled.kernels:
+                spills = f"{found.spilled} bytes spilled" if found.spilled else ""
+                print(f"{architecture}  {found.registers:3d} registers  {found.kernel}  {spills}".rstrip())
+            print(f"{architecture}  {compiled.seconds:.1f} s  {source.name}", flush=True)
 
 
 if __name__ == "__main__":

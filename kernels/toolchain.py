@@ -22,11 +22,16 @@ def compiler() -> str | None:
 
 
 def source_hash() -> str:
-    """The first 16 hex digits of the SHA-256 over all files of csrc, names included."""
+    """The first 16 hex digits of `source_sha256`."""
+    return source_sha256()[:16]
+
+
+def source_sha256() -> str:
+    """The SHA-256 over all files of csrc, names included, in hex."""
     digest = hashlib.sha256()
     for path in sorted(path for path in CSRC.rglob("*") if path.is_file()):
         digest.update(path.relative_to(CSRC).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 def cuda_home() -> str | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common import plots
 from kernels.emulator import Event
 from kernels.trace import values_of
 
@@ -68,8 +69,6 @@ def banks(lanes: Sequence[Event]) -> np.ndarray:
 
 def plot(events: Sequence[Event], path: Path) -> None:
     """Draws the first mma among the events, else the first ldmatrix, and writes the picture to `path`."""
-    from matplotlib.figure import Figure
-
     if lanes := first_of(events, "mma"):
         pictures = fragments(lanes)
         titles = [f"{name}: lane of each element" for name, _, _ in pictures]
@@ -81,7 +80,7 @@ def plot(events: Sequence[Event], path: Path) -> None:
         raise ValueError(
             "nothing to draw: no mma and no ldmatrix on the lines shown, choose others by --lines"
         )
-    figure = Figure(figsize=(7 * len(cells), 7), layout="constrained")
+    figure = plots.figure(7 * len(cells), 7)
     for axes, title, (values, numbers) in zip(
         np.atleast_1d(figure.subplots(1, len(cells))), titles, cells, strict=True
     ):
@@ -89,4 +88,4 @@ def plot(events: Sequence[Event], path: Path) -> None:
         axes.set_title(title)
         for (row, column), number in np.ndenumerate(numbers):
             axes.text(column, row, str(number), ha="center", va="center", fontsize=6, color="white")
-    figure.savefig(path, dpi=120)
+    plots.save(figure, path)

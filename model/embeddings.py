@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.files import atomic, read_json, whole_directory
+from common import plots
+from common.files import read_json, whole_directory
 from model.config import GPTConfig
 from model.gpt import GPT
 from model.layers import SinusoidalPositions, position_angles
@@ -114,11 +115,9 @@ def _even(width: int) -> int:
 
 def draw(gpt: GPT, vocabulary: dict[str, int], path: Path) -> None:
     """Draws the words in two dimensions and the positions as heat maps, into a PNG, PDF or SVG."""
-    from matplotlib.figure import Figure
-
     maps = projections(gpt.wte.weight.detach()[list(vocabulary.values())])
     tables = positions(gpt)
-    figure = Figure(figsize=(18, 9 * len(maps) + 5), layout="constrained")
+    figure = plots.figure(18, 9 * len(maps) + 5)
     words, heat = figure.subfigures(2, 1, height_ratios=[9 * len(maps), 5])
     for axes, (name, points) in zip(
         words.subplots(len(maps), squeeze=False)[:, 0], maps.items(), strict=True
@@ -128,8 +127,7 @@ def draw(gpt: GPT, vocabulary: dict[str, int], path: Path) -> None:
         image = axes.imshow(table.numpy(), aspect="auto", cmap="RdBu", interpolation="nearest")
         axes.set(title=f"positions, {name}", xlabel="column", ylabel="position")
         heat.colorbar(image, ax=axes)
-    with atomic(path) as file:
-        figure.savefig(file, format=path.suffix.lstrip(".") or "png", dpi=80)
+    plots.save(figure, path, dpi=80)
 
 
 def _scatter(axes: Any, title: str, points: Tensor, names: list[str]) -> None:

@@ -6,6 +6,7 @@ chunk by chunk, and no more than LOGITS_BUDGET bytes of logits (and as much for 
 time.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch.nn import functional as F
 
 IGNORED = -100
 LOGITS_BUDGET = 128 * 2**20
+# Bytes of float32 logits that each core of a CPU keeps at hand from one pass over them to the next.
+CACHED = 2**20
 
 
 @torch.no_grad()
@@ -35,9 +38,28 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     powers = shifted.exp_()
     total = powers.sum(-1, keepdim=True)
     losses = (total.log() - true) * keep
-    gradient = powers.div_(total)  # softmax, in the memory of the powers
-    gradient.scatter_add_(-1, target, -torch.ones_like(total))
-    return losses[:, 0], gradient.mul_(keep)
+    # softmax, in the memory of the powers; divided by infinity, the row of an ignored target becomes 0
+    gradient = powers.div_(total.where(keep, math.inf))
+    gradient.scatter_add_(-1, target, -keep.to(gradient.dtype))
+    return losses[:, 0], gradient
+
+
+def _cached_cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """`cross_entropy` with the gradient in the dtype of the logits; on a CPU a few rows after another.
+
+    It passes over a row half a dozen times: 3.5 times faster where the row is still in the cache.
+    """
+    whole = logits.device.type != "cpu" or torch.compiler.is_compiling()
+    rows = len(logits) if whole else max(1, CACHED * torch.get_num_threads() // (4 * logits.shape[1]))
+    if rows >= len(logits):
+        losses, gradient = cross_entropy(logits, targets)
+        return losses, gradient.to(logits.dtype)
+    gradient, losses = torch.empty_like(logits), []
+    for part, wanted, out in zip(*(t.split(rows) for t in (logits, targets, gradient)), strict=True):
+        some, part_gradient = cross_entropy(part, wanted)
+        losses.append(some)
+        out.copy_(part_gradient)
+    return torch.cat(losses), gradient
 
 
 def head_loss(
@@ -60,10 +82,9 @@ def head_loss(
 def _part_loss(hidden: Tensor, weight: Tensor, targets: Tensor, train: bool) -> tuple[Tensor | None, ...]:
     """Logits (N, V), their summed loss, and with `train` its gradients for hidden (N, C) and weight (V, C)."""
     logits = F.linear(hidden, weight)  # (N, C) -> (N, V), in autocast's dtype where it is on
-    losses, gradient = cross_entropy(logits, targets)
+    losses, gradient = _cached_cross_entropy(logits, targets)
     if not train:
         return logits, losses.sum(), None, None
-    gradient = gradient.to(logits.dtype)
     return logits, losses.sum(), gradient @ weight, gradient.mT @ hidden  # (N, V) @ (V, C), (V, N) @ (N, C)
 
 
@@ -85,6 +106,7 @@ class _HeadLoss(torch.autograd.Function):
             ctx.save_for_backward(torch.cat(hidden_grads).to(hidden.dtype), weight_grad.to(weight.dtype))
         if len(hidden) > rows:
             return loss, None
+        ctx.set_materialize_grads(False)  # else zeros are made for the logits, as large as they are
         ctx.mark_non_differentiable(logits)
         return loss, logits
 

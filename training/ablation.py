@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bpe import Tokenizer
-from common import files
+from common import files, plots
 from data.tokenfile import TokenFile, read_meta
 from training.assessment import Evaluate, assess
 
@@ -148,15 +148,12 @@ def html_page(figures: Mapping[int, Mapping[str, float]]) -> str:
 
 def plot(figures: Mapping[int, Mapping[str, float]], path: Path) -> None:
     """Draws each figure over the number of documents."""
-    from matplotlib.figure import Figure
-
     names = _names(figures)
     columns = 4
-    figure = Figure(figsize=(4 * columns, 3 * -(-len(names) // columns)), layout="constrained")
+    figure = plots.figure(4 * columns, 3 * -(-len(names) // columns))
     for number, name in enumerate(names, 1):
         axes = figure.add_subplot(-(-len(names) // columns), columns, number)
         axes.plot(list(figures), [found[name] for found in figures.values()], marker="o")
         axes.set(title=name, xscale="log", xlabel="documents")
         axes.grid(alpha=0.3)
-    with files.atomic(path) as file:
-        figure.savefig(file, format="png", dpi=100)
+    plots.save(figure, path)

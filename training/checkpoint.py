@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from common import files
 from model import GPT
+from training.muon import Muon
 from training.processes import Processes
 
 Optimizers = Sequence[torch.optim.Optimizer]
@@ -100,7 +101,7 @@ def load_state(directory: Path, model: GPT, optimizers: Optimizers, rank: int = 
     directory = files.whole_directory(directory)
     if not (directory / "state.json").is_file():
         raise FileNotFoundError(
-            f"{directory} holds no saved state to resume from: start the run without --resume"
+            f"{directory} holds no saved state to resume from: start anew with --overwrite instead of --resume"
         )
     saved = GPT.from_pretrained(directory, attention=model.config.attention)
     if saved.config != model.config:
@@ -116,7 +117,16 @@ def load_state(directory: Path, model: GPT, optimizers: Optimizers, rank: int = 
         ) from error
     _restore_optimizers(model, optimizers, tensors)
     _restore_random_states(model, tensors, rank)
-    return Progress(**files.read_json(directory / "state.json"))
+    return _read_progress(directory / "state.json")
+
+
+def _read_progress(path: Path) -> Progress:
+    try:
+        return Progress(**files.read_json(path))
+    except TypeError as error:
+        raise ValueError(
+            f"{path} is not what train.py writes ({error}): start anew with --overwrite"
+        ) from error
 
 
 @torch.no_grad()
@@ -171,6 +181,8 @@ def _restore_optimizers(model: GPT, optimizers: Optimizers, tensors: dict[str, T
             for number, p in enumerate(parameters)
             if names[id(p)] in saved
         }
+        if any(("momentum" in kept) != isinstance(optimizer, Muon) for kept in state.values()):
+            raise ValueError("the saved state is that of another optimizer: resume without --optimizer")
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

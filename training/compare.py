@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from common import files
+from common import plots
 from training.report import read_log
 
 AXES = {"tokens": "tokens", "seconds": "seconds of training"}
@@ -80,14 +80,8 @@ def compare(options: Compare) -> None:
 
 def draw(courses: list[Course], path: Path) -> None:
     """Two panels, one for each axis, and a curve for each run in both."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise ValueError(f"{path}: a plot is a .png, .svg or .pdf")
-    figure, panels = pyplot.subplots(1, 2, figsize=(11, 4), sharey=True, layout="constrained")
+    figure = plots.figure(11, 4)
+    panels = figure.subplots(1, 2, sharey=True)
     for panel, (axis, label) in zip(panels, AXES.items(), strict=True):
         for course in courses:
             points = [(record[axis], record["val_loss"]) for record in course.evaluations]
@@ -96,6 +90,4 @@ def draw(courses: list[Course], path: Path) -> None:
         panel.grid(alpha=0.3)
     panels[0].set(ylabel="validation loss, nats per token")
     panels[1].legend()
-    with files.atomic(path) as file:
-        figure.savefig(file, format=path.suffix[1:], dpi=120)
-    pyplot.close(figure)
+    plots.save(figure, path)

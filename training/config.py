@@ -10,7 +10,7 @@ import difflib
 import os
 import tomllib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -84,10 +84,15 @@ def preset_path(name: str) -> Path:
     return path
 
 
-def parse_config(argv: Sequence[str] | None, prog: str = "train.py") -> TrainConfig:
+def parse_config(
+    argv: Sequence[str] | None,
+    prog: str = "train.py",
+    before_writing: Callable[[TrainConfig], None] = lambda config: None,
+) -> TrainConfig:
     """Preset (or, with --resume, the run's own configuration) first, flags on top.
 
-    Unless --vocab-size is given, the model's vocabulary is that of the token files.
+    Unless --vocab-size is given, the model's vocabulary is that of the token files. `before_writing` may refuse the
+    configuration before data is prepared from its source.
     """
     early = _early_flags(argv)
     preset = early.preset or "quickstart"
@@ -100,11 +105,24 @@ def parse_config(argv: Sequence[str] | None, prog: str = "train.py") -> TrainCon
             start, model=pretrained.read_config(weights_directory(Path(early.init_from)))
         )
     config = cli.parse(TrainConfig, argv, prog=prog, default=start)
-    if config.source and not config.resume:
+    if config.resume:
+        _check_same_beginning(start, config)
+    elif config.source:
         if config.data == start.data:
             config = dataclasses.replace(config, data=Path("tokens") / config.run_directory.name)
+        before_writing(config)
         prepare_data(config)
     return config if early.vocab_size or config.init_from else with_vocabulary_of_data(config)
+
+
+def _check_same_beginning(saved: TrainConfig, config: TrainConfig) -> None:
+    """What a run began from cannot be told it once more, or otherwise, when it goes on."""
+    for field in ("preset", "source", "init_from"):
+        if getattr(config, field) != getattr(saved, field):
+            raise ValueError(
+                f"--resume goes on from the last checkpoint of {config.run_directory}, which began otherwise: leave "
+                f"--{field.replace('_', '-')} out"
+            )
 
 
 def _early_flags(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -8,6 +8,7 @@ import time
 import torch
 
 import kernels
+from common.memory import keep_freed_memory
 from model import GPTConfig
 
 
@@ -69,10 +70,11 @@ def choose_kernels(name: str, config: GPTConfig, device: torch.device) -> GPTCon
 
 
 def set_up(device: torch.device, *, tf32: bool, deterministic: bool) -> None:
-    """The switches of the whole process: denormal numbers, TensorFloat-32, repeatable algorithms."""
+    """The switches of the whole process: denormal numbers, freed memory, TensorFloat-32, repeatable algorithms."""
     if device.type == "cpu":
         # A converged tiny model has gradients of 1e-40, and a CPU is 20 to 50 times slower on such numbers.
         torch.set_flush_denormal(True)
+        keep_freed_memory()
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if tf32 and has_tf32(device) else "highest")
     if deterministic:

@@ -14,7 +14,7 @@ They assume that all processes start from equal weights (the same seed sees to t
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -139,10 +139,19 @@ REPLICAS = {"naive": Naive, "bucketed": Bucketed, "torch": Torchs}
 
 
 class ShardedParameters:
-    """ZeRO-1: which parameters' optimizer state this process keeps, and the exchange after each step."""
+    """ZeRO-1: which parameters' optimizer state this process keeps, and the exchange after each step.
 
-    def __init__(self, parameters: Sequence[Tensor], world_size: int, rank: int) -> None:
-        self.shares = deal(parameters, world_size)
+    `size` says how large the state of a parameter is.
+    """
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        world_size: int,
+        rank: int,
+        size: Callable[[Tensor], int] = Tensor.numel,
+    ) -> None:
+        self.shares = deal(parameters, world_size, size)
         self.mine = {id(p) for p in self.shares[rank]}
 
     @torch.no_grad()
@@ -155,13 +164,15 @@ class ShardedParameters:
                 _spread(flat, share)
 
 
-def deal(parameters: Sequence[Tensor], world_size: int) -> list[list[Tensor]]:
+def deal(
+    parameters: Sequence[Tensor], world_size: int, size: Callable[[Tensor], int] = Tensor.numel
+) -> list[list[Tensor]]:
     """The parameters in `world_size` shares of about equal size: the largest first, each to the smallest share.
 
     >>> [[len(p) for p in share] for share in deal([torch.ones(n) for n in (1, 5, 2, 4)], 2)]
     [[5, 1], [4, 2]]
     """
     shares: list[list[Tensor]] = [[] for _ in range(world_size)]
-    for parameter in sorted(parameters, key=lambda p: -p.numel()):
-        min(shares, key=lambda share: sum(p.numel() for p in share)).append(parameter)
+    for parameter in sorted(parameters, key=size, reverse=True):
+        min(shares, key=lambda share: sum(map(size, share))).append(parameter)
     return shares

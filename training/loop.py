@@ -52,7 +52,7 @@ class Trainer:
         self.precision = devices.choose_precision(config.precision, self.device)
         self.train_file, self.val_file = (run.open_split(config, split) for split in ("train", "val"))
         self.cut = batching.deal(config, processes.world_size)
-        self._trackers = watch.wanted_trackers(config)
+        self._trackers = watch.wanted_trackers(config, main=processes.main)
         devices.set_up(self.device, tf32=config.tf32, deterministic=config.deterministic)
         torch.manual_seed(config.seed)
         self.model = self._make_model()
@@ -95,7 +95,14 @@ class Trainer:
     def _share_optimizer(self) -> distributed.ShardedParameters | None:
         if self.config.shard != "optimizer" or not self.processes.several:
             return None
-        return distributed.ShardedParameters(self.parameters, self.processes.world_size, self.processes.rank)
+        muons = optimizer.by_muon(self.model, self.config)
+
+        def averages(parameter: Tensor) -> int:  # Muon keeps one, AdamW two
+            return parameter.numel() * (1 if id(parameter) in muons else 2)
+
+        return distributed.ShardedParameters(
+            self.parameters, self.processes.world_size, self.processes.rank, averages
+        )
 
     def prepare_run(self) -> report.Log | report.NoLog:
         """Makes the run directory, or picks up what is in it."""
@@ -110,7 +117,7 @@ class Trainer:
             save_config(self.config)
         else:
             run.claim(self.config)
-        trackers = [tracker(self.config) for tracker in self._trackers]
+        trackers = [tracker(self.config, self.progress.step) for tracker in self._trackers]
         return report.Log(self.run / "log.jsonl", keep_before=self.progress.step, trackers=trackers)
 
     def _resume(self) -> None:
@@ -124,7 +131,7 @@ class Trainer:
         run.check_resumable(self.config, self.progress)
         if self.progress.batches:
             self.batches.load_state_dict(self.progress.batches)
-        if self.progress.loss_scale:
+        if self.progress.loss_scale and self.scale.active:
             self.scale = LossScale(**self.progress.loss_scale)
 
     def describe(self) -> str:
@@ -238,6 +245,7 @@ class Trainer:
     def _next(self, feed: Feed) -> tuple[Tensor, Tensor]:
         """The next batch; where there is none, the run saves itself before it ends."""
         try:
+            run.check_there(self.train_file)
             return next(feed)
         except (OSError, ValueError) as error:
             if not self.processes.several:  # others may not be here to save with us

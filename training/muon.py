@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor, Shard
 
-from training.stepping import GroupOptimizer
+from training.stepping import GroupOptimizer, local
 
 # A quintic whose iteration drives singular values in (0, 1] into about 0.7 … 1.2: the steepest slope at zero that
 # stays in that band, found numerically by Jordan. Close to one is enough, and five steps are.
@@ -72,15 +73,31 @@ class Muon(GroupOptimizer):
 
     def _update(self, shape: torch.Size, parameters: list[Tensor], group: dict[str, Any]) -> None:
         momentum = group["momentum"]
-        averages = [self._average(parameter) for parameter in parameters]
-        gradients = [parameter.grad for parameter in parameters]
+        averages = [local(self._average(parameter)) for parameter in parameters]
+        gradients = [local(parameter.grad) for parameter in parameters]
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, averages, momentum)  # Nesterov: where the average is going
-        updates = orthogonalize(torch.stack(ahead), precision=self.precision)  # N × (r, c) -> (N, r, c)
+        updates = self._orthogonal(torch.stack(ahead), parameters)  # N × (r, c) -> (N, r, c)
         # A tall matrix with orthonormal columns moves each output less: scaled, all shapes take alike a rate.
         rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_(parameters, list(updates.unbind()), alpha=-rate)
+        weights = [local(parameter) for parameter in parameters]
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(weights, list(updates.unbind()), alpha=-rate)
+
+    def _orthogonal(self, updates: Tensor, parameters: list[Tensor]) -> Tensor:
+        """(N, r, c) -> (N, r, c); of matrices divided among processes (FSDP2), r are this process's rows.
+
+        Each process then orthogonalizes its share of the N matrices, whole, and everyone gets back its rows of all.
+        """
+        if not isinstance(parameters[0], DTensor):
+            return orthogonalize(updates, precision=self.precision)
+        mesh, size = parameters[0].device_mesh, torch.Size((len(parameters), *parameters[0].shape))
+        stride = (size[1] * size[2], size[2], 1)
+        rows = DTensor.from_local(updates, mesh, [Shard(1)], shape=size, stride=stride)
+        mine = rows.redistribute(placements=[Shard(0)]).to_local()  # (N, r / W, c) -> (N / W, r, c)
+        done = orthogonalize(mine, precision=self.precision)
+        whole = DTensor.from_local(done, mesh, [Shard(0)], shape=size, stride=stride)
+        return whole.redistribute(placements=[Shard(1)]).to_local()  # (N / W, r, c) -> (N, r / W, c)
 
     def _average(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]

@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor
 from model import GPT
 from training.muon import Muon
 from training.options import TrainConfig
-from training.stepping import GroupOptimizer
+from training.stepping import GroupOptimizer, local
 
 
 class AdamW(GroupOptimizer):
@@ -65,6 +65,11 @@ def parameter_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[
     ]
 
 
+def by_muon(model: GPT, config: TrainConfig) -> set[int]:
+    """The ids of the parameters that Muon moves: where it is chosen, the matrices inside the blocks."""
+    return {id(p) for p in model.h.parameters() if p.dim() == 2 and config.optimizer == "muon"}
+
+
 def make_optimizers(
     model: GPT, config: TrainConfig, precision: torch.dtype, mine: Container[int] | None = None
 ) -> list[torch.optim.Optimizer]:
@@ -80,7 +85,7 @@ def make_optimizers(
     elif config.optimizer == "fused":
         optimizers = [torch.optim.AdamW(parameter_groups(parameters, decay), betas=betas, fused=True)]
     else:
-        in_blocks = {id(p) for p in model.h.parameters() if p.dim() == 2}
+        in_blocks = by_muon(model, config)
         matrices = [p for p in parameters if id(p) in in_blocks]
         rest = [p for p in parameters if id(p) not in in_blocks]
         # Without decay: the embeddings are few next to the steps, and each is seen in a few of them only.
@@ -103,9 +108,8 @@ def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) 
 
 
 def gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
-    """The gradients there are; of a gradient that is divided among processes (FSDP2), this process's part."""
-    present = (p.grad for p in parameters if p.grad is not None)
-    return [grad.to_local() if isinstance(grad, DTensor) else grad for grad in present]
+    """The gradients there are, as far as they are here."""
+    return [local(p.grad) for p in parameters if p.grad is not None]
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
@@ -138,4 +142,4 @@ def scale_gradient(parameters: Iterable[Tensor], factor: Tensor | float) -> None
 def state_bytes(optimizers: Iterable[torch.optim.Optimizer]) -> int:
     """Memory of the optimizers' state in this process."""
     tensors = (value for each in optimizers for state in each.state.values() for value in state.values())
-    return sum((t.to_local() if isinstance(t, DTensor) else t).nbytes for t in tensors)
+    return sum(local(tensor).nbytes for tensor in tensors)

@@ -154,10 +154,6 @@ class TrainConfig:
     def _check_contradictions(self) -> None:
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite contradict each other: give one of them")
-        if self.shard == "full" and self.optimizer == "muon":
-            raise ValueError(
-                "shard full cuts up the matrices that muon needs whole: take --shard optimizer, or --optimizer fused"
-            )
         if self.shard == "full" and self.ddp != "torch":
             raise ValueError(f"shard full averages gradients itself: leave --ddp {self.ddp} out")
 

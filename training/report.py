@@ -11,7 +11,7 @@ from typing import IO, Any
 import torch
 from rich.console import Console
 
-from common import files
+from common import files, plots
 from training.watch import Tracker, scalars
 
 
@@ -65,12 +65,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
     """Draws the loss of every logged step and of both splits at every evaluation."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    figure = plots.figure(7, 4)
+    axes = figure.subplots()
     for key, style in (
         ("loss", {"lw": 0.8, "alpha": 0.5}),
         ("train_loss", {"marker": "."}),
@@ -82,9 +78,7 @@ def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
     axes.set(xlabel="step", ylabel="nats per token")
     axes.grid(alpha=0.3)
     axes.legend()
-    with files.atomic(path) as file:
-        figure.savefig(file, format="png", dpi=120)
-    pyplot.close(figure)
+    plots.save(figure, path)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """A run's directory and data: opened, checked and claimed before anything is written."""
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -8,9 +9,11 @@ from pathlib import Path
 from bpe import Tokenizer
 from common import files
 from data.batches import Sampler, TokenFile, windows
+from model import GPT
+from training import devices, watch
 from training.batching import Batching
 from training.checkpoint import Progress
-from training.config import TrainConfig, save_config
+from training.config import TrainConfig, save_config, weights_directory
 from training.processes import Processes
 
 
@@ -25,6 +28,12 @@ def open_split(config: TrainConfig, split: str) -> TokenFile:
     return file
 
 
+def check_there(file: TokenFile) -> None:
+    """OSError where a token file has vanished or shrunk: to read on in it would end the process without a word."""
+    if os.stat(file.path).st_size < file.tokens.nbytes:
+        raise OSError(f"{file.path} has become shorter")
+
+
 def step_batches(file: TokenFile, config: TrainConfig, cut: Batching, processes: Processes) -> Sampler:
     """Endless (x, y) of this process's rows of a whole optimizer step, (rows, T) each."""
     size = config.model.block_size
@@ -34,14 +43,14 @@ def step_batches(file: TokenFile, config: TrainConfig, cut: Batching, processes:
 def check_init_from(config: TrainConfig) -> None:
     """Weights to start from read the tokens of their own tokenizer only."""
     theirs = config.init_from / "tokenizer.json"
-    if theirs.is_file() and not _same_tokenizer(theirs, config.data / "tokenizer.json"):
+    if theirs.is_file() and not same_tokenizer(theirs, config.data / "tokenizer.json"):
         raise ValueError(
             f"{config.init_from} was trained with another tokenizer than that of {config.data}: prepare the data "
             f"with --tokenizer {theirs}"
         )
 
 
-def _same_tokenizer(one: Path, other: Path) -> bool:
+def same_tokenizer(one: Path, other: Path) -> bool:
     """Whether two files, maybe written by different programs, give texts the same ids."""
     if one.read_bytes() == other.read_bytes():
         return True
@@ -50,15 +59,19 @@ def _same_tokenizer(one: Path, other: Path) -> bool:
 
 
 def check_resumable(config: TrainConfig, progress: Progress) -> None:
-    """A run goes on with its own data only."""
+    """A run goes on with its own data only, and not backwards."""
     ours, theirs = config.run_directory / "tokenizer.json", config.data / "tokenizer.json"
-    if not ours.is_file() or ours.read_bytes() != theirs.read_bytes():
+    if not ours.is_file() or not same_tokenizer(ours, theirs):
         raise ValueError(
             f"{config.run_directory} was trained with another tokenizer than {theirs}: resume with its own --data"
         )
     if progress.data and progress.data != fingerprint(config.data):
         raise ValueError(
             f"{config.run_directory} was trained on another dataset than {config.data}: resume with its own --data"
+        )
+    if config.steps < progress.step:
+        raise ValueError(
+            f"{config.run_directory} has done {progress.step} steps already: give --steps {progress.step} or more"
         )
 
 
@@ -67,9 +80,21 @@ def fingerprint(data: Path) -> str:
     return hashlib.sha256((data / "meta.json").read_bytes()).hexdigest()
 
 
+def check_settings(config: TrainConfig) -> None:
+    """Refuses what cannot work, as far as it can be known before there is data."""
+    check_free(config)
+    device = devices.choose_device(config.device)
+    shape = devices.choose_kernels(config.kernels, config.model, device)
+    watch.wanted_trackers(config)
+    if config.init_from is not None:
+        GPT.from_pretrained(weights_directory(config.init_from), **dataclasses.asdict(shape))
+
+
 def check_free(config: TrainConfig) -> None:
     """Refuses a run directory that holds something, unless `overwrite`."""
     run = config.run_directory
+    if run.exists() and not run.is_dir():
+        raise ValueError(f"{run} is a file, not a directory for a run: choose another --run")
     if _holds_something(run) and not config.overwrite:
         raise ValueError(
             f"{run} already holds a run: choose another --run, or go on with --resume, or --overwrite it"

@@ -1,10 +1,17 @@
-"""What our optimizers share: the walk over the groups of parameters, with or without a closure."""
+"""What our optimizers share: the walk over the groups of parameters, and the part of a tensor that is here."""
 
 import abc
 from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The tensor itself, or of one that is divided among processes (FSDP2), this process's part."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 class GroupOptimizer(torch.optim.Optimizer, abc.ABC):

@@ -15,7 +15,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from common import files
+from common import files, plots
 from training.config import TrainConfig, parse_config
 
 SHORT = {"lr": "learning_rate"}
@@ -135,12 +135,8 @@ def _loss(config: TrainConfig) -> float:
 
 def draw(settings: list[Setting], path: Path) -> None:
     """Mean and deviation of every setting, and each seed as a dot."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 1 + 0.5 * len(settings)), layout="constrained")
+    figure = plots.figure(7, 1 + 0.5 * len(settings))
+    axes = figure.subplots()
     names = [setting.name for setting in settings]
     axes.errorbar([s.mean for s in settings], names, xerr=[s.deviation for s in settings], fmt="o", capsize=4)
     for setting in settings:
@@ -148,6 +144,4 @@ def draw(settings: list[Setting], path: Path) -> None:
     axes.set(xlabel="validation loss, nats per token")
     axes.invert_yaxis()
     axes.grid(alpha=0.3)
-    with files.atomic(path) as file:
-        figure.savefig(file, format="png", dpi=120)
-    pyplot.close(figure)
+    plots.save(figure, path)

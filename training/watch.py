@@ -1,6 +1,9 @@
 """Watching a run while it goes: the progress bar, TensorBoard, Weights & Biases."""
 
+import contextlib
 import importlib.util
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,7 +61,7 @@ class Bar:
 
 
 class Tracker(Protocol):
-    """A service that takes scalars by step."""
+    """A service that takes scalars by step; made with the run's configuration and the first step to come."""
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
         """Takes the scalars of a step."""
@@ -68,10 +71,11 @@ class Tracker(Protocol):
 
 
 class _TensorBoard:
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(config.run_directory / "tensorboard"))
+        # What a killed run had drawn after its last checkpoint is drawn again: the older points go.
+        self._writer = SummaryWriter(str(config.run_directory / "tensorboard"), purge_step=first_step)
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
         for name, value in scalars.items():
@@ -82,14 +86,21 @@ class _TensorBoard:
 
 
 class _WandB:
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, first_step: int) -> None:
         import wandb
 
         run = config.run_directory
-        # The id makes a resumed run go on in its own curves.
-        self._run = wandb.init(
-            project="slm", id=_identifier(run), name=run.name, dir=str(run), mode=config.wandb, resume="allow"
-        )
+        with _wandb_errors():
+            # The id makes a resumed run go on in its own curves.
+            self._run = wandb.init(
+                project="slm",
+                id=_identifier(run),
+                name=run.name,
+                dir=str(run),
+                mode=config.wandb,
+                resume="allow",
+                config=tomllib.loads(config.to_toml()),
+            )
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
         self._run.log(scalars, step=step)
@@ -103,12 +114,31 @@ def _identifier(run: Path) -> str:
     return "-".join(run.resolve().parts[-2:])
 
 
-def wanted_trackers(config: TrainConfig) -> list[type[Tracker]]:
-    """The trackers that the flags name; ValueError where a package is not installed."""
+@contextlib.contextmanager
+def _wandb_errors() -> Iterator[None]:
+    """Names the way out of what the service refuses: no key, no connection."""
+    import wandb
+
+    try:
+        yield
+    except wandb.Error as error:
+        raise ValueError(f"Weights & Biases says: {error} Mend that, or give --wandb offline") from error
+
+
+def wanted_trackers(config: TrainConfig, *, main: bool = True) -> list[type[Tracker]]:
+    """The trackers that the flags name; ValueError where a package is not installed, or there is no login.
+
+    The `main` process, which alone writes, is logged in to Weights & Biases.
+    """
     wanted = {"tensorboard": config.tensorboard, "wandb": config.wandb != "off"}
     for package, asked in wanted.items():
         if asked and importlib.util.find_spec(package) is None:
             raise ValueError(f"--{package} needs a package that is not installed: pip install {package}")
+    if config.wandb == "online" and main:
+        import wandb
+
+        with _wandb_errors():
+            wandb.login()
     classes = {"tensorboard": _TensorBoard, "wandb": _WandB}
     return [classes[package] for package, asked in wanted.items() if asked]
 

@@ -33,6 +33,11 @@ void check_unit_stride(const char* name, const at::Tensor& x) {
                     " in its last dimension instead of 1: pass ", name, ".contiguous()");
 }
 
+void check_head_dim(const char* name, const at::Tensor& x) {
+  TORCH_CHECK_VALUE(x.size(-1) >= 1 && x.size(-1) <= kMaxHeadDim, name, " has head dimension ", x.size(-1),
+                    ": D must be in 1..", kMaxHeadDim);
+}
+
 void check_vector(const char* name, const at::Tensor& x, int64_t size, at::ScalarType type, const at::Tensor& x_like) {
   TORCH_CHECK_VALUE(x.dim() == 1 && x.size(0) == size && x.is_contiguous(), name, " has shape ", x.sizes(),
                     ": it must be contiguous with ", size, " elements");
@@ -120,8 +125,7 @@ void check_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor&
   check_floating("q", q);
   TORCH_CHECK_VALUE(q.dim() == 4, "q has shape ", q.sizes(), ": it must be (B, T, H, D)");
   TORCH_CHECK_VALUE(k.dim() == 4, "k has shape ", k.sizes(), ": it must be (B, T, H, D)");
-  TORCH_CHECK_VALUE(q.size(3) >= 1 && q.size(3) <= kMaxHeadDim, "q has head dimension ", q.size(3),
-                    ": D must be in 1..", kMaxHeadDim);
+  check_head_dim("q", q);
   TORCH_CHECK_VALUE(q.size(0) == k.size(0) && q.size(1) == k.size(1) && q.size(3) == k.size(3), "k has shape ",
                     k.sizes(), " but q has ", q.sizes(), ": B, T and D must be equal");
   TORCH_CHECK_VALUE(k.size(2) >= 1 && q.size(2) % k.size(2) == 0, "k has ", k.size(2), " heads but q has ", q.size(2),
@@ -150,7 +154,10 @@ void check_attention_backward(const at::Tensor& grad_out, const at::Tensor& q, c
 }
 
 void check_packed(const at::Tensor& qkv) {
+  check_floating("qkv", qkv);
   TORCH_CHECK_VALUE(qkv.dim() == 5 && qkv.size(2) == 3, "qkv has shape ", qkv.sizes(), ": it must be (B, T, 3, H, D)");
+  check_head_dim("qkv", qkv);
+  check_unit_stride("qkv", qkv);
 }
 
 Activation activation_called(c10::string_view name) {
@@ -224,18 +231,19 @@ SLM_EXPAND(TORCH_LIBRARY, SLM_LIBRARY, m) {
   m.def(
       "layer_norm_backward(Tensor grad_out, Tensor x, Tensor weight, Tensor mean, Tensor rstd, Tensor? grad_residual)"
       " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
+  // deterministic: of the backward. Where it is false, dq may be a sum whose order varies from run to run.
   m.def(
-      "causal_attention(Tensor q, Tensor k, Tensor v, float scale, int? window, float dropout_p, Tensor? seed)"
-      " -> (Tensor out, Tensor lse)");
+      "causal_attention(Tensor q, Tensor k, Tensor v, float scale, int? window, float dropout_p, Tensor? seed,"
+      " bool deterministic=True) -> (Tensor out, Tensor lse)");
   m.def(
-      "causal_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse,"
-      " float scale, int? window, float dropout_p, Tensor? seed) -> (Tensor dq, Tensor dk, Tensor dv)");
+      "causal_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, float scale,"
+      " int? window, float dropout_p, Tensor? seed, bool deterministic=True) -> (Tensor dq, Tensor dk, Tensor dv)");
   m.def(
-      "causal_attention_qkvpacked(Tensor qkv, float scale, int? window, float dropout_p, Tensor? seed)"
-      " -> (Tensor out, Tensor lse)");
+      "causal_attention_qkvpacked(Tensor qkv, float scale, int? window, float dropout_p, Tensor? seed,"
+      " bool deterministic=True) -> (Tensor out, Tensor lse)");
   m.def(
-      "causal_attention_qkvpacked_backward(Tensor grad_out, Tensor qkv, Tensor out, Tensor lse,"
-      " float scale, int? window, float dropout_p, Tensor? seed) -> Tensor dqkv");
+      "causal_attention_qkvpacked_backward(Tensor grad_out, Tensor qkv, Tensor out, Tensor lse, float scale,"
+      " int? window, float dropout_p, Tensor? seed, bool deterministic=True) -> Tensor dqkv");
   // A decode step; on the CPU only, and without a derivative.
   m.def(
       "packed_linear(Tensor x, Tensor weight, int outputs, Tensor? scales, Tensor? bias, str norm, Tensor? norm_weight,"

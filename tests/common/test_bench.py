@@ -29,3 +29,10 @@ def test_calls_take_turns():
     calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
     assert set(bench.medians(calls, repeat=2, warmup=1)) == {"a", "b"}
     assert order == ["a", "b"] * 3
+
+
+def test_calls_can_follow_one_of_their_own_kind():
+    order: list[str] = []
+    calls = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    bench.medians(calls, repeat=2, warmup=0, settle=1)
+    assert order == ["a", "a", "b", "b"] * 2

@@ -97,7 +97,7 @@ class AttentionCase:
 
 ATTENTION_CASES = [
     *(AttentionCase(1, length, 2, 16) for length in (1, 2, 15, 16, 17, 63, 64, 65, 97)),
-    *(AttentionCase(1, length, 1, 64) for length in (127, 128, 129, 257)),
+    *(AttentionCase(1, length, 1, 64) for length in (127, 128, 129, 257, 1023)),
     *(AttentionCase(2, 65, 1, width) for width in (1, 32, 40, 64, 80, 96, 128)),
     AttentionCase(2, 33, 3, 16, layout="transposed"),
     AttentionCase(2, 33, 3, 40, layout="packed"),
@@ -112,13 +112,22 @@ ATTENTION_CASES = [
     AttentionCase(1, 65, 2, 16, scale=0.5),
     AttentionCase(1, 65, 2, 16, spread=0.0),
     AttentionCase(1, 65, 1, 16, spread=50.0),  # scores up to 1e4 and more
+    AttentionCase(1, 200, 1, 64, spread=60.0),
+    AttentionCase(1, 140, 2, 64, spread=0.0),
     AttentionCase(0, 8, 2, 16),
     AttentionCase(2, 0, 2, 16),
 ]
 LONG_ATTENTION_CASES = [
-    AttentionCase(1, 1023, 1, 64),
     AttentionCase(1, 1023, 2, 128, kv_heads=1, window=300),
     AttentionCase(2, 513, 3, 80, layout="packed", dropout_p=0.2),
+]
+# More than 128 tokens, where deterministic=False adds up dq atomically: ragged, grouped, masked, in every width.
+UNORDERED_CASES = [
+    AttentionCase(1, 200, 2, 64),
+    AttentionCase(1, 129, 4, 40, kv_heads=2, dropout_p=0.2),
+    AttentionCase(2, 191, 1, 96, window=70),
+    AttentionCase(1, 130, 2, 128, layout="packed"),
+    AttentionCase(1, 65, 2, 16),
 ]
 
 

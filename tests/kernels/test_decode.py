@@ -167,7 +167,10 @@ def linear_arguments(**changes):
 
 
 LINEAR_MISTAKES = {
-    "x strided": ({"x": torch.ones(2, 8)[:, ::2]}, r"x is Float on cpu with strides \[8, 2\]: it must be contiguous"),
+    "x strided": (
+        {"x": torch.ones(2, 8)[:, ::2]},
+        r"x is Float on cpu with strides \[8, 2\]: it must be contiguous",
+    ),
     "x of another dtype": ({"x": torch.ones(2, 4).double()}, "x is Double"),
     "a scalar": ({"x": torch.tensor(1.0)}, "x has shape"),
     "x too narrow": ({"x": torch.ones(2, 3)}, "weight has shape"),

@@ -10,7 +10,7 @@ import torch
 
 import kernels
 from kernels import __main__ as command
-from kernels import bench, toolchain
+from kernels import toolchain
 
 ROOT = Path(__file__).parents[2]
 
@@ -124,14 +124,13 @@ def test_doctor_reports_every_op_and_every_fix(capsys):
         assert name in report
 
 
-def test_bench_writes_the_common_layout_and_a_plot(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "NORM_SHAPES", {"cpu": [(64, 16)]})
-    monkeypatch.setattr(bench, "ATTENTION_SHAPES", {"cpu": [(1, 16, 2, 8)]})
+def test_bench_writes_the_common_layout_and_a_plot(tmp_path, capsys):
     command.main(
         [
             "bench",
             "--device",
             "cpu",
+            "--tiny",
             "--repeat",
             "1",
             "--json",

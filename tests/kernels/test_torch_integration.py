@@ -55,7 +55,7 @@ def raw_arguments(library, device):
     q, k, v = leaves(backend, *((1, 6, 2, 8),) * 3, dtype=torch.float32)
     qkv = leaves(backend, (1, 6, 3, 2, 8), dtype=torch.float32)[0]
     seed = torch.tensor(3, device=device)
-    options = (0.3, 4, 0.1, seed)
+    options = (0.3, 4, 0.1, seed, False)
     _, mean, rstd = library.layer_norm(x, weight, bias, 1e-5)
     out, lse = library.causal_attention(q, k, v, *options)
     packed_out, packed_lse = library.causal_attention_qkvpacked(qkv, *options)
@@ -146,19 +146,26 @@ def test_only_what_is_asked_for_gets_a_gradient(backend):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_cuda_graphs_replay_with_new_inputs_and_seeds():
     backend = Backend("fused", "cuda")
-    q, k, v = cases.attention_inputs(AttentionCase(2, 65, 2, 64), torch.bfloat16, "cuda")
+    inputs = cases.attention_inputs(AttentionCase(2, 65, 2, 64), torch.bfloat16, "cuda")
+    q, k, v = cases.require_grad(inputs)
+    weight = torch.ones(64, dtype=torch.bfloat16, device="cuda", requires_grad=True)
     seed = torch.tensor(1, device="cuda")
 
     def step():
-        return kernels.causal_attention(q, k, v, dropout_p=0.3, seed=seed)
+        out = kernels.layer_norm(kernels.causal_attention(q, k, v, dropout_p=0.3, seed=seed), weight)
+        return [out.detach(), *torch.autograd.grad(square_sum(out), (q, k, v, weight))]
 
     with kernels.use(backend.choice):
-        step()
+        aside = torch.cuda.Stream()  # nothing may be captured before it has run once, on another stream
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):
+            step()
+        torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             captured = step()
         for value in (1, 2):
             seed.fill_(value)
-            q.copy_(torch.randn_like(q))
+            q.detach().copy_(torch.randn_like(q))
             graph.replay()
-            assert torch.equal(captured, step())
+            assert all(torch.equal(ours, again) for ours, again in zip(captured, step(), strict=True))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import train as train_script
 from model import GPT
@@ -18,15 +19,18 @@ ROOT = Path(__file__).parents[2]
 MODEL = "--n-layer 2 --n-head 2 --n-embd 32 --block-size 32 --attention sdpa --kernels torch"
 RUN = (
     "--batch-tokens 512 --micro-batch 4 --eval-every 50 --eval-batches 2 --coherence-stories 1 --device cpu "
-    "--precision float32 --optimizer ours --batches random --warmup-steps 2 --schedule constant --learning-rate 3e-3"
+    "--precision float32 --batches random --warmup-steps 2 --schedule constant --learning-rate 3e-3"
 )
 KINDS = {
-    "naive": "--ddp naive",
-    "bucketed": "--ddp bucketed",
-    "torch": "--ddp torch",
-    "optimizer": "--shard optimizer",
-    "full": "--shard full",
+    "naive": "--optimizer ours --ddp naive",
+    "bucketed": "--optimizer ours --ddp bucketed",
+    "torch": "--optimizer ours --ddp torch",
+    "optimizer": "--optimizer ours --shard optimizer",
+    "full": "--optimizer ours --shard full",
+    "muon-optimizer": "--optimizer muon --shard optimizer",
+    "muon-full": "--optimizer muon --shard full",
 }
+DIVIDED = [kind for kind, more in KINDS.items() if "--shard" in more]
 STEPS, HALF = 51, 21  # the last of each is one that is logged in any case
 
 
@@ -40,14 +44,25 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_processes(count: int, cases: list[dict], folder: Path) -> list[subprocess.CompletedProcess]:
+def run_cases(count: int, cases: list[dict], folder: Path) -> list[subprocess.CompletedProcess]:
     """Trains the cases in `count` processes; returns how each of them ended."""
-    script = folder / "cases.json"
-    script.write_text(json.dumps([{**case, "port": free_port()} for case in cases]))
-    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "OMP_NUM_THREADS": "1", "PYTHONPATH": "."}
+    path = folder / "cases.json"
+    path.write_text(json.dumps([{**case, "port": free_port()} for case in cases]))
+    return run_processes(count, "worker.py", path)
+
+
+def run_processes(count: int, script: str, argument: Path) -> list[subprocess.CompletedProcess]:
+    """Runs a script of this folder in `count` processes that know of each other."""
+    shared = {
+        "WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": ".",
+    }
     started = [
         subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("worker.py")), str(script)],
+            [sys.executable, str(Path(__file__).with_name(script)), str(argument)],
             cwd=ROOT,
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
@@ -85,28 +100,34 @@ def assert_equal(run: Path, other: Path) -> None:
     assert difference < 5e-4  # rounding makes 1e-5 to 1e-4 of it, twenty steps less 0.4
 
 
+def of_one(alone: Path, kind: str, part: str = "whole") -> Path:
+    """The run of a single process that this kind is to equal."""
+    return alone / f"{'muon' if 'muon' in kind else 'ours'}-{part}"
+
+
 @pytest.fixture(scope="module")
 def alone(corpus, tmp_path_factory) -> Path:
     """What a single process learns in all steps, saved half way, too."""
     folder = tmp_path_factory.mktemp("alone")
-    train_script.main(flags(corpus, folder / "half", steps=HALF))
-    train_script.main(flags(corpus, folder / "whole"))
+    for optimizer in ("ours", "muon"):
+        for part, steps in (("half", HALF), ("whole", STEPS)):
+            more = f"--optimizer {optimizer}"
+            train_script.main(flags(corpus, folder / f"{optimizer}-{part}", more, steps=steps))
     return folder
 
 
 def train_in(count: int, corpus: Path, alone: Path, folder: Path) -> Path:
-    """Trains every kind in `count` processes, and goes on from a single process's half in two of them."""
+    """Trains every kind in `count` processes, and goes on from a single process's half in the divided ones."""
     cases = [{"argv": flags(corpus, folder / kind, more)} for kind, more in KINDS.items()]
-    for kind in ("optimizer", "full"):
+    for kind in DIVIDED:
         half = folder / f"{kind}-resumed"
-        subprocess.run(["cp", "-r", str(alone / "half"), str(half)], check=True)
-        more = f"--shard {kind} --resume"
+        subprocess.run(["cp", "-r", str(of_one(alone, kind, "half")), str(half)], check=True)
         cases += [
-            {"argv": flags(corpus, half, more)},
+            {"argv": flags(corpus, half, f"{KINDS[kind]} --resume")},
             {"argv": flags(corpus, folder / f"{kind}-half", KINDS[kind], steps=HALF)},
         ]
-    lost = flags(corpus, folder / "lost", "--checkpoint-every 10")
-    ended = run_processes(count, [*cases, {"argv": lost, "leave_at": 25}], folder)
+    lost = flags(corpus, folder / "lost", f"{KINDS['torch']} --checkpoint-every 10")
+    ended = run_cases(count, [*cases, {"argv": lost, "leave_at": 25}], folder)
     assert [process.returncode for process in ended] == [2, 9, *[2] * (count - 2)], ended[0].stderr[-2000:]
     (folder / "said").write_text(ended[0].stderr)
     return folder
@@ -119,34 +140,61 @@ def pair(corpus, alone, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_learn_what_one_does(alone, pair, kind):
-    assert_equal(pair / kind, alone / "whole")
+    assert_equal(pair / kind, of_one(alone, kind))
 
 
-@pytest.mark.parametrize("kind", ["optimizer", "full"])
+@pytest.mark.parametrize("kind", DIVIDED)
 def test_a_single_process_run_goes_on_divided(alone, pair, kind):
-    assert_equal(pair / f"{kind}-resumed", alone / "whole")
+    assert_equal(pair / f"{kind}-resumed", of_one(alone, kind))
 
 
-@pytest.mark.parametrize("kind", ["optimizer", "full"])
+@pytest.mark.parametrize("kind", DIVIDED)
 def test_a_divided_run_goes_on_in_a_single_process(corpus, alone, pair, kind):
     train_script.main(flags(corpus, pair / f"{kind}-half", "--shard none --resume"))
-    assert_equal(pair / f"{kind}-half", alone / "whole")
+    assert_equal(pair / f"{kind}-half", of_one(alone, kind))
 
 
-@pytest.mark.parametrize("kind", ["optimizer", "full"])
-def test_sharding_halves_the_optimizers_memory(pair, kind):
-    whole = int((pair / "torch.bytes-0").read_text())
+@pytest.mark.parametrize("kind", DIVIDED)
+def test_sharding_halves_the_optimizers_memory(alone, pair, kind):
+    state = load_file(of_one(alone, kind) / "last" / "state.safetensors")
+    whole = sum(tensor.nbytes for name, tensor in state.items() if name.startswith("optimizer."))
     for rank in (0, 1):
         assert int((pair / f"{kind}.bytes-{rank}").read_text()) < 0.52 * whole
+
+
+def test_the_sharded_optimizer_equals_torchs_zero_redundancy_optimizer(tmp_path):
+    ended = run_processes(2, "zero.py", tmp_path)
+    assert [process.returncode for process in ended] == [0, 0], ended[0].stderr[-2000:]
+    ours, theirs = ([load_file(tmp_path / f"{whose}-{rank}.safetensors") for rank in (0, 1)]
+                    for whose in ("ours", "torchs"))  # fmt: skip
+    states = [[int(rank.pop("state")) for rank in ranks] for ranks in (ours, theirs)]
+    assert max(states[0]) <= max(states[1])  # our shares are as equal as torch's
+    for name, expected in theirs[0].items():
+        for rank in (0, 1):
+            assert torch.equal(ours[rank][name], expected), name
+
+
+@pytest.mark.slow
+def test_a_compiled_run_in_two_processes_learns_what_one_does(corpus, alone, tmp_path):
+    cases = [
+        {"argv": flags(corpus, tmp_path / kind, f"{more} --compile")}
+        for kind, more in KINDS.items()
+        if kind in ("torch", "bucketed", "optimizer", "full", "muon-full")
+    ]
+    ended = run_cases(2, cases, tmp_path)
+    assert [process.returncode for process in ended] == [0, 0], ended[0].stderr[-2000:]
+    for case in cases:
+        run = Path(case["argv"][-1])
+        assert_equal(run, of_one(alone, run.name))
 
 
 @pytest.mark.slow
 def test_four_processes_learn_what_one_does(corpus, alone, tmp_path):
     folder = train_in(4, corpus, alone, tmp_path)
     for kind in KINDS:
-        assert_equal(folder / kind, alone / "whole")
-    for kind in ("optimizer", "full"):
-        assert_equal(folder / f"{kind}-resumed", alone / "whole")
+        assert_equal(folder / kind, of_one(alone, kind))
+    for kind in DIVIDED:
+        assert_equal(folder / f"{kind}-resumed", of_one(alone, kind))
 
 
 def test_a_lost_process_ends_the_run_with_a_message_and_it_goes_on(corpus, alone, pair):
@@ -154,7 +202,7 @@ def test_a_lost_process_ends_the_run_with_a_message_and_it_goes_on(corpus, alone
     assert last.startswith("error: a process of this run is gone; the last good checkpoint is")
     assert "of step 20: start all again with --resume" in last
     train_script.main(flags(corpus, pair / "lost", "--resume"))
-    assert_equal(pair / "lost", alone / "whole")
+    assert_equal(pair / "lost", of_one(alone, "ours"))
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -1,8 +1,11 @@
 """When it goes wrong: skipped steps, full disks and memories, missing data, and a line that says what to do."""
 
+import contextlib
 import dataclasses
 import errno
 import json
+import os
+import shutil
 
 import pytest
 import torch
@@ -139,6 +142,21 @@ def test_a_run_whose_data_vanishes_saves_itself(tiny, monkeypatch):
         loop.train(tiny)
     monkeypatch.undo()
     loop.train(dataclasses.replace(tiny, resume=True))
+
+
+def test_a_training_file_cut_short_under_a_run_is_noticed(tiny, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(tiny.data, data)
+    trainer = loop.Trainer(dataclasses.replace(tiny, data=data))
+    trainer.prepare_run().close()
+    with contextlib.closing(loop.prefetch(trainer.batches, trainer.device)) as feed:
+        trainer._next(feed)
+        os.truncate(data / "train.bin", 100)
+        with pytest.raises(OSError, match=r"train.bin has become shorter.*mend the data, then --resume"):
+            trainer._next(feed)
+        (data / "train.bin").unlink()
+        with pytest.raises(OSError, match=r"No such file.*train.bin"):
+            trainer._next(feed)
 
 
 def test_memory_advice_at_the_smallest_pass_is_another():

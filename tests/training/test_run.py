@@ -74,7 +74,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tiny, tmp_path, monkeypatch):
 
 def test_ctrl_c_says_where_the_run_is_saved(tiny, monkeypatch, capsys):
     interrupt_at(3, monkeypatch)
-    monkeypatch.setattr("training.config.parse_config", lambda argv: tiny)
+    monkeypatch.setattr("training.config.parse_config", lambda argv, **_: tiny)
     with pytest.raises(SystemExit) as stop:
         train_script.main([])
     assert stop.value.code == 130
@@ -184,6 +184,54 @@ def test_resuming_with_another_model_or_tokenizer_is_refused(tiny, refused, tmp_
     assert "another tokenizer" in refused(train_script.main, *flags(tiny, "--resume"))
     (tiny.run / "tokenizer.json").write_bytes((tiny.data / "tokenizer.json").read_bytes())
     assert snapshot(tiny.run) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ("--optimizer muon --steps 9", "another optimizer"),
+        ("--steps 1", "has done 2 steps already"),
+        ("--init-from elsewhere", "leave --init-from out"),
+        ("--source stories", "leave --source out"),
+        ("--preset tinystories", "leave --preset out"),
+        ("--overwrite", "contradict"),
+        ("--batches documents --steps 9", "the saved data position is one of RandomWindows"),
+    ],
+)
+def test_a_resume_that_contradicts_the_run_is_refused_and_changes_nothing(tiny, refused, more, complaint):
+    loop.train(dataclasses.replace(tiny, steps=2))
+    before = snapshot(tiny.run)
+    assert complaint in refused(train_script.main, *flags(tiny, "--resume", *more.split()))
+    assert snapshot(tiny.run) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ("--device cuda:77", "cuda:77"),
+        ("--wandb online", "pip install wandb"),
+        ("--shard full --ddp naive", "leave --ddp naive out"),
+        ("--init-from SELF --n-embd 64", "c_attn"),
+        ("--run SELF", "already holds a run"),
+        ("--run FILE", "is a file"),
+    ],
+)
+def test_no_data_is_prepared_for_what_is_refused(tiny, refused, monkeypatch, tmp_path, more, complaint):
+    monkeypatch.setattr("training.watch.importlib.util.find_spec", lambda name: None)
+    loop.train(dataclasses.replace(tiny, steps=1))
+    (tmp_path / "file").write_text("Text of mine.")
+    words = more.replace("SELF", str(tiny.run)).replace("FILE", str(tmp_path / "file")).split()
+    sources = ["--source", f"text:{tmp_path / 'file'}", "--data", str(tmp_path / "new")]
+    assert complaint in refused(train_script.main, "--run", str(tmp_path / "other"), *sources, *words)
+    assert not (tmp_path / "new").exists()
+    assert not (tmp_path / "other").exists()
+
+
+def test_state_of_another_program_is_refused_with_its_name(tiny, refused):
+    loop.train(dataclasses.replace(tiny, steps=2))
+    (tiny.run / "last" / "state.json").write_text('{"step": 2, "speed": 3}')
+    said = refused(train_script.main, *flags(tiny, "--resume", "--steps", "3"))
+    assert "state.json is not what train.py writes" in said
 
 
 def test_damaged_state_is_refused_with_its_name(tiny, refused):

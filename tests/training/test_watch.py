@@ -33,6 +33,18 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_written(
     assert not tiny.run.exists()
 
 
+class Refused(Exception):
+    """What wandb raises."""
+
+
+def fake_wandb(monkeypatch, **functions) -> None:
+    """A package wandb with these functions: the real one is not among what the tests install."""
+    fake = types.ModuleType("wandb")
+    fake.Error, fake.__spec__ = Refused, types.SimpleNamespace()
+    vars(fake).update(functions)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+
+
 def test_weights_and_biases_gets_every_scalar_by_step(tiny, monkeypatch):
     logged, options = [], {}
 
@@ -47,17 +59,48 @@ def test_weights_and_biases_gets_every_scalar_by_step(tiny, monkeypatch):
         options.update(given)
         return Run()
 
-    fake = types.ModuleType("wandb")
-    fake.init, fake.__spec__ = init, types.SimpleNamespace()
-    monkeypatch.setitem(sys.modules, "wandb", fake)
+    fake_wandb(monkeypatch, init=init)
     loop.train(dataclasses.replace(tiny, wandb="offline"))
     assert options["mode"] == "offline"
     assert options["dir"] == str(tiny.run)
+    assert options["config"]["model"]["n_embd"] == 32
     assert logged.pop() == "finished"
     records = report.read_log(tiny.run / "log.jsonl")
     assert [step for step, _ in logged] == [r["step"] for r in records]
     assert logged[0][1]["loss"] == records[0]["loss"]
     assert "story" not in logged[-1][1]
+
+
+def test_a_missing_login_is_told_before_anything_is_written(tiny, refused, monkeypatch):
+    def login():
+        raise Refused("no key\nat all.")
+
+    fake_wandb(monkeypatch, login=login)
+    said = refused(train_script.main, "--data", str(tiny.data), "--run", str(tiny.run), "--wandb", "online")
+    assert "no key at all. Mend that, or give --wandb offline" in said
+    assert not tiny.run.exists()
+
+
+def test_weights_and_biases_itself_takes_a_run_offline(tiny):
+    pytest.importorskip("wandb")
+    loop.train(dataclasses.replace(tiny, wandb="offline"))
+    (written,) = tiny.run.glob("wandb/offline-run-*/run-*.wandb")
+    assert written.stat().st_size > 0
+
+
+def test_tensorboard_itself_reads_the_points_of_a_resumed_run_once(tiny):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = dataclasses.replace(tiny, tensorboard=True)
+    loop.train(config)
+    state = tiny.run / "last" / "state.json"
+    progress = json.loads(state.read_text())
+    state.write_text(json.dumps(progress | {"step": 12}))  # as if it had been killed soon after step 12
+    loop.train(dataclasses.replace(config, resume=True, steps=25))
+    drawn = events.EventAccumulator(str(tiny.run / "tensorboard"))
+    drawn.Reload()
+    records = [r for r in report.read_log(tiny.run / "log.jsonl") if "loss" in r]
+    assert [point.step for point in drawn.Scalars("loss")] == [r["step"] for r in records]
+    assert [point.value for point in drawn.Scalars("loss")] == pytest.approx([r["loss"] for r in records])
 
 
 def test_a_profile_is_a_trace_and_a_table_of_operations(tiny):

@@ -43,8 +43,9 @@ class BackwardTask {
     for (int64_t tile = first; tile < shape_.tiles(); tile += splits) {
       pack_keys(tile * kTile);
       for (int64_t h = 0; h < group_; ++h) {
+        // From the last query back: weights fall with the number of keys seen, and small terms added first lose least.
         const int64_t last = std::min(shape_.length, tile * kTile + kTile + shape_.window - 1);
-        for (int64_t row = tile * kTile; row < last; row += kTile) add_tile(h, row, tile * kTile);
+        for (int64_t row = (last - 1) / kTile * kTile; row >= tile * kTile; row -= kTile) add_tile(h, row, tile * kTile);
       }
       write_rows<T>(dk_.data(), Head<T>(tensors_.dk, batch, kv_head), tile * kTile, A(1));
       write_rows<T>(dv_.data(), Head<T>(tensors_.dv, batch, kv_head), tile * kTile, A(1));
@@ -213,10 +214,11 @@ void run_backward(const at::Tensor& grad_out, const at::Tensor& q, const at::Ten
   });
 }
 
+// The CPU's order of sums never varies, so it needs no choice.
 std::tuple<at::Tensor, at::Tensor, at::Tensor> causal_attention_backward(
     const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& out,
     const at::Tensor& lse, double scale, std::optional<int64_t> window, double dropout_p,
-    const std::optional<at::Tensor>& seed) {
+    const std::optional<at::Tensor>& seed, bool /*deterministic*/) {
   at::Tensor dq = empty_output(q.sizes(), q.options()), dk = empty_output(k.sizes(), k.options());
   at::Tensor dv = empty_output(v.sizes(), v.options());
   run_backward(grad_out, q, k, v, out, lse, {scale, window, dropout_p, seed}, dq, dk, dv);
@@ -225,7 +227,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> causal_attention_backward(
 
 at::Tensor causal_attention_qkvpacked_backward(const at::Tensor& grad_out, const at::Tensor& qkv, const at::Tensor& out,
                                                const at::Tensor& lse, double scale, std::optional<int64_t> window,
-                                               double dropout_p, const std::optional<at::Tensor>& seed) {
+                                               double dropout_p, const std::optional<at::Tensor>& seed,
+                                               bool /*deterministic*/) {
   check_packed(qkv);
   at::Tensor dqkv = empty_output(qkv.sizes(), qkv.options());
   run_backward(grad_out, qkv.select(2, 0), qkv.select(2, 1), qkv.select(2, 2), out, lse,

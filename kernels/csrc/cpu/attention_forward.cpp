@@ -166,7 +166,7 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor
 
 std::tuple<at::Tensor, at::Tensor> causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                                     double scale, std::optional<int64_t> window, double dropout_p,
-                                                    const std::optional<at::Tensor>& seed) {
+                                                    const std::optional<at::Tensor>& seed, bool /*deterministic*/) {
   const AttentionOptions options{scale, window, dropout_p, seed};
   check_attention(q, k, v, options);
   return AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, q.scalar_type(), "causal_attention", [&] {
@@ -176,9 +176,11 @@ std::tuple<at::Tensor, at::Tensor> causal_attention(const at::Tensor& q, const a
 
 std::tuple<at::Tensor, at::Tensor> causal_attention_qkvpacked(const at::Tensor& qkv, double scale,
                                                               std::optional<int64_t> window, double dropout_p,
-                                                              const std::optional<at::Tensor>& seed) {
+                                                              const std::optional<at::Tensor>& seed,
+                                                              bool deterministic) {
   check_packed(qkv);
-  return causal_attention(qkv.select(2, 0), qkv.select(2, 1), qkv.select(2, 2), scale, window, dropout_p, seed);
+  return causal_attention(qkv.select(2, 0), qkv.select(2, 1), qkv.select(2, 2), scale, window, dropout_p, seed,
+                          deterministic);
 }
 
 }  // namespace

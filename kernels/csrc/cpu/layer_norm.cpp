@@ -59,6 +59,7 @@ void for_row_tasks(int64_t rows, int64_t size, const Body& body) {
 template <typename A>
 void normalize(const A* x, A mean, A rstd, const A* weight, const A* bias, A* out, int64_t size, bool large) {
   for_each_vec<A>(size, [&](int64_t i, auto count) {
+    prefetch(x + i);
     Vec<A> scaled = (load(x + i, count) - Vec<A>(mean)) * Vec<A>(rstd);
     write(at::vec::fmadd(scaled, load(weight + i, count), load(bias + i, count)), out + i, count, large);
   });
@@ -80,6 +81,8 @@ template <typename T, typename A = compute_t<T>>
 void add_rows(const A* a, const A* b, T* sum, A* values, int64_t size, bool large) {
   if constexpr (std::is_same_v<T, A>) {
     for_each_vec<A>(size, [&](int64_t i, auto count) {
+      prefetch(a + i);
+      prefetch(b + i);
       const Vec<A> total = load(a + i, count) + load(b + i, count);
       store(total, values + i, count);
       write(total, sum + i, count, large);
@@ -140,19 +143,19 @@ struct BackwardRow {
 template <bool kResidual, typename A>
 void row_backward(BackwardRow<A> row, const A* weight, A* grad_weight, A* grad_bias, int64_t size, bool large) {
   const Vec<A> mean(row.mean), rstd(row.rstd);
-  Vec<A> plain(0), projected(0);  // sums of g * weight, and of g * weight * normalized x
-  for_each_vec<A>(size, [&](int64_t i, auto count) {
+  Sum<A> plain, projected;  // of g * weight, and of g * weight * (x - mean)
+  for_each_part<A>(size, [&](int64_t i, auto count, int part) {
     prefetch(row.grad + i);
-    prefetch(row.x + i);
     const Vec<A> weighted = load(row.grad + i, count) * load(weight + i, count);
-    plain = plain + weighted;
-    projected = at::vec::fmadd(weighted, (load(row.x + i, count) - mean) * rstd, projected);
+    plain.parts[part] = plain.parts[part] + weighted;
+    projected.parts[part] = at::vec::fmadd(weighted, load(row.x + i, count) - mean, projected.parts[part]);
   });
-  plain = Vec<A>(sum_of(plain) / static_cast<A>(size));
-  projected = Vec<A>(sum_of(projected) / static_cast<A>(size));
+  const Vec<A> offset(plain.total() / static_cast<A>(size));
+  const Vec<A> slope(projected.total() * row.rstd / static_cast<A>(size));
   for_each_vec<A>(size, [&](int64_t i, auto count) {
     const Vec<A> g = load(row.grad + i, count), normalized = (load(row.x + i, count) - mean) * rstd;
-    Vec<A> grad_x = (g * load(weight + i, count) - plain - normalized * projected) * rstd;
+    prefetch(row.x + i);
+    Vec<A> grad_x = (g * load(weight + i, count) - offset - normalized * slope) * rstd;
     if constexpr (kResidual) grad_x = grad_x + load(row.residual + i, count);
     write(grad_x, row.grad_x + i, count, large);
     store(at::vec::fmadd(g, normalized, load(grad_weight + i, count)), grad_weight + i, count);

@@ -11,17 +11,16 @@ namespace slm {
 // Mean and 1 / sqrt(variance + eps) of a row; the variance from the differences to the mean, never E[x²] - E[x]².
 template <typename A>
 std::pair<A, A> moments(const A* x, int64_t size, A eps) {
-  Vec<A> sum(0), squares(0);
-  for_each_vec<A>(size, [&](int64_t i, auto count) {
-    prefetch(x + i);
-    sum = sum + load(x + i, count);
+  Sum<A> sum, squares;
+  for_each_part<A>(size, [&](int64_t i, auto count, int part) {
+    sum.parts[part] = sum.parts[part] + load(x + i, count);
   });
-  A mean = sum_of(sum) / static_cast<A>(size);
-  for_each_vec<A>(size, [&](int64_t i, auto count) {
+  const A mean = sum.total() / static_cast<A>(size);
+  for_each_part<A>(size, [&](int64_t i, auto count, int part) {
     Vec<A> centred = first_lanes(load(x + i, count) - Vec<A>(mean), count);
-    squares = at::vec::fmadd(centred, centred, squares);
+    squares.parts[part] = at::vec::fmadd(centred, centred, squares.parts[part]);
   });
-  return {mean, 1 / std::sqrt(sum_of(squares) / static_cast<A>(size) + eps)};
+  return {mean, 1 / std::sqrt(squares.total() / static_cast<A>(size) + eps)};
 }
 
 // 1 / sqrt(mean of squares + eps) of a row.

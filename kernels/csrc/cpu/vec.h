@@ -94,11 +94,11 @@ inline void store(const Vec<T>& vec, T* to, Count count) {
   }
 }
 
-// Asks for the numbers that a loop over rows will read 3 KB later: across the ends of pages, where the processor's own
-// prefetching stops.
+// Asks for the numbers that a loop over rows will read 6 KB later: across the ends of pages, where the processor's own
+// prefetching stops. Spread over all sweeps of a row, so that memory is busy while the sweeps only compute.
 template <typename T>
 inline void prefetch(const T* from) {
-  __builtin_prefetch(from + 3072 / sizeof(T));
+  __builtin_prefetch(from + 6144 / sizeof(T));
 }
 
 // As store, but around the cache where `past_cache` says so and the processor can: the line is then not read before it is
@@ -140,6 +140,24 @@ inline Vec<T> first_lanes(const Vec<T>& vec, Count count) {
 template <typename T>
 inline T sum_of(const Vec<T>& vec) {
   return at::vec::vec_reduce_all<T>([](Vec<T>& a, Vec<T>& b) { return a + b; }, vec);
+}
+
+// A sum over a row in four parts, so that no addition waits for the one before.
+template <typename T>
+struct Sum {
+  Vec<T> parts[4] = {Vec<T>(0), Vec<T>(0), Vec<T>(0), Vec<T>(0)};
+  T total() const { return sum_of((parts[0] + parts[1]) + (parts[2] + parts[3])); }
+};
+
+// As for_each_vec, with the part of a Sum that the vector is for: step(offset, count, part).
+template <typename T, typename Step>
+inline void for_each_part(int64_t size, const Step& step) {
+  constexpr int64_t width = Vec<T>::size();
+  int64_t i = 0;
+  for (; i + 4 * width <= size; i += 4 * width) {
+    for (int part = 0; part < 4; ++part) step(i + part * width, std::integral_constant<int64_t, width>{}, part);
+  }
+  for_each_vec<T>(size - i, [&](int64_t rest, auto count) { step(i + rest, count, 0); });
 }
 
 // exp(x) for x <= 0, to within two units in the last place; below exp(-86.5), the least normal numbers, it is 0.

@@ -7,8 +7,7 @@ namespace {
 
 constexpr int kShortest = 128;  // up to here a row of scores fits into a warp's registers
 
-template <class T>
-constexpr bool is_16_bit = sizeof(T) == 2;
+enum class Rung { kSimple, kShort, kLong };  // attention_simple.cuh, attention_short_…cuh, attention_long_…cuh
 
 // Whether rows can be copied in pieces of 16 bytes.
 template <class T>
@@ -17,38 +16,66 @@ bool in_packs(const Heads<T>& x) {
     return reinterpret_cast<uintptr_t>(x.data) % 16 == 0 && strides % kPackSize<T> == 0;
 }
 
-// What the tensor-core kernels need: sm_80, whole packs of D, and a scale that leaves the order of the scores as it is.
+// What the tensor-core kernels need: 16 bits, sm_80, whole packs of D, and a scale that leaves the order of the scores
+// as it is.
 template <class T>
-bool for_tensor_cores(const AttentionShape& s, int architecture) {
-    return architecture >= 80 && s.width % kPackSize<T> == 0 && s.scale > 0;
+bool for_tensor_cores(const AttentionShape& s, const Limits& limits) {
+    return sizeof(T) == 2 && limits.architecture >= 80 && s.width % kPackSize<T> == 0 && s.scale > 0;
+}
+
+template <class T>
+Rung rung(const AttentionForward<T>& p, const Limits& limits) {
+    if (!for_tensor_cores<T>(p.shape, limits) || !in_packs(p.q) || !in_packs(p.k) || !in_packs(p.v) ||
+        !in_packs(p.out))
+        return Rung::kSimple;
+    return p.shape.length <= kShortest ? Rung::kShort : Rung::kLong;
+}
+
+// The short backward gives each head of k and v one owner, and holds all of a head in shared memory.
+template <class T>
+Rung rung(const AttentionBackward<T>& p, const Limits& limits) {
+    if constexpr (sizeof(T) == 2) {
+        const bool packs = in_packs(p.q) && in_packs(p.k) && in_packs(p.v) && in_packs(p.out) && in_packs(p.grad_out) &&
+                           in_packs(p.dq) && in_packs(p.dk) && in_packs(p.dv);
+        if (!packs || !for_tensor_cores<T>(p.shape, limits)) return Rung::kSimple;
+        const bool is_short = p.shape.length <= kShortest && p.shape.heads == p.shape.kv_heads;
+        return is_short && attention_short_shared_bytes(p) <= limits.shared_bytes ? Rung::kShort : Rung::kLong;
+    }
+    return Rung::kSimple;
+}
+
+template <class Arguments>
+void enqueue(Rung which, const Arguments& p, cudaStream_t stream) {
+    if constexpr (sizeof(*p.q.data) == 2) {
+        if (which == Rung::kShort) return attention_short(p, stream);
+        if (which == Rung::kLong) return attention_long(p, stream);
+    }
+    attention_simple(p, stream);
 }
 
 }  // namespace
 
 template <class T>
-void attention(const AttentionForward<T>& p, int architecture, cudaStream_t stream) {
-    if constexpr (is_16_bit<T>)
-        if (for_tensor_cores<T>(p.shape, architecture) && in_packs(p.q) && in_packs(p.k) && in_packs(p.v) &&
-            in_packs(p.out))
-            return p.shape.length <= kShortest ? attention_short(p, stream) : attention_long(p, stream);
-    attention_simple(p, stream);
+void attention(const AttentionForward<T>& p, const Limits& limits, cudaStream_t stream) {
+    enqueue(rung(p, limits), p, stream);
 }
 
 template <class T>
-void attention(const AttentionBackward<T>& p, int architecture, cudaStream_t stream) {
-    if constexpr (is_16_bit<T>)
-        if (for_tensor_cores<T>(p.shape, architecture) && in_packs(p.q) && in_packs(p.k) && in_packs(p.v) &&
-            in_packs(p.out) && in_packs(p.grad_out) && in_packs(p.dq) && in_packs(p.dk) && in_packs(p.dv)) {
-            // the short backward gives each head of k and v one owner
-            const bool short_enough = p.shape.length <= kShortest && p.shape.heads == p.shape.kv_heads;
-            return short_enough ? attention_short(p, stream) : attention_long(p, stream);
-        }
-    attention_simple(p, stream);
+void attention(const AttentionBackward<T>& p, const Limits& limits, cudaStream_t stream) {
+    enqueue(rung(p, limits), p, stream);
 }
 
-#define INSTANTIATE(T)                                                      \
-    template void attention(const AttentionForward<T>&, int, cudaStream_t); \
-    template void attention(const AttentionBackward<T>&, int, cudaStream_t);
+template <class T>
+bool has_use_for_dq_sum(const AttentionBackward<T>& p, const Limits& limits) {
+    if constexpr (sizeof(T) == 2)
+        return rung(p, limits) == Rung::kLong && attention_long_shared_bytes(p, true) <= limits.shared_bytes;
+    return false;
+}
+
+#define INSTANTIATE(T)                                                                \
+    template void attention(const AttentionForward<T>&, const Limits&, cudaStream_t);  \
+    template void attention(const AttentionBackward<T>&, const Limits&, cudaStream_t); \
+    template bool has_use_for_dq_sum(const AttentionBackward<T>&, const Limits&);
 SLM_FOR_ALL_DTYPES(INSTANTIATE)
 
 }  // namespace slm::cuda

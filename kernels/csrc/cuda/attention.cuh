@@ -61,14 +61,24 @@ struct AttentionBackward {
     const compute_t<T>* lse;  // (B, H, T)
     compute_t<T>* delta;      // (B, H, T), scratch: row sums of grad_out * out
     Heads<T> dq, dk, dv;
+    compute_t<T>* dq_sum = nullptr;  // (B, H, T, D), scratch for a dq in no certain order (query_sum.cuh); null: in order
 };
 
-// Enqueue it on the best kernels that the arguments and the GPU allow (attention.cu). architecture: 80 for sm_80. No
-// dimension may be 0.
+// What the GPU, and the code that was compiled for it, can do.
+struct Limits {
+    int architecture;          // 80 for sm_80
+    std::size_t shared_bytes;  // that one block may have
+};
+
+// Enqueue it on the best kernels that the arguments and the GPU allow (attention.cu). No dimension may be 0.
 template <class T>
-void attention(const AttentionForward<T>& p, int architecture, cudaStream_t stream);
+void attention(const AttentionForward<T>& p, const Limits& limits, cudaStream_t stream);
 template <class T>
-void attention(const AttentionBackward<T>& p, int architecture, cudaStream_t stream);
+void attention(const AttentionBackward<T>& p, const Limits& limits, cudaStream_t stream);
+
+// Whether `attention` is faster with dq_sum than without.
+template <class T>
+bool has_use_for_dq_sum(const AttentionBackward<T>& p, const Limits& limits);
 
 // For every dtype and GPU (attention_simple.cuh); for 16 bits and tensor cores, up to 128 tokens and any number of them
 // (attention_short_…cuh, attention_long_…cuh).
@@ -84,6 +94,12 @@ template <class T>
 void attention_long(const AttentionForward<T>& p, cudaStream_t stream);
 template <class T>
 void attention_long(const AttentionBackward<T>& p, cudaStream_t stream);
+
+// The shared memory that a block of these backwards takes.
+template <class T>
+std::size_t attention_short_shared_bytes(const AttentionBackward<T>& p);
+template <class T>
+std::size_t attention_long_shared_bytes(const AttentionBackward<T>& p, bool with_dq_sum);
 
 // The factor of each weight: 0 where it is dropped, 1 / (probability of staying) where it stays.
 template <class A>

@@ -1,4 +1,4 @@
-// Causal attention of any length on tensor cores, backward: deterministic, in two kernels.
+// Causal attention of any length on tensor cores, backward: two kernels, deterministic, or one that is faster.
 //
 //   attention_long_backward_q   a block takes 64 queries and walks over the keys: dq, and delta for the other kernel
 //   attention_long_backward_kv  a block takes 64 keys and walks over the queries from the diagonal on, and over all
@@ -7,13 +7,14 @@
 // The second forms the scores transposed, as attention_short_backward.cuh does, so that P^T and dS^T are operands as
 // they come.
 // Each gradient has one owner, which adds in one order. The price is that scores and grad_out v^T are formed twice:
-// seven products where five would do, were dq added up atomically. Both kernels pipeline as the forward does: two
-// stages, one barrier per tile.
+// seven products where five would do. Where the caller asks for that, with dq_sum, the second kernel runs alone, hands
+// dS over through shared memory and adds up dq atomically (query_sum.cuh). Both kernels pipeline as the forward does:
+// two stages, one barrier per tile, and one more for dS.
 //
-//   shared memory  6 tiles of 64 x D 16-bit elements: 48 KiB at D = 64, 96 KiB at D = 128
+//   shared memory  6 tiles of 64 x D 16-bit elements: 48 KiB at D = 64, 96 KiB at D = 128; 8 KiB for dS
 #pragma once
 
-#include "score_tile.cuh"
+#include "query_sum.cuh"
 
 namespace slm::cuda {
 
@@ -77,8 +78,8 @@ __global__ void __launch_bounds__(kLongBackwardThreads, 2) attention_long_backwa
         p.delta[s.row(at.batch, at.head, at.first + i)] = delta[i];
 }
 
-// Shared memory: rows of k and v, two stages of q and grad_out, then two of lse and delta.
-template <class T, int D>
+// Shared memory: rows of k and v, two stages of q and grad_out, then two of lse and delta; where it adds up dq, dS.
+template <class T, int D, bool AddsQueries>
 __global__ void __launch_bounds__(kLongBackwardThreads, 2) attention_long_backward_kv(const AttentionBackward<T> p) {
     constexpr int kTile = kLongTile * D;
     using Memory = Tile<T, D>;
@@ -86,6 +87,7 @@ __global__ void __launch_bounds__(kLongBackwardThreads, 2) attention_long_backwa
     const HeadTile at(s.batch, s.kv_heads, s.length, kLongTile, false);
     T *k_tile = dynamic_shared<T>(), *v_tile = k_tile + kTile, *stages = v_tile + kTile;
     float* statistics = reinterpret_cast<float*>(stages + 4 * kTile);
+    T* score_gradients = reinterpret_cast<T*>(statistics + 4 * kLongTile);  // 4 x 4 tiles, of 16 queries a row
     const auto load = [&](T* tile, const Heads<const T>& from, int head, int first) {
         Memory::template load_async<kLongBackwardThreads>(tile, from.head(at.batch, head), from.token_stride, first,
                                                           kLongTile, s.length, s.width);
@@ -137,25 +139,49 @@ __global__ void __launch_bounds__(kLongBackwardThreads, 2) attention_long_backwa
             Memory::multiply(a, grad_tile, i, dv);
             as_operand<T>(grad[0][0], a[0]);
             Memory::multiply(a, q_tile, i, dk);
+            if constexpr (AddsQueries)
+                ScoreGradientTile<T>{score_gradients + (i * (kLongTile / 16) + row) * 16}.store(a[0]);
+        }
+        if constexpr (AddsQueries) {
+            __syncthreads();
+            add_to_query_sum<kLongTile, D>(p, at.batch, head, query + row, at.first,
+                                           score_gradients + row * kLongTile, k_tile);
         }
     }
     const float scale = static_cast<float>(s.scale);
     Memory::store(dv[0], 1, 1, v_tile, row, p.dv.head(at.batch, at.head), p.dv.token_stride, at.first + row, s.length,
                   s.width);
-    Memory::store(dk[0], scale, scale, k_tile, row, p.dk.head(at.batch, at.head), p.dk.token_stride, at.first + row,
+    Memory::store(dk[0], scale, scale, v_tile, row, p.dk.head(at.batch, at.head), p.dk.token_stride, at.first + row,
                   s.length, s.width);
+}
+
+template <class T>
+std::size_t attention_long_shared_bytes(const AttentionBackward<T>& p, bool with_dq_sum) {
+    std::size_t bytes = 0;
+    with_padded_width(p.shape.width, [&](auto width) {
+        const int tiles = 6 * kLongTile * decltype(width)::value + (with_dq_sum ? kLongTile * kLongTile : 0);
+        bytes = tiles * sizeof(T) + 4 * kLongTile * sizeof(float);
+    });
+    return bytes;
 }
 
 template <class T>
 void attention_long(const AttentionBackward<T>& p, cudaStream_t stream) {
     const AttentionShape& s = p.shape;
+    const dim3 rows = tile_grid(s.batch, s.heads, s.length, kSumRows), block(kLongBackwardThreads);
+    const dim3 queries = tile_grid(s.batch, s.heads, s.length, kLongTile);
+    const dim3 keys = tile_grid(s.batch, s.kv_heads, s.length, kLongTile);
+    const std::size_t shared = attention_long_shared_bytes(p, p.dq_sum != nullptr);
     with_padded_width(s.width, [&](auto width) {
         constexpr int D = decltype(width)::value;
-        const std::size_t tiles = 6 * kLongTile * D * sizeof(T), statistics = 2 * kLongTile * sizeof(float);
-        launch(attention_long_backward_q<T, D>, tile_grid(s.batch, s.heads, s.length, kLongTile),
-               dim3(kLongBackwardThreads), tiles + statistics, stream, p);
-        launch(attention_long_backward_kv<T, D>, tile_grid(s.batch, s.kv_heads, s.length, kLongTile),
-               dim3(kLongBackwardThreads), tiles + 2 * statistics, stream, p);
+        if (p.dq_sum == nullptr) {
+            launch(attention_long_backward_q<T, D>, queries, block, shared, stream, p);
+            launch(attention_long_backward_kv<T, D, false>, keys, block, shared, stream, p);
+        } else {
+            launch(query_sum_begin<T>, rows, dim3(kSumThreads), 0, stream, p);
+            launch(attention_long_backward_kv<T, D, true>, keys, block, shared, stream, p);
+            launch(query_sum_finish<T>, rows, dim3(kSumThreads), 0, stream, p);
+        }
     });
 }
 

@@ -6,7 +6,8 @@ namespace slm::cuda {
 
 #define INSTANTIATE(T)                                                       \
     template void attention_short(const AttentionForward<T>&, cudaStream_t); \
-    template void attention_short(const AttentionBackward<T>&, cudaStream_t);
+    template void attention_short(const AttentionBackward<T>&, cudaStream_t); \
+    template std::size_t attention_short_shared_bytes(const AttentionBackward<T>&);
 INSTANTIATE(__half)
 INSTANTIATE(__nv_bfloat16)
 

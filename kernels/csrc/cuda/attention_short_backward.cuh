@@ -26,30 +26,8 @@ __device__ __forceinline__ int tile_in_pass(int pass) {
     return pass == 0 ? warp : 7 - warp;
 }
 
-// Tile (keys 16 j …, queries 16 i …) of dS^T, one after the other along the rows of the lower triangle. ldmatrix reads
-// eight rows of 32 bytes: the halves of rows 4 to 7 are swapped so that they fall on the banks that rows 0 to 3 leave
-// free.
-template <class T>
-struct ScoreGradientTile {
-    T* tile;
-
-    __device__ __forceinline__ ScoreGradientTile(T* all, int i, int j) : tile(all + (i * (i + 1) / 2 + j) * 256) {}
-    __device__ __forceinline__ T* at(int key, int chunk) const {
-        return tile + key * 16 + (chunk ^ (key >> 2 & 1)) * 8;
-    }
-
-    // Stores the operand A that holds the tile.
-    __device__ __forceinline__ void store(const Operand& a) const {
-        const int g = threadIdx.x % 32 / 4, pair = threadIdx.x % 4 * 2;
-#pragma unroll
-        for (int r = 0; r < 4; ++r) *reinterpret_cast<uint32_t*>(at(g + r % 2 * 8, r / 2) + pair) = a[r];
-    }
-    // Loads its transpose, queries as rows, as operand A.
-    __device__ __forceinline__ void load_transposed(Operand& a) const {
-        const int lane = threadIdx.x % 32;
-        ptx::ldmatrix_x4_trans(a, at(lane / 16 * 8 + lane % 8, lane / 8 % 2));
-    }
-};
+// The place of tile (queries 16 i …, keys 16 j …) among those of the lower triangle, row by row.
+__device__ __forceinline__ int triangle(int i, int j) { return i * (i + 1) / 2 + j; }
 
 // Grid: B * H, where every query head has its own head of k and v.
 template <class T, int D>
@@ -96,7 +74,7 @@ __global__ void __launch_bounds__(kShortBackwardThreads, 2) attention_short_back
             Memory::multiply(a, grad_out, 16 * i, dv);
             as_operand<T>(grad[0][0], a[0]);
             Memory::multiply(a, q, 16 * i, dk);
-            ScoreGradientTile<T>(score_gradients, i, j).store(a[0]);
+            ScoreGradientTile<T>{score_gradients + triangle(i, j) * 256}.store(a[0]);
         }
         Memory::store(dv[0], 1, 1, v, 16 * j, p.dv.head(batch, head), p.dv.token_stride, 16 * j, s.length, s.width);
         Memory::store(dk[0], scale, scale, v, 16 * j, p.dk.head(batch, head), p.dk.token_stride, 16 * j, s.length,
@@ -111,7 +89,7 @@ __global__ void __launch_bounds__(kShortBackwardThreads, 2) attention_short_back
         Accumulator<D> dq[1] = {};
         for (int j = i; j >= 0 && ScoreTile<true>{16 * i, 16 * j}.any_seen(s); --j) {
             Operand a[1];
-            ScoreGradientTile<T>(score_gradients, i, j).load_transposed(a[0]);
+            ScoreGradientTile<T>{score_gradients + triangle(i, j) * 256}.load_transposed(a[0]);
             Memory::multiply(a, k, 16 * j, dq);
         }
         Memory::store(dq[0], scale, scale, q, 16 * i, p.dq.head(batch, head), p.dq.token_stride, 16 * i, s.length,
@@ -120,15 +98,19 @@ __global__ void __launch_bounds__(kShortBackwardThreads, 2) attention_short_back
 }
 
 template <class T>
+std::size_t attention_short_shared_bytes(const AttentionBackward<T>& p) {
+    const std::size_t tiles = ceil_div(p.shape.length, 16), rows = 16 * tiles;
+    std::size_t width = 0;
+    with_padded_width(p.shape.width, [&](auto padded) { width = decltype(padded)::value; });
+    return (4 * rows * width + tiles * (tiles + 1) / 2 * 256) * sizeof(T) + 2 * rows * sizeof(float);
+}
+
+template <class T>
 void attention_short(const AttentionBackward<T>& p, cudaStream_t stream) {
     const AttentionShape& s = p.shape;
     with_padded_width(s.width, [&](auto width) {
-        constexpr int D = decltype(width)::value;
-        const std::size_t tiles = ceil_div(s.length, 16), rows = 16 * tiles;
-        const std::size_t shared =
-            (4 * rows * D + tiles * (tiles + 1) / 2 * 256) * sizeof(T) + 2 * rows * sizeof(float);
-        launch(attention_short_backward<T, D>, tile_grid(s.batch, s.heads, 1, 1), dim3(kShortBackwardThreads), shared,
-               stream, p);
+        launch(attention_short_backward<T, decltype(width)::value>, tile_grid(s.batch, s.heads, 1, 1),
+               dim3(kShortBackwardThreads), attention_short_shared_bytes(p), stream, p);
     });
 }
 

@@ -12,6 +12,9 @@
 // With p = P without dropout, f = the dropout factors and delta = rowsum(grad_out * out):
 //   dv = (p f)^T grad_out    dS = p (f * (grad_out v^T) - delta)    dq = scale dS k    dk = scale dS^T q
 //
+// Every kernel fits into the 64 KiB of shared memory that a block has on sm_75; two tiles of 32 rows of 128 doubles do
+// not, so there they take turns in the memory of one.
+//
 // 16-byte reads of shared memory: per four (double: two) columns of D, one read of the lane's row and one broadcast per
 // row of the warp, for as many rows times four multiply-adds.
 #pragma once
@@ -36,6 +39,8 @@ struct SimpleWarp {
     static constexpr int kPitch =
         D + kVector;  // of a tile: lanes read 16 bytes at this distance without bank conflicts
     static constexpr int kRowsSize = kBlockRows * D, kTileSize = 32 * kPitch, kWeightsSize = kBlockRows * 32;
+    static constexpr int kTiles = 2 * kTileSize * sizeof(A) < 64 * 1024 ? 2 : 1;  // that a backward holds at once
+    static constexpr int kBackwardSize = 2 * kRowsSize + kTiles * kTileSize + kWeightsSize;
     using Vector = Pack<A, kVector>;
     using Output = A[R][D / 32];
 
@@ -51,6 +56,15 @@ struct SimpleWarp {
             const bool inside = first + row < length && column < width;
             to[row * pitch + column] = inside ? widen(head[(first + row) * stride + column]) : A(0);
         }
+    }
+
+    // Loads the 32 rows from `first` on into a tile that all warps have read, for all warps to read.
+    template <class T>
+    static __device__ __forceinline__ void replace(A* tile, const T* head, int64_t stride, int first, int length,
+                                                   int width) {
+        __syncthreads();
+        load(tile, kPitch, 32, head, stride, first, length, width);
+        __syncthreads();
     }
 
     // dot[r] = (row r of this warp) . (row `lane` of the tile)
@@ -202,7 +216,7 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_q
     const HeadTile at(s.batch, s.heads, s.length, Warp::kBlockRows, true);
     const T *k = p.k.head(at.batch, s.kv_head(at.head)), *v = p.v.head(at.batch, s.kv_head(at.head));
     A *q_rows = dynamic_shared<A>(), *grad_rows = q_rows + Warp::kRowsSize, *k_tile = grad_rows + Warp::kRowsSize;
-    A *v_tile = k_tile + Warp::kTileSize, *exchange = v_tile + Warp::kTileSize;
+    A *v_tile = k_tile + (Warp::kTiles - 1) * Warp::kTileSize, *exchange = v_tile + Warp::kTileSize;
     Warp::load(q_rows, D, Warp::kBlockRows, p.q.head(at.batch, at.head), p.q.token_stride, at.first, s.length, s.width);
     Warp::load(grad_rows, D, Warp::kBlockRows, p.grad_out.head(at.batch, at.head), p.grad_out.token_stride, at.first,
                s.length, s.width);
@@ -233,11 +247,13 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_q
     for (int first = max(0, at.first - s.window + 1) / 32 * 32; first < end; first += 32) {
         const int key = first + lane;
         __syncthreads();
-        Warp::load(k_tile, Warp::kPitch, 32, k, p.k.token_stride, first, s.length, s.width);
+        if constexpr (Warp::kTiles == 2)
+            Warp::load(k_tile, Warp::kPitch, 32, k, p.k.token_stride, first, s.length, s.width);
         Warp::load(v_tile, Warp::kPitch, 32, v, p.v.token_stride, first, s.length, s.width);
         __syncthreads();
-        Warp::dots(q_rows, k_tile, score);
         Warp::dots(grad_rows, v_tile, grad);
+        if constexpr (Warp::kTiles == 1) Warp::replace(k_tile, k, p.k.token_stride, first, s.length, s.width);
+        Warp::dots(q_rows, k_tile, score);
 #pragma unroll
         for (int r = 0; r < R; ++r) {
             weight[r] = 0;
@@ -261,7 +277,7 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_k
     const AttentionShape& s = p.shape;
     const HeadTile at(s.batch, s.kv_heads, s.length, Warp::kBlockRows, false);
     A *k_rows = dynamic_shared<A>(), *v_rows = k_rows + Warp::kRowsSize, *q_tile = v_rows + Warp::kRowsSize;
-    A *grad_tile = q_tile + Warp::kTileSize, *exchange = grad_tile + Warp::kTileSize;
+    A *grad_tile = q_tile + (Warp::kTiles - 1) * Warp::kTileSize, *exchange = grad_tile + Warp::kTileSize;
     Warp::load(k_rows, D, Warp::kBlockRows, p.k.head(at.batch, at.head), p.k.token_stride, at.first, s.length, s.width);
     Warp::load(v_rows, D, Warp::kBlockRows, p.v.head(at.batch, at.head), p.v.token_stride, at.first, s.length, s.width);
 
@@ -272,16 +288,20 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_k
     A dk[R][D / 32] = {}, dv[R][D / 32] = {}, score[R], grad[R];
     for (int head = at.head * group; head < (at.head + 1) * group; ++head) {
         const T *q = p.q.head(at.batch, head), *grad_out = p.grad_out.head(at.batch, head);
-        for (int first = at.first / 32 * 32; first < end; first += 32) {
+        // From the last query back: weights fall with the number of keys seen, and small terms added first lose least.
+        for (int first = (end - 1) / 32 * 32; first >= at.first / 32 * 32; first -= 32) {
             const int query = first + Warp::lane();
             __syncthreads();
             Warp::load(q_tile, Warp::kPitch, 32, q, p.q.token_stride, first, s.length, s.width);
-            Warp::load(grad_tile, Warp::kPitch, 32, grad_out, p.grad_out.token_stride, first, s.length, s.width);
+            if constexpr (Warp::kTiles == 2)
+                Warp::load(grad_tile, Warp::kPitch, 32, grad_out, p.grad_out.token_stride, first, s.length, s.width);
             __syncthreads();
             const bool inside = query < s.length;
             const A lse = inside ? p.lse[s.row(at.batch, head, query)] : A(0);
             const A delta = inside ? p.delta[s.row(at.batch, head, query)] : A(0);
             Warp::dots(k_rows, q_tile, score);
+            if constexpr (Warp::kTiles == 1)
+                Warp::replace(grad_tile, grad_out, p.grad_out.token_stride, first, s.length, s.width);
             Warp::dots(v_rows, grad_tile, grad);
 #pragma unroll
             for (int r = 0; r < R; ++r) {
@@ -294,6 +314,7 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_k
                 score[r] = weight.score;
             }
             Warp::accumulate(grad, exchange, grad_tile, dv);
+            if constexpr (Warp::kTiles == 1) Warp::replace(q_tile, q, p.q.token_stride, first, s.length, s.width);
             Warp::accumulate(score, exchange, q_tile, dk);
         }
     }
@@ -322,8 +343,7 @@ void attention_simple(const AttentionBackward<T>& p, cudaStream_t stream) {
     with_padded_width(s.width, [&](auto width) {
         constexpr int D = decltype(width)::value;
         using Warp = SimpleWarp<compute_t<T>, kBackwardRows<T>, D>;
-        const std::size_t shared =
-            (2 * Warp::kRowsSize + 2 * Warp::kTileSize + Warp::kWeightsSize) * sizeof(compute_t<T>);
+        const std::size_t shared = Warp::kBackwardSize * sizeof(compute_t<T>);
         launch(attention_simple_backward_q<T, D>, tile_grid(s.batch, s.heads, s.length, Warp::kBlockRows),
                dim3(kSimpleThreads), shared, stream, p);
         launch(attention_simple_backward_kv<T, D>, tile_grid(s.batch, s.kv_heads, s.length, Warp::kBlockRows),

@@ -12,21 +12,30 @@ int attribute(cudaDeviceAttr which, int device) {
     return value;
 }
 
+slm::cuda::Limits limits_of(int device) {
+    const auto name = [&] {
+        cudaDeviceProp properties;
+        check_cuda(cudaGetDeviceProperties(&properties, device), "the GPU does not tell its name");
+        return "cuda:" + std::to_string(device) + ", " + properties.name + ",";
+    };
+    const int capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor, device) +
+                           attribute(cudaDevAttrComputeCapabilityMinor, device);
+    return {slm::cuda::architecture_of_code(capability, {__CUDA_ARCH_LIST__}, name),
+            static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device))};
+}
+
 // The GPU of a tensor, current as long as this lives, and torch's stream on it.
 struct Gpu {
     explicit Gpu(const at::Tensor& x)
         : guard(x.device()),
           stream(c10::cuda::getCurrentCUDAStream().stream()),
           multiprocessors(attribute(cudaDevAttrMultiProcessorCount, x.get_device())),
-          architecture(10 * attribute(cudaDevAttrComputeCapabilityMajor, x.get_device()) +
-                       attribute(cudaDevAttrComputeCapabilityMinor, x.get_device())) {
-        TORCH_CHECK(architecture >= 70, x.device(), " has compute capability ", architecture / 10, ".",
-                    architecture % 10, ": the kernels need 7.0 or newer; use kernels.use(\"torch\")");
-    }
+          limits(limits_of(x.get_device())) {}
 
     c10::cuda::CUDAGuard guard;
     cudaStream_t stream;
-    int multiprocessors, architecture;
+    int multiprocessors;
+    slm::cuda::Limits limits;
 };
 
 }  // namespace

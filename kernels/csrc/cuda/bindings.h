@@ -2,7 +2,7 @@
 // (emulated/bindings.cpp), which differ in their `Device` alone.
 //
 // A Device is made from a tensor and lives through one op: it selects the tensor's device, and has `stream`,
-// `multiprocessors` and `architecture` (80 for sm_80).
+// `multiprocessors` and `limits`.
 #pragma once
 
 #include <ATen/Dispatch.h>
@@ -10,6 +10,7 @@
 #include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <limits>
 #include <tuple>
 
@@ -52,6 +53,21 @@ inline int as_int(const char* what, int64_t value) {
     TORCH_CHECK_VALUE(value <= std::numeric_limits<int>::max() / 2, what, " is ", value,
                       ": the GPU kernels take up to 2^30");
     return static_cast<int>(value);
+}
+
+// The architecture whose code runs on a GPU of `capability` (75 for 7.5): the newest of those `compiled` for (750, …)
+// that is not newer. name(): the GPU's, for errors.
+template <class Name>
+int architecture_of_code(int capability, std::initializer_list<int> compiled, const Name& name) {
+    TORCH_CHECK(capability >= 70, name(), " has compute capability ", capability / 10, ".", capability % 10,
+                ": the kernels need 7.0 or newer; use kernels.use(\"torch\")");
+    int newest = 0;
+    for (const int each : compiled)
+        if (each / 10 <= capability) newest = std::max(newest, each / 10);
+    TORCH_CHECK(newest > 0, name(), " has compute capability ", capability / 10, ".", capability % 10,
+                ", older than what the kernels were compiled for: build them with TORCH_CUDA_ARCH_LIST=\"",
+                capability / 10, ".", capability % 10, "\"");
+    return newest;
 }
 
 // (..., C) as a matrix whose rows lie at a constant distance; a copy only where the strides do not allow that.
@@ -153,15 +169,15 @@ struct Ops {
             using T = decltype(zero);
             cuda::attention<T>({shape(q, k, options), heads<const T>(q), heads<const T>(k), heads<const T>(v),
                                 heads<T>(out), data<compute_t<T>>(lse)},
-                               device.architecture, device.stream);
+                               device.limits, device.stream);
         });
         return {out, lse};
     }
 
     static void attend_backward(const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k,
                                 const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
-                                const AttentionOptions& options, const at::Tensor& dq, const at::Tensor& dk,
-                                const at::Tensor& dv) {
+                                const AttentionOptions& options, bool deterministic, const at::Tensor& dq,
+                                const at::Tensor& dk, const at::Tensor& dv) {
         check_attention_backward(grad_out, q, k, v, out, lse, options);
         const Device device(q);
         if (q.numel() == 0) {
@@ -173,35 +189,41 @@ struct Ops {
         with_dtype(q.scalar_type(), [&](auto zero) {
             using T = decltype(zero);
             using A = compute_t<T>;
-            cuda::attention<T>(
-                AttentionBackward<T>{shape(q, k, options), heads<const T>(grad), heads<const T>(q), heads<const T>(k),
-                                     heads<const T>(v), heads<const T>(out), data<const A>(lse), data<A>(delta),
-                                     heads<T>(dq), heads<T>(dk), heads<T>(dv)},
-                device.architecture, device.stream);
+            AttentionBackward<T> p{shape(q, k, options), heads<const T>(grad), heads<const T>(q), heads<const T>(k),
+                                   heads<const T>(v),    heads<const T>(out),  data<const A>(lse), data<A>(delta),
+                                   heads<T>(dq),         heads<T>(dk),         heads<T>(dv)};
+            at::Tensor dq_sum;  // (B, H, T, D)
+            if (!deterministic && has_use_for_dq_sum(p, device.limits)) {
+                dq_sum = at::empty({q.size(0), q.size(2), q.size(1), q.size(3)}, lse.options());
+                p.dq_sum = data<A>(dq_sum);
+            }
+            cuda::attention<T>(p, device.limits, device.stream);
         });
     }
 
     static std::tuple<at::Tensor, at::Tensor> causal_attention(const at::Tensor& q, const at::Tensor& k,
                                                                const at::Tensor& v, double scale,
                                                                std::optional<int64_t> window, double dropout_p,
-                                                               const std::optional<at::Tensor>& seed) {
+                                                               const std::optional<at::Tensor>& seed,
+                                                               bool /*deterministic*/) {
         return attend(q, k, v, {scale, window, dropout_p, seed});
     }
 
     static std::tuple<at::Tensor, at::Tensor, at::Tensor> causal_attention_backward(
         const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
         const at::Tensor& out, const at::Tensor& lse, double scale, std::optional<int64_t> window, double dropout_p,
-        const std::optional<at::Tensor>& seed) {
+        const std::optional<at::Tensor>& seed, bool deterministic) {
         const at::Tensor dq = at::empty(q.sizes(), q.options());
         const at::Tensor dk = at::empty(k.sizes(), k.options()), dv = at::empty(v.sizes(), v.options());
-        attend_backward(grad_out, q, k, v, out, lse, {scale, window, dropout_p, seed}, dq, dk, dv);
+        attend_backward(grad_out, q, k, v, out, lse, {scale, window, dropout_p, seed}, deterministic, dq, dk, dv);
         return {dq, dk, dv};
     }
 
     static std::tuple<at::Tensor, at::Tensor> causal_attention_qkvpacked(const at::Tensor& qkv, double scale,
                                                                          std::optional<int64_t> window,
                                                                          double dropout_p,
-                                                                         const std::optional<at::Tensor>& seed) {
+                                                                         const std::optional<at::Tensor>& seed,
+                                                                         bool /*deterministic*/) {
         check_packed(qkv);
         return attend(qkv.select(2, 0), qkv.select(2, 1), qkv.select(2, 2), {scale, window, dropout_p, seed});
     }
@@ -209,11 +231,13 @@ struct Ops {
     static at::Tensor causal_attention_qkvpacked_backward(const at::Tensor& grad_out, const at::Tensor& qkv,
                                                           const at::Tensor& out, const at::Tensor& lse, double scale,
                                                           std::optional<int64_t> window, double dropout_p,
-                                                          const std::optional<at::Tensor>& seed) {
+                                                          const std::optional<at::Tensor>& seed,
+                                                          bool deterministic) {
         check_packed(qkv);
         const at::Tensor dqkv = at::empty(qkv.sizes(), qkv.options());
         attend_backward(grad_out, qkv.select(2, 0), qkv.select(2, 1), qkv.select(2, 2), out, lse,
-                        {scale, window, dropout_p, seed}, dqkv.select(2, 0), dqkv.select(2, 1), dqkv.select(2, 2));
+                        {scale, window, dropout_p, seed}, deterministic, dqkv.select(2, 0), dqkv.select(2, 1),
+                        dqkv.select(2, 2));
         return dqkv;
     }
 

@@ -25,6 +25,21 @@ inline constexpr bool is_half<__half> = true;
 __device__ __forceinline__ uint32_t shared_address(const void* address) {
     return static_cast<uint32_t>(__cvta_generic_to_shared(address));
 }
+
+#ifdef __CUDA_ARCH__
+inline constexpr int kArchitecture = __CUDA_ARCH__ / 10;
+#else
+inline constexpr int kArchitecture = 0;  // nvcc's pass over the host's code
+#endif
+
+// The statement, which older GPUs than sm_`architecture` do not know: there it compiles to a trap. Callers choose
+// other kernels for them (attention.cu).
+#define PTX_FROM(architecture, ...)                    \
+    if constexpr (kArchitecture >= (architecture)) {   \
+        __VA_ARGS__;                                   \
+    } else {                                           \
+        __trap();                                      \
+    }
 #endif
 
 // ---- arithmetic ----
@@ -54,8 +69,8 @@ __device__ __forceinline__ float log2_approx(float x) {
 // A float32 rounded to tf32 (10 bits of mantissa), ties away from zero, as mma_tf32 wants it.
 __device__ __forceinline__ uint32_t to_tf32(float x) {
 #ifdef __CUDACC__
-    uint32_t y;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x));
+    uint32_t y = 0;
+    PTX_FROM(80, asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x)))
     return y;
 #else
     return (emulator::bits<uint32_t>(x) + 0x1000u) & 0xFFFFE000u;
@@ -64,18 +79,19 @@ __device__ __forceinline__ uint32_t to_tf32(float x) {
 
 // ---- tensor cores: the whole warp calls them together ----
 
+#define PTX_MMA(instruction)                                                                           \
+    PTX_FROM(80, asm(instruction " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"              \
+                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                  \
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1)))
+
 // c (16, 8) += a (16, 16) b (16, 8), T = __nv_bfloat16 or __half, sums in float32.
 template <class T>
 __device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1 PTX_SITE) {
 #ifdef __CUDACC__
     if constexpr (is_half<T>)
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+        PTX_MMA("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32")
     else
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-            : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+        PTX_MMA("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32")
 #else
     emulator::mma(is_half<T> ? emulator::Format::half : emulator::Format::bfloat16, c, a, b0, b1, site);
 #endif
@@ -85,13 +101,13 @@ __device__ __forceinline__ void mma_m16n8k16(float (&c)[4], const uint32_t (&a)[
 __device__ __forceinline__ void mma_m16n8k8_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
                                                  uint32_t b1 PTX_SITE) {
 #ifdef __CUDACC__
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    PTX_MMA("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32")
 #else
     emulator::mma(emulator::Format::tf32, c, a, b0, b1, site);
 #endif
 }
+
+#undef PTX_MMA
 
 // ---- ldmatrix: 8x8 matrices of 16-bit elements from shared memory ----
 
@@ -100,10 +116,11 @@ __device__ __forceinline__ void mma_m16n8k8_tf32(float (&c)[4], const uint32_t (
 #ifdef __CUDACC__
 #define PTX_LDMATRIX(name, instruction, count, outputs, ...)                                              \
     __device__ __forceinline__ void name(uint32_t (&r)[count], const void* row) {                         \
-        asm volatile("ldmatrix.sync.aligned.m8n8." instruction ".shared.b16 {" outputs "}, [%" #count "];" \
-                     : __VA_ARGS__                                                                        \
-                     : "r"(shared_address(row))                                                           \
-                     : "memory");                                                                         \
+        PTX_FROM(75, asm volatile("ldmatrix.sync.aligned.m8n8." instruction ".shared.b16 {" outputs       \
+                                  "}, [%" #count "];"                                                     \
+                                  : __VA_ARGS__                                                           \
+                                  : "r"(shared_address(row))                                              \
+                                  : "memory"))                                                            \
     }
 PTX_LDMATRIX(ldmatrix_x1, "x1", 1, "%0", "=r"(r[0]))
 PTX_LDMATRIX(ldmatrix_x2, "x2", 2, "%0,%1", "=r"(r[0]), "=r"(r[1]))
@@ -135,13 +152,13 @@ __device__ __forceinline__ void cp_async(void* shared, const void* global, bool 
 #ifdef __CUDACC__
     const int source_bytes = valid ? Bytes : 0;
     if constexpr (Bytes == 16)  // past the L1 cache, which only 16 bytes can do
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
-                     "r"(source_bytes)
-                     : "memory");
+        PTX_FROM(80, asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
+                                  "l"(global), "r"(source_bytes)
+                                  : "memory"))
     else
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(shared)), "l"(global),
-                     "n"(Bytes), "r"(source_bytes)
-                     : "memory");
+        PTX_FROM(80, asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(shared)),
+                                  "l"(global), "n"(Bytes), "r"(source_bytes)
+                                  : "memory"))
 #else
     emulator::copy_async(shared, global, Bytes, valid ? Bytes : 0, site);
 #endif
@@ -150,7 +167,7 @@ __device__ __forceinline__ void cp_async(void* shared, const void* global, bool 
 // Closes a group: all copies this thread has started since the last one.
 __device__ __forceinline__ void cp_async_commit() {
 #ifdef __CUDACC__
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    PTX_FROM(80, asm volatile("cp.async.commit_group;" ::: "memory"))
 #else
     emulator::copy_async_commit();
 #endif
@@ -160,7 +177,7 @@ __device__ __forceinline__ void cp_async_commit() {
 template <int Open>
 __device__ __forceinline__ void cp_async_wait() {
 #ifdef __CUDACC__
-    asm volatile("cp.async.wait_group %0;" ::"n"(Open) : "memory");
+    PTX_FROM(80, asm volatile("cp.async.wait_group %0;" ::"n"(Open) : "memory"))
 #else
     emulator::copy_async_wait(Open);
 #endif
@@ -180,30 +197,35 @@ __device__ __forceinline__ void red_add(float* address, float value PTX_SITE) {
 __device__ __forceinline__ void red_add(float2* address, float2 value PTX_SITE) {
 #ifndef __CUDACC__
     atomicAdd(address, value, site);
-#elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-    asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1,%2};" ::"l"(address), "f"(value.x), "f"(value.y)
-                 : "memory");
 #else
-    red_add(&address->x, value.x);
-    red_add(&address->y, value.y);
+    if constexpr (kArchitecture >= 90) {
+        asm volatile("red.relaxed.gpu.global.add.v2.f32 [%0], {%1,%2};" ::"l"(address), "f"(value.x), "f"(value.y)
+                     : "memory");
+    } else {
+        red_add(&address->x, value.x);
+        red_add(&address->y, value.y);
+    }
 #endif
 }
 
 __device__ __forceinline__ void red_add(float4* address, float4 value PTX_SITE) {
 #ifndef __CUDACC__
     atomicAdd(address, value, site);
-#elif !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-    asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(address), "f"(value.x), "f"(value.y),
-                 "f"(value.z), "f"(value.w)
-                 : "memory");
 #else
-    red_add(&address->x, value.x);
-    red_add(&address->y, value.y);
-    red_add(&address->z, value.z);
-    red_add(&address->w, value.w);
+    if constexpr (kArchitecture >= 90) {
+        asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1,%2,%3,%4};" ::"l"(address), "f"(value.x),
+                     "f"(value.y), "f"(value.z), "f"(value.w)
+                     : "memory");
+    } else {
+        red_add(&address->x, value.x);
+        red_add(&address->y, value.y);
+        red_add(&address->z, value.z);
+        red_add(&address->w, value.w);
+    }
 #endif
 }
 
 }  // namespace ptx
 
 #undef PTX_SITE
+#undef PTX_FROM

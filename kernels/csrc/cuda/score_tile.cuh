@@ -92,26 +92,54 @@ __device__ __forceinline__ void drop(const AttentionShape& s, uint64_t seed, int
     }
 }
 
-// lse and delta = rowsum(grad_out * out) of queries first … first + rows - 1, zeros from `length` on, to shared memory;
-// four lanes take a row.
+// A 16 x 16 tile of dS^T, keys as rows, as 16 bits in shared memory. ldmatrix reads eight rows of 32 bytes: the halves
+// of rows 4 to 7 are swapped so that they fall on the banks that rows 0 to 3 leave free.
+template <class T>
+struct ScoreGradientTile {
+    T* tile;  // 256 elements
+
+    __device__ __forceinline__ T* at(int key, int chunk) const {
+        return tile + key * 16 + (chunk ^ (key >> 2 & 1)) * 8;
+    }
+
+    // Stores the operand A that holds the tile.
+    __device__ __forceinline__ void store(const Operand& a) const {
+        const int g = threadIdx.x % 32 / 4, pair = threadIdx.x % 4 * 2;
+#pragma unroll
+        for (int r = 0; r < 4; ++r) *reinterpret_cast<uint32_t*>(at(g + r % 2 * 8, r / 2) + pair) = a[r];
+    }
+    // Loads its transpose, queries as rows, as operand A.
+    __device__ __forceinline__ void load_transposed(Operand& a) const {
+        const int lane = threadIdx.x % 32;
+        ptx::ldmatrix_x4_trans(a, at(lane / 16 * 8 + lane % 8, lane / 8 % 2));
+    }
+};
+
+// delta = sum of grad_out * out of one query, 0 from `length` on, in each of the four neighbouring lanes that share it.
+template <class T>
+__device__ __forceinline__ float row_delta(const AttentionBackward<T>& p, int batch, int head, int query) {
+    const T* out = p.out.head(batch, head) + query * p.out.token_stride;
+    const T* grad_out = p.grad_out.head(batch, head) + query * p.grad_out.token_stride;
+    float sum = 0;
+    for (int column = threadIdx.x % 4 * 8; query < p.shape.length && column < p.shape.width; column += 32) {
+        const auto a = Pack<T, 8>::load(out + column);
+        const auto b = Pack<T, 8>::load(grad_out + column);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) sum += widen(a.at[e]) * widen(b.at[e]);
+    }
+    return sum_over<4>(sum);
+}
+
+// lse and delta of queries first … first + rows - 1, zeros from `length` on, to shared memory; four lanes take a row.
 template <int Threads, class T>
 __device__ __forceinline__ void load_statistics(const AttentionBackward<T>& p, int batch, int head, int first, int rows,
                                                 float* lse, float* delta) {
-    const T *out = p.out.head(batch, head), *grad_out = p.grad_out.head(batch, head);
     for (int row = threadIdx.x / 4; row < rows; row += Threads / 4) {
         const int query = first + row;
-        const bool inside = query < p.shape.length;
-        float sum = 0;
-        for (int column = threadIdx.x % 4 * 8; inside && column < p.shape.width; column += 32) {
-            const auto a = Pack<T, 8>::load(out + query * p.out.token_stride + column);
-            const auto b = Pack<T, 8>::load(grad_out + query * p.grad_out.token_stride + column);
-#pragma unroll
-            for (int e = 0; e < 8; ++e) sum += widen(a.at[e]) * widen(b.at[e]);
-        }
-        sum = sum_over<4>(sum);
+        const float sum = row_delta(p, batch, head, query);
         if (threadIdx.x % 4 != 0) continue;
         delta[row] = sum;
-        lse[row] = inside ? p.lse[p.shape.row(batch, head, query)] : 0.0f;
+        lse[row] = query < p.shape.length ? p.lse[p.shape.row(batch, head, query)] : 0.0f;
     }
 }
 

@@ -7,12 +7,17 @@ namespace {
 
 // Few enough multiprocessors that small tensors, too, give each block more than one row.
 struct EmulatedGpu {
-    explicit EmulatedGpu(const at::Tensor&) : architecture(emulator::options().architecture) {
+    explicit EmulatedGpu(const at::Tensor&) {
         emulator::options().workers = at::get_num_threads();
+        const int architecture = emulator::options().architecture;
+        limits.architecture = slm::cuda::architecture_of_code(architecture, {10 * architecture},
+                                                              [] { return "the emulated GPU"; });
+        limits.shared_bytes = emulator::shared_limit(architecture);
     }
 
     cudaStream_t stream = nullptr;
-    int multiprocessors = 1, architecture;
+    int multiprocessors = 1;
+    slm::cuda::Limits limits;
 };
 
 }  // namespace

@@ -48,6 +48,11 @@ void AccessCounter::record(const Thread& thread, const void* address, int bytes,
     }
 }
 
+void AccessCounter::record_mma(Site site) {
+    Total& total = totals_[{nullptr, site.file, site.line, 0, Access::read, Space::tensor_cores}];
+    ++total.accesses, ++total.cost, ++total.least;
+}
+
 void AccessCounter::close(const Key& key, const WarpAccess& access) {
     const int bytes = std::get<3>(key);
     const int wanted = __builtin_popcount(access.lanes) * bytes;
@@ -91,12 +96,13 @@ std::map<AccessCounter::Key, AccessCounter::Total> AccessCounter::all_;
 std::string take_counts() {
     const std::lock_guard<std::mutex> guard(lock);
     static constexpr const char* kAccess[] = {"read", "write", "atomic"};
+    static constexpr const char* kSpace[] = {"shared", "global", "tensor cores"};
     std::string text;
     for (const auto& [key, total] : AccessCounter::all_) {
         const auto& [code, file, line, bytes, access, space] = key;
         text += (code ? Place(code) : Place(Site{file, line})).text();
-        text += space == Space::shared ? "\tshared\t" : "\tglobal\t";
-        text += kAccess[static_cast<int>(access)];
+        text += std::string("\t") + kSpace[static_cast<int>(space)] + "\t";
+        text += space == Space::tensor_cores ? "mma" : kAccess[static_cast<int>(access)];
         for (std::uint64_t number : {std::uint64_t(bytes), total.accesses, total.cost, total.least})
             text += "\t" + std::to_string(number);
         text += "\n";

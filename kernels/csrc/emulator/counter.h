@@ -1,4 +1,4 @@
-// What a warp's accesses cost a GPU: bank conflicts in shared memory, 32-byte sectors in global memory.
+// What a warp's accesses cost a GPU: bank conflicts in shared memory, 32-byte sectors in global memory. And its mma.
 //
 // The lanes of an emulated warp do not run in step. The n-th time that each lane comes by a place counts as one access
 // of the warp, which is exact for code whose lanes go the same way and close for the rest.
@@ -14,7 +14,7 @@
 
 namespace emulator {
 
-enum class Space : std::uint8_t { shared, global };
+enum class Space : std::uint8_t { shared, global, tensor_cores };
 
 // Passes over the 32 banks of 4 bytes that one access needs: lanes that want different words of one bank take turns,
 // lanes that want the same word share it. 8 bytes a lane go in two halves of the warp, 16 bytes in four quarters.
@@ -29,6 +29,8 @@ class AccessCounter {
     ~AccessCounter() { flush(); }
 
     void record(const Thread& thread, const void* address, int bytes, Access access, Space space, Place place);
+    // One mma of a whole warp: costs one, whatever it multiplies.
+    void record_mma(Site site);
     // Ends all accesses that some lanes have not come by.
     void flush();
 

@@ -127,6 +127,8 @@ void mma(Format format, float* c, const std::uint32_t* a, std::uint32_t b0, std:
                                  : "mma.m16n8k16.bf16";
     const std::uint32_t given[10] = {a[0], a[1], a[2], a[3], b0, b1, word(c[0]), word(c[1]), word(c[2]), word(c[3])};
     current_block->meet_warp(0xFFFFFFFFu, &part, perform, name, site, true);
+    if (AccessCounter* counter = current_block->counter(); counter && current_thread->lane() == 0)
+        counter->record_mma(site);
     if (Tracer* tracer = current_block->tracer())
         tracer->exchange(name, site, {given, given + 10}, {word(c[0]), word(c[1]), word(c[2]), word(c[3])});
 }

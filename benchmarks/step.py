@@ -1,0 +1,258 @@
+"""A training step on a GPU: tokens per second, model FLOPs utilization and peak memory, beside nanoGPT's model.
+
+    python benchmarks/step.py [--nanogpt DIR] [--models tinystories gpt2-124m] [--json PATH]
+
+The peer: the GPT of Karpathy's nanoGPT (--nanogpt names its folder, such as a clone of github.com/karpathy/nanoGPT),
+as its train.py runs it: torch.compile, flash attention, fused AdamW. Without the folder, our own model on torch's
+operators, with flash attention, cross-entropy over all logits and torch.compile. Ours: the fused kernels, with
+torch.compile and without. All sides take the same number of tokens a step in the same micro-batches, under bfloat16
+autocast with float32 weights, and take turns. A step is forward, backward, clipping and AdamW; its batches lie on the
+GPU already.
+
+Operations are those of model/accounting.py: masked scores are not counted. The peak of the GPU is its datasheet's where
+common/gpus.py knows it, else what a large matrix product reaches.
+"""
+
+import dataclasses
+import importlib.util
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from common import cli, gpus
+from common.bench import Row, report, seconds
+from model import GPT, GPTConfig, accounting
+from training import devices, optimizer
+from training.config import TrainConfig
+
+WARM_UP = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What is trained, on so many tokens a step in micro-batches of so many sequences."""
+
+    config: GPTConfig
+    step_tokens: int
+    micro_batch: int
+    goals: bool = True
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes per step."""
+        return self.step_tokens // (self.micro_batch * self.config.block_size)
+
+
+# 50304, as nanoGPT trains: GPT-2's 50257 rounded up to a multiple of 64, which tensor cores like better.
+MODELS = {
+    "tinystories": Model(GPTConfig.preset("tinystories", vocab_size=50304), 65_536, 128),
+    "gpt2-124m": Model(GPTConfig.preset("gpt2", vocab_size=50304, dropout=0.0), 524_288, 32),
+    "tiny": Model(GPTConfig.preset("quickstart", n_layer=1, vocab_size=256), 768, 2, goals=False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Times a training step beside nanoGPT's model."""
+
+    nanogpt: Path | None = None
+    """A copy of nanoGPT, for its model.py; without it the peer is our model on torch's operators."""
+    models: tuple[str, ...] = ("tinystories", "gpt2-124m")
+    """What to train: tinystories, gpt2-124m, tiny."""
+    steps: int = 5
+    """Steps of each side that are timed, in turn; the median counts."""
+    device: str = "auto"
+    """cpu, cuda; auto takes a GPU where there is one."""
+    compile: bool = True
+    """Compile the peer, and ours as one more side; takes a minute."""
+    json: Path | None = None
+    """Write the rows here, too."""
+
+    def __post_init__(self) -> None:
+        for name in self.models:
+            if name not in MODELS:
+                raise ValueError(f"models: there is no {name!r}, choose among {', '.join(MODELS)}")
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}: it must be at least 1")
+        if self.nanogpt and not (self.nanogpt / "model.py").is_file():
+            raise FileNotFoundError(
+                f"{self.nanogpt} holds no model.py: clone github.com/karpathy/nanoGPT there"
+            )
+
+
+def precision_on(device: torch.device) -> torch.dtype:
+    """bfloat16, except on a CPU that is slow at it."""
+    return devices.choose_precision("auto", device)
+
+
+class Side:
+    """One model and its optimizer; calling it trains one step."""
+
+    def __init__(
+        self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], adamw: torch.optim.Optimizer
+    ):
+        self.parameters, self.loss, self.adamw = list(model.parameters()), loss, adamw
+
+    def step(self, x: Tensor, y: Tensor, clip: Callable[[list[Tensor], float], Any]) -> None:
+        """x, y: (passes, B, T), on the device of the model."""
+        for some_x, some_y in zip(x, y, strict=True):
+            with devices.autocast(x.device, precision_on(x.device)):
+                loss = self.loss(some_x, some_y) / len(x)
+            loss.backward()
+        clip(self.parameters, 1.0)
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+
+
+def ours(model: Model, device: torch.device, compiled: bool) -> Side:
+    """Our GPT on the fused kernels, with our own loss and the optimizer of training/."""
+    gpt = GPT(devices.choose_kernels("fused", model.config, device)).to(device).train()
+    (adamw,) = optimizer.make_optimizers(gpt, TrainConfig(model=model.config), precision_on(device))
+    called = torch.compile(gpt) if compiled else gpt
+    return Side(gpt, lambda x, y: called(x, y)[1], adamw)
+
+
+def plain(model: Model, device: torch.device, compiled: bool) -> Side:
+    """Our GPT on torch's operators and the loss that one would write first."""
+    gpt = GPT(devices.choose_kernels("torch", model.config, device)).to(device).train()
+    (adamw,) = optimizer.make_optimizers(gpt, TrainConfig(model=model.config), precision_on(device))
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        logits = gpt.lm_head(gpt.hidden(x))  # (B, T) -> (B, T, V)
+        return F.cross_entropy(logits.flatten(0, 1), y.flatten())  # (B T, V), (B T,)
+
+    return Side(gpt, torch.compile(loss) if compiled else loss, adamw)
+
+
+def nanogpt(model: Model, device: torch.device, compiled: bool, folder: Path) -> Side:
+    """nanoGPT's GPT and AdamW, from the model.py in `folder`."""
+    spec = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
+    theirs = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = theirs  # its dataclass looks itself up there
+    spec.loader.exec_module(theirs)
+    names = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd", "dropout", "bias")
+    gpt = (
+        theirs.GPT(theirs.GPTConfig(**{name: getattr(model.config, name) for name in names}))
+        .to(device)
+        .train()
+    )
+    adamw = gpt.configure_optimizers(0.1, 6e-4, (0.9, 0.95), device.type)
+    called = torch.compile(gpt) if compiled else gpt
+    return Side(gpt, lambda x, y: called(x, y)[1], adamw)
+
+
+def sides(model: Model, device: torch.device, options: Options) -> dict[str, Callable[[], Side]]:
+    """What makes each side, by name: ours, and the peer last."""
+    found = {"ours": lambda: ours(model, device, compiled=False)}
+    if options.compile:
+        found["ours, compiled"] = lambda: ours(model, device, compiled=True)
+    compiled = options.compile
+    if options.nanogpt:
+        found["nanoGPT"] = lambda: nanogpt(model, device, compiled, options.nanogpt)
+    else:
+        found["plain torch GPT"] = lambda: plain(model, device, compiled)
+    return found
+
+
+def measure(name: str, options: Options, device: torch.device) -> list[Row]:
+    """Rows of one model: tokens per second, share of the peak, and on a GPU the peak memory of each side."""
+    model = MODELS[name]
+    torch.manual_seed(0)
+    shape = (model.passes, model.micro_batch, model.config.block_size)
+    x, y = torch.randint(model.config.vocab_size, (2, *shape), device=device)
+    steps, memory = {}, {}
+    for side, make in sides(model, device, options).items():
+        before = _start_of_memory(device)
+        made = make()
+        steps[side] = _synchronized(made, x, y, device)
+        for _ in range(WARM_UP):
+            steps[side]()
+        memory[side] = _peak_memory(device) - before
+    times = {side: [] for side in steps}
+    for _ in range(options.steps):
+        for side, step in steps.items():
+            times[side].append(seconds(step))
+    medians = {side: statistics.median(values) for side, values in times.items()}
+    return rows(name, medians, memory, peak_flops(device))
+
+
+def _synchronized(side: Side, x: Tensor, y: Tensor, device: torch.device) -> Callable[[], None]:
+    def step() -> None:
+        side.step(x, y, optimizer.clip_gradient)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return step
+
+
+def _start_of_memory(device: torch.device) -> int:
+    """Bytes in use; from here on the peak is counted anew."""
+    if device.type != "cuda":
+        return 0
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def _peak_memory(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated() if device.type == "cuda" else 0
+
+
+def peak_flops(device: torch.device) -> tuple[str, float]:
+    """Where the peak of this device comes from, and the peak in operations per second."""
+    sheet = gpus.datasheet(torch.cuda.get_device_name()) if device.type == "cuda" else None
+    if sheet:
+        return "datasheet", sheet.bfloat16 * 1e12
+    return "a matrix product", devices.matmul_flops(device, precision_on(device))
+
+
+def rows(name: str, medians: dict[str, float], memory: dict[str, int], peak: tuple[str, float]) -> list[Row]:
+    """The figures of one model as rows; the last side is the peer."""
+    model, peer = MODELS[name], list(medians)[-1]
+    operations = model.step_tokens * sum(accounting.flops_per_token(model.config).values())
+    best = "ours, compiled" if "ours, compiled" in medians else "ours"
+    found = []
+    for side in (side for side in medians if side != peer):
+        title = f"step {name}{side.removeprefix('ours')}"
+        faster, fuller, smaller = (1.2, 0.45 if name == "gpt2-124m" else None, 1.25)
+        goals = (faster, fuller, smaller) if model.goals and side == best else (None, None, None)
+        speed, theirs = (model.step_tokens / medians[each] for each in (side, peer))
+        found.append(Row(title, speed, "tokens/s", peer, theirs, goal=goals[0]))
+        used = operations / medians[side] / 1e12
+        found.append(Row(f"{title}, utilization", used, "TFLOP/s", peak[0], peak[1] / 1e12, goal=goals[1]))
+        if memory[peer]:
+            megabytes, theirs = (memory[each] / 1e6 for each in (side, peer))
+            found.append(
+                Row(
+                    f"{title}, peak memory", megabytes, "MB", peer, theirs, less_is_better=True, goal=goals[2]
+                )
+            )
+    used = operations / medians[peer] / 1e12
+    return [*found, Row(f"step {name}, {peer}'s utilization", used, "TFLOP/s", peak[0], peak[1] / 1e12)]
+
+
+@cli.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measures and reports."""
+    options = cli.parse(Options, argv, prog="benchmarks/step.py")
+    device = devices.choose_device(options.device)
+    devices.set_up(device, tf32=True, deterministic=False)
+    found = []
+    for name in options.models:
+        found += measure(name, options, device)
+        torch.compiler.reset()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    report("step", found, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""What the makers' datasheets promise of the GPUs that figures are published for: the ceilings of a share of peak."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Datasheet:
+    """Rates of one GPU: memory in GB/s, and dense bfloat16 matrix products in TFLOP/s."""
+
+    memory: float
+    bfloat16: float
+
+
+# By the beginning of the name that the driver gives; NVIDIA's datasheets of the H100, H200 and A100 (SXM parts).
+DATASHEETS = {
+    "NVIDIA H100 80GB HBM3": Datasheet(3350, 989),
+    "NVIDIA H200": Datasheet(4800, 989),
+    "NVIDIA A100-SXM4-80GB": Datasheet(2039, 312),
+}
+
+
+def datasheet(name: str) -> Datasheet | None:
+    """What is promised of the GPU with this name; None where nobody has entered it above.
+
+    >>> datasheet("NVIDIA H100 80GB HBM3").memory, datasheet("NVIDIA H100 PCIe")
+    (3350, None)
+    """
+    return next((sheet for start, sheet in DATASHEETS.items() if name.startswith(start)), None)

@@ -1,0 +1,204 @@
+"""What `python -m kernels bench` measures: each op at each shape, ours and its peers, and whether they agree."""
+
+import contextlib
+import dataclasses
+import functools
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import kernels
+from kernels import reference
+
+NORM_SHAPES = {"cpu": [(16384, 384)], "cuda": [(32768, 384), (32768, 768), (32768, 1024)], "tiny": [(64, 16)]}
+# (B, T, H, D)
+ATTENTION_SHAPES = {
+    "cpu": [(32, 128, 6, 64), (2, 1024, 12, 64)],
+    "cuda": [
+        (1024, 128, 6, 64),
+        (16, 1024, 12, 64),
+        (16, 1024, 6, 128),
+        (4, 4096, 12, 64),
+        (4, 4096, 6, 128),
+    ],
+    "tiny": [(1, 16, 2, 8)],
+}
+SDPA_BACKENDS = {
+    "SDPA flash": SDPBackend.FLASH_ATTENTION,
+    "SDPA cuDNN": SDPBackend.CUDNN_ATTENTION,
+    "SDPA efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "SDPA math": SDPBackend.MATH,
+}
+# What ||one - other|| / ||other|| may be between two right results.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+
+Context = Callable[[], contextlib.AbstractContextManager]
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """One implementation of an op; `around` makes the context that chooses it."""
+
+    call: Callable[..., Tensor | tuple[Tensor, ...]]
+    around: Context = contextlib.nullcontext
+    graphed: bool = True  # whether it is worth a CUDA graph: not what keeps a T x T matrix for each call
+
+    def outputs(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The results as a tuple, also of an op that has one."""
+        found = self.call(*inputs)
+        return found if isinstance(found, tuple) else (found,)
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """What is timed, `call`, and the context around it, which a GPU's events leave out."""
+
+    call: Callable[[], object]
+    around: Context = contextlib.nullcontext
+
+    def __call__(self) -> object:
+        with self.around():
+            return self.call()
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One op at one shape: its implementations by name, ours first, their inputs and the work to do."""
+
+    op: str
+    shape: tuple[int, ...]
+    ways: dict[str, Way]
+    inputs: list[Tensor]
+    work: float  # bytes or floating point operations of the forward, in units of 1e9 or 1e12
+    backward_work: float
+    unit: str  # of the work per second: GB/s or TFLOP/s
+
+    @property
+    def name(self) -> str:
+        return f"{self.op} {self.shape}"
+
+
+def cases(
+    device: str, dtype: torch.dtype, only: str = "", compiled: bool = False, tiny: bool = False
+) -> Iterator[Case]:
+    """All cases for the device whose op has `only` in its name, each with the ways that run there."""
+    makers = {"add_layer_norm": _add_layer_norm, "layer_norm": _layer_norm, "causal_attention": _attention}
+    for op, make in makers.items():
+        if only not in op:
+            continue
+        for shape in (ATTENTION_SHAPES if op == "causal_attention" else NORM_SHAPES)[
+            "tiny" if tiny else device
+        ]:
+            torch.manual_seed(0)
+            yield _of_those_that_run(make(shape, device, dtype, compiled))
+
+
+def _layer_norm(shape: tuple[int, ...], device: str, dtype: torch.dtype, compiled: bool) -> Case:
+    def torchs(x, weight, bias):
+        return F.layer_norm(x, weight.shape, weight, bias)
+
+    ways = {"ours": Way(kernels.layer_norm), "F.layer_norm": Way(torchs), **_compiled(torchs, compiled)}
+    ways["reference"] = Way(reference.layer_norm)
+    inputs = random((shape, shape[-1:], shape[-1:]), device, dtype)
+    size = inputs[0].nbytes / 1e9
+    return Case("layer_norm", shape, ways, inputs, 2 * size, 3 * size, "GB/s")
+
+
+def _add_layer_norm(shape: tuple[int, ...], device: str, dtype: torch.dtype, compiled: bool) -> Case:
+    def two_ops(x, residual, weight, bias):
+        total = x + residual
+        return F.layer_norm(total, weight.shape, weight, bias), total
+
+    ways = {
+        "ours": Way(kernels.add_layer_norm),
+        "add, F.layer_norm": Way(two_ops),
+        **_compiled(two_ops, compiled),
+    }
+    ways["reference"] = Way(reference.add_layer_norm)
+    inputs = random((shape, shape, shape[-1:], shape[-1:]), device, dtype)
+    size = inputs[0].nbytes / 1e9
+    return Case("add_layer_norm", shape, ways, inputs, 4 * size, 4 * size, "GB/s")
+
+
+def _compiled(call: Callable, wanted: bool) -> dict[str, Way]:
+    """torch.compile of a call, for the very shapes it is called with: a kernel for any shape would be slower."""
+    if not wanted:
+        return {}
+    torch.compiler.reset()  # of earlier shapes: too many make torch.compile give up
+    torch._functorch.config.donated_buffer = (
+        False  # else a backward cannot run again and again over one forward
+    )
+    return {"torch.compile": Way(torch.compile(call, dynamic=False))}
+
+
+def _attention(shape: tuple[int, ...], device: str, dtype: torch.dtype, compiled: bool) -> Case:
+    batch, length, heads, width = shape
+
+    def sdpa(q, k, v):
+        out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True)
+        return out.transpose(1, 2)  # (B, H, T, D) -> (B, T, H, D)
+
+    ways = {"ours": Way(kernels.causal_attention)}
+    for name, backend in SDPA_BACKENDS.items():
+        ways[name] = Way(sdpa, functools.partial(sdpa_kernel, backend), graphed=backend != SDPBackend.MATH)
+    ways["reference"] = Way(reference.causal_attention, graphed=False)
+    products = 2 * batch * heads * length * (length + 1) / 2 * width / 1e12  # of one masked product
+    inputs = random((shape, shape, shape), device, dtype)
+    return Case("causal_attention", shape, ways, inputs, 2 * products, 5 * products, "TFLOP/s")
+
+
+def random(shapes: Sequence[tuple[int, ...]], device: str, dtype: torch.dtype) -> list[Tensor]:
+    """Normal numbers that ask for their gradients."""
+    return [torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for shape in shapes]
+
+
+def _of_those_that_run(case: Case) -> Case:
+    """The case with the peers that this device, dtype and torch can do, forward and backward."""
+    found = {}
+    for name, way in case.ways.items():
+        with warnings.catch_warnings():  # SDPA warns why a backend cannot run
+            warnings.simplefilter("ignore")
+            try:
+                results(way, case.inputs)
+            except RuntimeError as error:
+                if name == "ours":
+                    raise
+                print(f"{case.name}: without {name} ({_first_line(error)})", file=sys.stderr)
+                continue
+        found[name] = way
+    return dataclasses.replace(case, ways=found)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def results(way: Way, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Outputs and, for upstream gradients that are equal in all calls, the gradients of the inputs."""
+    with way.around():
+        outputs = way.outputs(inputs)
+        return [*(x.detach() for x in outputs), *torch.autograd.grad(outputs, inputs, upstream(outputs))]
+
+
+def upstream(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """A gradient for each output, contiguous whatever the output is, and the same in every call."""
+    generator = torch.Generator(outputs[0].device).manual_seed(1)
+    return [torch.randn(x.shape, device=x.device, dtype=x.dtype, generator=generator) for x in outputs]
+
+
+def disagreement(case: Case) -> str | None:
+    """What differs from the reference (or, where that does not run, from the first peer); None where all agree."""
+    judge = "reference" if "reference" in case.ways else list(case.ways)[1]
+    exact = results(case.ways[judge], case.inputs)
+    for name, way in case.ways.items():
+        for found, wanted in zip(results(way, case.inputs), exact, strict=True):
+            error = ((found.float() - wanted.float()).norm() / wanted.float().norm()).item()
+            if not error <= TOLERANCE[found.dtype]:  # also NaN
+                return f"{case.name}: {name} differs from {judge} by {error:.2g}"
+    return None

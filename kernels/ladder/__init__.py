@@ -1,0 +1,219 @@
+"""The kernels step by step: each op from a naive CUDA kernel to the one that ships, in files that differ by one idea.
+
+    layer_norm/forward_1_thread_per_row.cuh … forward_5_shipped.cuh, backward_1_… to backward_5_…
+    attention/forward_1_materialized.cuh … forward_7_shipped.cuh, backward_1_… to backward_5_…
+
+A rung exports `extern "C" void OP_NAME(void** tensors, const long long* numbers)`, as in
+`layer_norm_forward_thread_per_row`; arguments.cuh beside it says which tensors and numbers. A C++ compiler builds it
+for the emulator, nvcc for a GPU, where it runs on torch's current stream:
+
+    toolchain = Toolchain("build/ladder")
+    out, mean, rstd = Emulated(toolchain).run(rungs("layer_norm_forward")[0], [x, weight, bias])
+
+All in bfloat16; attention with heads of 64. docs/kernels/ladder.md explains each rung, `python -m kernels ladder`
+measures them.
+"""
+
+import ctypes
+import hashlib
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from kernels import toolchain as builds
+from kernels.emulator import AccessCount, Library, Toolchain
+
+HERE = Path(__file__).parent
+OPS = ("layer_norm_forward", "layer_norm_backward", "attention_forward", "attention_backward")
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One step of the ladder of `op`; `source` is its file."""
+
+    op: str
+    name: str
+    source: Path
+
+    def __str__(self) -> str:
+        return f"{self.op}_{self.name}"
+
+    @property
+    def ships(self) -> bool:
+        """Whether it is the kernel of csrc/cuda."""
+        return self.name == "shipped"
+
+    @property
+    def unit(self) -> Path:
+        """The file to compile, which includes this rung and others."""
+        return self.source.parent / ("shipped.cu" if self.ships else f"{self.op.rsplit('_', 1)[1]}.cu")
+
+
+def rungs(op: str) -> list[Rung]:
+    """The rungs of an op of OPS, the naive one first.
+
+    >>> [rung.name for rung in rungs("layer_norm_forward")][:2]
+    ['thread_per_row', 'block_per_row']
+    """
+    folder, part = op.rsplit("_", 1)
+    sources = sorted((HERE / folder).glob(f"{part}_*.cuh"))
+    return [Rung(op, source.stem.split("_", 2)[2], source) for source in sources]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a rung is called with. tensors: all of them, in its order; outputs: those among them that it fills."""
+
+    tensors: list[Tensor]
+    outputs: list[Tensor]
+    numbers: list[int]
+
+
+def prepare(op: str, inputs: Sequence[Tensor], multiprocessors: int, stream: int) -> Call:
+    """Allocates what an op writes. inputs: contiguous bfloat16, statistics float32, as arguments.cuh lists them."""
+    if not all(x.is_contiguous() for x in inputs):
+        raise ValueError("a rung takes contiguous tensors only: call .contiguous() on them")
+    make = {
+        "layer_norm_forward": _layer_norm_forward,
+        "layer_norm_backward": _layer_norm_backward,
+        "attention_forward": _attention_forward,
+        "attention_backward": _attention_backward,
+    }[op]
+    outputs, scratch, sizes = make(*inputs, multiprocessors=multiprocessors)
+    return Call([*inputs, *outputs, scratch], outputs, [*sizes, multiprocessors, stream])
+
+
+def _layer_norm_forward(x, weight, bias, *, multiprocessors):
+    rows, size = x.shape
+    statistics = [x.new_empty(rows, dtype=torch.float32) for _ in range(2)]
+    return [torch.empty_like(x), *statistics], x.new_empty(1), [rows, size]
+
+
+def _layer_norm_backward(grad_out, x, weight, mean, rstd, *, multiprocessors):
+    rows, size = x.shape
+    outputs = [torch.empty_like(like) for like in (x, weight, weight)]
+    lines = 16 * multiprocessors  # partial_lines in arguments.cuh
+    return outputs, mean.new_empty(lines, 2, size), [rows, size]
+
+
+def _attention_forward(q, k, v, *, multiprocessors):
+    batch, length, heads, _ = q.shape
+    lse = q.new_empty(batch, heads, length, dtype=torch.float32)
+    return [torch.empty_like(q), lse], lse.new_empty(batch, heads, length, length), [batch, length, heads]
+
+
+def _attention_backward(grad_out, q, k, v, out, lse, *, multiprocessors):
+    batch, length, heads, width = q.shape
+    matrices, sums = (
+        2 * lse.numel() * length,
+        lse.numel() * (1 + width),
+    )  # for rung 1; delta and dq for rung 2
+    outputs = [torch.empty_like(q) for _ in range(3)]
+    return outputs, lse.new_empty(max(matrices, sums)), [batch, length, heads]
+
+
+class Emulated:
+    """Rungs on the emulator, for CPU tensors. `checked` finds races and more (docs/kernels/emulator.md), and counts."""
+
+    MULTIPROCESSORS = 1  # of the GPU that is played
+
+    def __init__(self, toolchain: Toolchain, *, checked: bool = False):
+        self._toolchain, self._checked = toolchain, checked
+        self._libraries: dict[Path, Library] = {}
+
+    def library(self, rung: Rung) -> Library:
+        """The compiled rung, and others of its op."""
+        if rung.unit not in self._libraries:
+            self._libraries[rung.unit] = self._toolchain.compile(rung.unit, checked=self._checked)
+        return self._libraries[rung.unit]
+
+    def run(self, rung: Rung, inputs: Sequence[Tensor], **options) -> list[Tensor]:
+        """The outputs of a rung; options are those of emulator.Library.run."""
+        call = prepare(rung.op, inputs, self.MULTIPROCESSORS, stream=0)
+        arrays = [x.view(torch.int16).numpy() if x.element_size() == 2 else x.numpy() for x in call.tensors]
+        self.library(rung).run(str(rung), arrays, call.numbers, **options)
+        return call.outputs
+
+    def counts(self, rung: Rung, inputs: Sequence[Tensor]) -> list[AccessCount]:
+        """What each line of a rung costs; `checked` only."""
+        self.run(rung, inputs, count=True)
+        return self.library(rung).counts()
+
+
+class Cuda:
+    """Rungs on the current GPU, compiled by nvcc into `folder`; those that ship are in the extension instead."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._libraries: dict[Path, ctypes.CDLL] = {}
+
+    def run(self, rung: Rung, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """The outputs of a rung, enqueued on torch's current stream."""
+        call = self.prepare(rung.op, inputs)
+        self.enqueue(rung, call)
+        return call.outputs
+
+    def prepare(self, op: str, inputs: Sequence[Tensor]) -> Call:
+        """The call of any rung of an op on the GPU of its inputs."""
+        properties = torch.cuda.get_device_properties(inputs[0].device)
+        return prepare(op, inputs, properties.multi_processor_count, torch.cuda.current_stream().cuda_stream)
+
+    def enqueue(self, rung: Rung, call: Call) -> None:
+        """Launches the kernels of a rung, without waiting for them."""
+        if rung.unit not in self._libraries:
+            architecture = "sm_{}{}".format(*torch.cuda.get_device_capability())
+            self._libraries[rung.unit] = load(compile_for_gpu(rung.unit, self._folder, architecture))
+        error = launch(self._libraries[rung.unit], rung, [x.data_ptr() for x in call.tensors], call.numbers)
+        if error:
+            raise RuntimeError(f"{rung}: {error}")
+
+
+def compile_for_gpu(unit: Path, folder: Path, architecture: str) -> Path:
+    """Compiles the rungs of a unit by nvcc for one architecture ("sm_80"); named after all that went into it."""
+    home = builds.cuda_home()
+    if home is None:
+        raise FileNotFoundError(
+            "no CUDA toolkit: install one and set CUDA_HOME to the folder that holds bin/nvcc"
+        )
+    files = [unit, *sorted(HERE.rglob("*.cuh"))]
+    digest = hashlib.sha256(f"{home} {architecture} {builds.source_hash()}".encode())
+    for file in files:
+        digest.update(file.read_bytes())
+    library = folder / f"{unit.parent.name}-{unit.stem}-{digest.hexdigest()[:16]}-{architecture}.so"
+    if not library.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        flags = ["-std=c++17", "-O3", "-shared", "-Xcompiler=-fPIC", f"-arch={architecture}"]
+        command = [
+            f"{home}/bin/nvcc",
+            *flags,
+            f"-I{builds.CSRC / 'cuda'}",
+            unit,
+            "-o",
+            library.with_suffix(".part"),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{unit.name} does not compile:\n{done.stderr}")
+        library.with_suffix(".part").rename(library)
+    return library
+
+
+def load(path: Path) -> ctypes.CDLL:
+    """A library of compile_for_gpu."""
+    library = ctypes.CDLL(str(path))
+    library.ladder_call.restype = ctypes.c_char_p
+    return library
+
+
+def launch(library: ctypes.CDLL, rung: Rung, addresses: Sequence[int], numbers: Sequence[int]) -> str | None:
+    """Calls a rung with device addresses: None, or what went wrong."""
+    error = library.ladder_call(
+        getattr(library, str(rung)),
+        (ctypes.c_void_p * len(addresses))(*addresses),
+        (ctypes.c_longlong * len(numbers))(*numbers),
+    )
+    return error.decode() if error else None

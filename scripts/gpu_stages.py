@@ -1,0 +1,303 @@
+"""The stages of scripts/gpu_check.py: each runs programs of this repository, within its time, and says how it went."""
+
+import dataclasses
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from common import bench, files
+
+ROOT = Path(__file__).resolve().parents[1]
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+
+
+def _load_toolchain() -> types.ModuleType:
+    """kernels/toolchain.py by itself: the package would load torch, and the kernels that are about to be built."""
+    spec = importlib.util.spec_from_file_location("toolchain", ROOT / "kernels" / "toolchain.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+toolchain = _load_toolchain()
+
+
+class Failed(Exception):
+    """A stage that did not do what it should; `printed` is what its program said."""
+
+    def __init__(self, why: str, printed: str = ""):
+        super().__init__(why)
+        self.printed = printed
+
+
+class Skipped(Exception):
+    """A stage that cannot run here."""
+
+
+@dataclasses.dataclass
+class Result:
+    """What became of a stage; rows as in every benchmark's JSON."""
+
+    state: str  # passed | failed | skipped
+    note: str
+    seconds: float = 0.0
+    rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+@dataclasses.dataclass
+class Check:
+    """What all stages need to know, and how they run programs within their time."""
+
+    rehearse: bool
+    work: Path
+    log: IO[bytes] | None = None
+    begun: int = 0  # where in the log the words of the last program begin
+    deadline: float = 0.0  # of time.monotonic()
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.rehearse else "cuda"
+
+    def environment(self, **more: str) -> dict[str, str]:
+        paths = [str(ROOT), *([] if has("tyro") else [str(ROOT / "scripts" / "bare")])]
+        paths += filter(None, [os.environ.get("PYTHONPATH")])
+        cuda = {} if self.rehearse else {"SLM_CUDA": "1"}
+        compiled = {"TORCHINDUCTOR_CACHE_DIR": str(self.work / "inductor")}
+        return {
+            **os.environ,
+            **compiled,
+            **cuda,
+            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONUNBUFFERED": "1",
+            **more,
+        }
+
+    def start(self, *command: str | Path, **environment: str) -> subprocess.Popen:
+        """A program that writes to the stage's log, in a process group of its own."""
+        self.log.write(f"$ {' '.join(map(str, command))}\n".encode())
+        self.log.flush()
+        self.begun = self.log.tell()
+        env = self.environment(**environment)
+        return subprocess.Popen(
+            list(map(str, command)),
+            cwd=ROOT,
+            env=env,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def wait(self, process: subprocess.Popen) -> int:
+        """Its exit status; at the deadline it is ended, with all that it started."""
+        try:
+            return process.wait(max(1.0, self.deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            raise Failed(f"stopped at its time limit: {' '.join(map(str, process.args[1:4]))}") from None
+
+    def python(self, *arguments: str | Path, **environment: str) -> str:
+        """Runs Python on `arguments` and returns what it printed; Failed where it fails."""
+        status = self.wait(self.start(sys.executable, *arguments, **environment))
+        printed = Path(self.log.name).read_bytes()[self.begun :].decode(errors="replace")
+        if status:
+            raise Failed(f"exit status {status}: {' '.join(map(str, arguments[:3]))}", printed)
+        return printed
+
+
+def has(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def build(check: Check) -> Result:
+    check.python("setup.py", "build_ext", "--inplace")
+    if has("rich"):
+        check.python("-m", "kernels", "doctor")
+    state = f"import kernels; print('backend', kernels.backends()[{check.device!r}])"
+    built = re.search(r"^backend (.*)", check.python("-c", state), re.MULTILINE)[1]
+    if built != "available":
+        raise Failed(f"the kernels for {check.device} cannot run: {built}")
+    return Result("passed", f"the kernels for {check.device} are built")
+
+
+def test(check: Check) -> Result:
+    # No plugin but ours: a warning of one that happens to be installed would count as an error.
+    workers = min(8, (os.cpu_count() or 1) // 2)
+    parallel = ["-p", "xdist.plugin", "-n", str(workers)] if has("xdist") and workers > 1 else []
+    chosen = ["tests/kernels/test_layer_norm.py", "-k", "fused"] if check.rehearse else ["tests/kernels"]
+    arguments = ["-m", "pytest", *chosen, *parallel, "-p", "no:cacheprovider", "-rf"]
+    try:
+        return Result("passed", _last_line(check.python(*arguments, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")))
+    except Failed as failure:
+        raise Failed(_last_line(failure.printed) if failure.printed else str(failure)) from None
+
+
+def _last_line(printed: str) -> str:
+    return (printed.strip().splitlines() or [""])[-1]
+
+
+def sanitize(check: Check) -> Result:
+    if check.rehearse:
+        printed = check.python("-m", "kernels.smoke", "--device", "cpu")
+        return Result("passed", f"{_last_line(printed)}; compute-sanitizer needs a GPU")
+    home = toolchain.cuda_home() or "/usr/local/cuda"
+    sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=f"{home}/bin")
+    if sanitizer is None:
+        raise Skipped("compute-sanitizer is not here: it comes with the CUDA toolkit")
+    # Without torch's cache each tensor is an allocation of its own, so that what lies beside it is not accessible.
+    program = [sys.executable, "-m", "kernels.smoke", "--device", "cuda"]
+    running = {
+        tool: check.start(
+            sanitizer, "--tool", tool, "--error-exitcode", "9", *program, PYTORCH_NO_CUDA_MEMORY_CACHING="1"
+        )
+        for tool in TOOLS
+    }
+    found = {}
+    for tool, process in running.items():
+        try:
+            found[tool] = check.wait(process)
+        except Failed:
+            found[tool] = "time limit"
+    bad = [f"{tool} ({status})" for tool, status in found.items() if status]
+    if bad:
+        raise Failed(f"see the log: {', '.join(bad)}")
+    return Result("passed", f"{', '.join(TOOLS)}: nothing found")
+
+
+def bench_kernels(check: Check) -> Result:
+    size = ["--tiny", "--repeat", "1"] if check.rehearse else ["--repeat", "20"]
+    rows, failures = [], []
+    # Two programs: a kernel that faults ends one of them only.
+    for op, more in (
+        ("layer_norm", ["--compile"] if has("triton") and not check.rehearse else []),
+        ("attention", []),
+    ):
+        target = check.work / f"bench-{op}.json"
+        target.unlink(missing_ok=True)
+        try:
+            check.python(
+                "-m",
+                "kernels",
+                "bench",
+                "--device",
+                check.device,
+                "--only",
+                op,
+                *size,
+                *more,
+                "--json",
+                target,
+            )
+        except Failed as failure:
+            failures.append(str(failure))
+        if target.is_file():
+            rows += [row for row in files.read_json(target)["rows"] if row not in rows]
+    return Result(
+        "failed" if failures else "passed", "; ".join(failures) or f"{len(rows)} figures", rows=rows
+    )
+
+
+def train(check: Check) -> Result:
+    tokens = check.work / "tokens"
+    if not (tokens / "meta.json").is_file():
+        size = (
+            ["--stories-bytes", "100000", "--vocab-size", "300"]
+            if check.rehearse
+            else ["--vocab-size", "2048"]
+        )
+        check.python("-m", "data", "prepare", "--source", "stories", *size, "--out", tokens)
+    small = ["--steps", "3", "--n-layer", "1", "--eval-batches", "1", "--coherence-stories", "2"]
+    more = [*small, "--micro-batch", "1"] if check.rehearse else []
+    reports = {}
+    for kernels in ("fused", "torch"):
+        run = check.work / f"run-{kernels}"
+        where = ["--device", check.device, "--precision", "bfloat16", "--kernels", kernels]
+        check.python("train.py", "--data", tokens, "--run", run, "--overwrite", *where, *more)
+        reports[kernels] = files.read_json(run / "report.json")
+    ours, theirs = reports["fused"], reports["torch"]
+    names = {"tokens_per_second": "tokens/s", "val_loss": "nats per token", "peak_memory_mb": "MB"}
+    rows = [
+        bench.Row(
+            f"train quickstart bfloat16, {name}",
+            ours[name],
+            unit,
+            "torch's kernels",
+            theirs[name],
+            unit != "tokens/s",
+        )
+        for name, unit in names.items()
+    ]
+    note = f"loss {ours['val_loss']:.3f}, with torch's kernels {theirs['val_loss']:.3f}"
+    return Result("passed", note, rows=bench.as_json("", rows)["rows"])
+
+
+def sample(check: Check) -> Result:
+    run = check.work / "run-fused"
+    if not (run / "best").is_dir():
+        raise Skipped("there is no model: run the stage train first")
+    length = ["--max-new-tokens", "20"] if check.rehearse else []
+    printed = check.python(
+        "sample.py", "--run", run, "--num-samples", "1", "--seed", "1", "--device", check.device, *length
+    )
+    story = " ".join(printed.split())
+    return Result("passed", story[:60] + "…")
+
+
+def step(check: Check) -> Result:
+    target = check.work / "step.json"
+    target.unlink(missing_ok=True)
+    peer = ["--nanogpt", os.environ["NANOGPT"]] if os.environ.get("NANOGPT") else []
+    small = ["--models", "tiny", "--no-compile", "--steps", "1"] if check.rehearse else []
+    check.python("benchmarks/step.py", "--device", check.device, *peer, *small, "--json", target)
+    rows = files.read_json(target)["rows"]
+    return Result("passed", f"beside {rows[0]['peer']}", rows=rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One part of the check: at most so many seconds, and the modules without which it cannot begin."""
+
+    run: Callable[[Check], Result]
+    seconds: int
+    needs: tuple[str, ...]
+
+
+ROOMS = ("numpy", "regex", "rich", "safetensors", "matplotlib")
+STAGES = {
+    "build": Stage(build, 170, ("setuptools",)),
+    "test": Stage(test, 150, ("pytest",)),
+    "sanitize": Stage(sanitize, 110, ()),
+    "bench": Stage(bench_kernels, 120, ("rich",)),
+    "train": Stage(train, 180, ROOMS),
+    "sample": Stage(sample, 30, ROOMS),
+    "step": Stage(step, 180, ROOMS),
+}
+
+
+def run_stage(name: str, check: Check, folder: Path, end: float) -> Result:
+    """Runs one stage with its log in `folder`; whatever happens there becomes a result."""
+    stage, start = STAGES[name], time.monotonic()
+    missing = [module for module in stage.needs if not has(module)]
+    if missing:
+        return Result("skipped", f"Python has no {', '.join(missing)}")
+    if end - start < 5:
+        return Result("skipped", f"no time is left: scripts/gpu_check.sh {name}")
+    check.deadline = min(end, start + stage.seconds)
+    with open(folder / f"{name}.log", "wb") as check.log:
+        try:
+            result = stage.run(check)
+        except (Failed, Skipped) as stop:
+            result = Result("failed" if isinstance(stop, Failed) else "skipped", str(stop))
+        except Exception as error:  # one broken stage must not cost the figures of the others
+            result = Result("failed", f"{type(error).__name__}: {error}")
+    result.seconds = time.monotonic() - start
+    return result

@@ -1,0 +1,42 @@
+"""Plots are saved whole or not at all, in the format that their name says, and never twice differently."""
+
+import pytest
+
+from common import plots
+
+
+def drawn():
+    figure = plots.figure(2, 1)
+    figure.subplots().plot([1, 2, 3])
+    return figure
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.svg", "a.pdf"])
+def test_the_name_says_the_format(tmp_path, name):
+    plots.save(drawn(), tmp_path / name)
+    start = (tmp_path / name).read_bytes()[:8]
+    assert start.startswith({".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[name[1:]])
+
+
+def test_another_name_is_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"should end in one of \.png, \.svg, \.pdf"):
+        plots.save(drawn(), tmp_path / "a.doc")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plot_that_fails_leaves_the_older_one(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    plots.save(drawn(), tmp_path / "a.png")
+    before = (tmp_path / "a.png").read_bytes()
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        plots.save(drawn(), tmp_path / "a.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+    assert (tmp_path / "a.png").read_bytes() == before
+
+
+def test_the_same_plot_gives_the_same_bytes(tmp_path):
+    for name in ("a.svg", "b.svg"):
+        plots.save(drawn(), tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()

@@ -1,0 +1,108 @@
+"""No kernel reads outside its tensors: on the CPU they lie against pages that may not be touched."""
+
+import ctypes
+import faulthandler
+import mmap
+import multiprocessing
+
+import pytest
+import torch
+
+import kernels
+from tests.kernels import cases
+from tests.kernels.cases import AttentionCase, Backend, by
+
+PAGE = mmap.PAGESIZE
+ON_THE_CPU = [backend for backend in cases.BACKENDS if backend.device == "cpu" and backend.choice != "torch"]
+DTYPES = (torch.float32, torch.bfloat16)  # without tensor cores and with them
+CASES = [
+    *(AttentionCase(1, length, 2, 16) for length in (1, 17, 65)),
+    AttentionCase(1, 130, 1, 64),
+    AttentionCase(1, 129, 2, 40, kv_heads=1, layout="transposed", dropout_p=0.1),
+    AttentionCase(1, 33, 2, 24, layout="sliced"),
+    AttentionCase(2, 31, 1, 1),
+    AttentionCase(1, 140, 1, 104, window=20),
+]
+NORM_SHAPES = [(1, 1), (3, 7), (5, 48), (2, 384), (3, 1025)]
+
+
+def guarded(x: torch.Tensor, edge: str) -> torch.Tensor:
+    """A copy with the same strides that begins ("start") or ends ("end") at a page which may not be touched."""
+    reach = 1 + sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    size = reach * x.element_size()
+    room = -(-size // PAGE) * PAGE
+    memory = mmap.mmap(-1, room + 2 * PAGE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    for page in (address, address + PAGE + room):
+        assert protect(ctypes.c_void_p(page), ctypes.c_size_t(PAGE), 0) == 0, ctypes.get_errno()
+    offset = PAGE if edge == "start" else PAGE + room - size
+    flat = torch.frombuffer(memory, dtype=x.dtype, offset=offset, count=reach)
+    flat.copy_(x.as_strided((reach,), (1,)))
+    return flat.as_strided(x.shape, x.stride())
+
+
+def overlapping(dtype: torch.dtype) -> list[torch.Tensor]:
+    """(B, T, H, D) whose rows are the same memory, or share some of it."""
+    row = cases.randn(1, 1, 1, 16, dtype=dtype).expand(2, 40, 2, 16)
+    return [row, row[:, :, :1], cases.randn(64, dtype=dtype).as_strided((1, 40, 1, 8), (64, 1, 8, 1))]
+
+
+def backward_too(op, *inputs: torch.Tensor, **options) -> list[torch.Tensor]:
+    """The result and the gradients, for a gradient that lies against the forbidden page itself."""
+    leaves = cases.require_grad(inputs)
+    out = op(*leaves, **options)
+    grad = guarded(cases.randn(*out.shape, seed=3, dtype=out.dtype), "end")
+    return [out.detach(), *torch.autograd.grad(out, leaves, grad)]
+
+
+def run_between_guards(backend: Backend) -> None:
+    """Every op on every case, at both edges; a touch outside ends the process."""
+    faulthandler.enable()
+    torch.use_deterministic_algorithms(True)
+    with kernels.use(backend.choice):
+        for edge in ("start", "end"):
+            for dtype in DTYPES:
+                for case in CASES:
+                    inputs = [guarded(x, edge) for x in cases.attention_inputs(case, dtype, "cpu")]
+                    for deterministic in (True, False):
+                        found = backward_too(
+                            kernels.causal_attention, *inputs, **case.options, deterministic=deterministic
+                        )
+                        assert all(x.isfinite().all() for x in found), (edge, dtype, case)
+                for x in overlapping(dtype):
+                    assert_as_a_copy(kernels.causal_attention, [guarded(x, edge)] * 3)
+                for shape in NORM_SHAPES:
+                    x, weight = cases.randn(*shape, dtype=dtype), cases.randn(shape[-1], dtype=dtype)
+                    assert_as_a_copy(kernels.layer_norm, [guarded(x, edge), guarded(weight, edge)])
+                    assert_as_a_copy(kernels.layer_norm, [guarded(x[:1].expand(4, -1), edge), weight])
+
+
+def assert_as_a_copy(op, inputs: list[torch.Tensor]) -> None:
+    """The strides change nothing."""
+    found = backward_too(op, *inputs)
+    expected = backward_too(op, *(x.contiguous() for x in inputs))
+    tolerance = 4 * torch.finfo(found[0].dtype).eps
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("backend", **by(ON_THE_CPU))
+def test_nothing_outside_the_tensors_is_read(backend):
+    process = multiprocessing.get_context("spawn").Process(target=run_between_guards, args=(backend,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+def touch(edge: str, distance: int) -> None:
+    x = guarded(torch.ones(3), edge)
+    ctypes.string_at(x.data_ptr() + distance, 1)
+
+
+@pytest.mark.parametrize("edge, outside", [("start", -1), ("end", 12)])
+def test_the_guard_ends_a_process_that_reads_outside(edge, outside):
+    for distance, killed in ((0, False), (11, False), (outside, True)):
+        process = multiprocessing.get_context("spawn").Process(target=touch, args=(edge, distance))
+        process.start()
+        process.join()
+        assert (process.exitcode < 0) == killed
