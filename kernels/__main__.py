@@ -1,16 +1,18 @@
-"""python -m kernels doctor | bench | ladder: what runs here and why, how fast, and what each step to there cost."""
+"""python -m kernels COMMAND: what runs here and why, how fast and by which steps, what a lane holds, which fault shows."""
 
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from common import cli
-from kernels import bench, doctor
-from kernels.ladder import measure
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "doctor": doctor.main,
-    "bench": bench.main,
-    "ladder": measure.main,
+# Where the command's main(argv) is.
+_COMMANDS = {
+    "doctor": "kernels.doctor",
+    "bench": "kernels.bench",
+    "ladder": "kernels.ladder.measure",
+    "trace": "kernels.trace",
+    "mutate": "kernels.mutation.report",
 }
 _USAGE = f"usage: python -m kernels {' | '.join(_COMMANDS)} [--help]"
 
@@ -24,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if name not in _COMMANDS:
         raise ValueError(f"no command {name!r}; {_USAGE}")
-    _COMMANDS[name](rest)
+    importlib.import_module(_COMMANDS[name]).main(rest)
 
 
 if __name__ == "__main__":
