@@ -1,12 +1,19 @@
-"""python -m kernels doctor | bench: what runs here and why, and how fast, beside PyTorch's own ops."""
+"""python -m kernels COMMAND: what runs here and why, how fast and by which steps, what a lane holds, which fault shows."""
 
+import importlib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from common import cli
-from kernels import bench, doctor
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"doctor": doctor.main, "bench": bench.main}
+# Where the command's main(argv) is.
+_COMMANDS = {
+    "doctor": "kernels.doctor",
+    "bench": "kernels.bench",
+    "ladder": "kernels.ladder.measure",
+    "trace": "kernels.trace",
+    "mutate": "kernels.mutation.report",
+}
 _USAGE = f"usage: python -m kernels {' | '.join(_COMMANDS)} [--help]"
 
 
@@ -19,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     if name not in _COMMANDS:
         raise ValueError(f"no command {name!r}; {_USAGE}")
-    _COMMANDS[name](rest)
+    importlib.import_module(_COMMANDS[name]).main(rest)
 
 
 if __name__ == "__main__":

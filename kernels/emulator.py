@@ -23,9 +23,9 @@ from pathlib import Path
 import numpy as np
 
 CSRC = Path(__file__).parent / "csrc"
-FLAGS = ("-std=c++17", "-g", "-fPIC", "-fno-strict-aliasing", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
+FLAGS = ("-std=c++17", "-g", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
 # -O1 neither splits nor merges the accesses that are written in the source.
-CHECKS = ("-O1", "-fsanitize=thread,alignment,bounds")
+CHECKS = ("-O1", "-fsanitize=thread,alignment")
 LIBRARIES = ("-pthread", "-ldl")
 
 
@@ -125,22 +125,29 @@ class Library:
 
 
 class Toolchain:
-    """A C++ compiler and a folder for what it makes; the emulator itself is compiled once per folder."""
+    """A C++ compiler and a folder for what it makes; the emulator itself is compiled once per folder.
 
-    def __init__(self, folder: str | Path, compiler: str | None = None):
+    csrc: where the headers of cuda/ are found; elsewhere than in this package for changed copies of them.
+    """
+
+    def __init__(self, folder: str | Path, compiler: str | None = None, csrc: Path = CSRC):
         self.folder = Path(folder)
+        self.csrc = csrc
         self.compiler = compiler or os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
         if not self.compiler:
             raise FileNotFoundError("no C++ compiler found: install g++ or clang++, or set CXX")
         version = subprocess.run([self.compiler, "--version"], capture_output=True, text=True).stdout
         # gcc would share the __shared__ variables of templates between all libraries of the process.
-        self._flags = FLAGS if "clang" in version else (*FLAGS, "-fno-gnu-unique")
+        is_clang = "clang" in version
+        self._flags = FLAGS if is_clang else (*FLAGS, "-fno-gnu-unique")
+        # An array at the end of a struct has a bound, too.
+        self._checks = (*CHECKS, f"-fsanitize={'bounds' if is_clang else 'bounds-strict'}")
         self._objects: list[Path] = []
 
     def compile(self, source: str | Path, *, checked: bool = False, flags: Sequence[str] = ()) -> Library:
         """Compiles one CUDA file. `checked` makes every load and store call the emulator's checks."""
         source = Path(source).resolve()
-        extra = [*(CHECKS if checked else ("-O2",)), *flags]
+        extra = [*(self._checks if checked else ("-O2",)), *flags]
         code = self._compile_object(source, extra)
         library = code.with_suffix(".so")
         if not library.exists():
@@ -158,15 +165,17 @@ class Toolchain:
     def _compile_object(self, source: Path, extra: Sequence[str]) -> Path:
         """Named after everything that went into it, so that a stale one is never used."""
         flags = [*self._flags, *extra]
-        headers = sorted((CSRC / "cuda").glob("*.cuh")) + sorted((CSRC / "emulator").glob("*.h"))
-        headers += sorted(source.parent.glob("*.cuh"))
+        headers = sorted((CSRC / "emulator").glob("*.h"))
+        if source.parent != (CSRC / "emulator").resolve():
+            headers += sorted([*self.csrc.glob("*.h"), *self.csrc.glob("cuda/*.cu*")])
+            headers += sorted([*source.parent.glob("*.cuh"), *source.parent.glob("*.h")])
         digest = hashlib.sha256(" ".join([self.compiler, *flags]).encode())
         for file in (source, *headers):
             digest.update(file.read_bytes())
         self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / f"{source.stem}-{digest.hexdigest()[:16]}.o"
         if not target.exists():
-            include = ["-I", str(CSRC / "cuda"), "-I", str(CSRC)]
+            include = ["-I", str(self.csrc / "cuda"), "-I", str(self.csrc)]
             self._call(*flags, *include, "-x", "c++", "-c", str(source), "-o", str(target))
         return target
 

@@ -1,10 +1,13 @@
 """Shows what each lane of a CUDA kernel holds, on the emulator: loads, stores, shuffles, fragments.
 
-    python -m kernels.trace FILE.cu PROGRAM --shapes 16x64:bfloat16 64x8:bfloat16 16x8:float32 --lines 21..25
+    python -m kernels trace causal_attention --shape 1x32x1x32:bfloat16 --line fragments.cuh:98 --thread 0..3
+    python -m kernels trace FILE.cu PROGRAM --shape 16x64:bfloat16 64x8:bfloat16 16x8:float32 --line 21..25
 
-The file exports PROGRAM as kernels/emulator.py describes. Its tensors are filled with seeded random numbers.
+An op runs the kernels that ship; a FILE exports PROGRAM as kernels/emulator.py describes. Tensors are filled with
+seeded random numbers. Without --line, an op shows which lines there are.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,34 +25,55 @@ KINDS = {
     "float16": np.float16,
     "bfloat16": np.uint16,
     "int32": np.int32,
+    "int64": np.int64,
 }
 MMA_KINDS = {"bf16": "bfloat16", "f16": "float16", "tf32": "float32"}
+OPS = ("layer_norm", "add_layer_norm", "causal_attention")
 
 
 @dataclass(frozen=True)
 class Options:
-    source: Annotated[Path, tyro.conf.Positional]
-    """the CUDA file"""
-    program: Annotated[str, tyro.conf.Positional]
-    """the function to call, extern "C" """
-    shapes: tuple[str, ...] = field(default=())
-    """one for each tensor, as 16x64:bfloat16"""
+    target: Annotated[str, tyro.conf.Positional]
+    """layer_norm, add_layer_norm, causal_attention, or a CUDA file"""
+    program: Annotated[str, tyro.conf.Positional] = ""
+    """of a file: the function to call, extern "C" """
+    shape: tuple[str, ...] = field(default=())
+    """of an op's x or q, as 1x32x1x32:bfloat16; of a file one for each tensor"""
+    backward: bool = False
+    """of an op: the backward"""
+    kv_heads: int | None = None
+    """of causal_attention: the heads of k and v"""
+    window: int | None = None
+    """of causal_attention: the keys that a query sees"""
+    dropout_p: float = 0.0
+    """of causal_attention"""
     numbers: tuple[int, ...] = ()
-    """what the function takes as numbers"""
+    """what a file's function takes as numbers"""
     block: int = 0
     """the block to trace, numbered x first"""
-    threads: str = "0..31"
+    thread: str = "0..31"
     """first and last thread to show"""
-    lines: str = "1..1000000"
-    """first and last source line to show"""
+    line: str = ""
+    """first and last source line to show, as 98 or 90..98 or fragments.cuh:90..98"""
     registers: str = "float32"
     """how to read shared memory and registers: float32, float16, bfloat16, int32"""
     seed: int = 0
     """for the numbers in the tensors and the order of threads"""
     plot: Path | None = None
     """draw the fragments of the first mma shown, or the banks of the first ldmatrix"""
+    row_bytes: int = 0
+    """of the tile that ldmatrix reads: draws its banks without a swizzle, too; known for causal_attention"""
     build: Path = Path("build/emulator")
     """where compiled files are kept for the next time"""
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one block did; names and kinds: of the tensors that events call tensor 0, tensor 1, …"""
+
+    events: list[Event]
+    kinds: list[str]
+    names: Sequence[str] = ()
 
 
 def decode(data: bytes, kind: str) -> np.ndarray:
@@ -93,23 +117,69 @@ def span(text: str) -> range:
     return range(int(first), int(last if dots else first) + 1)
 
 
-def select(events: Iterable[Event], lines: range, threads: range) -> list[Event]:
+@dataclass(frozen=True)
+class Lines:
+    """The lines to show, of one file or of any.
+
+    >>> Lines.read("fragments.cuh:90..98").holds("/x/fragments.cuh:91")
+    True
+    """
+
+    file: str
+    numbers: range
+
+    @classmethod
+    def read(cls, text: str) -> "Lines":
+        file, _, numbers = text.rpartition(":")
+        return cls(file, span(numbers) if numbers else range(1 << 30))
+
+    def holds(self, place: str) -> bool:
+        path, number = place.rsplit(":", 1)
+        return int(number) in self.numbers and self.file in ("", Path(path).name)
+
+
+def position(event: Event) -> tuple[str, int]:
+    """File and line, to sort by."""
+    path, line = event.place.rsplit(":", 1)
+    return Path(path).name, int(line)
+
+
+def select(events: Iterable[Event], lines: Lines, threads: range) -> list[Event]:
     """The events of those lines and threads, line by line, in the order in which they happened."""
-    chosen = [e for e in events if e.thread in threads and int(e.place.rsplit(":", 1)[1]) in lines]
-    return sorted(chosen, key=lambda event: int(event.place.rsplit(":", 1)[1]))
+    return sorted((e for e in events if e.thread in threads and lines.holds(e.place)), key=position)
 
 
-def table(events: Sequence[Event], tensors: Sequence[str], registers: str):
+def table(events: Sequence[Event], recording: Recording, registers: str):
     """A rich table with one row for each event."""
     from rich.table import Table
 
     shown = Table("line", "thread", "operation", "memory", "given", "got")
+    one_file = len({position(event)[0] for event in events}) == 1
     for event in events:
-        parts = [" ".join(f"{value:.4g}" for value in part) for part in values_of(event, tensors, registers)]
-        line = event.place.rsplit(":", 1)[1]
-        shown.add_row(
-            line, str(event.thread), event.operation, event.memory, " | ".join(parts[:-1]), parts[-1]
-        )
+        parts = [" ".join(f"{v:.4g}" for v in part) for part in values_of(event, recording.kinds, registers)]
+        file, line = position(event)
+        where, memory = str(line) if one_file else f"{file}:{line}", named(event.memory, recording.names)
+        shown.add_row(where, str(event.thread), event.operation, memory, " | ".join(parts[:-1]), parts[-1])
+    return shown
+
+
+def named(memory: str, names: Sequence[str]) -> str:
+    """
+    >>> named("tensor 1 + 64", ["q", "k"])
+    'k + 64'
+    """
+    region, plus, offset = memory.partition(" + ")
+    kind, _, number = region.partition(" ")
+    return names[int(number)] + plus + offset if kind == "tensor" and names else memory
+
+
+def menu(events: Iterable[Event]):
+    """A rich table of the lines that did something, and what."""
+    from rich.table import Table
+
+    shown = Table("line", "operation", "times")
+    for (file, line, operation), count in sorted(Counter((*position(e), e.operation) for e in events).items()):
+        shown.add_row(f"{file}:{line}", operation, str(count))
     return shown
 
 
@@ -124,31 +194,62 @@ def read_shape(text: str) -> tuple[tuple[int, ...], str]:
     return tuple(map(int, sizes.split("x"))), kind
 
 
-def record(options: Options) -> tuple[list[Event], list[str]]:
-    """Runs the program on the emulator: the events of the block, and the kind of each tensor."""
-    if not options.source.is_file():
-        raise FileNotFoundError(f"{options.source}: no such CUDA file")
-    shapes = [read_shape(text) for text in options.shapes]
+def record(options: Options) -> Recording:
+    """Runs the op or the program on the emulator."""
+    shapes = [read_shape(text) for text in options.shape]
+    return _record_op(options, shapes) if options.target in OPS else _record_file(options, shapes)
+
+
+def _record_file(options: Options, shapes: list[tuple[tuple[int, ...], str]]) -> Recording:
+    if not Path(options.target).is_file():
+        raise FileNotFoundError(f"{options.target}: no such CUDA file, and no op: those are {', '.join(OPS)}")
     random = np.random.default_rng(options.seed)
     tensors = [encode(random.standard_normal(shape), kind) for shape, kind in shapes]
-    library = Toolchain(options.build).compile(options.source, checked=True)
+    library = Toolchain(options.build).compile(options.target, checked=True)
     library.run(options.program, tensors, options.numbers, seed=options.seed, traced_block=options.block)
-    return library.events(), [kind for _, kind in shapes]
+    return Recording(library.events(), [kind for _, kind in shapes])
+
+
+def _record_op(options: Options, shapes: list[tuple[tuple[int, ...], str]]) -> Recording:
+    from kernels import programs, trials
+
+    family = "attention" if options.target == "causal_attention" else "layer_norm"
+    dimensions = "BxTxHxD" if family == "attention" else "ROWSxC"
+    if len(shapes) != 1 or len(shapes[0][0]) != dimensions.count("x") + 1:
+        raise ValueError(f"{options.target} takes one shape, {dimensions}:DTYPE: write --shape 1x32x1x32:bfloat16")
+    sizes, kind = shapes[0]
+    if family == "attention":
+        attention = dict(kv_heads=options.kv_heads, window=options.window, dropout_p=options.dropout_p)
+        case = trials.Attention(*sizes, **attention)
+    else:
+        case = trials.Norm(*sizes, residual=options.target == "add_layer_norm")
+    program = f"{family}_{'backward' if options.backward else 'forward'}"
+    library = programs.build(Toolchain(options.build), program, kind)
+    trials.prepare(program, case, kind).run(library, seed=options.seed, traced_block=options.block)
+    names = programs.TENSORS[program]
+    return Recording(library.events(), [programs.kind_of(name, kind) for name in names], names)
 
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     from rich.console import Console
 
-    options = cli.parse(Options, argv, prog="python -m kernels.trace")
-    lines, threads = span(options.lines), span(options.threads)
-    events, kinds = record(options)
-    Console().print(table(select(events, lines, threads), kinds, options.registers))
+    options = cli.parse(Options, argv, prog="python -m kernels trace")
+    lines, threads = Lines.read(options.line), span(options.thread)
+    recording = record(options)
+    if options.target in OPS and not options.line:
+        Console().print(menu(select(recording.events, lines, threads)))
+    else:
+        Console().print(table(select(recording.events, lines, threads), recording, options.registers))
     if options.plot:
         from kernels.trace_plot import plot
 
-        plot(select(events, lines, range(1024)), options.plot)
+        plot(select(recording.events, lines, range(1024)), options.plot, options.row_bytes or tile_row_bytes(options))
 
 
-if __name__ == "__main__":
-    main()
+def tile_row_bytes(options: Options) -> int:
+    """Of the tiles of causal_attention in shared memory: D, padded to a multiple of 32, in 16 bits; else 0."""
+    if options.target != "causal_attention":
+        return 0
+    width = read_shape(options.shape[0])[0][-1]
+    return (width + 31) // 32 * 32 * 2

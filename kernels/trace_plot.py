@@ -57,35 +57,56 @@ def place(name: str, depth: int, lane: int, i: int) -> tuple[int, int]:
     )
 
 
-def banks(lanes: Sequence[Event]) -> np.ndarray:
-    """(matrices, 32): how many of the 8 rows of each matrix fall on each bank; above 1 they take turns."""
+def addresses(lanes: Sequence[Event]) -> np.ndarray:
+    """(matrices, 8): the byte of shared memory where each row of each matrix of an ldmatrix begins."""
     count = {"x1": 1, "x2": 2, "x4": 4}[lanes[0].operation.split(".")[1]]
-    hits = np.zeros((count, 32), dtype=int)
-    for lane, event in enumerate(lanes[: 8 * count]):
-        word = int(event.memory.rsplit(" ", 1)[1]) // 4
-        hits[lane // 8, (word + np.arange(4)) % 32] += 1
+    return np.array([int(event.memory.rsplit(" ", 1)[1]) for event in lanes[: 8 * count]]).reshape(count, 8)
+
+
+def unswizzled(rows: np.ndarray, row_bytes: int) -> np.ndarray:
+    """The same rows of a tile with rows of so many bytes, were each chunk of 16 bytes where its number says.
+
+    All rows of a matrix read the same chunk; which one is as good as any other.
+
+    >>> unswizzled(np.array([[0, 144, 288]]), 128).tolist()
+    [[0, 128, 256]]
+    """
+    return rows // row_bytes * row_bytes + rows[:, :1] % row_bytes
+
+
+def banks(rows: np.ndarray) -> np.ndarray:
+    """(matrices, 32): how many of the 8 rows of each matrix fall on each bank; above 1 they take turns."""
+    hits = np.zeros((len(rows), 32), dtype=int)
+    for matrix, row in np.ndindex(rows.shape):
+        hits[matrix, (rows[matrix, row] // 4 + np.arange(4)) % 32] += 1
     return hits
 
 
-def plot(events: Sequence[Event], path: Path) -> None:
-    """Draws the first mma among the events, else the first ldmatrix, and writes the picture to `path`."""
+def pictures(events: Sequence[Event], row_bytes: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Title, colours and numbers of each picture: of the first mma among the events, else of the first ldmatrix."""
     if lanes := first_of(events, "mma"):
-        pictures = fragments(lanes)
-        titles = [f"{name}: lane of each element" for name, _, _ in pictures]
-        cells = [(values, owner) for _, values, owner in pictures]
-    elif lanes := first_of(events, "ldmatrix"):
-        hits = banks(lanes)
-        titles, cells = ["rows of each 8x8 matrix on each bank"], [(hits, hits)]
-    else:
-        raise ValueError(
-            "nothing to draw: no mma and no ldmatrix on the lines shown, choose others by --lines"
-        )
-    figure = plots.figure(7 * len(cells), 7)
-    for axes, title, (values, numbers) in zip(
-        np.atleast_1d(figure.subplots(1, len(cells))), titles, cells, strict=True
-    ):
-        axes.imshow(values, cmap="viridis", aspect="auto")
+        return [(f"{name}: lane of each element", values, owner) for name, values, owner in fragments(lanes)]
+    if lanes := first_of(events, "ldmatrix"):
+        rows = addresses(lanes)
+        ways = {"as the kernel lays them": rows}
+        if row_bytes:
+            ways["without a swizzle"] = unswizzled(rows, row_bytes)
+        title = "rows of each 8x8 matrix on each bank, "
+        return [(title + way, hits, hits) for way, hits in ((way, banks(rows)) for way, rows in ways.items())]
+    raise ValueError("nothing to draw: no mma and no ldmatrix on the lines shown, choose others by --line")
+
+
+def plot(events: Sequence[Event], path: Path, row_bytes: int = 0) -> None:
+    """Draws `pictures` side by side and writes them to `path`."""
+    from matplotlib.figure import Figure
+
+    drawn = pictures(events, row_bytes)
+    figure = Figure(figsize=(7 * len(drawn), 7), layout="constrained")
+    top = max(values.max() for _, values, _ in drawn)
+    for axes, (title, values, numbers) in zip(np.atleast_1d(figure.subplots(1, len(drawn))), drawn, strict=True):
+        scale = {} if values is not numbers else {"vmin": 0, "vmax": top}
+        axes.imshow(values, cmap="viridis", aspect="auto", **scale)
         axes.set_title(title)
         for (row, column), number in np.ndenumerate(numbers):
             axes.text(column, row, str(number), ha="center", va="center", fontsize=6, color="white")
-    plots.save(figure, path)
+    figure.savefig(path, dpi=120)

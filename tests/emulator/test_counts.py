@@ -32,7 +32,7 @@ def counts(toolchain: Toolchain) -> list[AccessCount]:
     library = toolchain.compile(SOURCE, checked=True)
     room = np.zeros(256 + 8, dtype=np.float32)
     x = room[-room.ctypes.data % 32 // 4 :][:256]
-    library.run("run_patterns", [x, np.zeros(32, np.float32)], seed=4, count=True)
+    library.run("run_patterns", [x, np.zeros(32 * BLOCKS, np.float32)], seed=4, count=True)
     return library.counts()
 
 

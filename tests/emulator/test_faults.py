@@ -32,6 +32,11 @@ WATCHED = {
     r"|reads shared memory that thread \d+ wrote|reads shared memory before the wait",
     "plain_among_atomics": r"reads shared memory that thread \d+ wrote at .*, with no barrier between"
     r"|writes shared memory that thread \d+ read",
+    "two_threads_one_word": r"writes tensor 1 that thread \d+ wrote at .*faults.cu:\d+, with no barrier between",
+    "read_back_without_barrier": r"reads tensor 1 that thread \d+ wrote at .*, with no barrier between"
+    r"|writes tensor 1 that thread \d+ read at .*, with no barrier between",
+    "two_blocks_one_word": r"writes what block \d wrote at .*faults.cu:\d+, and nothing orders blocks",
+    "store_among_atomics": r"writes what block \d (wrote|changed) at .*faults.cu:\d+, and nothing orders blocks",
 }
 # … and for those that any build of the emulator finds.
 ALWAYS = {
@@ -56,7 +61,7 @@ def aligned(count: int) -> np.ndarray:
 def report(library: Library, fault: str, *, mended: bool, seed: int) -> str | None:
     """What the emulator says about the kernel, None when it is silent."""
     try:
-        library.run(fault, [aligned(32), aligned(32)], [int(mended)], seed=seed)
+        library.run(fault, [aligned(32), aligned(128)], [int(mended)], seed=seed)
     except RuntimeError as error:
         return str(error)
     return None

@@ -12,10 +12,10 @@ PROGRAMS = Path(__file__).parent / "programs"
 
 
 @pytest.fixture(scope="module")
-def recorded(toolchain: Toolchain) -> tuple[list[Event], list[str]]:
+def recorded(toolchain: Toolchain) -> trace.Recording:
     shapes = ("16x64:bfloat16", "64x8:bfloat16", "16x8:float32")
     return trace.record(
-        trace.Options(PROGRAMS / "example.cu", "run_tile_product", shapes, seed=3, build=toolchain.folder)
+        trace.Options(str(PROGRAMS / "example.cu"), "run_tile_product", shapes, seed=3, build=toolchain.folder)
     )
 
 
@@ -23,24 +23,24 @@ def named(events: list[Event], operation: str) -> list[Event]:
     return [event for event in events if event.operation.startswith(operation)]
 
 
-def test_fragments_multiply_to_the_accumulator(recorded: tuple[list[Event], list[str]]) -> None:
-    lanes = trace_plot.first_of(recorded[0], "mma")
+def test_fragments_multiply_to_the_accumulator(recorded: trace.Recording) -> None:
+    lanes = trace_plot.first_of(recorded.events, "mma")
     (_, a, _), (_, b, _), (_, c, owner) = trace_plot.fragments(lanes)
     assert len(lanes) == 32
     np.testing.assert_allclose(c, a @ b, rtol=0, atol=1e-5)  # the first mma adds to zero
     assert np.bincount(owner.ravel()).tolist() == [4] * 32
 
 
-def test_stores_show_the_sums_of_the_last_mma(recorded: tuple[list[Event], list[str]]) -> None:
-    events, kinds = recorded
+def test_stores_show_the_sums_of_the_last_mma(recorded: trace.Recording) -> None:
+    events, kinds = recorded.events, recorded.kinds
     last = [event for event in named(events, "mma") if event.thread == 9][-1]
     stores = [event for event in named(events, "store") if event.thread == 9 and "tensor 2" in event.memory]
     assert b"".join(event.got for event in stores) == last.got
     assert trace.values_of(stores[0], kinds, "float32")[-1].dtype == np.float32
 
 
-def test_banks_of_an_unswizzled_tile_collide(recorded: tuple[list[Event], list[str]]) -> None:
-    hits = trace_plot.banks(trace_plot.first_of(recorded[0], "ldmatrix.x4"))
+def test_banks_of_an_unswizzled_tile_collide(recorded: trace.Recording) -> None:
+    hits = trace_plot.banks(trace_plot.addresses(trace_plot.first_of(recorded.events, "ldmatrix.x4")))
     # Rows of 64 bfloat16 are 128 bytes: all eight begin at the same bank.
     assert hits.shape == (4, 32)
     assert (hits.max(1) == 8).all()
@@ -49,8 +49,8 @@ def test_banks_of_an_unswizzled_tile_collide(recorded: tuple[list[Event], list[s
 def test_command_prints_the_chosen_lanes_and_draws(
     toolchain: Toolchain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [str(PROGRAMS / "counts.cu"), "run_patterns", "--shapes", "264:float32", "32:float32"]
-    choice = ["--threads", "4..5", "--lines", "20..22", "--build", str(toolchain.folder)]
+    arguments = [str(PROGRAMS / "counts.cu"), "run_patterns", "--shape", "264:float32", "96:float32"]
+    choice = ["--thread", "4..5", "--line", "20..22", "--build", str(toolchain.folder)]
     trace.main([*arguments, *choice, "--plot", str(tmp_path / "banks.png")])
     shown = capsys.readouterr().out
     assert [shown.count(f"│ {line} ") for line in (19, 20, 22, 23)] == [0, 2, 2, 0]
@@ -58,7 +58,29 @@ def test_command_prints_the_chosen_lanes_and_draws(
     assert (tmp_path / "banks.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(("flag", "value"), [("--lines", "a..b"), ("--shapes", "16x64:float3")])
+def test_swizzled_tiles_of_attention_hit_every_bank_once(toolchain: Toolchain) -> None:
+    options = trace.Options(
+        "causal_attention", shape=("1x16x1x64:bfloat16",), line="fragments.cuh", build=toolchain.folder
+    )
+    recording = trace.record(options)
+    rows = trace_plot.addresses(trace_plot.first_of(recording.events, "ldmatrix.x4"))
+    assert (trace_plot.banks(rows) == 1).all()
+    assert trace_plot.banks(trace_plot.unswizzled(rows, trace.tile_row_bytes(options))).max() == 8
+
+
+@pytest.mark.parametrize("op", ["layer_norm", "add_layer_norm"])
+@pytest.mark.parametrize("backward", [False, True])
+def test_ops_show_what_their_lanes_load(toolchain: Toolchain, op: str, backward: bool, capsys) -> None:
+    way = ["--backward"] if backward else []
+    arguments = [op, "--shape", "2x8:float32", *way, "--build", str(toolchain.folder)]
+    trace.main(arguments)
+    line = next(line for line in capsys.readouterr().out.splitlines() if "load" in line).split("│")[1].strip()
+    trace.main([*arguments, "--line", line, "--thread", "0"])
+    shown = capsys.readouterr().out
+    assert " load " in shown and "tensor" not in shown
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--line", "a..b"), ("--shape", "16x64:float3")])
 def test_mistakes_are_one_line(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         trace.main([str(PROGRAMS / "counts.cu"), "run_patterns", flag, value])

@@ -37,7 +37,7 @@ struct AttentionShape {
     uint32_t threshold;   // of philox.h
 
     __device__ __forceinline__ bool sees(int query, int key) const {
-        return key <= query && query - key < window && query < length;
+        return key <= query && query - key < window;
     }
     __device__ __forceinline__ int kv_head(int head) const { return head / (heads / kv_heads); }
     // Where a statistic of a query lies in a (B, H, T) tensor.

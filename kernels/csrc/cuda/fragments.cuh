@@ -158,7 +158,6 @@ struct Tile {
             if (first + r < length && chunk * kChunk < width)
                 Pack<T, kChunk>::load(at(tile, row + r, chunk)).store(head + (first + r) * stride + chunk * kChunk);
         }
-        __syncwarp();
     }
 };
 

@@ -66,8 +66,14 @@ Block::Block(const Launch& launch) : launch_(launch) {
     static_shared_ = static_shared_segment();
     if (!checks_are_on()) return;
     if (options().count) counter_ = std::make_unique<AccessCounter>();
-    for (const Range& memory : {dynamic_shared_, static_shared_})
-        if (memory.size) shadows_.push_back(std::make_unique<Shadow>(memory, this->size()));
+    clock_ = std::make_unique<Clock>(this->size());
+    const auto watch = [&](const Range& memory, const std::string& name, bool is_shared) {
+        if (memory.size) shadows_.push_back(std::make_unique<Shadow>(memory, name, is_shared, *clock_));
+    };
+    watch(dynamic_shared_, "shared memory", true);
+    watch(static_shared_, "shared memory", true);
+    for (std::size_t i = 0; i < launch.tensors.size(); ++i)
+        watch(launch.tensors[i], "tensor " + std::to_string(i), false);
 }
 
 Block::~Block() {
@@ -89,11 +95,11 @@ void Block::prepare(uint3 index, std::uint64_t seed) {
         thread.copy_groups.clear();
         thread.stack_pointer = prepare_fiber(thread.stack, enter_thread);
     }
-    const std::uint64_t linear = index.x + launch_.grid.x * (index.y + std::uint64_t{launch_.grid.y} * index.z);
-    if (checks_are_on() && options().traced_block == static_cast<long long>(linear))
+    number_ = index.x + launch_.grid.x * (index.y + std::uint64_t{launch_.grid.y} * index.z);
+    if (checks_are_on() && options().traced_block == static_cast<long long>(number_))
         tracer_ = std::make_unique<Tracer>(*this);
     poison_shared();
-    for (const auto& shadow : shadows_) shadow->begin_block();
+    if (clock_) clock_->begin_block();
     blockIdx = index;
     blockDim = launch_.block;
     gridDim = launch_.grid;
@@ -120,7 +126,7 @@ Shadow* Block::shadow_of(const void* address) {
 }
 
 void Block::warp_barrier_passed(unsigned mask) {
-    for (const auto& shadow : shadows_) shadow->warp_barrier(current_thread->warp(), mask);
+    if (clock_) clock_->warp_barrier(current_thread->warp(), mask);
 }
 
 void Block::run(uint3 index, std::uint64_t seed) {
@@ -224,7 +230,7 @@ bool Block::release_barrier() {
         thread.predicate = answer;
         set_state(thread, State::runnable);
     }
-    for (const auto& shadow : shadows_) shadow->block_barrier();
+    if (clock_) clock_->block_barrier();
     return true;
 }
 

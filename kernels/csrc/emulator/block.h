@@ -74,6 +74,7 @@ struct Thread {
 
 struct Launch;
 struct Place;
+class Clock;
 class Shadow;
 class AccessCounter;
 class Tracer;
@@ -102,7 +103,9 @@ class Block {
     int size() const { return static_cast<int>(threads_.size()); }
     Range dynamic_shared() const { return dynamic_shared_; }
     Range static_shared() const { return static_shared_; }
-    // The history of the shared memory that `address` is in; null elsewhere and in a build without checks.
+    // x fastest.
+    std::uint64_t number() const { return number_; }
+    // The history of the memory that `address` is in; null elsewhere and in a build without checks.
     Shadow* shadow_of(const void* address);
     // Null unless accesses are counted.
     AccessCounter* counter() { return counter_.get(); }
@@ -128,6 +131,7 @@ class Block {
 
     const Launch& launch_;
     uint3 index_{};
+    std::uint64_t number_ = 0;
     std::uint64_t random_ = 0;
     bool shuffled_ = false;
     std::vector<Thread> threads_;
@@ -138,6 +142,7 @@ class Block {
     void* scheduler_ = nullptr;  // where the scheduler was left while a fiber runs
     std::vector<char> shared_storage_;
     Range dynamic_shared_, static_shared_;
+    std::unique_ptr<Clock> clock_;
     std::vector<std::unique_ptr<Shadow>> shadows_;
     std::unique_ptr<AccessCounter> counter_;
     std::unique_ptr<Tracer> tracer_;

@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "between_blocks.h"
 #include "memory.h"
 #include "symbols.h"
 
@@ -101,6 +102,8 @@ void work(const Launch& launch, Progress& progress) {
 void run(Launch launch) {
     check_limits(launch);
     launch.tensors = tensors_in_scope();
+    BetweenBlocks history(launch.tensors);
+    if (checks_are_on()) launch.history = &history;
     Progress progress;
     const std::uint64_t cores = options().workers ? options().workers : std::thread::hardware_concurrency();
     const std::uint64_t count = std::clamp<std::uint64_t>(cores, 1, blocks_in(launch));

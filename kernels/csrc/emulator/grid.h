@@ -20,6 +20,8 @@ struct Options {
 
 Options& options();
 
+class BetweenBlocks;
+
 struct Launch {
     const void* kernel;                // the function's address, to name it in reports
     void (*call)(const void*);         // calls the kernel with the arguments behind the pointer
@@ -27,7 +29,8 @@ struct Launch {
     std::size_t argument_bytes;
     dim3 grid, block;
     std::size_t shared_bytes;          // dynamic
-    std::vector<Range> tensors = {};   // filled by run
+    std::vector<Range> tensors = {};   // filled by run, and so is
+    BetweenBlocks* history = nullptr;  // what blocks did to them; null in a build without checks
 };
 
 // Runs every block. Throws std::runtime_error when the launch is refused or a check fails.

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <mutex>
 
+#include "between_blocks.h"
 #include "counter.h"
 #include "grid.h"
 #include "shadow.h"
@@ -106,12 +107,6 @@ std::string nearest(const char* address, const Block& block) {
     return text;
 }
 
-bool is_in_tensors(const void* address, std::size_t bytes, const Launch& launch) {
-    for (const Range& tensor : launch.tensors)
-        if (tensor.contains(address)) return tensor.contains(static_cast<const char*>(address) + bytes - 1);
-    return false;
-}
-
 // Constants of the program, and the kernel's parameters.
 bool is_program_memory(const void* address, const Launch& launch) {
     Dl_info image;
@@ -125,13 +120,17 @@ void observe(const void* address, std::size_t bytes, Access access, Space space,
         counter->record(*current_thread, address, static_cast<int>(bytes), access, space, place);
 }
 
-void check_shared(Shadow& shadow, const void* address, std::size_t bytes, Access access, Place place) {
+// Against the other threads of the block, then, in a tensor, against other blocks.
+void check_races(Shadow& shadow, const void* address, std::size_t bytes, Access access, Place place) {
     const int thread = current_thread->linear;
-    const std::string wrong = access == Access::read    ? shadow.read(thread, address, bytes, place)
+    std::string wrong = access == Access::read    ? shadow.read(thread, address, bytes, place)
                               : access == Access::write ? shadow.write(thread, address, bytes, place)
                                                         : shadow.atomic(thread, address, bytes, place);
+    BetweenBlocks* history = current_block->launch().history;
+    if (wrong.empty() && !shadow.is_shared() && history)
+        wrong = history->check(current_block->number(), address, bytes, access, place);
     if (!wrong.empty()) current_block->fail(wrong, place);
-    observe(address, bytes, access, Space::shared, place);
+    observe(address, bytes, access, shadow.is_shared() ? Space::shared : Space::global, place);
 }
 
 }  // namespace
@@ -141,10 +140,9 @@ void check_access(const void* address, std::size_t bytes, Access access, Place p
     for (const Range& own : own_variables())
         if (own.contains(address)) return;
     Block& block = *current_block;
-    if (Shadow* shadow = block.shadow_of(address)) return check_shared(*shadow, address, bytes, access, place);
+    if (Shadow* shadow = block.shadow_of(address)) return check_races(*shadow, address, bytes, access, place);
     const Launch& launch = block.launch();
-    if (launch.tensors.empty() || is_in_tensors(address, bytes, launch))
-        return observe(address, bytes, access, Space::global, place);
+    if (launch.tensors.empty()) return observe(address, bytes, access, Space::global, place);
     if (access == Access::read && is_program_memory(address, launch)) return;
     block.fail(std::string(verb(access)) + " " + std::to_string(bytes) + " bytes outside the tensors handed in, " +
                    nearest(static_cast<const char*>(address), block),

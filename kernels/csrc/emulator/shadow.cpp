@@ -1,4 +1,4 @@
-// Race and initialization checks on shared memory. The rules are in shadow.h.
+// Race and initialization checks among the threads of a block. The rules are in shadow.h.
 
 #include "shadow.h"
 
@@ -6,16 +6,7 @@
 
 namespace emulator {
 
-Shadow::Shadow(Range memory, int threads)
-    : memory_(memory), cells_(memory.size), seen_(std::size_t{kWarpSize} * threads) {}
-
-void Shadow::begin_block() {
-    block_start_ = last_barrier_ = ++now_;
-}
-
-void Shadow::block_barrier() { last_barrier_ = ++now_; }
-
-void Shadow::warp_barrier(int warp, unsigned mask) {
+void Clock::warp_barrier(int warp, unsigned mask) {
     ++now_;
     const std::size_t first = std::size_t{kWarpSize} * warp;
     std::uint32_t joined[kWarpSize] = {};
@@ -30,20 +21,25 @@ void Shadow::warp_barrier(int warp, unsigned mask) {
         if (mask >> lane & 1) std::copy(joined, joined + kWarpSize, &seen_[(first + lane) * kWarpSize]);
 }
 
-Shadow::Cell& Shadow::cell(const void* address) { return cells_[static_cast<const char*>(address) - memory_.start]; }
-
-Shadow::Event Shadow::event(int thread, Kind kind, Place place) const {
-    return {now_, static_cast<std::uint16_t>(thread), kind, place};
+Shadow::Cell& Shadow::cell(const void* address) {
+    const std::size_t byte = static_cast<const char*>(address) - memory_.start;
+    auto& page = pages_[byte / kPage];
+    if (!page) page = std::make_unique<std::array<Cell, kPage>>();
+    return (*page)[byte % kPage];
 }
 
-bool Shadow::ordered(std::uint32_t time, int before, int thread) const {
+Shadow::Event Shadow::event(int thread, Kind kind, Place place) const {
+    return {clock_.now(), static_cast<std::uint16_t>(thread), kind, place};
+}
+
+bool Clock::ordered(std::uint32_t time, int before, int thread) const {
     if (time < last_barrier_ || before == thread) return true;
     if (before / kWarpSize != thread / kWarpSize) return false;
     return time < seen_[std::size_t{kWarpSize} * thread + before % kWarpSize];
 }
 
 std::string Shadow::conflict(const char* doing, const char* did, const Event& with) const {
-    return std::string(doing) + " shared memory that thread " + std::to_string(with.thread) + " " + did + " at " +
+    return std::string(doing) + " " + name_ + " that thread " + std::to_string(with.thread) + " " + did + " at " +
            with.place.text() + ", with no barrier between";
 }
 
@@ -51,15 +47,16 @@ template <class Visit>
 std::string Shadow::each(const void* address, std::size_t bytes, Visit visit) {
     const char* start = static_cast<const char*>(address);
     for (std::size_t i = 0; i < bytes; ++i) {
-        if (!memory_.contains(start + i)) return "runs past the end of shared memory";
+        if (!memory_.contains(start + i)) return "runs past the end of " + name_;
         const std::string wrong = visit(cell(start + i));
-        if (!wrong.empty()) return wrong + " (byte " + std::to_string(start + i - memory_.start) + " of shared memory)";
+        if (!wrong.empty()) return wrong + " (byte " + std::to_string(start + i - memory_.start) + " of " + name_ + ")";
     }
     return {};
 }
 
 std::string Shadow::check_read(int thread, const Cell& cell) const {
-    if (cell.write.time < block_start_) return "reads shared memory that no thread of this block has written";
+    if (cell.write.time < clock_.block_start())
+        return is_shared_ ? "reads shared memory that no thread of this block has written" : "";
     if (cell.write.kind == Kind::copy_in_flight)
         return "reads shared memory before the wait that covers the cp.async at " + cell.write.place.text();
     if (!ordered(cell.write, thread)) return conflict("reads", "wrote", cell.write);
@@ -67,7 +64,7 @@ std::string Shadow::check_read(int thread, const Cell& cell) const {
 }
 
 std::string Shadow::check_write(int thread, const Cell& cell, Kind kind) const {
-    if (cell.write.time >= block_start_) {
+    if (cell.write.time >= clock_.block_start()) {
         if (cell.write.kind == Kind::copy_in_flight)
             return "writes shared memory before the wait that covers the cp.async at " + cell.write.place.text();
         const bool both_atomic = kind == Kind::atomic && cell.write.kind == Kind::atomic;
@@ -88,12 +85,12 @@ void Shadow::record_read(int thread, Cell& cell, Place place) {
     if (cell.read.thread / kWarpSize != warp) {
         cell.other = cell.read;
         cell.lanes = 0;
-    } else if (cell.read.time < last_barrier_) {
+    } else if (cell.read.time < clock_.last_barrier()) {
         cell.lanes = 0;
-    } else if (cell.read.time != now_) {
+    } else if (cell.read.time != clock_.now()) {
         for (unsigned lanes = cell.lanes; lanes; lanes &= lanes - 1) {
             const int reader = warp * kWarpSize + __builtin_ctz(lanes);
-            if (ordered(cell.read.time, reader, thread)) cell.lanes &= ~(lanes & -lanes);
+            if (clock_.ordered(cell.read.time, reader, thread)) cell.lanes &= ~(lanes & -lanes);
         }
     }
     cell.read = event(thread, Kind::plain, place);
@@ -118,7 +115,7 @@ std::string Shadow::write(int thread, const void* address, std::size_t bytes, Pl
 
 std::string Shadow::atomic(int thread, const void* address, std::size_t bytes, Place place) {
     return each(address, bytes, [&](Cell& cell) {
-        const bool after_atomic = cell.write.kind == Kind::atomic && cell.write.time >= block_start_;
+        const bool after_atomic = cell.write.kind == Kind::atomic && cell.write.time >= clock_.block_start();
         std::string wrong = after_atomic ? "" : check_read(thread, cell);
         if (wrong.empty()) wrong = check_write(thread, cell, Kind::atomic);
         cell.write = event(thread, Kind::atomic, place);

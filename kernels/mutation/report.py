@@ -1,0 +1,120 @@
+"""python -m kernels mutate: changes the CUDA kernels, one small change at a time, and counts how many go unnoticed.
+
+A run of all mutants takes about half an hour on two cores; it may be stopped, and goes on where it was.
+"""
+
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from common import bench, cli, files
+from kernels.mutation.operators import Mutant, mutants
+
+EXPLANATIONS = Path(__file__).with_name("survivors.toml")
+# The columns of the table, and how the verdicts of runner.py begin.
+KINDS = {
+    "wrong result": ("wrong",),
+    "reported by the emulator": ("reported",),
+    "hangs or crashes": ("hangs", "crashes"),
+    "more work": ("more work",),
+    "does not compile": ("does not compile",),
+    "survived": ("survived",),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    files: tuple[str, ...] = ()
+    """only these files of csrc/cuda, such as score_tile.cuh"""
+    every: int = 1
+    """only every n-th mutant: a sample"""
+    processes: int = 2
+    """how many run at once"""
+    folder: Path = Path("build/mutation")
+    """where builds and verdicts are kept for the next time"""
+    json: Path | None = None
+    """write the counts and the survivors there"""
+
+
+def kind(verdict: str) -> str:
+    """
+    >>> kind("wrong dq: off by 0.5, allowed 0.1")
+    'wrong result'
+    """
+    return next(name for name, starts in KINDS.items() if verdict.startswith(starts))
+
+
+def explanations() -> dict[tuple[str, str], str]:
+    """Why a change, by file and the line as it becomes, alters nothing that could be noticed."""
+    groups = tomllib.loads(EXPLANATIONS.read_text(encoding="utf-8")).get("survivor", [])
+    return {(group["file"], line): group["reason"] for group in groups for line in group["lines"]}
+
+
+def survivors(verdicts: dict[Mutant, str], texts: dict[str, str]) -> list[dict]:
+    """The mutants that nothing noticed, each with its reason, or with None."""
+    reasons = explanations()
+    found = []
+    for mutant in sorted((m for m in verdicts if verdicts[m] == "survived"), key=lambda m: (m.file, m.start)):
+        line = mutant.changed_line(texts[mutant.file])
+        row = {"file": mutant.file, "line": mutant.line, "operator": mutant.operator, "becomes": line}
+        found.append(row | {"reason": reasons.get((mutant.file, line))})
+    return found
+
+
+def summary(verdicts: dict[Mutant, str], texts: dict[str, str]) -> dict:
+    """What --json writes."""
+    counts = Counter(kind(verdict) for verdict in verdicts.values())
+    built = len(verdicts) - counts["does not compile"]
+    by_file = {name: Counter(kind(v) for m, v in verdicts.items() if m.file == name) for name in texts}
+    return {
+        "machine": bench.machine(),
+        "mutants": len(verdicts),
+        "killed_of_those_that_compile": round(1 - counts["survived"] / built, 4) if built else None,
+        "counts": {name: counts[name] for name in KINDS},
+        "files": {name: {k: found[k] for k in KINDS} for name, found in by_file.items() if found},
+        "operators": dict(Counter(mutant.operator for mutant in verdicts)),
+        "survivors": survivors(verdicts, texts),
+    }
+
+
+def show(result: dict) -> None:
+    """The counts as a table, then the survivors that nobody has explained."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("file", *KINDS)
+    for name, counts in (result["files"] | {"all": result["counts"]}).items():
+        table.add_row(name, *(str(count) for count in counts.values()))
+    console = Console()
+    console.print(table)
+    console.print(f"killed: {result['killed_of_those_that_compile']:.1%} of the mutants that compile")
+    for row in result["survivors"]:
+        if row["reason"] is None:
+            console.print(f"unexplained: {row['file']}:{row['line']} {row['becomes']}", markup=False)
+
+
+@cli.command
+def main(argv: Sequence[str] | None = None) -> None:
+    from rich.progress import track
+
+    from kernels.mutation.runner import Runner, judge_all, kernel_files
+
+    options = cli.parse(Options, argv, prog="python -m kernels mutate")
+    texts = {path.name: path.read_text() for path in kernel_files()}
+    unknown = set(options.files) - set(texts)
+    if unknown:
+        raise ValueError(f"no kernel is called {', '.join(sorted(unknown))}: there are {', '.join(texts)}")
+    chosen = [m for name in options.files or texts for m in mutants(name, texts[name])][:: options.every]
+    runner = Runner(options.folder)
+    runner.prepare()
+    verdicts = {}
+    for mutant, verdict in track(judge_all(runner, chosen, options.processes), "mutants", len(chosen)):
+        verdicts[mutant] = verdict
+    result = summary(verdicts, texts)
+    if options.json:
+        files.write_json(options.json, result)
+    show(result)
+    if any(row["reason"] is None for row in result["survivors"]):
+        raise SystemExit(1)

@@ -1,0 +1,29 @@
+"""The kernels that ship, with every check of the emulator on: nothing is reported and every result is right."""
+
+import pytest
+
+from kernels import programs, trials
+from kernels.emulator import Toolchain
+from kernels.mutation.cases import CASES
+from kernels.mutation.runner import UNITS
+
+FIRST, OTHERS = UNITS[: len(CASES)], UNITS[len(CASES) :]
+
+
+def check(toolchain: Toolchain, program: str, dtype: str, seeds: range) -> None:
+    library = programs.build(toolchain, program, dtype)
+    for case in CASES[program]:
+        trial = trials.prepare(program, case, dtype)
+        for seed in seeds:
+            assert trial.fault(trial.run(library, seed=seed)) is None, trial.name
+
+
+@pytest.mark.parametrize("unit", FIRST, ids=str)
+def test_kernels_are_right_and_free_of_faults(toolchain: Toolchain, unit) -> None:
+    check(toolchain, unit.program, unit.dtype, range(1, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", UNITS, ids=str)
+def test_kernels_are_right_in_twenty_orders(toolchain: Toolchain, unit) -> None:
+    check(toolchain, unit.program, unit.dtype, range(20))
