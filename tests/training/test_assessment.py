@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+import bpe
 from bpe import Tokenizer
 from data.batches import TokenFile
 from data.stories import coherence
@@ -80,7 +81,7 @@ def test_a_directory_that_is_no_run_is_named(refused, tmp_path):
 def test_data_of_another_tokenizer_is_refused(babble, refused, tmp_path, corpus):
     shutil.copytree(corpus, tmp_path / "other")
     path = tmp_path / "other" / "tokenizer.json"
-    path.write_text(path.read_text() + "\n")
+    bpe.train(["another text"], vocab_size=258, special_tokens=["<|endoftext|>"], progress=False).save(path)
     meta = json.loads((tmp_path / "other" / "meta.json").read_text())
     meta["tokenizer_sha256"] = sha256(path)
     (tmp_path / "other" / "meta.json").write_text(json.dumps(meta))
