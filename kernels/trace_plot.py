@@ -98,15 +98,15 @@ def pictures(events: Sequence[Event], row_bytes: int) -> list[tuple[str, np.ndar
 
 def plot(events: Sequence[Event], path: Path, row_bytes: int = 0) -> None:
     """Draws `pictures` side by side and writes them to `path`."""
-    from matplotlib.figure import Figure
-
     drawn = pictures(events, row_bytes)
-    figure = Figure(figsize=(7 * len(drawn), 7), layout="constrained")
+    figure = plots.figure(7 * len(drawn), 7)
     top = max(values.max() for _, values, _ in drawn)
-    for axes, (title, values, numbers) in zip(np.atleast_1d(figure.subplots(1, len(drawn))), drawn, strict=True):
+    for axes, (title, values, numbers) in zip(
+        np.atleast_1d(figure.subplots(1, len(drawn))), drawn, strict=True
+    ):
         scale = {} if values is not numbers else {"vmin": 0, "vmax": top}
         axes.imshow(values, cmap="viridis", aspect="auto", **scale)
         axes.set_title(title)
         for (row, column), number in np.ndenumerate(numbers):
             axes.text(column, row, str(number), ha="center", va="center", fontsize=6, color="white")
-    figure.savefig(path, dpi=120)
+    plots.save(figure, path)
