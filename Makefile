@@ -1,4 +1,4 @@
-# make setup | train | sample | test | lint | bench | clean.  Every target makes .venv first where it is missing.
+# make setup | train | sample | test | lint | bench | gpu-check | clean.  All but gpu-check first make .venv.
 PYTHON ?= python3
 VENV   := .venv
 RUN_IN := $(VENV)/bin/python
@@ -12,10 +12,10 @@ ARGS       ?=
 
 INSTALLED := $(VENV)/.installed
 BUILT     := $(VENV)/.built
-CSRC      := $(shell find kernels -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' 2>/dev/null)
+CSRC      := $(shell find kernels/csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sample test lint bench clean
+.PHONY: help setup train sample test lint bench gpu-check clean
 
 help:
 	@head -1 Makefile
@@ -57,6 +57,10 @@ lint: $(BUILT)
 bench: $(BUILT)
 	@for question in benchmarks/*.py; do echo "$$question"; $(RUN_IN) "$$question" || exit 1; done
 	$(RUN_IN) -m kernels bench
+
+# With the Python that PYTHON names, as it is: a machine with a GPU may have no network to make an environment from.
+gpu-check:
+	PYTHON='$(PYTHON)' scripts/gpu_check.sh $(ARGS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info kernels/*.so

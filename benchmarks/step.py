@@ -65,8 +65,8 @@ class Options:
 
     nanogpt: Path | None = None
     """A copy of nanoGPT, for its model.py; without it the peer is our model on torch's operators."""
-    models: tuple[str, ...] = ("tinystories", "gpt2-124m")
-    """What to train: tinystories, gpt2-124m, tiny."""
+    models: tuple[str, ...] = ()
+    """What to train: tinystories and gpt2-124m (by default on a GPU), tiny (by default on a CPU)."""
     steps: int = 5
     """Steps of each side that are timed, in turn; the median counts."""
     device: str = "auto"
@@ -246,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     device = devices.choose_device(options.device)
     devices.set_up(device, tf32=True, deterministic=False)
     found = []
-    for name in options.models:
+    for name in options.models or (("tinystories", "gpt2-124m") if device.type == "cuda" else ("tiny",)):
         found += measure(name, options, device)
         torch.compiler.reset()
         if device.type == "cuda":

@@ -6,6 +6,7 @@ train quickstart …      the preset as it is, and with AdamW in Muon's place, b
                         one would write first: SDPA, cross-entropy over all logits, torch.optim.AdamW, the same
                         precision and size of batch. Each has a process of its own and they take turns, so that
                         none runs under the settings that another has made
+optimizer state …       megabytes of it in each of two processes that share it, beside those of one process
 train loop's overhead   share of a step, in percent, at the tinystories model, outside of forward and backward pass,
                         clipping, optimizer, data, logging and display; the batch is 1,024 tokens instead of
                         65,536, so that the share is far larger than in use
@@ -13,13 +14,16 @@ train loop's overhead   share of a step, in percent, at the tinystories model, o
 
 import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import os
+import socket
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,7 @@ from common import cli
 from common.bench import Row, medians, report
 from data.prepare import Prepare, prepare
 from model import GPT
-from training import devices, loop, optimizer
+from training import devices, loop, optimizer, processes
 from training.config import PRESETS, TrainConfig, read_config, with_vocabulary_of_data
 from training.report import NoLog
 from training.watch import Bar
@@ -130,6 +134,46 @@ def _serve(
         line.send("done")
 
 
+def _one_of_two(rank: int, port: str, config: TrainConfig, found: SimpleQueue) -> None:
+    """Takes a step as one of two processes and says how large its part of the optimizer's state is."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = port
+    with processes.joined(this := processes.this_process(), torch.device("cpu")):
+        trainer = loop.Trainer(config, this)
+        trainer._step(trainer.batches)
+        found.put(optimizer.state_bytes(trainer.optimizers))
+
+
+def state_rows(data: Path) -> list[Row]:
+    """The optimizer's state of the quickstart model: the larger of two processes' parts, and the whole."""
+    context, rows = multiprocessing.get_context("spawn"), []
+    for kind, shard in itertools.product(("muon", "fused"), ("optimizer", "full")):
+        config = quickstart(data, optimizer=kind, device="cpu")
+        alone = loop.Trainer(config)
+        alone._step(alone.batches)
+        found = context.SimpleQueue()
+        shared = dataclasses.replace(config, shard=shard)
+        port = free_port()
+        both = [context.Process(target=_one_of_two, args=(rank, port, shared, found)) for rank in range(2)]
+        for process in both:
+            process.start()
+        part = max(found.get() for _ in both)
+        for process in both:
+            process.join()
+        whole = optimizer.state_bytes(alone.optimizers)
+        name = f"optimizer state, {'AdamW' if kind == 'fused' else 'Muon'}, --shard {shard}"
+        rows.append(Row(name, part / 1e6, "MB", "one process", whole / 1e6, less_is_better=True))
+    return rows
+
+
+def free_port() -> str:
+    """A port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 class Stopwatch:
     """Adds up the time spent in the functions it is put around."""
 
@@ -211,6 +255,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.data is None:
             prepare(Prepare(out=data, stories_bytes=2_000_000, vocab_size=2048))
         rows = [row for threads in options.threads for row in speed_rows(data, options.rounds, threads)]
+        rows += state_rows(data)
         step, own = overhead(data, steps=8)
         rows.append(Row("train loop's overhead", 100 * own / step, "% of a step", less_is_better=True))
     report("train", rows, options.json)

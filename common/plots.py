@@ -1,5 +1,6 @@
 """Plots: drawn without a screen, and saved as a file that is whole or not there. matplotlib is imported when used."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,5 +33,22 @@ def save(figure: "Figure", path: str | Path, dpi: int = 120) -> None:
 
     path = check_path(path)
     unchanging = {"Date": None} if path.suffix == ".svg" else {}
-    with files.atomic(path) as file, matplotlib.rc_context({"svg.hashsalt": "slm"}):
+    with files.atomic(path) as file, matplotlib.rc_context({"svg.hashsalt": "slm", "svg.fonttype": "none"}):
         figure.savefig(file, format=path.suffix[1:], dpi=dpi, metadata=unchanging)
+
+
+def draw_ratios(ratios: Mapping[str, float], path: str | Path) -> None:
+    """Saves a bar for each ratio by its name, from 1 to the right where it is above, else to the left."""
+    picture = figure(9, 0.8 + 0.22 * len(ratios))
+    axes = picture.subplots()
+    values = list(ratios.values())
+    colours = ["C0" if value >= 1 else "C1" for value in values]
+    bars = axes.barh(list(ratios), [value - 1 for value in values], left=1, color=colours)
+    axes.bar_label(bars, [f"{value:.2f}" for value in values], padding=2, fontsize=7)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set(xscale="log", xlabel="how many times better ours is")
+    for ticks in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        ticks("{x:g}")
+    axes.tick_params(axis="both", which="both", labelsize=7)
+    axes.invert_yaxis()
+    save(picture, path)

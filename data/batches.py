@@ -72,6 +72,7 @@ class _Windows(Sampler):
         starts = self._starts()
         if not len(starts):
             raise StopIteration
+        self.file.check_there()
         self.batch += 1
         rows = torch.from_numpy(self._rows[starts].astype(np.int64))  # (B, T + 1)
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()  # 2 × (B, T)

@@ -9,6 +9,7 @@ The .bin files have no header: np.memmap(path, dtype=np.uint16) reads them, as n
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,11 @@ class TokenFile:
     path: Path
     tokens: np.memmap  # (N,) uint16 or uint32
     meta: Meta
+
+    def check_there(self) -> None:
+        """OSError where the file has vanished or shrunk since: reading on would end the process without a word."""
+        if os.stat(self.path).st_size < self.tokens.nbytes:
+            raise OSError(f"{self.path} has become shorter")
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -1,4 +1,4 @@
-"""python -m kernels COMMAND: what runs here and why, how fast, what a lane holds, whether a fault would be noticed."""
+"""python -m kernels COMMAND: what runs here and why, how fast and by which steps, what a lane holds, which fault shows."""
 
 import importlib
 import sys
@@ -10,6 +10,7 @@ from common import cli
 _COMMANDS = {
     "doctor": "kernels.doctor",
     "bench": "kernels.bench",
+    "ladder": "kernels.ladder.measure",
     "trace": "kernels.trace",
     "mutate": "kernels.mutation.report",
 }

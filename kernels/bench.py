@@ -7,7 +7,7 @@ the caches that a loop of it would, not what another call left.
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -66,7 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"no op has {options.only!r} in its name")
     bench.report("kernels", rows, options.json)
     if options.plot:
-        plot(rows, options.plot)
+        plots.draw_ratios(
+            {f"{row.name} / {row.peer}": row.ratio for row in rows if row.unit == "µs"}, options.plot
+        )
     if wrong:
         raise ValueError(f"not measured, as the results disagree: {'; '.join(wrong)}")
 
@@ -157,20 +159,26 @@ def _share_of_peak(case: Case, name: str, part: str, rate: float) -> list[bench.
 
 
 def _goal(case: Case, part: str, peer: str) -> float | None:
-    """The ratio that we want to reach on a GPU, where there is one: as docs/performance.md lists them."""
-    if case.inputs[0].device.type != "cuda" or case.inputs[0].dtype != torch.bfloat16:
+    """The ratio that we want to reach in this row, where there is one: on a GPU in bfloat16."""
+    x = case.inputs[0]
+    if x.device.type != "cuda" or x.dtype != torch.bfloat16:
         return None
-    if case.op == "causal_attention":
-        return _attention_goal(case.shape, part, peer)
+    return goal(case.op, case.shape, part, peer)
+
+
+def goal(op: str, shape: tuple[int, ...], part: str, peer: str) -> float | None:
+    """The ratio that we want to reach on an H100; peer "best" is the fastest of them, "datasheet" the peak rate."""
+    if op == "causal_attention":
+        return _attention_goal(shape, part, peer)
     shares = {384: 0.60, 768: 0.70, 1024: 0.75}
-    if (case.op, part, peer) == ("layer_norm", "forward", "datasheet"):
-        return shares.get(case.shape[-1])
+    if (op, part, peer) == ("layer_norm", "forward", "datasheet"):
+        return shares.get(shape[-1])
     goals = {
         ("layer_norm", "forward"): 1.2,
         ("layer_norm", "backward"): 1.4,
         ("add_layer_norm", "forward + backward"): 1.5,
     }
-    return goals.get((case.op, part)) if peer == "best" else None
+    return goals.get((op, part)) if peer == "best" else None
 
 
 def _attention_goal(shape: tuple[int, ...], part: str, peer: str) -> float | None:
@@ -181,14 +189,13 @@ def _attention_goal(shape: tuple[int, ...], part: str, peer: str) -> float | Non
     return goals.get(part) if peer == "SDPA flash" else None
 
 
-def plot(rows: Iterable[bench.Row], path: str) -> None:
-    """Bars of how many times faster ours is, one for each op, part and peer."""
-    bars = [(f"{row.name} / {row.peer}", row.ratio) for row in rows if row.unit == "µs"]
-    labels, ratios = zip(*reversed(bars), strict=True)
-    figure = plots.figure(10, 1 + 0.25 * len(bars))
-    axes = figure.subplots()
-    axes.barh(labels, ratios)
-    axes.axvline(1, color="black", linewidth=1)
-    axes.set_xscale("log")
-    axes.set_xlabel("peer's time / ours (right of 1: ours is faster)")
-    plots.save(figure, path)
+def goals() -> Iterator[tuple[str, str, float]]:
+    """Name of the row, peer and ratio of everything that we want to reach on a GPU."""
+    for op in ("layer_norm", "add_layer_norm", "causal_attention"):
+        shapes = bench_cases.ATTENTION_SHAPES if op == "causal_attention" else bench_cases.NORM_SHAPES
+        for shape in shapes["cuda"]:
+            for part in PARTS:
+                for peer in ("best", "datasheet", *bench_cases.SDPA_BACKENDS):
+                    wanted = goal(op, shape, part, peer)
+                    if wanted:
+                        yield f"{op} {shape} bfloat16 {part}", peer, wanted

@@ -134,3 +134,65 @@ def _wide(x: Tensor) -> Tensor:
 
 def _per_query_head(x: Tensor, heads: int) -> Tensor:
     return x.repeat_interleave(heads // x.shape[2], dim=2)  # (B, T, Hkv, D) -> (B, T, H, D)
+
+
+def packed_linear(
+    x: Tensor,
+    weight: Tensor,
+    outputs: int,
+    scales: Tensor | None = None,
+    bias: Tensor | None = None,
+    norm: str = "none",
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-5,
+    activation: str = "none",
+    residual: Tensor | None = None,
+) -> Tensor:
+    """As kernels.decode.packed_linear: activation(norm(x) weightᵀ scales + bias) + residual, in the dtype of x."""
+    if norm == "layernorm":
+        x = layer_norm(x, norm_weight, norm_bias, eps)
+    elif norm == "rmsnorm":
+        x = x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * norm_weight
+    rows = weight.transpose(1, 2).flatten(0, 1)[:outputs]  # (panels, in, 64) -> (out, in)
+    y = x @ rows.to(x.dtype).T
+    y = y if scales is None else y * scales
+    y = y if bias is None else y + bias
+    if activation == "gelu":
+        y = torch.nn.functional.gelu(y, approximate="tanh")
+    elif activation == "silu":
+        y = y * y.sigmoid()
+    return y if residual is None else y + residual
+
+
+def cached_attention(
+    qkv: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    rows: Tensor | None = None,
+    angles: Tensor | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """As kernels.decode.cached_attention: writes to keys and values, returns (B, T, H, D)."""
+    batch, groups, length = len(qkv), keys.shape[1], keys.shape[2]
+    heads = qkv.shape[2] - 2 * groups
+    q, k, v = qkv.split([heads, groups, groups], dim=2)  # (B, T, H, D), twice (B, T, Hkv, D)
+    if angles is not None:
+        q, k = _rotate(q, angles), _rotate(k, angles)
+    rows = torch.arange(batch) if rows is None else rows
+    positions = positions.expand(batch, -1)  # (1 or B, T) -> (B, T)
+    keys[rows[:, None], :, positions], values[rows[:, None], :, positions] = k, v
+    distance = positions[:, :, None] - torch.arange(length)  # (B, T, L)
+    hidden = (distance < 0) | (distance >= (length if window is None else window))
+    k, v = (x[rows].repeat_interleave(heads // groups, dim=1) for x in (keys, values))  # (B, H, L, D)
+    scores = torch.einsum("bthd,bhjd->bhtj", q, k) * q.shape[-1] ** -0.5
+    weights = scores.masked_fill(hidden[:, None], -torch.inf).softmax(-1)
+    return torch.einsum("bhtj,bhjd->bthd", weights, v)
+
+
+def _rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Neighbouring pairs of x (B, T, H, D) as complex numbers, turned by angles (…, T, D / 2)."""
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())  # (B, T, H, D / 2)
+    turned = pairs * torch.polar(torch.ones_like(angles), angles)[..., None, :]
+    return torch.view_as_real(turned).flatten(-2)

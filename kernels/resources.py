@@ -58,16 +58,14 @@ def compile_for(source: Path, architecture: str) -> Compilation:
 
 def compile_kernels(source: Path, architectures: list[str]) -> list[Resources]:
     """Compiles `source` for each of `architectures` ("sm_80"); RuntimeError with nvcc's words where that fails."""
-    home = toolchain.cuda_home()
-    if home is None:
-        raise FileNotFoundError(
-            "no CUDA toolkit: install one and set CUDA_HOME to the folder that holds bin/nvcc"
-        )
+    nvcc = toolchain.nvcc()
     targets = [f"-gencode=arch={name.replace('sm', 'compute')},code={name}" for name in architectures]
     with tempfile.TemporaryDirectory() as folder:
-        command = [f"{home}/bin/nvcc", "-std=c++17", "-O3", "-Werror=all-warnings", "-Xptxas=-v", *targets]
+        flags = ["-std=c++17", "-O3", "-Werror=all-warnings", "-Xptxas=-v", f"-I{toolchain.CSRC / 'cuda'}"]
         done = subprocess.run(
-            [*command, "-c", source, "-o", Path(folder) / "kernels.o"], capture_output=True, text=True
+            [nvcc, *flags, *targets, "-c", source, "-o", Path(folder) / "kernels.o"],
+            capture_output=True,
+            text=True,
         )
     if done.returncode:
         raise RuntimeError(f"{source.name} does not compile:\n{done.stderr}")

@@ -42,6 +42,16 @@ def cuda_home() -> str | None:
     return next((home for home in [*found, "/usr/local/cuda"] if home and _is_toolkit(home)), None)
 
 
+def nvcc() -> str:
+    """The path of CUDA's compiler. FileNotFoundError with the fix where there is none."""
+    home = cuda_home()
+    if home is None:
+        raise FileNotFoundError(
+            "no CUDA toolkit: install one and set CUDA_HOME to the folder that holds bin/nvcc"
+        )
+    return f"{home}/bin/nvcc"
+
+
 def _is_toolkit(home: str) -> bool:
     return Path(home, "bin", "nvcc").exists() and Path(home, "include", "cuda_runtime.h").exists()
 

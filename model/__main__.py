@@ -3,11 +3,10 @@ words, and its weights for other people's tools.
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import tyro
 
@@ -59,27 +58,6 @@ class Export:
     """hf: Hugging Face's, for transformers' AutoModelForCausalLM and AutoTokenizer."""
 
 
-Command = (
-    Annotated[Count, tyro.conf.subcommand("count")]
-    | Annotated[Embeddings, tyro.conf.subcommand("embeddings")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
-)
-
-
-@cli.command
-def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one of the commands."""
-    options = cli.parse(Command, argv, prog="python -m model")
-    if isinstance(options, Count):
-        count(options)
-    elif isinstance(options, Export):
-        export(options)
-    else:
-        from model.embeddings import show
-
-        show(options.run, options.words, options.neighbours, options.plot, options.labels)
-
-
 def count(options: Count) -> None:
     """Prints the tables of model.accounting."""
     config = read_config(options.preset)
@@ -123,5 +101,21 @@ def read_config(name: str) -> GPTConfig:
     return GPTConfig.preset(name)
 
 
+def embeddings(options: Embeddings) -> None:
+    """Prints and draws what model.embeddings finds."""
+    from model.embeddings import show
+
+    show(options.run, options.words, options.neighbours, options.plot, options.labels)
+
+
+COMMANDS = {"count": (Count, count), "embeddings": (Embeddings, embeddings), "export": (Export, export)}
+
+
+@cli.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one of the commands."""
+    cli.dispatch(COMMANDS, argv, prog="python -m model")
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -109,6 +109,12 @@ def repeat_heads(x: Tensor, n_head: int) -> Tensor:
 class Cache(Protocol):
     """Where a layer keeps the keys and values of earlier tokens; see model.cache."""
 
+    fused: bool
+    """Whether `attend` may be called."""
+
+    def attend(self, qkv: Tensor, angles: Tensor | None, window: int | None) -> Tensor:
+        """Stores the k and v of qkv (B, T, H + 2 KV, D) and attends to all keys, in one call: (B, T, H, D)."""
+
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Stores k and v (B, T, KV, D); returns all keys and values (B, KV, L, D) and the mask or None."""
 
@@ -131,15 +137,21 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """x (B, T, C) -> (B, T, C). Angles (…, T, D/2) turn q and k; a cache adds earlier tokens."""
-        qkv = self.c_attn(x).unflatten(-1, (-1, self.head_dim))  # (B, T, …) -> (B, T, H + 2 KV, D)
-        if self.packed and cache is None:
+        return self.resid_dropout(self.c_proj(self.mix(self.c_attn(x), angles, cache)))
+
+    def mix(self, qkv: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """What stands between the two projections: (B, T, (H + 2 KV) D) -> (B, T, C)."""
+        qkv = qkv.unflatten(-1, (-1, self.head_dim))  # (B, T, …) -> (B, T, H + 2 KV, D)
+        if cache is not None and self.backend == "fused" and cache.fused:
+            y = cache.attend(qkv, angles, self.window)
+        elif self.packed and cache is None:
             from kernels import causal_attention_qkvpacked
 
             qkv = qkv.unflatten(2, (3, -1))  # (B, T, 3 H, D) -> (B, T, 3, H, D)
             y = causal_attention_qkvpacked(qkv, dropout_p=self._dropout(), window=self.window)
         else:
             y = self._unpacked(qkv, angles, cache)
-        return self.resid_dropout(self.c_proj(y.flatten(2)))  # (B, T, H, D) -> (B, T, C)
+        return y.flatten(2)  # (B, T, H, D) -> (B, T, C)
 
     def _unpacked(self, qkv: Tensor, angles: Tensor | None, cache: Cache | None) -> Tensor:
         """qkv (B, T, H + 2 KV, D) -> (B, T, H, D)."""

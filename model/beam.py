@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from model.cache import KVCache
-from model.generate import check_prompts
-from model.gpt import GPT
+from model.generate import check_prompts, stop_ids
+from model.gpt import GPT, evaluating
 
 
 @dataclass(frozen=True)
@@ -56,13 +56,8 @@ def beam_search(
             f"{len(ids)} tokens of prompt and {max_new_tokens} new ones do not fit into the context of "
             f"{gpt.config.block_size}: ask for fewer"
         )
-    stops = {stop} if isinstance(stop, int) else set(stop or ())
-    was_training = gpt.training
-    gpt.eval()
-    try:
-        found = _search(gpt, ids, max_new_tokens, beams, stops)
-    finally:
-        gpt.train(was_training)
+    with evaluating(gpt):
+        found = _search(gpt, ids, max_new_tokens, beams, stop_ids(stop))
     return sorted(found, key=lambda beam: beam.score(length_penalty), reverse=True)[:beams]
 
 

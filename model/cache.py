@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels import decode
 from model.config import GPTConfig
 from model.gpt import GPT
 
@@ -35,6 +36,14 @@ class LayerCache:
         shape = rows, config.kv_heads, length, config.head_dim
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
         self.place: _Place | None = None
+        self.fused = like.dtype == torch.float32 and decode.available(like.device.type)
+
+    def attend(self, qkv: Tensor, angles: Tensor | None, window: int | None) -> Tensor:
+        """qkv (B, T, H + 2 KV, D) -> (B, T, H, D) by one kernel, which stores k and v; where `fused` is True."""
+        place = self.place
+        return decode.cached_attention(
+            qkv, self.keys, self.values, place.positions, place.rows, angles, window
+        )
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Stores k, v (B, T, KV, D); returns all keys and values (B, KV, L, D) and who sees whom."""
@@ -120,7 +129,7 @@ def compile_step(gpt: GPT) -> Callable[..., Tensor]:
 def _last(hidden: Tensor, places: Sequence[int]) -> Tensor:
     """hidden (B, T, C) -> (B, C): in each row the vector at its place."""
     if len(set(places)) == 1:
-        return hidden[:, places[0]]
+        return hidden[:, places[0]].contiguous()
     rows = torch.arange(len(places), device=hidden.device)
     return hidden[rows, torch.tensor(places, device=hidden.device)]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model.cache import KVCache, context_start
-from model.gpt import GPT, check_ids
+from model.gpt import GPT, check_ids, evaluating
 from model.rules import Rules
 
 Seed = int | Sequence[int] | None
@@ -79,7 +79,7 @@ class Generation:
         check_prompts(gpt, prompts, max_new_tokens)
         self.gpt, self.rules, self.steps = gpt, rules or Rules(), max_new_tokens
         self.block_size, self.step = gpt.config.block_size, step
-        self.stops = {stop} if isinstance(stop, int) else set(stop or ())
+        self.stops = stop_ids(stop)
         self.said = [list(prompt) for prompt in prompts]
         self.open = set(range(len(prompts)))
         self.rows = list(self.open)  # cache row i holds self.said[self.rows[i]]
@@ -93,17 +93,13 @@ class Generation:
     @torch.inference_mode()
     def __iter__(self) -> Iterator[dict[int, int]]:
         """Yields {row: id}, from the prompts on, until every row is closed or has its tokens."""
-        was_training = self.gpt.training
-        self.gpt.eval()
-        try:
+        with evaluating(self.gpt):
             for step in range(self.steps if self.open else 0):
                 logits = self._read_last() if step else self._read_prompts()
                 drawn = self._choose(logits, step)
                 yield {row: token for row, token in drawn.items() if row in self.open}
                 if not self.open:
                     return
-        finally:
-            self.gpt.train(was_training)
 
     def _choose(self, logits: Tensor, step: int) -> dict[int, int]:
         """Draws an id for each row of the cache from logits (B, V) and closes the rows that are at a stop."""
@@ -161,6 +157,11 @@ class Generation:
         for row, ids in enumerate(self.said):
             marks[row, ids] = True
         return marks
+
+
+def stop_ids(stop: int | Collection[int]) -> set[int]:
+    """The ids at which a text ends, given one or several."""
+    return {stop} if isinstance(stop, int) else set(stop)
 
 
 def check_prompts(gpt: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:

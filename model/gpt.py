@@ -4,7 +4,8 @@ Parameter names are GPT-2's: wte, wpe, h.0.ln_1, h.0.attn.c_attn, …, ln_f, lm_
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,25 @@ class GPT(nn.Module):
         from model.pretrained import save
 
         save(self, directory, tokenizer)
+
+
+@contextmanager
+def evaluating(gpt: nn.Module) -> Iterator[None]:
+    """In evaluation mode inside a with block; the mode it was in is put back.
+
+    >>> model = nn.Dropout()
+    >>> with evaluating(model):
+    ...     model.training
+    False
+    >>> model.training
+    True
+    """
+    was_training = gpt.training
+    gpt.eval()
+    try:
+        yield
+    finally:
+        gpt.train(was_training)
 
 
 def check_ids(ids: Tensor, vocab_size: int, name: str) -> None:

@@ -49,8 +49,9 @@ def _cached_cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tens
 
     It passes over a row half a dozen times: 3.5 times faster where the row is still in the cache.
     """
-    rows = max(1, CACHED * torch.get_num_threads() // (4 * logits.shape[1]))
-    if logits.device.type != "cpu" or torch.compiler.is_compiling() or rows >= len(logits):
+    whole = logits.device.type != "cpu" or torch.compiler.is_compiling()
+    rows = len(logits) if whole else max(1, CACHED * torch.get_num_threads() // (4 * logits.shape[1]))
+    if rows >= len(logits):
         losses, gradient = cross_entropy(logits, targets)
         return losses, gradient.to(logits.dtype)
     gradient, losses = torch.empty_like(logits), []

@@ -1,74 +1,94 @@
-"""A copy of a model made for generation: its matrices converted once, so that each step reads fewer bytes.
+"""A copy of a model made for generation: fewer bytes to read for each token, and fewer calls.
 
 A decode step multiplies each weight with one number, so its time is that of reading the weights from memory:
 
-    float32    the same numbers, laid out in the blocks in which oneDNN's kernels read them (CPU)
-    bfloat16   half the bytes: 8 bits of mantissa, also in blocks on the CPU
-    int8       a quarter: each row of a weight is 127 steps of its own size; CPU only, for small batches
+    float32    the same numbers
+    bfloat16   half the bytes: 8 bits of mantissa
+    int8       a quarter: each row of a weight is 127 steps of its own size; CPU only
 
-What a packed model cannot do is compute a loss, train or be saved: keep the original for that.
+On the CPU a block becomes five calls of kernels.decode, with float32 between and inside them. What a packed model
+cannot do is compute a loss, train or be saved: keep the original for that.
 """
 
 import copy
-from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from model.gpt import GPT
+from kernels import decode
+from model.attention import Cache
+from model.gpt import GPT, Block
+from model.layers import LayerNorm, RMSNorm, SwiGLU
 
 Precision = Literal["float32", "bfloat16", "int8"]
-SMALL = (
-    1 << 20
-)  # below as many float32 weights, oneDNN's start takes longer than a plain product with one row
 
 
-class BlockedLinear(nn.Module):
-    """A linear layer whose weight, float32 or bfloat16, lies in oneDNN's blocked layout; (…, in) -> (…, out)."""
+class PackedLinear(nn.Module):
+    """A norm, a linear layer, an activation and a residual sum in one call; (…, in) -> (…, out)."""
 
-    def __init__(self, linear: nn.Linear, dtype: torch.dtype):
+    def __init__(
+        self, linear: nn.Linear, precision: Precision, norm: nn.Module | None = None, activation: str = "none"
+    ):
         super().__init__()
-        weight = linear.weight.detach().to(dtype)
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight, None)  # for no batch size in particular
-        self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
-        small = dtype == torch.float32 and weight.numel() < SMALL
-        self.plain = weight if small else None
+        weight, scales = quantize(linear.weight.detach(), precision)
+        bias = None if linear.bias is None else linear.bias.detach()
+        self.weight = decode.pack_weight(weight)
+        self.arguments = linear.out_features, scales, bias, *_norm_arguments(norm), activation
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (…, in) of float32 -> (…, out) of float32; products in the weight's dtype, sums in float32."""
-        if self.plain is not None and x.numel() == x.shape[-1]:
-            return F.linear(x, self.plain, self.bias)
-        rows = x.to(self.weight.dtype)
-        return torch.ops.mkldnn._linear_pointwise(rows, self.weight, self.bias, "none", [], "").to(x.dtype)
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """x (…, in) and residual (…, out) of float32 -> (…, out) of float32."""
+        return decode.packed_linear(x, self.weight, *self.arguments, residual)
 
 
-class Int8Linear(nn.Module):
-    """A linear layer with weights -127 … 127 and a scale for each output; (…, in) -> (…, out).
+def _norm_arguments(norm: nn.Module | None) -> tuple[str, Tensor | None, Tensor | None, float]:
+    """Its kind, weight, bias and eps."""
+    if isinstance(norm, RMSNorm):
+        return "rmsnorm", norm.weight.detach(), None, norm.eps
+    if isinstance(norm, LayerNorm):
+        return "layernorm", norm.weight.detach(), None if norm.bias is None else norm.bias.detach(), norm.eps
+    return "none", None, None, 1.0
 
-    Absolute maximum quantization by rows, as in LLM.int8() (Dettmers et al. 2022) for the weights alone.
-    """
 
-    def __init__(self, linear: nn.Linear):
+class PackedBlock(nn.Module):
+    """What model.gpt.Block computes, in five calls (six with a gate, two more with norms behind)."""
+
+    def __init__(self, block: Block, precision: Precision):
         super().__init__()
-        # torch's kernel takes 32 inputs at a time and does not look whether they are there: the rest are zeros.
-        self.padding = 0, -linear.in_features % 32
-        self.weight, scales = quantize_rows(F.pad(linear.weight.detach(), self.padding))
-        self.scales = scales.bfloat16()
-        self.bias = None if linear.bias is None else linear.bias.detach()
+        before = (None, None) if block.post else (block.ln_1, block.ln_2)
+        self.after = (block.ln_1, block.ln_2) if block.post else (nn.Identity(), nn.Identity())
+        self.attn = block.attn
+        self.c_attn = PackedLinear(block.attn.c_attn, precision, before[0])
+        self.c_proj = PackedLinear(block.attn.c_proj, precision)
+        gated = isinstance(block.mlp, SwiGLU)
+        name = "silu" if gated else type(block.mlp.act).__name__.lower()
+        self.gate = PackedLinear(block.mlp.c_gate, precision, before[1], name) if gated else None
+        self.inner = PackedLinear(block.mlp.c_fc, precision, before[1], "none" if gated else name)
+        self.outer = PackedLinear(block.mlp.c_proj, precision)
+        self.attn.c_attn = self.attn.c_proj = None  # what is packed need not be kept twice
+        self.attn.backend = "fused"
 
-    def forward(self, x: Tensor) -> Tensor:
-        """x (…, in) of float32, rounded to bfloat16 on the way, -> (…, out) of float32."""
-        rows = x.reshape(-1, x.shape[-1]).bfloat16()  # (…, in) -> (n, in)
-        rows = F.pad(rows, self.padding) if self.padding[1] else rows
-        y = torch._weight_int8pack_mm(rows, self.weight, self.scales)  # (n, out)
-        y = y.to(x.dtype) if self.bias is None else y + self.bias  # a sum with a float32 bias is float32
-        return y.view(*x.shape[:-1], -1)  # (n, out) -> (…, out)
+    def forward(self, x: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        """x (B, T, C) -> (B, T, C)."""
+        y = self.attn.mix(self.c_attn(x), angles, cache)
+        x = self.after[0](self.c_proj(y, x))
+        inner = self.inner(x)
+        if self.gate is not None:
+            inner = inner * self.gate(x)
+        return self.after[1](self.outer(inner, x))
+
+
+def quantize(weight: Tensor, precision: Precision) -> tuple[Tensor, Tensor | None]:
+    """weight (out, in) in the precision, and for int8 the scales (out,) of its rows."""
+    if precision == "int8":
+        return quantize_rows(weight)
+    return weight.to(getattr(torch, precision)), None
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     """weight (out, in) -> int8 (out, in) and scales (out,) whose product is nearest to it.
+
+    Absolute maximum quantization by rows, as in LLM.int8() (Dettmers et al. 2022) for the weights alone.
 
     >>> quantize_rows(torch.tensor([[1.0, -0.5], [0.0, 0.0]]))[0].tolist()
     [[127, -64], [0, 0]]
@@ -78,11 +98,13 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
     return steps.round().to(torch.int8), scales
 
 
+@torch.no_grad()
 def pack(gpt: GPT, precision: Precision = "float32") -> GPT:
     """A copy of `gpt` that says the same in fewer bytes, on its device, ready to evaluate.
 
-    On a CPU only the matrices change: all that stands between them stays float32, and where this build of torch
-    has no oneDNN for the precision, so do they. On a GPU the whole model takes the dtype; int8 is a ValueError.
+    On a CPU only the matrices change: all that stands between them stays float32. Without the C++ kernels they are
+    rounded and torch computes with them as before, no faster. On a GPU the whole model takes the dtype; int8 is a
+    ValueError.
     """
     if precision not in ("float32", "bfloat16", "int8"):
         raise ValueError(f"precision is {precision!r}: choose float32, bfloat16 or int8")
@@ -92,22 +114,19 @@ def pack(gpt: GPT, precision: Precision = "float32") -> GPT:
     packed = copy.deepcopy(gpt).eval().requires_grad_(False)
     if not on_cpu:
         return packed.to(getattr(torch, precision))
-    if precision == "int8":
-        _replace_linears(packed, Int8Linear)
-    elif _has_onednn(precision):
-        dtype = getattr(torch, precision)
-        _replace_linears(packed, lambda linear: BlockedLinear(linear, dtype))
+    if not decode.available():
+        return _rounded(packed, precision)
+    packed.h = nn.ModuleList(PackedBlock(block, precision) for block in packed.h)
+    packed.lm_head = PackedLinear(packed.lm_head, precision, packed.ln_f)
+    packed.ln_f = nn.Identity()
     return packed
 
 
-def _has_onednn(precision: Precision) -> bool:
-    if not torch.backends.mkldnn.is_available():
-        return False
-    return precision == "float32" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
-def _replace_linears(gpt: GPT, convert: Callable[[nn.Linear], nn.Module]) -> None:
-    for module in list(gpt.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(module, name, convert(child))
+def _rounded(gpt: GPT, precision: Precision) -> GPT:
+    """`gpt` with the numbers of its matrices rounded, in float32; a tied embedding stays as it is."""
+    for module in gpt.modules():
+        if isinstance(module, nn.Linear):
+            weight, scales = quantize(module.weight, precision)
+            wide = weight.float() if scales is None else weight * scales[:, None]
+            module.weight = nn.Parameter(wide, requires_grad=False)
+    return gpt

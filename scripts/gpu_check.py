@@ -50,12 +50,15 @@ print(json.dumps({"device": torch.cuda.get_device_name() if there else None, "ca
 
 
 def facts() -> dict[str, Any]:
-    """What torch says of itself and of the GPU; exit where it cannot be imported."""
+    """What torch says of itself and of the GPU; exit status 2 where it cannot be imported."""
     done = subprocess.run([sys.executable, "-c", FACTS], capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(
-            f"error: {sys.executable} cannot import torch ({done.stderr.strip().splitlines()[-1]})"
+        why = done.stderr.strip().splitlines()[-1]
+        print(
+            f"error: {sys.executable} cannot import torch ({why}): set PYTHON to one that can",
+            file=sys.stderr,
         )
+        raise SystemExit(2)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -86,12 +89,12 @@ def as_json(identity: dict[str, Any], results: dict[str, Result]) -> dict[str, A
 
 
 def table(identity: dict[str, Any], results: dict[str, Result]) -> str:
-    """One screen: the stages, then each figure that has a goal, as a CUDA graph and eagerly."""
+    """One screen: the stages, then what the GPU can do and each figure that has a goal, as a CUDA graph and eagerly."""
     lines = [f"{identity['device']}, torch {identity['torch']}, CUDA {identity['cuda']}"]
     lines += [f"  {name:9} {r.state:8} {r.seconds:4.0f} s  {r.note[:90]}" for name, r in results.items()]
     rows = [row for each in results.values() for row in each.rows]
     eager = {(row["name"], row["peer"], row["unit"]): row["ratio"] for row in rows}
-    aims = [row for row in rows if row.get("goal")]
+    aims = [row for row in rows if row.get("goal") or (row["name"].startswith("GPU") and row["ratio"])]
     graphs = {row["name"].removesuffix(", graph") for row in aims if row["name"].endswith(", graph")}
     if aims:
         lines.append(
@@ -102,10 +105,11 @@ def table(identity: dict[str, Any], results: dict[str, Result]) -> str:
         if name in graphs and name == row["name"]:
             continue  # stands in the column of its graph
         beside = eager.get((name, row["peer"], row["unit"])) if name != row["name"] else None
-        reached = "" if row["ratio"] >= row["goal"] else "  below"
+        goal = f"{row['goal']:.2f}" if row.get("goal") else ""
+        reached = "" if row["ratio"] >= (row.get("goal") or 0) else "  below"
         lines.append(
             f"  {name[:58]:58} {row['ours']:8.4g} {row['unit']:9} {row['peer'][:16]:16} {row['ratio']:6.2f} "
-            f"{'' if beside is None else format(beside, '.2f'):>6} {row['goal']:5.2f}{reached}"
+            f"{'' if beside is None else format(beside, '.2f'):>6} {goal:>5}{reached}"
         )
     return "\n".join(lines)
 
@@ -161,7 +165,8 @@ def run_stages(
     chosen: Sequence[str], check: Check, folder: Path, identity: dict[str, Any], state: Path
 ) -> dict[str, Result]:
     """Runs them one after the other, says what becomes of each, and keeps it in the file `state`."""
-    results, end = load_results(state, identity), time.monotonic() + LIMIT
+    earlier = load_results(state, identity) or load_results(RESULTS / state.name, identity)
+    results, end = dict(earlier), time.monotonic() + LIMIT
     for name in chosen:
         print(f"{name} …", flush=True)
         result = results[name] = run_stage(name, check, folder, end)

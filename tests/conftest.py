@@ -1,4 +1,4 @@
-"""What several rooms' tests share: a tiny corpus, prepared once, and a check of one-line errors."""
+"""What several rooms' tests share: a tiny corpus and the emulator, made once, and a check of one-line errors."""
 
 import dataclasses
 from pathlib import Path
@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from kernels.emulator import Toolchain
+
 torch.set_num_threads(1)  # the models of the tests are so small that a second thread only costs
+
+
+@pytest.fixture(scope="session")
+def toolchain(tmp_path_factory) -> Toolchain:
+    """The emulator, compiled once per run."""
+    return Toolchain(tmp_path_factory.mktemp("emulator"))
 
 
 @pytest.fixture(scope="session")

@@ -61,7 +61,6 @@ def test_temperature_zero_is_greedy_and_so_is_top_one(babble, capsys):
         (["--prompt", "once upon a time " * 50], "give a shorter prompt"),
         (["--run", "no/such/run"], "holds no trained model"),
         (["--device", "cuda:77"], "cuda:77"),
-        (["--compile", "--device", "cpu"], "on a CPU only int8 can be compiled"),
     ],
 )
 def test_a_mistake_is_one_line(babble, refused, flags, complaint):
@@ -74,6 +73,14 @@ def test_damaged_weights_are_refused_with_their_name(babble, refused, tmp_path):
     (tmp_path / "best" / "model.safetensors").write_bytes(b"not weights")
     (tmp_path / "tokenizer.json").write_bytes((babble / "tokenizer.json").read_bytes())
     assert "model.safetensors" in refused(sample.main, "--run", str(tmp_path))
+
+
+def test_a_run_that_stopped_before_its_first_evaluation_says_how_to_go_on(babble, refused, tmp_path):
+    for name in ("config.toml", "tokenizer.json"):
+        (tmp_path / name).write_bytes((babble / name).read_bytes())
+    assert f"go on with python train.py --run {tmp_path} --resume" in refused(
+        sample.main, "--run", str(tmp_path)
+    )
 
 
 def test_the_runs_tokenizer_is_the_datas(babble, corpus):

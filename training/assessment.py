@@ -23,6 +23,7 @@ from model.rules import Rules
 from training import evaluate as losses
 from training import minimal_pairs, originality
 from training.config import read_config
+from training.run import same_tokenizer
 from training.text import TextModel
 
 BATCH = 32  # sequences at a time
@@ -109,7 +110,7 @@ def assess(options: Evaluate) -> Assessment:
 
 def check_tokenizer(run: Path, data: Path) -> None:
     """Ids mean the same in both, or nothing that follows makes sense."""
-    if (run / "tokenizer.json").read_bytes() != (data / "tokenizer.json").read_bytes():
+    if not same_tokenizer(run / "tokenizer.json", data / "tokenizer.json"):
         raise ValueError(f"{run} and {data} have different tokenizers: give --data that the run can read")
 
 
@@ -117,7 +118,7 @@ def likelihood(text_model: TextModel, val: TokenFile, kind: str) -> dict[str, fl
     """Loss on the validation file, by windows of the `kind` that the run was trained on."""
     loss = losses.full_loss(text_model.model, val, kind, BATCH)
     return {
-        "bits per byte": loss / (math.log(2) * val.meta.bytes_per_token("val")),
+        "bits per byte": losses.bits_per_byte(loss, val.meta.tokens["val"], val.meta.bytes["val"]),
         "perplexity": math.exp(loss),
         "nats per token": loss,
     }

@@ -11,6 +11,7 @@ from bpe import END_OF_TEXT, Tokenizer
 from data.batches import Documents, Sampler, TokenFile
 from data.documents import IGNORED
 from model import GPT, generate
+from model.gpt import evaluating
 
 LONGEST = 1 << 20  # tokens: what one evaluation of a whole file reads at most
 
@@ -51,15 +52,13 @@ def _every_window(ids: Tensor, block_size: int, batch_size: int) -> Iterator[tup
 
 def _mean_loss(model: GPT, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
     """The mean over tokens, in evaluation mode; the model's mode is put back."""
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
-    total, count = 0.0, 0
-    for x, y in batches:
-        _, loss = model(x.to(device), y.to(device))
-        predicted = int((y != IGNORED).sum())
-        total += loss.item() * predicted  # summed in Python's float64, which not every device has
-        count += predicted
-    model.train(was_training)
+    device, total, count = next(model.parameters()).device, 0.0, 0
+    with evaluating(model):
+        for x, y in batches:
+            _, loss = model(x.to(device), y.to(device))
+            predicted = int((y != IGNORED).sum())
+            total += loss.item() * predicted  # summed in Python's float64, which not every device has
+            count += predicted
     return total / count
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from common import files
 
@@ -33,6 +34,16 @@ class Diverged(ValueError):
         )
 
 
+class Damaged(ValueError):
+    """The weights are such that the loss is no number any more, when they are to be saved for good."""
+
+    def __init__(self, run: Path, step: int) -> None:
+        super().__init__(
+            f"the validation loss is not finite after {step} steps: the weights are damaged and were not saved; "
+            f"{last_good(run)}. Lower --learning-rate, or use --precision float32"
+        )
+
+
 def last_good(run: Path) -> str:
     """Which checkpoint is there to go on from, in words."""
     state = files.whole_directory(run / "last") / "state.json"
@@ -46,12 +57,11 @@ def explained(run: Path, micro_batch: int) -> Iterator[None]:
     """Turns what torch and the system say about memory, disks and lost processes into cause and remedy."""
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, SafetensorError) as error:
+        if not _no_room(error):
             raise
-        raise OSError(
-            f"the disk is full ({error.filename or run}); {last_good(run)}: make room, then --resume"
-        ) from error
+        where = getattr(error, "filename", None) or run
+        raise OSError(f"the disk is full ({where}); {last_good(run)}: make room, then --resume") from error
     except RuntimeError as error:
         if _out_of_memory(error):
             raise ValueError(_memory_advice(micro_batch)) from error
@@ -61,6 +71,14 @@ def explained(run: Path, micro_batch: int) -> Iterator[None]:
                 f"({str(error).splitlines()[0][:SHOWN_CHARACTERS]})"
             ) from error
         raise
+
+
+def _no_room(error: Exception) -> bool:
+    """Of the disk, the quota or the size that a file may have; safetensors tells the number in words."""
+    numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError):
+        return error.errno in numbers
+    return any(f"(os error {number})" in str(error) for number in numbers)
 
 
 def _lost(error: RuntimeError) -> bool:

@@ -7,6 +7,7 @@ Under torchrun each process runs this same loop on its own rows of every batch; 
 import contextlib
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Iterator
 
@@ -245,7 +246,6 @@ class Trainer:
     def _next(self, feed: Feed) -> tuple[Tensor, Tensor]:
         """The next batch; where there is none, the run saves itself before it ends."""
         try:
-            run.check_there(self.train_file)
             return next(feed)
         except (OSError, ValueError) as error:
             if not self.processes.several:  # others may not be here to save with us
@@ -273,19 +273,27 @@ class Trainer:
         if step % config.eval_every == 0 or last:
             self._evaluate(log, bar)
         if step % config.checkpoint_every == 0 or last or stop or due:
-            self._save()
+            saved = self._save()
+            if (stop or last) and not saved:
+                raise failures.Damaged(self.run, step)
         if stop and not last:
             raise Interrupted(self.run / "last", step)
 
+    def _sound(self) -> bool:
+        """Whether the weights still predict anything: after a step too far they may give no number as a loss."""
+        with contextlib.suppress(OSError):  # where the data has vanished, it cannot be known
+            return math.isfinite(self._estimate(self.eval_windows[1], batches=1))
+        return True
+
     def _evaluate(self, log: report.Log | report.NoLog, bar: watch.Bar) -> None:
         """Logs the loss on both splits and a story, redraws the plot and keeps the weights if they are the best."""
-        train_loss, val_loss = map(self._estimate, self.eval_windows)
+        train_loss, val_loss = (self._estimate(each, self.config.eval_batches) for each in self.eval_windows)
         whole = checkpoint.whole_model(self.model)
         better = val_loss < self.progress.best_val_loss
         self.progress.best_val_loss = min(val_loss, self.progress.best_val_loss)
         if not self.processes.main:
             return
-        story = self._tell(whole)
+        story = self._tell(whole) if math.isfinite(val_loss) else "(none: the loss is not a number)"
         log.add(
             step=self.progress.step - 1,
             tokens=self.progress.tokens,
@@ -306,9 +314,9 @@ class Trainer:
         size = self.cut.micro_batch if config.micro_batch == "auto" else config.micro_batch
         return windows(file, config.batches, size, config.model.block_size)
 
-    def _estimate(self, batches: Sampler) -> float:
+    def _estimate(self, windows: Sampler, batches: int) -> float:
         with devices.autocast(self.device, self.precision):
-            return evaluate.estimate_loss(self.model, batches, self.config.eval_batches)
+            return evaluate.estimate_loss(self.model, windows, batches)
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -321,12 +329,16 @@ class Trainer:
         )
         return story
 
-    def _save(self) -> None:
+    def _save(self) -> bool:
+        """Replaces RUN/last, unless the weights are damaged: a good checkpoint stays then. Whether it was done."""
+        if not self._sound():
+            return False
         self.progress.loss_scale = dataclasses.asdict(self.scale) if self.scale.active else {}
         checkpoint.save_state(self.run / "last", self.model, self.optimizers, self.progress, self.processes)
         if self.processes.main:
             checkpoint.keep_copy(self.run, self.progress.step, self.config.keep)
         self.saved_at = time.monotonic()
+        return True
 
 
 def train(config: TrainConfig) -> report.Report | None:
@@ -343,6 +355,7 @@ def train(config: TrainConfig) -> report.Report | None:
             trainer.train(log, bar)
     if not processes.main:
         return None
-    result = judge.judge(config, trainer.progress, trainer.device, trainer.precision)
-    result.write(trainer.run / "report.json")
+    with failures.explained(config.run_directory, micro_batch):
+        result = judge.judge(config, trainer.progress, trainer.device, trainer.precision)
+        result.write(trainer.run / "report.json")
     return result

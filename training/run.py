@@ -28,12 +28,6 @@ def open_split(config: TrainConfig, split: str) -> TokenFile:
     return file
 
 
-def check_there(file: TokenFile) -> None:
-    """OSError where a token file has vanished or shrunk: to read on in it would end the process without a word."""
-    if os.stat(file.path).st_size < file.tokens.nbytes:
-        raise OSError(f"{file.path} has become shorter")
-
-
 def step_batches(file: TokenFile, config: TrainConfig, cut: Batching, processes: Processes) -> Sampler:
     """Endless (x, y) of this process's rows of a whole optimizer step, (rows, T) each."""
     size = config.model.block_size
@@ -43,14 +37,14 @@ def step_batches(file: TokenFile, config: TrainConfig, cut: Batching, processes:
 def check_init_from(config: TrainConfig) -> None:
     """Weights to start from read the tokens of their own tokenizer only."""
     theirs = config.init_from / "tokenizer.json"
-    if theirs.is_file() and not _same_tokenizer(theirs, config.data / "tokenizer.json"):
+    if theirs.is_file() and not same_tokenizer(theirs, config.data / "tokenizer.json"):
         raise ValueError(
             f"{config.init_from} was trained with another tokenizer than that of {config.data}: prepare the data "
             f"with --tokenizer {theirs}"
         )
 
 
-def _same_tokenizer(one: Path, other: Path) -> bool:
+def same_tokenizer(one: Path, other: Path) -> bool:
     """Whether two files, maybe written by different programs, give texts the same ids."""
     if one.read_bytes() == other.read_bytes():
         return True
@@ -61,7 +55,7 @@ def _same_tokenizer(one: Path, other: Path) -> bool:
 def check_resumable(config: TrainConfig, progress: Progress) -> None:
     """A run goes on with its own data only, and not backwards."""
     ours, theirs = config.run_directory / "tokenizer.json", config.data / "tokenizer.json"
-    if not ours.is_file() or ours.read_bytes() != theirs.read_bytes():
+    if not ours.is_file() or not same_tokenizer(ours, theirs):
         raise ValueError(
             f"{config.run_directory} was trained with another tokenizer than {theirs}: resume with its own --data"
         )

@@ -8,12 +8,12 @@ from pathlib import Path
 from torch import Tensor
 
 from bpe import END_OF_TEXT, Tokenizer
-from common import files
 from model import GPT
 from model.cache import compile_step
 from model.generate import Generation
 from model.pack import Precision, pack
 from model.rules import Rules
+from training.config import weights_directory
 
 
 class Telling:
@@ -71,6 +71,19 @@ def check_stops(stops: Sequence[str]) -> None:
         raise ValueError("a stop string is empty: give it at least one character, or leave it out")
 
 
+def _without_weights(directory: Path) -> str:
+    """What to say of a directory that holds no model."""
+    if (directory / "config.toml").is_file():
+        return (
+            f"{directory} stopped before its first evaluation, so that there are no best weights yet: go on with "
+            f"python train.py --run {directory} --resume"
+        )
+    return (
+        f"{directory} holds no trained model (neither best/ nor config.json): "
+        f"train one with python train.py --run {directory}"
+    )
+
+
 def load_tokenizer(directory: Path) -> Tokenizer:
     """The tokenizer of a directory: tokenizer.json, or GPT-2's vocab.json and merges.txt."""
     names = ("vocab.json", "merges.txt")
@@ -104,13 +117,9 @@ class TextModel:
         """
         from training.devices import choose_device
 
-        best = files.whole_directory(directory / "best")
-        weights = best if best.is_dir() else directory
+        weights = weights_directory(directory)
         if not (weights / "config.json").is_file():
-            raise FileNotFoundError(
-                f"{directory} holds no trained model (neither best/ nor config.json): "
-                f"train one with python train.py --run {directory}"
-            )
+            raise FileNotFoundError(_without_weights(directory))
         model = GPT.from_pretrained(weights)
         tokenizer = load_tokenizer(directory)
         if tokenizer.vocab_size > model.config.vocab_size:
@@ -119,10 +128,6 @@ class TextModel:
                 f"{model.config.vocab_size}: it is another model's tokenizer"
             )
         model = model.to(choose_device(device)).eval()
-        if compile and model.wte.weight.device.type == "cpu" and precision != "int8":
-            raise ValueError(
-                "on a CPU only int8 can be compiled: add --precision int8, or leave --compile out"
-            )
         if precision is not None:
             model = pack(model, precision)
         return cls(model, tokenizer, compile_step(model) if compile else None)

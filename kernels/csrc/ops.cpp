@@ -46,6 +46,29 @@ void check_vector(const char* name, const at::Tensor& x, int64_t size, at::Scala
                     ": move one with .to(device)");
 }
 
+void check_whole(const char* name, const at::Tensor& x, at::ScalarType type) {
+  TORCH_CHECK_VALUE(x.scalar_type() == type && x.is_contiguous() && x.is_cpu(), name, " is ", x.scalar_type(), " on ",
+                    x.device(), " with strides ", x.strides(), ": it must be contiguous ", type, " on the CPU");
+}
+
+void check_sizes(const char* name, const at::Tensor& x, at::IntArrayRef sizes, at::ScalarType type) {
+  check_whole(name, x, type);
+  TORCH_CHECK_VALUE(x.sizes() == sizes, name, " has shape ", x.sizes(), ": it must be ", sizes);
+}
+
+// x: (1 or batch, ...) as `sizes` says for the whole batch.
+void check_shared(const char* name, const at::Tensor& x, std::vector<int64_t> sizes, at::ScalarType type) {
+  if (x.dim() > 0 && x.size(0) == 1) sizes[0] = 1;
+  check_sizes(name, x, sizes, type);
+}
+
+void check_indices(const char* name, const at::Tensor& x, int64_t end) {
+  const int64_t* data = x.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < x.numel(); ++i) {
+    TORCH_CHECK_VALUE(0 <= data[i] && data[i] < end, name, " holds ", data[i], ": it must be in 0..", end - 1);
+  }
+}
+
 void check_options(const at::Tensor& q, const AttentionOptions& options) {
   TORCH_CHECK_VALUE(std::isfinite(options.scale), "scale is ", options.scale, ": it must be finite");
   TORCH_CHECK_VALUE(!options.window || *options.window >= 1, "window is ", *options.window,
@@ -137,6 +160,65 @@ void check_packed(const at::Tensor& qkv) {
   check_unit_stride("qkv", qkv);
 }
 
+Activation activation_called(c10::string_view name) {
+  if (name == "none") return Activation::kNone;
+  if (name == "gelu") return Activation::kGelu;
+  TORCH_CHECK_VALUE(name == "silu", "activation is '", name, "': choose none, gelu or silu");
+  return Activation::kSilu;
+}
+
+void check_packed_linear(const at::Tensor& x, const at::Tensor& weight, int64_t outputs,
+                         const std::optional<at::Tensor>& scales, const std::optional<at::Tensor>& bias,
+                         c10::string_view kind, const Norm& norm, const std::optional<at::Tensor>& residual) {
+  check_whole("x", x, at::kFloat);
+  TORCH_CHECK_VALUE(x.dim() >= 1 && x.size(-1) >= 1, "x has shape ", x.sizes(), ": it needs a last dimension >= 1");
+  auto type = weight.scalar_type();
+  TORCH_CHECK_VALUE(type == at::kFloat || type == at::kBFloat16 || type == at::kChar, "weight has dtype ", type,
+                    ": use float32, bfloat16 or int8");
+  check_sizes("weight", weight, {(outputs + kPanel - 1) / kPanel, x.size(-1), kPanel}, type);
+  if (scales) check_sizes("scales", *scales, {outputs}, at::kFloat);
+  if (bias) check_sizes("bias", *bias, {outputs}, at::kFloat);
+  if (residual) {
+    auto sizes = x.sizes().vec();
+    sizes.back() = outputs;
+    check_sizes("residual", *residual, sizes, at::kFloat);
+  }
+  TORCH_CHECK_VALUE(kind == "none" || kind == "layernorm" || kind == "rmsnorm", "norm is '", kind,
+                    "': choose none, layernorm or rmsnorm");
+  TORCH_CHECK_VALUE((kind != "none") == norm.weight.has_value(), "norm is '", kind, "' ",
+                    norm.weight ? "with" : "without", " a weight: layernorm and rmsnorm need one, none has none");
+  if (norm.weight) check_sizes("the weight of the norm", *norm.weight, {x.size(-1)}, at::kFloat);
+  if (norm.bias) check_sizes("the bias of the norm", *norm.bias, {x.size(-1)}, at::kFloat);
+}
+
+void check_cached_attention(const at::Tensor& qkv, const at::Tensor& keys, const at::Tensor& values,
+                            const at::Tensor& positions, const std::optional<at::Tensor>& rows,
+                            const std::optional<at::Tensor>& angles, std::optional<int64_t> window) {
+  check_whole("qkv", qkv, at::kFloat);
+  check_whole("keys", keys, at::kFloat);
+  TORCH_CHECK_VALUE(qkv.dim() == 4, "qkv has shape ", qkv.sizes(), ": it must be (B, T, H + 2 Hkv, D)");
+  TORCH_CHECK_VALUE(keys.dim() == 4 && keys.size(3) == qkv.size(3), "keys has shape ", keys.sizes(),
+                    ": it must be (rows, Hkv, L, ", qkv.size(3), ")");
+  check_sizes("values", values, keys.sizes(), at::kFloat);
+  const int64_t heads = qkv.size(2) - 2 * keys.size(1);
+  TORCH_CHECK_VALUE(keys.size(1) >= 1 && heads >= 1 && heads % keys.size(1) == 0, "keys has ", keys.size(1),
+                    " heads but qkv ", heads, " of q: these must be a multiple of those");
+  check_shared("positions", positions, {qkv.size(0), qkv.size(1)}, at::kLong);
+  check_indices("positions", positions, keys.size(2));
+  if (rows) {
+    check_sizes("rows", *rows, {qkv.size(0)}, at::kLong);
+    check_indices("rows", *rows, keys.size(0));
+  } else {
+    TORCH_CHECK_VALUE(qkv.size(0) <= keys.size(0), "qkv has ", qkv.size(0), " rows but keys only ", keys.size(0));
+  }
+  if (angles) {
+    TORCH_CHECK_VALUE(qkv.size(3) % 2 == 0, "qkv has head dimension ", qkv.size(3), ": angles turn pairs of numbers");
+    check_shared("angles", *angles, {qkv.size(0), qkv.size(1), qkv.size(3) / 2}, at::kFloat);
+  }
+  TORCH_CHECK_VALUE(!window || *window >= 1, "window is ", *window,
+                    ": it must be at least 1 (the query's own key), or None for no limit");
+}
+
 }  // namespace slm
 
 SLM_EXPAND(TORCH_LIBRARY, SLM_LIBRARY, m) {
@@ -162,4 +244,11 @@ SLM_EXPAND(TORCH_LIBRARY, SLM_LIBRARY, m) {
   m.def(
       "causal_attention_qkvpacked_backward(Tensor grad_out, Tensor qkv, Tensor out, Tensor lse, float scale,"
       " int? window, float dropout_p, Tensor? seed, bool deterministic=True) -> Tensor dqkv");
+  // A decode step; on the CPU only, and without a derivative.
+  m.def(
+      "packed_linear(Tensor x, Tensor weight, int outputs, Tensor? scales, Tensor? bias, str norm, Tensor? norm_weight,"
+      " Tensor? norm_bias, float eps, str activation, Tensor? residual) -> Tensor");
+  m.def(
+      "cached_attention(Tensor qkv, Tensor(a!) keys, Tensor(b!) values, Tensor positions, Tensor? rows, Tensor? angles,"
+      " int? window) -> Tensor");
 }

@@ -47,6 +47,34 @@ void check_attention_backward(const at::Tensor& grad_out, const at::Tensor& q, c
 // qkv: (B, T, 3, H, D).
 void check_packed(const at::Tensor& qkv);
 
+// The ops of a decode step, which the CPU alone has; they compute in float32.
+
+inline constexpr int64_t kPanel = 64;  // outputs that lie side by side in a packed weight
+
+enum class Activation { kNone, kGelu, kSilu };
+
+// "none", "gelu" (in its tanh form) or "silu"; ValueError otherwise.
+Activation activation_called(c10::string_view name);
+
+// The norm that a linear layer begins with: layer norm where `centred`, else RMSNorm; none without a weight.
+struct Norm {
+  bool centred;
+  const std::optional<at::Tensor>&weight, &bias;  // (inputs)
+  double eps;
+};
+
+// x: (..., inputs) contiguous float32; weight: (panels, inputs, kPanel) contiguous float32, bfloat16 or int8; scales, bias:
+// (outputs); residual: (..., outputs) contiguous; kind: "none", "layernorm" or "rmsnorm".
+void check_packed_linear(const at::Tensor& x, const at::Tensor& weight, int64_t outputs,
+                         const std::optional<at::Tensor>& scales, const std::optional<at::Tensor>& bias,
+                         c10::string_view kind, const Norm& norm, const std::optional<at::Tensor>& residual);
+
+// qkv: (B, T, H + 2 Hkv, D); keys, values: (rows, Hkv, L, D), all contiguous float32; positions: (1 or B, T) int64 in
+// 0..L-1; rows: (B) int64, different ones, or none for 0..B-1; angles: (1 or B, T, D / 2).
+void check_cached_attention(const at::Tensor& qkv, const at::Tensor& keys, const at::Tensor& values,
+                            const at::Tensor& positions, const std::optional<at::Tensor>& rows,
+                            const std::optional<at::Tensor>& angles, std::optional<int64_t> window);
+
 // float32 for float32, float16 and bfloat16; float64 for float64.
 at::ScalarType statistics_type(const at::Tensor& x);
 

@@ -174,13 +174,9 @@ class Cuda:
 
 def compile_for_gpu(unit: Path, folder: Path, architecture: str) -> Path:
     """Compiles the rungs of a unit by nvcc for one architecture ("sm_80"); named after all that went into it."""
-    home = builds.cuda_home()
-    if home is None:
-        raise FileNotFoundError(
-            "no CUDA toolkit: install one and set CUDA_HOME to the folder that holds bin/nvcc"
-        )
+    nvcc = builds.nvcc()
     files = [unit, *sorted(HERE.rglob("*.cuh"))]
-    digest = hashlib.sha256(f"{home} {architecture} {builds.source_hash()}".encode())
+    digest = hashlib.sha256(f"{nvcc} {architecture} {builds.source_hash()}".encode())
     for file in files:
         digest.update(file.read_bytes())
     library = folder / f"{unit.parent.name}-{unit.stem}-{digest.hexdigest()[:16]}-{architecture}.so"
@@ -188,7 +184,7 @@ def compile_for_gpu(unit: Path, folder: Path, architecture: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         flags = ["-std=c++17", "-O3", "-shared", "-Xcompiler=-fPIC", f"-arch={architecture}"]
         command = [
-            f"{home}/bin/nvcc",
+            nvcc,
             *flags,
             f"-I{builds.CSRC / 'cuda'}",
             unit,

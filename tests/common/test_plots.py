@@ -40,3 +40,13 @@ def test_the_same_plot_gives_the_same_bytes(tmp_path):
     for name in ("a.svg", "b.svg"):
         plots.save(drawn(), tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_ratios_are_bars_that_begin_at_one(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    plots.draw_ratios({"faster": 4.0, "slower": 0.5}, tmp_path / "r.svg")
+    (axes,) = drawn[0].axes
+    spans = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches]
+    assert spans == [(1, 4), (1, 0.5)]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["faster", "slower"]

@@ -1,7 +1,11 @@
 """Every kernel test starts on memory full of NaN, so that an output that is not written is found."""
 
+import os
+
 import pytest
 import torch
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses deterministic mode
 
 
 @pytest.fixture(autouse=True)

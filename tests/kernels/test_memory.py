@@ -101,8 +101,9 @@ def touch(edge: str, distance: int) -> None:
 
 @pytest.mark.parametrize("edge, outside", [("start", -1), ("end", 12)])
 def test_the_guard_ends_a_process_that_reads_outside(edge, outside):
-    for distance, killed in ((0, False), (11, False), (outside, True)):
-        process = multiprocessing.get_context("spawn").Process(target=touch, args=(edge, distance))
-        process.start()
-        process.join()
-        assert (process.exitcode < 0) == killed
+    touch(edge, 0)
+    touch(edge, 11)
+    process = multiprocessing.get_context("spawn").Process(target=touch, args=(edge, outside))
+    process.start()
+    process.join()
+    assert process.exitcode < 0

@@ -73,6 +73,7 @@ def test_what_stands_against_cuda_is_named(tmp_path, monkeypatch, variable, valu
     (tmp_path / "cuda").mkdir()
     (tmp_path / "cuda" / "bindings.cu").touch()
     monkeypatch.setattr(toolchain, "CSRC", tmp_path)
+    monkeypatch.delenv("SLM_CUDA", raising=False)
     monkeypatch.setenv(variable, value)
     assert reason in toolchain.cuda_obstacle()
 

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+import kernels
+from model.cache import context_start
 from model.generate import generate_batch, stream
-from model.pack import Int8Linear, pack, quantize_rows
+from model.pack import pack, quantize_rows
 
 
 @pytest.fixture
@@ -25,8 +27,8 @@ def test_packed_float32_says_the_same_words(tiny, variant):
     gpt = tiny(**variant)
     packed = pack(gpt)
     assert list(stream(packed, [1, 2], 50, temperature=0)) == list(stream(gpt, [1, 2], 50, temperature=0))
-    prompts = [[1], [2, 3, 4]]
-    assert generate_batch(packed, prompts, 40, seed=3) == generate_batch(gpt, prompts, 40, seed=3)
+    for prompts in ([[1], [2, 3, 4]], [[4, 5], [2, 3]]):
+        assert generate_batch(packed, prompts, 40, seed=3) == generate_batch(gpt, prompts, 40, seed=3)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
@@ -46,14 +48,24 @@ def test_int8_weights_are_within_half_a_step_and_exact_at_the_largest(tiny):
     assert quantized.abs().amax(1).tolist() == [0 if row == 7 else 127 for row in range(40)]
 
 
-@pytest.mark.parametrize("inputs", [1, 16, 31, 33, 64])
-def test_an_int8_layer_multiplies_its_quantized_weight(inputs):
-    linear, x = torch.nn.Linear(inputs, 17), torch.randn(2, 5, inputs).bfloat16().float()
-    layer = Int8Linear(linear)
-    quantized, scales = quantize_rows(linear.weight.detach())
-    weight = quantized.double() * scales.bfloat16().double()[:, None]
-    expected = x.double() @ weight.T + linear.bias.double()
-    torch.testing.assert_close(layer(x).double(), expected, rtol=2**-7, atol=2**-7)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_without_the_kernels_torch_computes_the_same(tiny, variant, idx, precision):
+    gpt = tiny(**variant)
+    with torch.no_grad():
+        found = pack(gpt, precision)(idx)[0]
+        with kernels.use("torch"):
+            expected = pack(gpt, precision)(idx)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_packed_models_say_the_same_with_and_without_the_cache(tiny, variant, precision):
+    packed, said = pack(tiny(**variant), precision), [1, 2]
+    with torch.no_grad():
+        for _ in range(40):
+            context = said[context_start(len(said), 32) :]
+            said.append(packed(torch.tensor([context]))[0][0, -1].argmax().item())
+    assert list(stream(packed, [1, 2], 40, temperature=0)) == said[2:]
 
 
 def test_an_unknown_precision_is_named(tiny):

@@ -1,6 +1,5 @@
 """When it goes wrong: skipped steps, full disks and memories, missing data, and a line that says what to do."""
 
-import contextlib
 import dataclasses
 import errno
 import json
@@ -9,7 +8,9 @@ import shutil
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
+from model import GPT
 from training import checkpoint, failures, loop, report
 from training.scaling import LossScale
 
@@ -51,6 +52,35 @@ def test_too_many_in_a_row_stop_the_run_with_step_text_and_checkpoint(tiny, monk
     assert f"the last good checkpoint is {tiny.run / 'last'}, of step 10" in text
     state = json.loads((tiny.run / "last" / "state.json").read_text())
     assert state["skipped"] == 0
+
+
+def explode(monkeypatch, after: int) -> None:
+    """Makes the weights enormous in the step after so many."""
+    original = loop.Trainer._move
+
+    def move(trainer, rate):
+        original(trainer, rate)
+        if trainer.progress.step == after:
+            trainer.model.wte.weight.data.fill_(float("inf"))
+
+    monkeypatch.setattr(loop.Trainer, "_move", move)
+
+
+def test_damaged_weights_replace_no_good_checkpoint(tiny, monkeypatch):
+    explode(monkeypatch, after=12)
+    with pytest.raises(
+        failures.Diverged, match=r"in 10 steps in a row.*, of step 12\. Lower --learning-rate"
+    ):
+        loop.train(dataclasses.replace(tiny, checkpoint_every=1, keep=2))
+    assert all(torch.isfinite(p).all() for p in GPT.from_pretrained(tiny.run / "last").parameters())
+    stories = [r["story"] for r in report.read_log(tiny.run / "log.jsonl") if "story" in r]
+    assert stories == ["(none: the loss is not a number)"]
+
+
+def test_a_run_that_ends_with_damaged_weights_says_so(tiny, monkeypatch):
+    explode(monkeypatch, after=28)
+    with pytest.raises(failures.Damaged, match=r"after 30 steps: the weights are damaged.*of step 20"):
+        loop.train(tiny)
 
 
 def test_the_loss_scale_moves_as_torchs():
@@ -120,7 +150,7 @@ def test_a_checkpoint_that_the_disk_has_no_room_for_leaves_the_last_one(tiny, mo
 
     def full(tensors, path):
         if "last" in str(path) and (tiny.run / "last").exists():
-            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
         original(tensors, path)
 
     monkeypatch.setattr(checkpoint, "save_file", full)
@@ -149,14 +179,15 @@ def test_a_training_file_cut_short_under_a_run_is_noticed(tiny, tmp_path):
     shutil.copytree(tiny.data, data)
     trainer = loop.Trainer(dataclasses.replace(tiny, data=data))
     trainer.prepare_run().close()
-    with contextlib.closing(loop.prefetch(trainer.batches, trainer.device)) as feed:
-        trainer._next(feed)
-        os.truncate(data / "train.bin", 100)
-        with pytest.raises(OSError, match=r"train.bin has become shorter.*mend the data, then --resume"):
-            trainer._next(feed)
-        (data / "train.bin").unlink()
-        with pytest.raises(OSError, match=r"No such file.*train.bin"):
-            trainer._next(feed)
+    trainer._next(trainer.batches)
+    os.truncate(data / "train.bin", 100)
+    with pytest.raises(
+        OSError, match=r"train.bin has become shorter.*of step 0: mend the data, then --resume"
+    ):
+        trainer._next(trainer.batches)
+    shutil.rmtree(data)
+    with pytest.raises(OSError, match=r"No such file.*train.bin"):
+        trainer._next(trainer.batches)
 
 
 def test_memory_advice_at_the_smallest_pass_is_another():

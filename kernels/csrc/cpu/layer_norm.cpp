@@ -6,13 +6,12 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/zeros.h>
 
-#include <cmath>
 #include <tuple>
-#include <utility>
 #include <vector>
 
 #include "../ops.h"
 #include "memory.h"
+#include "norm.h"
 #include "vec.h"
 
 namespace slm {
@@ -54,21 +53,6 @@ void for_row_tasks(int64_t rows, int64_t size, const Body& body) {
       body(task, task * kRowsPerTask, std::min(rows, (task + 1) * kRowsPerTask));
     }
   });
-}
-
-// Mean and 1 / sqrt(variance + eps) of a row; the variance from the differences to the mean, never E[x²] - E[x]².
-template <typename A>
-std::pair<A, A> moments(const A* x, int64_t size, A eps) {
-  Sum<A> sum, squares;
-  for_each_part<A>(size, [&](int64_t i, auto count, int part) {
-    sum.parts[part] = sum.parts[part] + load(x + i, count);
-  });
-  const A mean = sum.total() / static_cast<A>(size);
-  for_each_part<A>(size, [&](int64_t i, auto count, int part) {
-    Vec<A> centred = first_lanes(load(x + i, count) - Vec<A>(mean), count);
-    squares.parts[part] = at::vec::fmadd(centred, centred, squares.parts[part]);
-  });
-  return {mean, 1 / std::sqrt(squares.total() / static_cast<A>(size) + eps)};
 }
 
 // out = (x - mean) * rstd * weight + bias for one row.

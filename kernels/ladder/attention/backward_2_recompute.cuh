@@ -1,59 +1,16 @@
 // Rung 2: P and dP are formed again, tile by tile, from what the forward kept: the log-sum-exp of each row.
 //
-// A block owns 32 keys, keeps dk and dv in registers and walks over the queries from the diagonal on. Two of the five
-// products are done twice over, but no T x T matrix exists any more. delta = rowsum(P dP) is grad_out . out, one number
-// for each query, from a small kernel before.
+// A block owns 32 keys, keeps dk and dv in registers and walks over the queries from the diagonal on. The products
+// are the same five, but no T x T matrix exists any more. delta = rowsum(P dP) is grad_out . out, one number for each
+// query, from a small kernel before.
 //
-// dq belongs to the queries, to which all blocks contribute: they add atomically to float32 memory, which must be zeroed
-// before and rounded after. Sums then depend on who comes first: two runs differ in the last bits.
+// dq belongs to the queries, to which all blocks contribute: they add atomically to float32 memory, which must be
+// zeroed before and rounded after. Sums then depend on who comes first: two runs differ in the last bits.
 #pragma once
 
-#include "arguments.cuh"
+#include "quarters.cuh"
 
 namespace slm::ladder {
-
-constexpr int kSmallTile = 32, kQuarters = 4, kTileThreads = kSmallTile * kQuarters;
-
-// A block's thread: four neighbours share a row of a tile. Thread `part` has the columns 4 part … + 3 of every 16, so
-// that the four read 64 bytes side by side.
-struct Quarter {
-    int row = static_cast<int>(threadIdx.x) / kQuarters, part = static_cast<int>(threadIdx.x) % kQuarters;
-
-    using Columns = float[D / kQuarters];
-    static __device__ __forceinline__ int column(int part, int i) { return i / 4 * 16 + part * 4 + i % 4; }
-
-    __device__ __forceinline__ void load(Columns& x, const float* tile_row) const {
-#pragma unroll
-        for (int i = 0; i < D / kQuarters; ++i) x[i] = tile_row[column(part, i)];
-    }
-    // x . row of the tile, in all four threads
-    __device__ __forceinline__ float dot(const Columns& x, const float* tile_row) const {
-        float sum = 0;
-#pragma unroll
-        for (int i = 0; i < D / kQuarters; ++i) sum += x[i] * tile_row[column(part, i)];
-        return sum_over<kQuarters>(sum);
-    }
-    __device__ __forceinline__ void add(Columns& sum, float factor, const float* tile_row) const {
-#pragma unroll
-        for (int i = 0; i < D / kQuarters; ++i) sum[i] += factor * tile_row[column(part, i)];
-    }
-    __device__ __forceinline__ void store(const Columns& x, float factor, T* row) const {
-#pragma unroll
-        for (int i = 0; i < D / kQuarters; ++i) row[column(part, i)] = narrow<T>(x[i] * factor);
-    }
-};
-
-using SmallTile = float[kSmallTile][D];
-
-// Rows [first, first + 32) of a head, zeros beyond `length`.
-__device__ __forceinline__ void load_small(SmallTile& tile, const Heads<const T>& x, const Head& at, int first,
-                                           int length) {
-    const T* head = x.head(at.batch, at.head);
-    for (int i = threadIdx.x; i < kSmallTile * D; i += kTileThreads) {
-        const int row = first + i / D;
-        tile[i / D][i % D] = row < length ? widen(head[row * x.token_stride + i % D]) : 0.0f;
-    }
-}
 
 // What a score and its entry of dP become.
 struct Weight {
@@ -89,7 +46,7 @@ inline void launch_delta(const AttentionBackward<T>& b, cudaStream_t stream) {
 template <bool Atomics>
 __global__ void __launch_bounds__(kTileThreads) gradient_of_keys(const AttentionBackward<T> b, float* dq_sums) {
     __shared__ SmallTile k_tile, q_tile, grad_tile;
-    __shared__ float score_grads[kSmallTile][kSmallTile];  // (key, query)
+    __shared__ float score_grads[kSmallTile][kSmallTile + 1];  // (key, query); one more, so that keys differ in bank
     const Head at(b.shape);
     const Quarter mine;
     const int length = b.shape.length, first = blockIdx.x * kSmallTile, key = first + mine.row;

@@ -1,6 +1,7 @@
 // Rung 3: dq has an owner too. A second kernel, whose blocks own queries, forms the same tiles once more.
 //
-// Seven products instead of five; in return no atomics, no memory to zero and to round, and two runs give the same bits.
+// Seven products instead of five; in return no atomics, no memory to zero and to round, and two runs give the same
+// bits.
 #pragma once
 
 #include "backward_2_recompute.cuh"

@@ -1,12 +1,12 @@
 // Rung 4: the products on tensor cores, and for dk and dv the scores are formed transposed.
 //
-// Four products need an operand that was just computed: dv = P^T grad_out, dk = dS^T q, dq = dS k. An accumulator can be
-// the left operand of the next product as it stands, but not its transpose. So the kernel of the keys forms
-// S^T = k q^T and dP^T = v grad_out^T at once, with keys as rows: then P^T and dS^T are left operands without leaving the
+// Three products need an operand that was just computed: dv = P^T grad_out, dk = dS^T q, dq = dS k. An accumulator can
+// be the left operand of the next product as it stands, but not its transpose. So the kernel of the keys forms S^T = k
+// q^T and dP^T = v grad_out^T at once, with keys as rows: then P^T and dS^T are left operands without leaving the
 // registers. The kernel of the queries forms S and dP the usual way, for dq.
 //
-// Tiles are swizzled and read by ldmatrix, as in the forward's rung 4; ScoreTile::differentiate turns a 16 x 16 tile of S
-// and dP into P and dS.
+// Tiles are swizzled and read by ldmatrix, as in the forward's rung 4; ScoreTile::differentiate turns a 16 x 16 tile of
+// S and dP into P and dS.
 #pragma once
 
 #include "arguments.cuh"

@@ -1,5 +1,5 @@
-// Rung 5, what ships. Up to 128 tokens attention_short_backward.cuh, beyond that attention_long_backward.cuh. As rung 4,
-// and
+// Rung 5, what ships. Up to 128 tokens attention_short_backward.cuh, beyond that attention_long_backward.cuh. As rung
+// 4, and
 //
 //   short: one kernel for all three gradients: a block holds a whole head, so dS passes once through shared memory and
 //          dq needs no second forming of the scores: five products, nothing read twice

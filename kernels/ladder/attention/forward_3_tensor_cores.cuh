@@ -1,12 +1,12 @@
 // Rung 3: the two products run on the tensor cores.
 //
 // mma.m16n8k16 is 2048 multiply-adds by one instruction of a warp, where a multiply-add per lane is 32. A warp owns 16
-// queries; q, k and v lie in shared memory as they do in the tensor, rows of 128 bytes, and a lane loads the elements of
-// its fragments with ordinary loads of 4 bytes (of v: 2 bytes, for its pairs lie in two rows).
+// queries; q, k and v lie in shared memory as they do in the tensor, rows of 128 bytes, and a lane loads the elements
+// of its fragments with ordinary loads of 4 bytes (of v: 2 bytes, for its pairs lie in two rows).
 //
-// Two accumulators of scores side by side are, rounded, the left operand of the second product (as_operand): the weights
-// never leave the registers. What is left to mend: eight rows at a distance of 128 bytes lie in the same banks, so every
-// load of a fragment takes eight turns.
+// Two accumulators of scores side by side are, rounded, the left operand of the second product (as_operand): the
+// weights never leave the registers. What is left to mend: eight rows at a distance of 128 bytes lie in the same banks,
+// so a load of a fragment of q or k takes eight turns, and one of v four.
 #pragma once
 
 #include "score_rows.cuh"

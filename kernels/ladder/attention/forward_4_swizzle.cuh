@@ -1,9 +1,10 @@
 // Rung 4: the tiles lie in shared memory in another order, and ldmatrix reads them.
 //
-// Chunk c of row r (16 bytes each, eight in a row) lies where chunk c ^ (r % 8) would: an exclusive or, so every row still
-// has its eight chunks, but the same chunk of eight rows now falls on all 32 banks once (Tile::at in fragments.cuh).
-// ldmatrix.x4 reads four 8 x 8 matrices so, one wavefront each, and hands every lane its part of the fragment; .trans
-// hands out the transpose, which v needs. One instruction instead of four to eight loads of a lane, and no bank conflict.
+// Chunk c of row r (16 bytes each, eight in a row) lies where chunk c ^ (r % 8) would: an exclusive or, so every row
+// still has its eight chunks, but the same chunk of eight rows now falls on all 32 banks once (Tile::at in
+// fragments.cuh). ldmatrix.x4 reads four 8 x 8 matrices so, one wavefront each, and hands every lane its part of the
+// fragment; .trans hands out the transpose, which v needs. One instruction instead of four to eight loads of a lane,
+// and no bank conflict.
 #pragma once
 
 #include "forward_3_tensor_cores.cuh"
@@ -11,9 +12,9 @@
 namespace slm::ladder {
 
 using Swizzled = Tile<T, D>;
-using Queries = Swizzled::Operands<true>;  // rows of q, in registers for all keys
+using Queries = Swizzled::Operands<false>;  // 16 rows of q, read again for each tile of keys
 
-// Takes in the keys and values of one tile; those in the future only if there are any.
+// Takes in the keys and values of one tile; with `masked`, without those in the future.
 __device__ __forceinline__ void take_swizzled(ScoreRows& rows, const Queries (&q)[1], const T* k, const T* v, int key,
                                               bool masked) {
     ScoreRows::Scores score = {};
@@ -38,7 +39,6 @@ __global__ void __launch_bounds__(kThreads) attend_swizzle(const AttentionForwar
     };
     const int first = blockIdx.x * kQueries, row = threadIdx.x / 32 * 16;
     load(q_tile, p.q, first);
-    __syncthreads();
     Queries q[1];
     q[0].load(q_tile, row);
     ScoreRows rows{first + row};

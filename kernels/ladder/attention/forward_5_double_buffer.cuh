@@ -1,9 +1,9 @@
 // Rung 5: while one tile is multiplied, the next is on its way.
 //
-// cp.async copies 16 bytes from global to shared memory without passing registers, and returns at once. With two
-// stages for k and v, the copy of tile i + 1 starts before the products of tile i and is waited for after them; one
-// barrier for each tile says both that the new one has come and that the old one is free. The bytes are the same: what is
-// bought is the latency of a load, some 700 cycles, for each tile.
+// cp.async copies 16 bytes from global to shared memory without passing registers, and returns at once. With two stages
+// for k and v, the copy of tile i + 1 starts before the products of tile i and is waited for after them; one barrier
+// for each tile says both that the new one has come and that the old one is free. The bytes are the same: what is
+// bought is the latency of a load from memory, hundreds of cycles, for each tile.
 #pragma once
 
 #include "forward_4_swizzle.cuh"
@@ -32,11 +32,11 @@ __global__ void __launch_bounds__(kThreads) attend_double_buffer(const Attention
     begin_copy(q_tile, p.q, at.batch, at.head, first, s.length);
     begin(0, 0);
     Queries q[1];
+    q[0].load(q_tile, row);
     ScoreRows rows{first + row};
     for (int key = 0, stage = 0; key < s.length; key += kKeys, stage ^= 1) {
         ptx::cp_async_wait<0>();
         __syncthreads();
-        if (key == 0) q[0].load(q_tile, row);
         if (key + kKeys < s.length) begin(key + kKeys, stage ^ 1);
         const T* tile = stages + stage * 2 * kTileSize;
         take_swizzled(rows, q, tile, tile + kTileSize, key, true);

@@ -22,11 +22,11 @@ __global__ void __launch_bounds__(kThreads) attend_seen(const AttentionForward<T
     begin_copy(q_tile, p.q, at.batch, at.head, at.first, s.length);
     begin(0, 0);
     Queries q[1];
+    q[0].load(q_tile, row);
     ScoreRows rows{at.first + row};
     for (int key = 0, stage = 0; key <= at.first; key += kKeys, stage ^= 1) {
         ptx::cp_async_wait<0>();
         __syncthreads();
-        if (key == 0) q[0].load(q_tile, row);
         if (key < at.first) begin(key + kKeys, stage ^ 1);
         const T* tile = stages + stage * 2 * kTileSize;
         take_swizzled(rows, q, tile, tile + kTileSize, key, key == at.first);

@@ -1,4 +1,5 @@
-// Rung 7, what ships. Up to 128 tokens attention_short_forward.cuh, beyond that attention_long_forward.cuh. As rung 6, and
+// Rung 7, what ships. Up to 128 tokens attention_short_forward.cuh, beyond that attention_long_forward.cuh. As rung 6,
+// and
 //
 //   short: a warp holds whole rows of scores, so the softmax needs no rescaling; a head is one block, loaded once
 //   long:  a warp owns 32 queries, so each fragment of k and v that it reads serves two products

@@ -1,7 +1,7 @@
 // The online softmax of rung 2, for 16 queries of a warp whose scores with 64 keys lie in tensor-core accumulators.
 //
-// Lane 4 g + t holds of every 8 columns the elements (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1): four lanes share
-// a row, so its maximum and its sum are two shuffles away. Used by the forward rungs from 3 on.
+// Lane 4 g + t holds of every 8 columns the elements (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1): four lanes
+// share a row, so its maximum and its sum are two shuffles away. Used by the forward rungs from 3 on.
 #pragma once
 
 #include "arguments.cuh"

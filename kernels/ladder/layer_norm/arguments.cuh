@@ -50,7 +50,7 @@ inline LayerNormBackward<T> backward_arguments(void** tensors, const long long* 
 
 inline int partial_lines(int multiprocessors) { return 16 * multiprocessors; }
 
-// Registers of a lane are cheap to index only by constants: the rungs that hold a row there take up to 1024 columns.
+// A row that is held in registers needs a bound which the compiler knows.
 inline constexpr int kMostColumns = 1024;
 
 inline void require_packs(int size) {

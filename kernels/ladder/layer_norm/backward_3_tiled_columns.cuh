@@ -1,8 +1,8 @@
 // Rung 3: the rows of a column are dealt to many blocks; each writes one partial sum, a last kernel adds those up.
 //
-// 16 lines of partial sums for each multiprocessor, times 8 rows that a block reads at once, keep the GPU busy where one
-// thread per column left it idle. No atomics: every partial sum has one owner and is added in one order, so two runs
-// give the same bits. It costs 2 * 4 bytes per column and line, written and read once.
+// 16 lines of partial sums for each multiprocessor, times 8 rows that a block reads at once, keep the GPU busy where
+// one thread per column left it idle. No atomics: every partial sum has one owner and is added in one order, so two
+// runs give the same bits. It costs 2 * 4 bytes per column and line, written and read once.
 #pragma once
 
 #include <algorithm>

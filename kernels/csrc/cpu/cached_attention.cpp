@@ -1,0 +1,144 @@
+// Attention of new tokens to a KV cache: rotates, stores keys and values, and attends, in one call.
+//
+// A query stands alone, so there is nothing to share in tiles: its scores are dot products with the keys that it sees, its
+// output their average of the values, in two sweeps over what the cache holds.
+#include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
+
+#include <cmath>
+#include <vector>
+
+#include "../ops.h"
+#include "vec.h"
+
+namespace slm {
+namespace {
+
+constexpr int64_t kGrain = 1 << 15;  // products of single numbers below which a thread is not worth waking
+
+float dot(const float* a, const float* b, int64_t size) {
+  Vec<float> sum(0);
+  for_each_vec<float>(size, [&](int64_t i, auto count) { sum = at::vec::fmadd(load(a + i, count), load(b + i, count), sum); });
+  return sum_of(sum);
+}
+
+// Replaces the scores by their softmax.
+void softmax(float* scores, int64_t size) {
+  float largest = scores[0];
+  for (int64_t i = 1; i < size; ++i) largest = std::max(largest, scores[i]);
+  Vec<float> total(0);
+  for_each_vec<float>(size, [&](int64_t i, auto count) {
+    const Vec<float> weight = first_lanes(exp_negative(load(scores + i, count) - Vec<float>(largest)), count);
+    total = total + weight;
+    store(weight, scores + i, count);
+  });
+  const Vec<float> inverse(1 / sum_of(total));
+  for_each_vec<float>(size, [&](int64_t i, auto count) { store(load(scores + i, count) * inverse, scores + i, count); });
+}
+
+// Cosine and sine of each pair of numbers of a head, for one token: (D / 2) of each, none without rotary positions.
+struct Turn {
+  const float *cos, *sin;
+};
+
+// to = from with each pair of neighbours turned, times a factor.
+void rotate(const float* from, Turn turn, float factor, int64_t size, float* to) {
+  if (!turn.cos) {
+    for (int64_t i = 0; i < size; ++i) to[i] = from[i] * factor;
+    return;
+  }
+  for (int64_t i = 0; i < size / 2; ++i) {
+    const float even = from[2 * i], odd = from[2 * i + 1];
+    to[2 * i] = (even * turn.cos[i] - odd * turn.sin[i]) * factor;
+    to[2 * i + 1] = (even * turn.sin[i] + odd * turn.cos[i]) * factor;
+  }
+}
+
+class CachedAttention {
+ public:
+  CachedAttention(const at::Tensor& qkv, at::Tensor& keys, at::Tensor& values, const at::Tensor& positions,
+                  const std::optional<at::Tensor>& rows, const std::optional<at::Tensor>& angles,
+                  std::optional<int64_t> window)
+      : batch(qkv.size(0)), length(qkv.size(1)), kv_heads(keys.size(1)), heads(qkv.size(2) - 2 * kv_heads),
+        width(qkv.size(3)), room(keys.size(2)), window_(std::min(window.value_or(room), room)),
+        qkv_(qkv.const_data_ptr<float>()), keys_(keys.mutable_data_ptr<float>()),
+        values_(values.mutable_data_ptr<float>()), positions_(positions.const_data_ptr<int64_t>()),
+        position_stride_(positions.size(0) == 1 ? 0 : length), rows_(rows ? rows->const_data_ptr<int64_t>() : nullptr) {
+    if (!angles) return;
+    turn_stride_ = angles->size(0) == 1 ? 0 : length * width / 2;
+    const float* from = angles->const_data_ptr<float>();
+    for (int64_t i = 0; i < angles->numel(); ++i) {
+      cos_.push_back(std::cos(from[i]));
+      sin_.push_back(std::sin(from[i]));
+    }
+  }
+
+  // All tokens of one row of the batch, in order, and the queries that share one head of keys and values.
+  void run(int64_t b, int64_t kv_head, float* out) const {
+    const int64_t offset = ((rows_ ? rows_[b] : b) * kv_heads + kv_head) * room * width;
+    std::vector<float> query(width), scores(room);
+    for (int64_t t = 0; t < length; ++t) {
+      const int64_t position = positions_[b * position_stride_ + t], token = b * length + t;
+      const float *from = qkv_ + token * (heads + 2 * kv_heads) * width, *k = from + (heads + kv_head) * width;
+      rotate(k, turn(b, t), 1, width, keys_ + offset + position * width);
+      std::copy_n(k + kv_heads * width, width, values_ + offset + position * width);
+      for (int64_t h = kv_head * heads / kv_heads; h < (kv_head + 1) * heads / kv_heads; ++h) {
+        rotate(from + h * width, turn(b, t), 1 / std::sqrt(static_cast<float>(width)), width, query.data());
+        attend(query.data(), offset, position, scores.data(), out + (token * heads + h) * width);
+      }
+    }
+  }
+
+  const int64_t batch, length, kv_heads, heads, width, room;
+
+ private:
+  Turn turn(int64_t b, int64_t t) const {
+    if (cos_.empty()) return {nullptr, nullptr};
+    const int64_t at = b * turn_stride_ + t * width / 2;
+    return {cos_.data() + at, sin_.data() + at};
+  }
+
+  // One query at `position` against the keys and values from `offset` on.
+  void attend(const float* query, int64_t offset, int64_t position, float* scores, float* out) const {
+    const int64_t first = std::max<int64_t>(0, position - window_ + 1), count = position + 1 - first;
+    const float *keys = keys_ + offset + first * width, *values = values_ + offset + first * width;
+    for (int64_t j = 0; j < count; ++j) scores[j] = dot(query, keys + j * width, width);
+    softmax(scores, count);
+    for_each_vec<float>(width, [&](int64_t i, auto lanes) {
+      Vec<float> sum(0);
+      for (int64_t j = 0; j < count; ++j) {
+        sum = at::vec::fmadd(Vec<float>(scores[j]), load(values + j * width + i, lanes), sum);
+      }
+      store(sum, out + i, lanes);
+    });
+  }
+
+  const int64_t window_;
+  const float* qkv_;
+  float *keys_, *values_;
+  const int64_t* positions_;
+  const int64_t position_stride_;
+  const int64_t* rows_;
+  int64_t turn_stride_ = 0;
+  std::vector<float> cos_, sin_;
+};
+
+at::Tensor cached_attention(const at::Tensor& qkv, at::Tensor& keys, at::Tensor& values, const at::Tensor& positions,
+                            const std::optional<at::Tensor>& rows, const std::optional<at::Tensor>& angles,
+                            std::optional<int64_t> window) {
+  check_cached_attention(qkv, keys, values, positions, rows, angles, window);
+  const CachedAttention attention(qkv, keys, values, positions, rows, angles, window);
+  const auto& a = attention;
+  at::Tensor out = at::empty({a.batch, a.length, a.heads, a.width}, qkv.options());
+  float* to = out.mutable_data_ptr<float>();
+  const int64_t work = 2 * a.length * a.room * a.width * a.heads / a.kv_heads + 1;
+  at::parallel_for(0, a.batch * a.kv_heads, kGrain / work + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) attention.run(i / a.kv_heads, i % a.kv_heads, to);
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace slm
+
+TORCH_LIBRARY_IMPL(slm, CPU, m) { m.impl("cached_attention", slm::cached_attention); }

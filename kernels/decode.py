@@ -1,0 +1,97 @@
+"""The ops of a decode step, on the CPU: a linear layer for few rows, and attention of new tokens to a KV cache.
+
+A step of one token does little arithmetic, so what counts is how many bytes it reads and how many calls it makes:
+with these two ops a block is five of them. They have no derivative; where the C++ kernels are not built the
+reference runs, which is correct and slow: ask `available` first.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels import dispatch, reference
+from kernels.checks import check
+
+PANEL = 64  # outputs that lie side by side in a packed weight
+
+
+def available(device_type: str = "cpu") -> bool:
+    """Whether the C++ kernels compute on this type of device."""
+    return device_type == "cpu" and dispatch.runs_on("cpu") == "fused"
+
+
+def pack_weight(weight: Tensor) -> Tensor:
+    """weight (out, in) of any dtype -> (panels, in, 64), the order in which packed_linear reads it.
+
+    >>> pack_weight(torch.tensor([[1, 2], [3, 4]])).shape, pack_weight(torch.tensor([[1, 2], [3, 4]]))[0, 1, :3]
+    (torch.Size([1, 2, 64]), tensor([2, 4, 0]))
+    """
+    padded = F.pad(weight, (0, 0, 0, -len(weight) % PANEL))  # (panels 64, in)
+    return (
+        padded.unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()
+    )  # -> (panels, 64, in) -> (panels, in, 64)
+
+
+def packed_linear(
+    x: Tensor,
+    weight: Tensor,
+    outputs: int,
+    scales: Tensor | None = None,
+    bias: Tensor | None = None,
+    norm: str = "none",
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    eps: float = 1e-5,
+    activation: str = "none",
+    residual: Tensor | None = None,
+) -> Tensor:
+    """activation(norm(x) weightᵀ scales + bias) + residual, in one pass over the weight.
+
+    x (..., in) and residual (..., out): contiguous float32. weight: (panels, in, 64) from pack_weight, float32,
+    bfloat16 or int8; scales, bias: (out,). norm: "none", "layernorm" or "rmsnorm", with norm_weight and norm_bias
+    (in,) and eps. activation: "none", "gelu" (tanh form) or "silu". Everything but the weight is float32, and so
+    are all sums; a row's result does not depend on the other rows. Returns (..., out). ValueError that names the
+    argument for anything else.
+    """
+    arguments = x, weight, outputs, scales, bias, norm, norm_weight, norm_bias, eps, activation, residual
+    if available(x.device.type):
+        return torch.ops.slm.packed_linear.default(*arguments)
+    return reference.packed_linear(*arguments)
+
+
+def cached_attention(
+    qkv: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    rows: Tensor | None = None,
+    angles: Tensor | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """Stores the keys and values of new tokens in a cache and attends to all that each of them sees.
+
+    qkv: (B, T, H + 2 Hkv, D), the heads of q, k and v; keys, values: (rows, Hkv, L, D), written to; all contiguous
+    float32. Token t of row b stands at positions[b, t] (1 or B, T) of cache row rows[b], or b where there are no
+    rows, which must differ; it sees the places up to its own, or the last `window` of them. angles (1 or B, T,
+    D / 2) turn neighbouring pairs of q and k (rotary positions, Su et al. 2021). Returns (B, T, H, D). ValueError
+    that names the argument for anything else.
+    """
+    arguments = qkv, keys, values, positions, rows, angles, window
+    if available(qkv.device.type):
+        return torch.ops.slm.cached_attention.default(*arguments)
+    return reference.cached_attention(*arguments)
+
+
+def _fake_packed_linear(x, weight, outputs, *_):
+    check(x.shape[-1] == weight.shape[1], f"weight has shape {list(weight.shape)}, x {list(x.shape)}")
+    return x.new_empty((*x.shape[:-1], outputs))
+
+
+def _fake_cached_attention(qkv, keys, values, positions, rows, angles, window):
+    batch, length, heads, width = qkv.shape
+    return qkv.new_empty((batch, length, heads - 2 * keys.shape[1], width))
+
+
+for _name in dispatch.libraries():
+    torch.library.register_fake(f"{_name}::packed_linear", _fake_packed_linear)
+    torch.library.register_fake(f"{_name}::cached_attention", _fake_cached_attention)

@@ -1,0 +1,178 @@
+"""What the rungs of the ladder cost: sectors, wavefronts and mma by the emulator, and time where there is a GPU.
+
+    python -m kernels ladder [OP] [--json PATH]
+
+Counts are of a small shape and exact; they need a C++ compiler and no GPU. Times are medians between device events,
+with the L2 cache flushed, beside the op that ships and PyTorch's own.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor
+
+from common import bench, cli
+from kernels import bench_gpu, reference
+from kernels.bench_cases import Turn
+from kernels.emulator import Toolchain
+from kernels.ladder import OPS, Cuda, Emulated, Rung, prepare, rungs
+
+# (rows, C) and (B, T, H, D): 256 rows are about as many as one multiprocessor gets of the 32768.
+COUNTED_SHAPES = {"layer_norm": (256, 384), "attention": (1, 256, 1, 64)}
+TIMED_SHAPES = {"layer_norm": (32768, 384), "attention": (16, 1024, 12, 64)}
+SECTOR_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Options:
+    """Counts what each rung of the ladder costs, and times it where there is a GPU."""
+
+    op: Annotated[str, tyro.conf.Positional] = "all"
+    """layer_norm_forward, layer_norm_backward, attention_forward or attention_backward"""
+    repeat: int = 20
+    """runs on a GPU; their median is reported"""
+    json: str | None = None
+    """also write the rows to this file"""
+    build: Path = Path("build/ladder")
+    """where compiled files are kept for the next time"""
+
+    def __post_init__(self) -> None:
+        if self.op not in ("all", *OPS):
+            raise ValueError(f"no op {self.op!r}: choose one of {', '.join(OPS)}")
+        if self.repeat < 1:
+            raise ValueError(f"repeat is {self.repeat}: it must be at least 1")
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        return OPS if self.op == "all" else (self.op,)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; its options are the fields of Options."""
+    options = cli.parse(Options, argv, prog="python -m kernels ladder")
+    emulated = Emulated(Toolchain(options.build), checked=True)
+    rows = [row for op in options.ops for row in counted(op, emulated)]
+    if torch.cuda.is_available():
+        cuda = Cuda(options.build)
+        rows += [row for op in options.ops for row in timed(op, cuda, options.repeat)]
+    bench.report("ladder", rows, options.json)
+    if not torch.cuda.is_available():
+        print("counted only: times need an NVIDIA GPU")
+
+
+def make_inputs(op: str, shape: tuple[int, ...], device: str = "cpu") -> list[Tensor]:
+    """What the rungs of `op` take as inputs, from seeded normal numbers. shape: (rows, C) or (B, T, H, 64)."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(size, generator=generator).to(device, torch.bfloat16)
+
+    if op.startswith("layer_norm"):
+        x, weight, bias, grad_out = draw(*shape), 1 + 0.3 * draw(shape[1]), draw(shape[1]), draw(*shape)
+        statistics = [x.squeeze(1) for x in reference.moments(x.float(), eps=1e-5)]
+        return [x, weight, bias] if op.endswith("forward") else [grad_out, x, weight, *statistics]
+    q, k, v, grad_out = (draw(*shape) for _ in range(4))
+    if op.endswith("forward"):
+        return [q, k, v]
+    out = reference.causal_attention(q, k, v).contiguous()
+    return [grad_out, q, k, v, out, log_sum_exp(q, k)]
+
+
+def log_sum_exp(q: Tensor, k: Tensor) -> Tensor:
+    """The log-sum-exp of the scores that each query sees: (B, H, T), float32."""
+    scores = torch.einsum("bihd,bjhd->bhij", q.float(), k.float()) * q.shape[-1] ** -0.5
+    return scores.masked_fill(
+        ~reference.seen(q.shape[1], device=q.device, window=None), -torch.inf
+    ).logsumexp(-1)
+
+
+def counted(op: str, emulated: Emulated) -> list[bench.Row]:
+    """What the rungs of an op cost by the emulator's count."""
+    shape = COUNTED_SHAPES[op.rsplit("_", 1)[0]]
+    inputs = make_inputs(op, shape)
+    outputs = prepare(op, inputs, Emulated.MULTIPROCESSORS, stream=0).outputs
+    once = sum(x.nbytes for x in (*inputs, *outputs)) / SECTOR_BYTES
+    return [row for rung in rungs(op) for row in _count(rung, f"{op} {shape}", inputs, once, emulated)]
+
+
+def _count(rung: Rung, case: str, inputs: list[Tensor], once: float, emulated: Emulated) -> list[bench.Row]:
+    """Rows for sectors beside those of each tensor once, wavefronts beside those without bank conflicts, and mma."""
+    cost, least = {}, {}
+    for count in emulated.counts(rung, inputs):
+        cost[count.space] = cost.get(count.space, 0) + count.cost
+        least[count.space] = least.get(count.space, 0) + count.least
+    name = f"{case} {rung.name}"
+    rows = [bench.Row(name, cost["global"], "sectors", "each tensor once", once, less_is_better=True)]
+    if "shared" in cost:
+        conflict_free = least["shared"]
+        rows.append(
+            bench.Row(
+                name, cost["shared"], "wavefronts", "no bank conflicts", conflict_free, less_is_better=True
+            )
+        )
+    if "tensor cores" in cost:
+        rows.append(bench.Row(name, cost["tensor cores"], "mma"))
+    return rows
+
+
+def timed(op: str, cuda: Cuda, repeat: int) -> list[bench.Row]:
+    """Microseconds of the rungs of an op on the GPU, beside the op that ships and PyTorch's own."""
+    shape = TIMED_SHAPES[op.rsplit("_", 1)[0]]
+    inputs = make_inputs(op, shape, "cuda")
+    climbed = [rung for rung in rungs(op) if not rung.ships]
+    call = cuda.prepare(op, inputs)
+    peers = {"shipped": shipped(op, inputs), "PyTorch": torchs(op, inputs)}
+    turns = {rung.name: Turn(functools.partial(cuda.enqueue, rung, call)) for rung in climbed}
+    turns |= {name: Turn(peer) for name, peer in peers.items()}
+    seconds = bench_gpu.eager_seconds(turns, repeat)
+    return [
+        bench.Row(
+            f"{op} {shape} {name}", seconds[name] * 1e6, "µs", peer, seconds[peer] * 1e6, less_is_better=True
+        )
+        for name in (*(rung.name for rung in climbed), "shipped")
+        for peer in peers
+        if name != peer
+    ]
+
+
+def shipped(op: str, inputs: list[Tensor]) -> Callable[[], object]:
+    """A call of the op that ships, with the inputs of a rung."""
+    ops = torch.ops.slm
+    if op == "layer_norm_forward":
+        return lambda: ops.layer_norm(*inputs, 1e-5)
+    if op == "layer_norm_backward":
+        return lambda: ops.layer_norm_backward(*inputs, None)
+    scale = inputs[0].shape[-1] ** -0.5
+    if op == "attention_forward":
+        return lambda: ops.causal_attention(*inputs, scale, None, 0.0, None)
+    return lambda: ops.causal_attention_backward(*inputs, scale, None, 0.0, None)
+
+
+def torchs(op: str, inputs: list[Tensor]) -> Callable[[], object]:
+    """A call of PyTorch's op, with the inputs of a rung; a backward runs again and again over one forward."""
+    if op == "layer_norm_forward":
+        x, weight, bias = inputs
+        return lambda: F.layer_norm(x, weight.shape, weight, bias)
+    if op == "attention_forward":
+        return lambda: sdpa(*inputs)
+    grad_out = inputs[0]
+    if op == "layer_norm_backward":
+        x, weight = (t.detach().requires_grad_() for t in inputs[1:3])
+        leaves = [x, weight, torch.zeros_like(weight).requires_grad_()]
+        out = F.layer_norm(x, weight.shape, weight, leaves[2])
+    else:
+        leaves = [t.detach().requires_grad_() for t in inputs[1:4]]
+        out = sdpa(*leaves)
+    return lambda: torch.autograd.grad(out, leaves, grad_out, retain_graph=True)
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """PyTorch's causal attention for (B, T, H, D)."""
+    out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True)
+    return out.transpose(1, 2)  # (B, H, T, D) -> (B, T, H, D)

@@ -1,0 +1,234 @@
+"""The ops of a decode step against the reference in float64, on every shape that the kernels treat differently."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import kernels
+from kernels import decode, reference
+from tests.kernels.cases import assert_as_exact_as, randn
+
+needs_kernels = pytest.mark.skipif(not decode.available(), reason="the C++ kernels are not built")
+each_choice = pytest.mark.parametrize(
+    "choice", ["torch", pytest.param("fused", marks=needs_kernels)], ids=["torch", "fused"]
+)
+
+
+def weights(precision, outputs, inputs):
+    """A packed weight, its scales, and the same as a float64 matrix (out, in)."""
+    weight = randn(outputs, inputs, seed=1)
+    if precision == torch.int8:
+        weight, scales = (weight * 40).round().clamp(-127, 127), randn(outputs, seed=2)
+        return decode.pack_weight(weight.to(torch.int8)), scales.float(), weight * scales.float()[:, None]
+    weight = weight.to(precision)
+    return decode.pack_weight(weight), None, weight.double()
+
+
+@each_choice
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+@pytest.mark.parametrize(
+    "rows, inputs, outputs",
+    [(1, 1, 1), (1, 37, 64), (2, 64, 63), (3, 5, 130), (6, 48, 65), (16, 33, 200), (41, 96, 7)],
+)
+def test_a_linear_layer_is_as_exact_as_torchs(choice, precision, rows, inputs, outputs):
+    weight, scales, exact = weights(precision, outputs, inputs)
+    x, bias = randn(rows, inputs).float(), randn(outputs, seed=3).float()
+    with kernels.use(choice):
+        found = decode.packed_linear(x, weight, outputs, scales, bias)
+    torchs = F.linear(x, exact.float(), bias)
+    size = (x.double().abs() @ exact.abs().T).max().item()
+    assert_as_exact_as(found, torchs, F.linear(x.double(), exact, bias.double()), 2.0, size)
+
+
+NORMS = {
+    "layernorm": lambda x, w, b: F.layer_norm(x, w.shape, w, b),
+    "layernorm without bias": lambda x, w, b: F.layer_norm(x, w.shape, w),
+    "rmsnorm": lambda x, w, b: F.rms_norm(x, w.shape, w, 1e-5),
+}
+ACTIVATIONS = {"none": lambda y: y, "gelu": lambda y: F.gelu(y, approximate="tanh"), "silu": F.silu}
+
+
+@each_choice
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("width", [1, 19, 96])
+def test_norm_activation_and_residual_are_torchs(choice, norm, activation, width):
+    x, weight, residual = randn(2, 3, width, seed=1), randn(70, width), randn(2, 3, 70, seed=2)
+    scale, shift = randn(width, seed=3), randn(width, seed=4)
+    expected = ACTIVATIONS[activation](F.linear(NORMS[norm](x, scale, shift), weight)) + residual
+    with kernels.use(choice):
+        found = decode.packed_linear(
+            x.float(), decode.pack_weight(weight.float()), 70, norm=norm.split()[0], norm_weight=scale.float(),
+            norm_bias=shift.float() if norm == "layernorm" else None, activation=activation,
+            residual=residual.float(),
+        )  # fmt: skip
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-4)
+
+
+@each_choice
+@pytest.mark.parametrize("activation", ["gelu", "silu"])
+def test_activations_of_huge_numbers_are_finite(choice, activation):
+    x = torch.tensor([[-1e30], [-90.0], [0.0], [90.0], [1e10]])
+    with kernels.use(choice):
+        found = decode.packed_linear(x, decode.pack_weight(torch.ones(1, 1)), 1, activation=activation)
+    torch.testing.assert_close(found, x.clamp_min(0), rtol=1e-6, atol=1e-30)
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+def test_a_row_has_the_same_result_alone_and_among_others_bit_for_bit(precision):
+    weight, scales, _ = weights(precision, 300, 200)
+    x = randn(23, 200).float()
+    alone = [decode.packed_linear(row[None], weight, 300, scales) for row in x]
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            assert torch.equal(decode.packed_linear(x, weight, 300, scales), torch.cat(alone))
+    finally:
+        torch.set_num_threads(threads)
+
+
+ATTENTION = {
+    "one token": {},
+    "a prompt": {"length": 9, "starts": (0,)},
+    "rows at places of their own": {"starts": (3, 0, 11)},
+    "rows of a larger cache": {"starts": (3, 7, 2), "rows": (4, 0, 2)},
+    "grouped heads": {"groups": 2, "starts": (3, 5, 8)},
+    "a window": {"length": 6, "window": 4, "starts": (5, 9, 0)},
+    "angles": {"angles": True, "starts": (3, 4, 0), "length": 3},
+    "a head of 20 numbers": {"width": 20, "angles": True},
+    "a head of 128": {"width": 128},
+    "a full cache": {"starts": (19,)},
+    "no rows": {"batch": 0},
+}
+
+
+def attention_case(
+    batch=3,
+    length=1,
+    heads=4,
+    groups=4,
+    width=16,
+    starts=(7,),
+    rows=None,
+    window=None,
+    angles=False,
+    dtype=torch.float32,
+):
+    """The arguments of cached_attention; a cache of 6 rows and 20 places that is full of old numbers."""
+    starts = starts if batch else starts[:1]
+    return {
+        "qkv": randn(batch, length, heads + 2 * groups, width).to(dtype),
+        "keys": randn(6, groups, 20, width, seed=1).to(dtype),
+        "values": randn(6, groups, 20, width, seed=2).to(dtype),
+        "positions": torch.tensor(starts)[:, None] + torch.arange(length),
+        "rows": None if rows is None else torch.tensor(rows),
+        "angles": randn(len(starts), length, width // 2, seed=3).to(dtype) * 9 if angles else None,
+        "window": window,
+    }
+
+
+@each_choice
+@pytest.mark.parametrize("case", ATTENTION.values(), ids=ATTENTION)
+def test_attention_to_a_cache_is_attention_to_what_it_holds(choice, case):
+    found, exact = attention_case(**case), attention_case(**case)
+    exact = {
+        k: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v
+        for k, v in found.items()
+    }
+    exact = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in exact.items()}
+    with kernels.use(choice):
+        out = decode.cached_attention(**found)
+    expected = reference.cached_attention(**exact)
+    assert out.shape == expected.shape
+    for ours, theirs in ((out, expected), (found["keys"], exact["keys"]), (found["values"], exact["values"])):
+        torch.testing.assert_close(ours, theirs.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_the_reference_is_torchs_causal_attention():
+    """A whole sequence written into an empty cache, heads grouped."""
+    q, k, v = randn(2, 9, 4, 8), randn(2, 9, 2, 8, seed=1), randn(2, 9, 2, 8, seed=2)
+    keys, values = (
+        torch.zeros(2, 2, 12, 8, dtype=torch.float64),
+        torch.zeros(2, 2, 12, 8, dtype=torch.float64),
+    )
+    found = reference.cached_attention(torch.cat([q, k, v], 2), keys, values, torch.arange(9)[None])
+    expected = F.scaled_dot_product_attention(
+        *(x.transpose(1, 2) for x in (q, k, v)), is_causal=True, enable_gqa=True
+    )
+    torch.testing.assert_close(found, expected.transpose(1, 2))
+    assert torch.equal(keys[:, :, :9], k.transpose(1, 2)) and not keys[:, :, 9:].any()
+
+
+def linear_arguments(**changes):
+    packed = decode.pack_weight(torch.ones(5, 4))
+    return {"x": torch.ones(2, 4), "weight": packed, "outputs": 5, **changes}
+
+
+LINEAR_MISTAKES = {
+    "x strided": (
+        {"x": torch.ones(2, 8)[:, ::2]},
+        r"x is Float on cpu with strides \[8, 2\]: it must be contiguous",
+    ),
+    "x of another dtype": ({"x": torch.ones(2, 4).double()}, "x is Double"),
+    "a scalar": ({"x": torch.tensor(1.0)}, "x has shape"),
+    "x too narrow": ({"x": torch.ones(2, 3)}, "weight has shape"),
+    "more outputs than weights": ({"outputs": 65}, "weight has shape"),
+    "no outputs": ({"outputs": 0}, "weight has shape"),
+    "a weight of float16": ({"weight": torch.ones(1, 4, 64).half()}, "weight has dtype Half"),
+    "scales too short": ({"scales": torch.ones(4)}, "scales has shape"),
+    "bias too long": ({"bias": torch.ones(6)}, "bias has shape"),
+    "residual of another shape": ({"residual": torch.ones(5)}, "residual has shape"),
+    "an unknown norm": ({"norm": "batch"}, "norm is 'batch'"),
+    "a norm without a weight": ({"norm": "rmsnorm"}, "norm is 'rmsnorm' without a weight"),
+    "a weight without a norm": ({"norm_weight": torch.ones(4)}, "norm is 'none' with a weight"),
+    "a norm too wide": (
+        {"norm": "rmsnorm", "norm_weight": torch.ones(5)},
+        "the weight of the norm has shape",
+    ),
+    "an unknown activation": ({"activation": "relu"}, "activation is 'relu'"),
+}
+ATTENTION_MISTAKES = {
+    "qkv of rank 3": ({"qkv": torch.ones(3, 12, 16)}, "qkv has shape"),
+    "qkv of another dtype": ({"qkv": torch.ones(3, 1, 12, 16).double()}, "qkv is Double"),
+    "a head of another width": ({"qkv": torch.ones(3, 1, 12, 8)}, "keys has shape"),
+    "no heads for queries": ({"qkv": torch.ones(3, 1, 8, 16)}, "keys has 4 heads but qkv 0"),
+    "heads that do not divide": ({"qkv": torch.ones(3, 1, 13, 16)}, "keys has 4 heads but qkv 5"),
+    "values of another shape": ({"values": torch.ones(6, 4, 19, 16)}, "values has shape"),
+    "a position behind the cache": ({"positions": torch.tensor([[20]])}, "positions holds 20"),
+    "a position before it": ({"positions": torch.tensor([[-1]])}, "positions holds -1"),
+    "positions of another shape": ({"positions": torch.zeros(2, 1, dtype=torch.long)}, "positions has shape"),
+    "rows of int32": ({"rows": torch.zeros(3, dtype=torch.int32)}, "rows is Int"),
+    "a row that is not there": ({"rows": torch.tensor([0, 1, 6])}, "rows holds 6"),
+    "more rows than the cache": ({"qkv": torch.ones(7, 1, 12, 16)}, "qkv has 7 rows"),
+    "angles of another shape": ({"angles": torch.ones(3, 1, 16)}, "angles has shape"),
+    "a window of 0": ({"window": 0}, "window is 0"),
+}
+
+
+@needs_kernels
+@pytest.mark.parametrize("changes, message", LINEAR_MISTAKES.values(), ids=LINEAR_MISTAKES)
+def test_a_mistake_of_a_linear_layer_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        decode.packed_linear(**linear_arguments(**changes))
+
+
+@needs_kernels
+@pytest.mark.parametrize("changes, message", ATTENTION_MISTAKES.values(), ids=ATTENTION_MISTAKES)
+def test_a_mistake_of_attention_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        decode.cached_attention(**{**attention_case(), **changes})
+
+
+@needs_kernels
+def test_opcheck():
+    linear = {
+        **dict.fromkeys(("scales", "bias", "norm_weight", "norm_bias", "residual")),
+        **linear_arguments(),
+    }
+    rest = {"norm": "none", "eps": 1e-5, "activation": "gelu"}
+    torch.library.opcheck(torch.ops.slm.packed_linear.default, (), {**linear, **rest})
+    torch.library.opcheck(
+        torch.ops.slm.cached_attention.default, (), attention_case(angles=True, rows=(1, 0, 4))
+    )
