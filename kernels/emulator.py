@@ -23,7 +23,10 @@ from pathlib import Path
 import numpy as np
 
 CSRC = Path(__file__).parent / "csrc"
-FLAGS = ("-std=c++17", "-g", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas")
+FLAGS = (
+    *("-std=c++17", "-g", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off"),
+    *("-Wall", "-Wextra", "-Wno-unknown-pragmas"),
+)
 # -O1 neither splits nor merges the accesses that are written in the source.
 CHECKS = ("-O1", "-fsanitize=thread,alignment")
 LIBRARIES = ("-pthread", "-ldl")

@@ -34,7 +34,9 @@ PROGRAMS = {
     "layer_norm_forward": Program("layer_norm_forward.cu", "layer_norm_forward.cuh"),
     "layer_norm_backward": Program("layer_norm_backward.cu", "layer_norm_backward.cuh"),
     **{
-        f"attention_{kind}_{way}": Program(f"attention_{way}.cu", f"{header}.cuh", f"attention_{kind}(p, nullptr)")
+        f"attention_{kind}_{way}": Program(
+            f"attention_{way}.cu", f"{header}.cuh", f"attention_{kind}(p, nullptr)"
+        )
         for way in ("forward", "backward")
         for kind, header in (
             ("short", f"attention_short_{way}"),
@@ -50,13 +52,17 @@ PROGRAMS = {
 def build(toolchain: Toolchain, name: str, dtype: str, *, flags: Sequence[str] = ()) -> Library:
     """The program `name` of PROGRAMS, compiled for a dtype with every check on."""
     program = PROGRAMS[name]
-    names = [f"-DSLM_T={CXX_NAMES[dtype]}", f'-DSLM_KERNELS="{program.kernels}"', f"-DSLM_CALL(p)={program.call}"]
+    names = [
+        f"-DSLM_T={CXX_NAMES[dtype]}",
+        f'-DSLM_KERNELS="{program.kernels}"',
+        f"-DSLM_CALL(p)={program.call}",
+    ]
     source = toolchain.csrc / "programs" / program.source
     return toolchain.compile(source, checked=True, flags=[*names, *flags])
 
 
 def unwritten(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """All bits set, a NaN in every floating dtype; aligned as a GPU aligns tensors, so that sectors are always the same."""
+    """All bits set, a NaN in every floating dtype; aligned, so that the sectors touched are always the same."""
     count = int(np.prod(shape)) * np.dtype(dtype).itemsize
     room = np.full(count + 64, 0xFF, np.uint8)
     return room[-room.ctypes.data % 64 :][:count].view(dtype).reshape(shape)
@@ -75,7 +81,10 @@ TENSORS = {
         *("grad_x", "grad_weight", "grad_bias", "partials"),
     ),
     "attention_forward": ("q", "k", "v", "out", "lse", "seed"),
-    "attention_backward": (*("grad_out", "q", "k", "v", "out", "dq", "dk", "dv"), *("lse", "delta", "dq_sum", "seed")),
+    "attention_backward": (
+        *("grad_out", "q", "k", "v", "out", "dq", "dk", "dv"),
+        *("lse", "delta", "dq_sum", "seed"),
+    ),
 }
 
 
@@ -93,7 +102,11 @@ def layer_norm_forward(
     """out, mean, rstd and, with a residual, sum, for x and residual of (rows, C)."""
     rows, columns = x.shape
     wide = statistics(x.dtype)
-    made = [unwritten(x.shape, x.dtype), unwritten(x.shape, x.dtype), *(unwritten((rows,), wide) for _ in range(2))]
+    made = [
+        unwritten(x.shape, x.dtype),
+        unwritten(x.shape, x.dtype),
+        *(unwritten((rows,), wide) for _ in range(2)),
+    ]
     given = [x, weight, weight if bias is None else bias, x if residual is None else residual]
     strides = [given[0].strides[0] // x.itemsize, given[3].strides[0] // x.itemsize]
     numbers = [rows, columns, *strides, bias is not None, residual is not None, multiprocessors]
@@ -126,7 +139,9 @@ def attention_forward(library: Library, q, k, v, options: dict, **how) -> dict[s
     return {"out": made[0], "lse": made[1]}
 
 
-def attention_backward(library: Library, grad_out, q, k, v, out, lse, options: dict, **how) -> dict[str, np.ndarray]:
+def attention_backward(
+    library: Library, grad_out, q, k, v, out, lse, options: dict, **how
+) -> dict[str, np.ndarray]:
     """dq, dk and dv."""
     batch, length, heads, width = q.shape
     made = [unwritten(tensor.shape, q.dtype) for tensor in (q, k, v)]
@@ -145,7 +160,17 @@ def attention_numbers(
     batch, length, heads, width = q.shape
     (bits,) = struct.unpack("q", struct.pack("d", width**-0.5 if scale is None else scale))
     threshold = philox.keep_threshold(dropout_p) if dropout_p else 0
-    shape = [batch, length, heads, k.shape[2], width, min(window or length, length), bits, threshold, any_order]
+    shape = [
+        batch,
+        length,
+        heads,
+        k.shape[2],
+        width,
+        min(window or length, length),
+        bits,
+        threshold,
+        any_order,
+    ]
     strides = [stride // tensor.itemsize for tensor in tensors for stride in tensor.strides[:3]]
     return shape + strides, np.array([seed], np.int64)
 

@@ -178,7 +178,9 @@ def menu(events: Iterable[Event]):
     from rich.table import Table
 
     shown = Table("line", "operation", "times")
-    for (file, line, operation), count in sorted(Counter((*position(e), e.operation) for e in events).items()):
+    for (file, line, operation), count in sorted(
+        Counter((*position(e), e.operation) for e in events).items()
+    ):
         shown.add_row(f"{file}:{line}", operation, str(count))
     return shown
 
@@ -216,11 +218,12 @@ def _record_op(options: Options, shapes: list[tuple[tuple[int, ...], str]]) -> R
     family = "attention" if options.target == "causal_attention" else "layer_norm"
     dimensions = "BxTxHxD" if family == "attention" else "ROWSxC"
     if len(shapes) != 1 or len(shapes[0][0]) != dimensions.count("x") + 1:
-        raise ValueError(f"{options.target} takes one shape, {dimensions}:DTYPE: write --shape 1x32x1x32:bfloat16")
+        raise ValueError(
+            f"{options.target} takes one shape, {dimensions}:DTYPE: write --shape 1x32x1x32:bfloat16"
+        )
     sizes, kind = shapes[0]
     if family == "attention":
-        attention = dict(kv_heads=options.kv_heads, window=options.window, dropout_p=options.dropout_p)
-        case = trials.Attention(*sizes, **attention)
+        case = trials.Attention(*sizes, options.kv_heads, options.window, options.dropout_p)
     else:
         case = trials.Norm(*sizes, residual=options.target == "add_layer_norm")
     program = f"{family}_{'backward' if options.backward else 'forward'}"
@@ -244,7 +247,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.plot:
         from kernels.trace_plot import plot
 
-        plot(select(recording.events, lines, range(1024)), options.plot, options.row_bytes or tile_row_bytes(options))
+        plot(
+            select(recording.events, lines, range(1024)),
+            options.plot,
+            options.row_bytes or tile_row_bytes(options),
+        )
 
 
 def tile_row_bytes(options: Options) -> int:

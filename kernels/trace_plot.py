@@ -101,7 +101,9 @@ def plot(events: Sequence[Event], path: Path, row_bytes: int = 0) -> None:
     drawn = pictures(events, row_bytes)
     figure = plots.figure(7 * len(drawn), 7)
     top = max(values.max() for _, values, _ in drawn)
-    for axes, (title, values, numbers) in zip(np.atleast_1d(figure.subplots(1, len(drawn))), drawn, strict=True):
+    for axes, (title, values, numbers) in zip(
+        np.atleast_1d(figure.subplots(1, len(drawn))), drawn, strict=True
+    ):
         scale = {} if values is not numbers else {"vmin": 0, "vmax": top}
         axes.imshow(values, cmap="viridis", aspect="auto", **scale)
         axes.set_title(title)

@@ -1,7 +1,7 @@
 """Inputs for the programs of programs.py, what they must give in float64, and how close.
 
-    trial = prepare("attention_long_forward", Attention(batch=1, length=70, heads=2, width=24), "bfloat16")
-    trial.fault(trial.run(library))  # None, or which result is wrong
+trial = prepare("attention_long_forward", Attention(batch=1, length=70, heads=2, width=24), "bfloat16")
+trial.fault(trial.run(library))  # None, or which result is wrong
 """
 
 import functools
@@ -170,7 +170,9 @@ def _heads(case: Attention, count: int, seed: int, dtype: str, spread: float = 1
     if not case.transposed:
         return _draw(*shape, seed=seed, dtype=dtype, spread=spread)
     shape = (case.batch, count, case.length, case.width)
-    return _draw(*shape, seed=seed, dtype=dtype, spread=spread).transpose(1, 2)  # (B, H, T, D) -> (B, T, H, D)
+    return _draw(*shape, seed=seed, dtype=dtype, spread=spread).transpose(
+        1, 2
+    )  # (B, H, T, D) -> (B, T, H, D)
 
 
 def _attention_inputs(case: Attention, dtype: str) -> list[Tensor]:

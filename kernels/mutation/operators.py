@@ -32,6 +32,7 @@ class Operator:
     replacements: tuple[str, ...]
 
 
+_BY_THREADS = r"(?:\w*Threads|32|[\w.]+\(\)|[\w.]+ \*)"  # the step of a loop whose lanes take turns
 OPERATORS = (
     Operator("barrier removed", r"__sync(?:threads|warp)\(\);", ("",)),
     Operator("wait removed", r"ptx::cp_async_(?:wait<\w+>|commit)\(\);", ("",)),
@@ -42,8 +43,10 @@ OPERATORS = (
     Operator("comparison", r" == ", (" != ",)),
     Operator("comparison", r" != ", (" == ",)),
     # a loop ends one element, or one step, earlier
-    Operator("bound", r"; (\w+ <=? [^;\n]+); (?=\+\+|\w+ \+= (?:\w*Threads|32|[\w.]+\(\)|[\w.]+ \*))", (r"; \1 - 1; ",)),
-    Operator("bound", r"; (\w+ <=? [^;\n]+); (\w+ \+= )(?!\w*Threads|32\b)([\w/]+)(?=[,)])", (r"; \1 - \3; \2\3",)),
+    Operator("bound", rf"; (\w+ <=? [^;\n]+); (?=\+\+|\w+ \+= {_BY_THREADS})", (r"; \1 - 1; ",)),
+    Operator(
+        "bound", r"; (\w+ <=? [^;\n]+); (\w+ \+= )(?!\w*Threads|32\b)([\w/]+)(?=[,)])", (r"; \1 - \3; \2\3",)
+    ),
     Operator("bound", r"; (\w+ >=? [^;\n]+); (\w+ -= )(\w+)", (r"; \1 + \3; \2\3",)),
     Operator("condition", r" && ", (" || ",)),
     Operator("condition", r" \|\| ", (" && ",)),

@@ -69,9 +69,13 @@ class Unit:
 
 
 UNITS = [Unit(program, dtype) for program, dtypes in DTYPES.items() for dtype in dtypes]
-UNITS.sort(key=lambda unit: DTYPES[unit.program].index(unit.dtype))  # each program once, then the other dtypes
+UNITS.sort(
+    key=lambda unit: DTYPES[unit.program].index(unit.dtype)
+)  # each program once, then the other dtypes
 # What notices most comes first.
-STAGES = [Unit(name, dtypes[0], True) for name, dtypes in DTYPES.items() if name.startswith("attention")] + UNITS
+STAGES = [
+    Unit(name, dtypes[0], True) for name, dtypes in DTYPES.items() if name.startswith("attention")
+] + UNITS
 
 
 def kernel_files() -> list[Path]:
@@ -188,7 +192,9 @@ class Runner:
         if unit not in self.work:
             return f"work {json.dumps(work)}"
         before = self.work[unit]
-        more = [f"{space} {cost / before[space]:.3f} x" for space, cost in work.items() if cost > before[space]]
+        more = [
+            f"{space} {cost / before[space]:.3f} x" for space, cost in work.items() if cost > before[space]
+        ]
         return f"more work: {', '.join(more)}, {unit}" if more else "survived"
 
 
@@ -203,7 +209,8 @@ def copy_sources(copy: Path, mutant: Mutant | None, narrow: bool) -> None:
     if mutant:
         _replace(copy / "cuda" / mutant.file, mutant.apply)
     if narrow:
-        _replace(copy / "cuda" / "attention.cuh", lambda text: re.sub(r"(integral_constant<int, )\d+>", r"\g<1>32>", text))
+        width = re.compile(r"(?<=integral_constant<int, )\d+")
+        _replace(copy / "cuda" / "attention.cuh", lambda text: width.sub("32", text))
 
 
 def _replace(path: Path, change: Callable[[str], str]) -> None:

@@ -8,7 +8,7 @@ from kernels.mutation import operators, report, runner
 NORM = runner.Unit("layer_norm_forward", "float32")
 CHANGES = {  # the changed line: how it is noticed
     "values.store(p.sum - row * p.size + column);": "reported by the emulator",
-    "if (p.residual != nullptr) return values;": "wrong result",
+    "const A normalized = (widen(values.at[e]) + mean) * rstd;": "wrong result",
     "return p.size % kPackSize<T> == 0 || in_packs(p.x, p.x_stride) && in_packs(p.residual, p.residual_stride) &&": (
         "reported by the emulator"
     ),

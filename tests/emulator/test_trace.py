@@ -15,7 +15,9 @@ PROGRAMS = Path(__file__).parent / "programs"
 def recorded(toolchain: Toolchain) -> trace.Recording:
     shapes = ("16x64:bfloat16", "64x8:bfloat16", "16x8:float32")
     return trace.record(
-        trace.Options(str(PROGRAMS / "example.cu"), "run_tile_product", shapes, seed=3, build=toolchain.folder)
+        trace.Options(
+            str(PROGRAMS / "example.cu"), "run_tile_product", shapes, seed=3, build=toolchain.folder
+        )
     )
 
 

@@ -1,4 +1,4 @@
-"""The order in which the emulator runs threads and blocks changes no result: each op within its tolerances in every order."""
+"""In whatever order the emulator runs threads and blocks, each op is within its tolerances."""
 
 import ctypes
 
@@ -8,7 +8,9 @@ import kernels
 from tests.kernels import cases, test_attention, test_layer_norm
 from tests.kernels.cases import AttentionCase, NormCase
 
-pytestmark = pytest.mark.skipif(kernels.backends()["emulated"] != "available", reason="the emulator is not built")
+pytestmark = pytest.mark.skipif(
+    kernels.backends()["emulated"] != "available", reason="the emulator is not built"
+)
 
 EMULATED = cases.Backend("emulated", "cpu")
 NORMS = [NormCase((5, 7)), NormCase((2, 3, 48), "sliced"), NormCase((9, 384)), NormCase((70, 40), bias=False)]
@@ -38,7 +40,14 @@ def check_all(dtype, seeds, order) -> None:
         order(seed)
         for case in NORMS:
             x = cases.norm_inputs(case, dtype, "cpu")
-            arguments = (test_layer_norm.torch_layer_norm, kernels.reference.layer_norm, [x], case, dtype, EMULATED)
+            arguments = (
+                test_layer_norm.torch_layer_norm,
+                kernels.reference.layer_norm,
+                [x],
+                case,
+                dtype,
+                EMULATED,
+            )
             test_layer_norm.check(kernels.layer_norm, *arguments)
             test_layer_norm.check_add_layer_norm(EMULATED, dtype, case)
         for case in ATTENTIONS:

@@ -37,12 +37,12 @@ std::vector<std::string> lines_of(const std::string& command) {
 std::vector<std::string> frames(const void* address) {
     Dl_info module;
     if (!dladdr(address, &module) || !module.dli_fname) return {};
-    const auto offset = reinterpret_cast<std::uintptr_t>(address) - reinterpret_cast<std::uintptr_t>(module.dli_fbase);
     const std::string file = std::string("'") + module.dli_fname + "'";
 #ifdef __APPLE__
     return lines_of("atos -i -o " + file + " -l " + hexadecimal(reinterpret_cast<std::uintptr_t>(module.dli_fbase)) +
                     " " + hexadecimal(reinterpret_cast<std::uintptr_t>(address)) + " 2>/dev/null");
 #else
+    const auto offset = reinterpret_cast<std::uintptr_t>(address) - reinterpret_cast<std::uintptr_t>(module.dli_fbase);
     // A program that is not position-independent is linked at the address where it runs.
     const bool fixed = reinterpret_cast<std::uintptr_t>(module.dli_fbase) == 0x400000;
     return lines_of("addr2line -i -f -C -e " + file + " " +
