@@ -27,9 +27,8 @@ def pack_weight(weight: Tensor) -> Tensor:
     (torch.Size([1, 2, 64]), tensor([2, 4, 0]))
     """
     padded = F.pad(weight, (0, 0, 0, -len(weight) % PANEL))  # (panels 64, in)
-    return (
-        padded.unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()
-    )  # -> (panels, 64, in) -> (panels, in, 64)
+    panels = padded.unflatten(0, (-1, PANEL))  # -> (panels, 64, in)
+    return panels.transpose(1, 2).contiguous()  # -> (panels, in, 64)
 
 
 def packed_linear(

@@ -26,6 +26,8 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Options:
+    """Changes the CUDA kernels, one small change at a time, and counts how many go unnoticed."""
+
     files: tuple[str, ...] = ()
     """only these files of csrc/cuda, such as score_tile.cuh"""
     every: int = 1
@@ -36,6 +38,11 @@ class Options:
     """where builds and verdicts are kept for the next time"""
     json: Path | None = None
     """write the counts and the survivors there"""
+
+    def __post_init__(self) -> None:
+        for name, value in (("every", self.every), ("processes", self.processes)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
 
 
 def kind(verdict: str) -> str:
@@ -89,7 +96,10 @@ def show(result: dict) -> None:
         table.add_row(name, *(str(count) for count in counts.values()))
     console = Console()
     console.print(table)
-    console.print(f"killed: {result['killed_of_those_that_compile']:.1%} of the mutants that compile")
+    killed = result["killed_of_those_that_compile"]
+    console.print(
+        "no mutant compiles" if killed is None else f"killed: {killed:.1%} of the mutants that compile"
+    )
     for row in result["survivors"]:
         if row["reason"] is None:
             console.print(f"unexplained: {row['file']}:{row['line']} {row['becomes']}", markup=False)
@@ -97,6 +107,7 @@ def show(result: dict) -> None:
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; its options are the fields of Options. Exit code 1 where a survivor has no reason."""
     from rich.progress import track
 
     from kernels.mutation.runner import Runner, judge_all, kernel_files

@@ -14,6 +14,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,9 +70,8 @@ class Unit:
 
 
 UNITS = [Unit(program, dtype) for program, dtypes in DTYPES.items() for dtype in dtypes]
-UNITS.sort(
-    key=lambda unit: DTYPES[unit.program].index(unit.dtype)
-)  # each program once, then the other dtypes
+# each program once, then the other dtypes
+UNITS.sort(key=lambda unit: DTYPES[unit.program].index(unit.dtype))
 # What notices most comes first.
 STAGES = [
     Unit(name, dtypes[0], True) for name, dtypes in DTYPES.items() if name.startswith("attention")
@@ -123,7 +123,7 @@ class Runner:
         found = self.known.get(key) or self.known.get(key + self.oracle)
         if found is None:
             found = self._run_apart(unit, mutant)
-            if found in ("survived",) or found.startswith("work "):
+            if found == "survived" or found.startswith("work "):
                 key += self.oracle  # other cases may find it
             self.known[key] = found
             with self.log.open("a") as log:
@@ -221,7 +221,6 @@ def _replace(path: Path, change: Callable[[str], str]) -> None:
 
 def judge_all(runner: Runner, mutants: list[Mutant], processes: int) -> Iterator[tuple[Mutant, str, float]]:
     """Mutant, verdict and seconds, in the order in which they end."""
-    from concurrent.futures import ThreadPoolExecutor, as_completed
 
     def timed(mutant: Mutant) -> tuple[Mutant, str, float]:
         start = time.monotonic()
