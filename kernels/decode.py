@@ -1,8 +1,8 @@
 """The ops of a decode step, on the CPU: a linear layer for few rows, and attention of new tokens to a KV cache.
 
 A step of one token does little arithmetic, so what counts is how many bytes it reads and how many calls it makes:
-with these two ops a block is five of them. They have no derivative; where the C++ kernels are not built the
-reference runs, which is slow and checks nothing: ask `available` first.
+with these two ops a block is five of them. They have no derivative: a backward through them is refused. Where the
+C++ kernels are not built the reference runs, which is slow and checks nothing: ask `available` first.
 """
 
 import torch

@@ -2,6 +2,7 @@
 #include "ops.h"
 
 #include <c10/util/Exception.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 
 #include <cmath>
 #include <vector>
@@ -271,4 +272,10 @@ SLM_EXPAND(TORCH_LIBRARY, SLM_LIBRARY, m) {
   m.def(
       "cached_attention(Tensor qkv, Tensor(a!) keys, Tensor(b!) values, Tensor positions, Tensor? rows, Tensor? angles,"
       " int? window) -> Tensor");
+}
+
+// Without this a backward through them would leave gradients out, and only warn.
+SLM_EXPAND(TORCH_LIBRARY_IMPL, SLM_LIBRARY, Autograd, m) {
+  m.impl("packed_linear", torch::autograd::autogradNotImplementedFallback());
+  m.impl("cached_attention", torch::autograd::autogradNotImplementedFallback());
 }

@@ -221,6 +221,16 @@ def test_a_mistake_of_attention_is_named(changes, message):
 
 
 @needs_kernels
+def test_a_backward_is_refused():
+    x = torch.ones(2, 4, requires_grad=True)
+    qkv = torch.ones(3, 1, 12, 16, requires_grad=True)
+    linear, attention = linear_arguments(x=x), {**attention_case(), "qkv": qkv}
+    for out in (decode.packed_linear(**linear), decode.cached_attention(**attention)):
+        with pytest.raises(RuntimeError, match="derivative for slm::.* is not implemented"):
+            out.sum().backward()
+
+
+@needs_kernels
 def test_opcheck():
     linear = {
         **dict.fromkeys(("scales", "bias", "norm_weight", "norm_bias", "residual")),
