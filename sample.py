@@ -67,7 +67,7 @@ class SampleConfig:
     batch_size: int = 16
     """Samples at a time with --out."""
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
-    """Of the matrices: fewer bits are read faster; int8 is for the CPU and few samples at a time."""
+    """Of the matrices: fewer bits are read faster; int8 is for the CPU."""
     compile: bool = False
     """Compile the decode step: a CUDA graph on a GPU; takes half a minute to begin with."""
     device: str = "auto"

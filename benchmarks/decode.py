@@ -31,15 +31,8 @@ from model.generate import generate_batch, stream
 from model.pack import pack
 
 SHAPE = {"vocab_size": 32_000, "block_size": 256, "n_layer": 6, "n_head": 6, "n_embd": 288}
-LLAMA = (
-    288,
-    768,
-    6,
-    6,
-    6,
-    32_000,
-    256,
-)  # llama2.c's header: width, inner, layers, heads, KV heads, ids, context
+# llama2.c's header: width, inner, layers, heads, KV heads, ids, context
+LLAMA = (288, 768, 6, 6, 6, 32_000, 256)
 VARIANTS = {
     "gpt2": {},
     "modern": {"norm": "rmsnorm", "positions": "rotary", "mlp": "swiglu", "bias": False},

@@ -154,11 +154,10 @@ def sides(model: Model, device: torch.device, options: Options) -> dict[str, Cal
     found = {"ours": lambda: ours(model, device, compiled=False)}
     if options.compile:
         found["ours, compiled"] = lambda: ours(model, device, compiled=True)
-    compiled = options.compile
     if options.nanogpt:
-        found["nanoGPT"] = lambda: nanogpt(model, device, compiled, options.nanogpt)
+        found["nanoGPT"] = lambda: nanogpt(model, device, options.compile, options.nanogpt)
     else:
-        found["plain torch GPT"] = lambda: plain(model, device, compiled)
+        found["plain torch GPT"] = lambda: plain(model, device, options.compile)
     return found
 
 

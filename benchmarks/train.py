@@ -22,8 +22,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,7 @@ class Side:
         self._line, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make, config, threads), daemon=True)
         self._process.start()
+        theirs.close()  # else nobody would notice here that the process has ended
 
     def __call__(self) -> None:
         self._line.send("train")
@@ -125,7 +126,7 @@ class Side:
 
 def _serve(
     line: Connection, make: Callable[[TrainConfig], Callable[[], None]], config: TrainConfig, threads: int
-):
+) -> None:
     torch.set_num_threads(threads)
     steps = make(config)
     while True:
@@ -134,15 +135,15 @@ def _serve(
         line.send("done")
 
 
-def _one_of_two(rank: int, port: str, config: TrainConfig, found: SimpleQueue) -> None:
-    """Takes a step as one of two processes and says how large its part of the optimizer's state is."""
+def _one_of_two(rank: int, port: str, config: TrainConfig) -> int:
+    """Takes a step as one of two processes; returns the bytes of its part of the optimizer's state."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = port
     with processes.joined(this := processes.this_process(), torch.device("cpu")):
         trainer = loop.Trainer(config, this)
         trainer._step(trainer.batches)
-        found.put(optimizer.state_bytes(trainer.optimizers))
+        return optimizer.state_bytes(trainer.optimizers)
 
 
 def state_rows(data: Path) -> list[Row]:
@@ -152,15 +153,9 @@ def state_rows(data: Path) -> list[Row]:
         config = quickstart(data, optimizer=kind, device="cpu")
         alone = loop.Trainer(config)
         alone._step(alone.batches)
-        found = context.SimpleQueue()
         shared = dataclasses.replace(config, shard=shard)
-        port = free_port()
-        both = [context.Process(target=_one_of_two, args=(rank, port, shared, found)) for rank in range(2)]
-        for process in both:
-            process.start()
-        part = max(found.get() for _ in both)
-        for process in both:
-            process.join()
+        with ProcessPoolExecutor(2, context) as both:
+            part = max(both.map(_one_of_two, range(2), [free_port()] * 2, [shared] * 2))
         whole = optimizer.state_bytes(alone.optimizers)
         name = f"optimizer state, {'AdamW' if kind == 'fused' else 'Muon'}, --shard {shard}"
         rows.append(Row(name, part / 1e6, "MB", "one process", whole / 1e6, less_is_better=True))

@@ -85,8 +85,8 @@ def report(benchmark: str, rows: list[Row], json_path: str | Path | None = None)
     for column in ("name", "ours", "unit", "peer", "peer's", "ratio", *goals):
         table.add_column(column, justify="left" if column in ("name", "unit", "peer") else "right")
     for row in rows:
-        values = [row.name, _short(row.ours), row.unit, row.peer, _short(row.peer_value), _short(row.ratio)]
-        table.add_row(*values, *([_short(row.goal)] if goals else ()))
+        values = [row.name, short(row.ours), row.unit, row.peer, short(row.peer_value), short(row.ratio)]
+        table.add_row(*values, *([short(row.goal)] if goals else ()))
     Console().print(table)
     if json_path:
         write_json(json_path, as_json(benchmark, rows))
@@ -107,5 +107,10 @@ def _row(row: Row) -> dict[str, Any]:
     return {key: getattr(row, key) for key in keys}
 
 
-def _short(value: float | None) -> str:
+def short(value: float | None) -> str:
+    """Three digits, or whole thousands; a dash for nothing.
+
+    >>> short(12345.6), short(0.01234), short(None)
+    ('12,346', '0.0123', '–')
+    """
     return "–" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"

@@ -11,7 +11,7 @@ class Datasheet:
     bfloat16: float
 
 
-# By the beginning of the name that the driver gives; NVIDIA's datasheets of the H100, H200 and A100 (SXM parts).
+# By the name that the driver gives; NVIDIA's datasheets of the H100, H200 and A100 (SXM parts, whole).
 DATASHEETS = {
     "NVIDIA H100 80GB HBM3": Datasheet(3350, 989),
     "NVIDIA H200": Datasheet(4800, 989),
@@ -22,7 +22,7 @@ DATASHEETS = {
 def datasheet(name: str) -> Datasheet | None:
     """What is promised of the GPU with this name; None where nobody has entered it above.
 
-    >>> datasheet("NVIDIA H100 80GB HBM3").memory, datasheet("NVIDIA H100 PCIe")
+    >>> datasheet("NVIDIA H100 80GB HBM3").memory, datasheet("NVIDIA H200 NVL")
     (3350, None)
     """
-    return next((sheet for start, sheet in DATASHEETS.items() if name.startswith(start)), None)
+    return DATASHEETS.get(name)

@@ -9,7 +9,8 @@ from common import files
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS = (".png", ".svg", ".pdf")
+# What each kind would say of the day on which it was drawn is left out.
+KINDS: dict[str, dict[str, None]] = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
 def figure(width: float, height: float) -> "Figure":
@@ -28,13 +29,15 @@ def check_path(path: str | Path) -> Path:
 
 
 def save(figure: "Figure", path: str | Path, dpi: int = 120) -> None:
-    """Writes the figure in the format that the name of the file says, atomically. The same figure, the same bytes."""
+    """Writes the figure in the format that the name of the file says, atomically; `dpi` are dots per inch.
+
+    The same figure gives the same bytes. ValueError for a name of another kind.
+    """
     import matplotlib
 
     path = check_path(path)
-    unchanging = {"Date": None} if path.suffix == ".svg" else {}
     with files.atomic(path) as file, matplotlib.rc_context({"svg.hashsalt": "slm", "svg.fonttype": "none"}):
-        figure.savefig(file, format=path.suffix[1:], dpi=dpi, metadata=unchanging)
+        figure.savefig(file, format=path.suffix[1:], dpi=dpi, metadata=KINDS[path.suffix])
 
 
 def draw_ratios(ratios: Mapping[str, float], path: str | Path) -> None:

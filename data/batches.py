@@ -69,10 +69,10 @@ class _Windows(Sampler):
         raise NotImplementedError
 
     def __next__(self) -> Batch:
+        self.file.check_there()
         starts = self._starts()
         if not len(starts):
             raise StopIteration
-        self.file.check_there()
         self.batch += 1
         rows = torch.from_numpy(self._rows[starts].astype(np.int64))  # (B, T + 1)
         return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()  # 2 × (B, T)

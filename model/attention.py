@@ -128,9 +128,8 @@ class CausalSelfAttention(nn.Module):
         self.head_dim, self.window = config.head_dim, config.window
         self.backend, self.attn_dropout = config.attention, config.dropout
         plain = config.kv_heads == config.n_head and config.positions != "rotary"
-        self.packed = (
-            config.attention == "fused" and plain
-        )  # q, k and v stay one tensor, and so do their gradients
+        # q, k and v then stay one tensor, and so do their gradients.
+        self.packed = config.attention == "fused" and plain
         self.c_attn = nn.Linear(config.n_embd, sum(self.heads) * self.head_dim, config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, config.bias)
         self.resid_dropout = Dropout(config.dropout, config.attention)

@@ -54,9 +54,8 @@ class LayerCache:
         """Puts new (B, T, KV, D) into stored (rows, KV, length, D); returns what the queries see."""
         place = self.place
         if place.rows is None:
-            stored.narrow(2, place.start, new.shape[1]).copy_(
-                new.transpose(1, 2)
-            )  # (B, T, KV, D) -> (B, KV, T, D)
+            rows = new.transpose(1, 2)  # (B, T, KV, D) -> (B, KV, T, D)
+            stored.narrow(2, place.start, new.shape[1]).copy_(rows)
         else:
             stored[place.rows[:, None], :, place.positions] = new.to(stored.dtype)  # selects (B, T, KV, D)
             if len(place.rows) < len(stored):

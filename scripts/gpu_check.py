@@ -124,6 +124,7 @@ def device_file(identity: dict[str, Any]) -> str:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """`stages` (list of names, empty for all) and `rehearse`; exit status 2 for a stage that there is not."""
     parser = argparse.ArgumentParser(prog="scripts/gpu_check.sh", description=__doc__.splitlines()[0])
     parser.add_argument(
         "stages", nargs="*", metavar="STAGE", help=f"{', '.join(STAGES)}; all of them by default"

@@ -66,9 +66,11 @@ class Check:
 
     @property
     def device(self) -> str:
+        """Where the kernels run, as torch names it."""
         return "cpu" if self.rehearse else "cuda"
 
     def environment(self, **more: str) -> dict[str, str]:
+        """The variables of a program: this process's, ours, and `more`."""
         paths = [str(ROOT), *([] if has("tyro") else [str(ROOT / "scripts" / "bare")])]
         paths += filter(None, [os.environ.get("PYTHONPATH")])
         ours = {
@@ -76,6 +78,8 @@ class Check:
             "PYTHONUNBUFFERED": "1",
             "TORCHINDUCTOR_CACHE_DIR": str(self.work / "inductor"),
         }
+        if self.rehearse:  # so small that threads would only wait for each other
+            ours["OMP_NUM_THREADS"] = "1"
         return {**os.environ, **ours, **more}
 
     def start(self, *command: str | Path, **environment: str) -> subprocess.Popen:
@@ -120,10 +124,12 @@ class Check:
 
 
 def has(module: str) -> bool:
+    """Whether Python could import it."""
     return importlib.util.find_spec(module) is not None
 
 
 def build(check: Check) -> Result:
+    """Builds the extension in place; Failed where its kernels cannot run on the device."""
     check.python("setup.py", "build_ext", "--inplace", **({} if check.rehearse else {"SLM_CUDA": "1"}))
     if has("rich"):
         check.python("-m", "kernels", "doctor")
@@ -135,6 +141,7 @@ def build(check: Check) -> Result:
 
 
 def test(check: Check) -> Result:
+    """Runs the tests of the kernels, in several processes where pytest-xdist is there."""
     # No plugin but ours: a warning of one that happens to be installed would count as an error.
     workers = min(8, (os.cpu_count() or 1) // 2)
     parallel = ["-p", "xdist.plugin", "-n", str(workers)] if has("xdist") and workers > 1 else []
@@ -151,6 +158,7 @@ def _last_line(printed: str) -> str:
 
 
 def sanitize(check: Check) -> Result:
+    """Every kernel once under each of compute-sanitizer's TOOLS, which run side by side; without them on the CPU."""
     if check.rehearse:
         printed = check.python("-m", "kernels.smoke", "--device", "cpu")
         return Result("passed", f"{_last_line(printed)}; compute-sanitizer needs a GPU")
@@ -179,6 +187,7 @@ def sanitize(check: Check) -> Result:
 
 
 def bench_kernels(check: Check) -> Result:
+    """The rows of python -m kernels bench."""
     size = ["--tiny", "--repeat", "1"] if check.rehearse else ["--repeat", "20"]
     command = ["-m", "kernels", "bench", "--device", check.device, *size]
     compiled = ["--compile"] if has("triton") and not check.rehearse else []
@@ -187,6 +196,7 @@ def bench_kernels(check: Check) -> Result:
 
 
 def train(check: Check) -> Result:
+    """Trains the quickstart with fused kernels and with torch's; rows of speed, loss and memory."""
     tokens = check.work / "tokens"
     if not (tokens / "meta.json").is_file():
         size = (
@@ -221,6 +231,7 @@ def train(check: Check) -> Result:
 
 
 def sample(check: Check) -> Result:
+    """A story of the model that the stage train left; its beginning is the note."""
     run = check.work / "run-fused"
     if not (run / "best").is_dir():
         raise Skipped("there is no model: run the stage train first")
@@ -233,6 +244,7 @@ def sample(check: Check) -> Result:
 
 
 def step(check: Check) -> Result:
+    """The rows of benchmarks/step.py, one model after the other."""
     peer = ["--nanogpt", os.environ["NANOGPT"]] if os.environ.get("NANOGPT") else []
     size = ["--no-compile", "--steps", "1"] if check.rehearse else []
     models = ("tiny",) if check.rehearse else ("tinystories", "gpt2-124m")

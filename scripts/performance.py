@@ -12,7 +12,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import files, plots
+from common import bench, files, plots
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -72,12 +72,8 @@ def _ratio(row: dict[str, Any]) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits, or whole thousands.
-
-    >>> number(12345.6), number(0.01234), number(None)
-    ('12,346', '0.0123', '')
-    """
-    return "" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    """As in the tables of common.bench, and an empty cell for None."""
+    return "" if value is None else bench.short(value)
 
 
 def _not_measured() -> str:
@@ -92,7 +88,7 @@ def _not_measured() -> str:
 def goals() -> list[tuple[str, str, float]]:
     """Figure, peer and ratio of all that is to be reached on a GPU."""
     from benchmarks import step
-    from kernels import bench
+    from kernels.bench import goals as goals_of_kernels
 
     sides = {"ours, compiled": 1.0, "nanoGPT": 1.0}
     rows = [
@@ -101,7 +97,7 @@ def goals() -> list[tuple[str, str, float]]:
         if model.goals
         for row in step.rows(name, sides, dict.fromkeys(sides, 1), ("datasheet", 1.0))
     ]
-    return [*bench.goals(), *((row.name, row.peer, row.goal) for row in rows if row.goal)]
+    return [*goals_of_kernels(), *((row.name, row.peer, row.goal) for row in rows if row.goal)]
 
 
 def _bars(result: dict[str, Any]) -> dict[str, float]:

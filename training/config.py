@@ -137,7 +137,7 @@ def _early_flags(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def weights_directory(directory: Path) -> Path:
-    """Where the weights to start from lie: the best of a run, or the directory itself."""
+    """Where the weights of a model lie: the best of a run, or the directory itself."""
     best = files.whole_directory(directory / "best")
     return best if best.is_dir() else directory
 

@@ -83,9 +83,8 @@ class Trainer:
         """The model as this process calls it: alone, or one of several that average their gradients."""
         config, sharded = self.config, self.config.shard == "full" and self.processes.several
         if self.processes.several:
-            torch.manual_seed(
-                config.seed + self.processes.rank
-            )  # equal weights by now; unlike dropout from now on
+            # The weights are made, and equal; from now on dropout is unlike.
+            torch.manual_seed(config.seed + self.processes.rank)
         if sharded:
             for block in self.model.h if config.compile else ():
                 block.compile()

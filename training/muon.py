@@ -32,9 +32,8 @@ def orthogonalize(matrices: Tensor, steps: int = 5, precision: torch.dtype = tor
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # all singular values in [0, 1]
     for _ in range(steps):
         gram = x @ x.mT  # (N, r, r)
-        polynomial = torch.baddbmm(
-            gram, gram, gram, beta=B, alpha=C
-        )  # sums inside the product are rounded once
+        # Sums inside the product are rounded once.
+        polynomial = torch.baddbmm(gram, gram, gram, beta=B, alpha=C)
         x = torch.baddbmm(x, polynomial, x, beta=A)  # (N, r, c)
     return (x.mT if tall else x).to(matrices.dtype)
 

@@ -113,7 +113,8 @@ class TextModel:
     ) -> "TextModel":
         """The best weights of a run, or the model of a Hugging Face directory, with its tokenizer.
 
-        With a `precision` the model is packed for generation: see model.pack.
+        With a `precision` the model is packed for generation: see model.pack. FileNotFoundError where there is no
+        model or no tokenizer, ValueError for a tokenizer with more tokens than the model has.
         """
         from training.devices import choose_device
 

@@ -1,7 +1,6 @@
 """A user's mistake is one line and exit code 2; a bug keeps its traceback."""
 
 import dataclasses
-import doctest
 from typing import Literal
 
 import pytest
@@ -89,10 +88,6 @@ def test_mistakes_become_one_line(error, line, capsys, monkeypatch):
     monkeypatch.setenv("SLM_TRACEBACK", "1")
     with pytest.raises(type(error)):
         failing([])
-
-
-def test_examples_in_the_docstrings_hold():
-    assert doctest.testmod(cli).failed == 0
 
 
 def test_a_bug_is_not_hidden():

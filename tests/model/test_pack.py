@@ -55,7 +55,7 @@ def test_without_the_kernels_torch_computes_the_same(tiny, variant, idx, precisi
         found = pack(gpt, precision)(idx)[0]
         with kernels.use("torch"):
             expected = pack(gpt, precision)(idx)[0]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])

@@ -62,11 +62,8 @@ def test_it_reads_what_tyro_reads_and_refuses_what_tyro_refuses(bare, options, l
             return module.cli(options, args=line.split(), prog="test", **known)
         except SystemExit as stop:
             return stop.code
-        except (
-            ValueError,
-            OSError,
-        ):  # of the dataclass itself: tyro's way to say so is an exit, common/cli.py's too
-            return 2
+        except (ValueError, OSError):
+            return 2  # of the dataclass itself: tyro's way to say so is an exit, common/cli.py's too
 
     assert read(bare) == read(tyro)
 

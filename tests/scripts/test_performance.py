@@ -1,6 +1,5 @@
 """The page of figures is what its files say, and says it in full."""
 
-import doctest
 import json
 import re
 
@@ -70,5 +69,3 @@ def test_each_figure_has_a_bar_for_each_peer_but_the_slowest():
 def test_a_page_without_markers_is_refused():
     with pytest.raises(ValueError, match="has lost its markers"):
         performance.updated("# Figures", "| table |")
-    found = doctest.testmod(performance)
-    assert found.attempted and not found.failed

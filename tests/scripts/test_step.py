@@ -68,11 +68,8 @@ def test_the_rows_say_speed_utilization_and_memory_with_their_goals():
     best = rows["step gpt2-124m, compiled"]
     assert (best.ours, best.ratio, best.goal) == (524288, 1.5, 1.2)
     memory_row = rows["step gpt2-124m, compiled, peak memory"]
-    assert (memory_row.ours, memory_row.ratio, memory_row.goal) == (
-        20,
-        2,
-        1.25,
-    )  # at most 0.8 times the peer's
+    # The goal is at most 0.8 times the peer's.
+    assert (memory_row.ours, memory_row.ratio, memory_row.goal) == (20, 2, 1.25)
     used = 524288 * sum(accounting.flops_per_token(step.MODELS["gpt2-124m"].config).values()) / 1e12
     utilization = rows["step gpt2-124m, compiled, utilization"]
     assert utilization.ratio == pytest.approx(used / 989) and utilization.goal == 0.45

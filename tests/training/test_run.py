@@ -50,9 +50,8 @@ def test_a_run_learns_and_writes_what_it_promises(tiny):
     assert 0 <= saved["coherence"] <= 1
     records = report.read_log(tiny.run / "log.jsonl")
     losses = [record["loss"] for record in records if "loss" in record]
-    assert losses[0] == pytest.approx(
-        math.log(384), abs=0.3
-    )  # at first every token is as likely as any other
+    # At first every token is as likely as any other.
+    assert losses[0] == pytest.approx(math.log(384), abs=0.3)
     assert result.val_loss < losses[0] - 1
 
 

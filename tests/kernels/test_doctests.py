@@ -1,0 +1,17 @@
+"""The examples in the docstrings of kernels/ are true."""
+
+import doctest
+
+import pytest
+
+from kernels import decode, dispatch, philox, reference, trace, trace_plot
+from kernels.mutation import operators
+from kernels.mutation import report as mutation_report
+
+MODULES = [decode, dispatch, philox, reference, trace, trace_plot, operators, mutation_report]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_examples(module):
+    found = doctest.testmod(module)
+    assert found.attempted and not found.failed
