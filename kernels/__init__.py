@@ -2,6 +2,8 @@
 
     from kernels import layer_norm, add_layer_norm, causal_attention, causal_attention_qkvpacked
 
+The two ops that decoding is made of, for the CPU, are in kernels.decode.
+
 Which implementation runs is said by `backends()` and chosen by `use(...)`. What each op must compute stands
 in reference.py; how it is derived and made fast, in docs/kernels/.
 """

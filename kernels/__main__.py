@@ -1,4 +1,4 @@
-"""python -m kernels COMMAND: what runs here, how fast and by which steps, what a lane holds, which fault shows."""
+"""python -m kernels COMMAND: what runs here and why, how fast, by which steps, what a lane holds, which fault shows."""
 
 import importlib
 import sys

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from common import cli
-from kernels import dispatch, toolchain
+from kernels import decode, dispatch, toolchain
 
 OPS = ("layer_norm", "add_layer_norm", "causal_attention", "causal_attention_qkvpacked")
+DECODE_OPS = ("packed_linear", "cached_attention")  # for the CPU only
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,4 +109,5 @@ def _choices() -> list[Finding]:
     for name, state in states:
         there.append(Finding(f"on {name}", state if state == dispatch.AVAILABLE else None, state))
     uses = ", ".join(f"{device}: {dispatch.runs_on(device)}" for device in ("cpu", "cuda"))
-    return there + [Finding(op, uses) for op in OPS]
+    decoding = "cpu: fused" if decode.available() else "cpu: torch"
+    return there + [Finding(op, uses) for op in OPS] + [Finding(op, decoding) for op in DECODE_OPS]

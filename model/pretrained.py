@@ -202,4 +202,5 @@ def _compare(wanted: dict[str, Tensor], found: dict[str, Tensor], path: Path) ->
         if wanted[name].shape != found[name].shape
     ]
     if faults:
-        raise ValueError(f"{path} does not fit its config: {'; '.join(sorted(faults))}")
+        more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
+        raise ValueError(f"{path} does not fit its config: {'; '.join(sorted(faults)[:8])}{more}")

@@ -155,5 +155,7 @@ def plot(figures: Mapping[int, Mapping[str, float]], path: Path) -> None:
         axes = figure.add_subplot(-(-len(names) // columns), columns, number)
         axes.plot(list(figures), [found[name] for found in figures.values()], marker="o")
         axes.set(title=name, xscale="log", xlabel="documents")
+        axes.set_xticks(list(figures), [f"{count:,}" for count in figures])
+        axes.minorticks_off()
         axes.grid(alpha=0.3)
     plots.save(figure, path)

@@ -28,6 +28,7 @@ from kernels import toolchain as builds
 from kernels.emulator import AccessCount, Library, Toolchain
 
 HERE = Path(__file__).parent
+WIDTH = 64  # of a head: D in attention/arguments.cuh
 OPS = ("layer_norm_forward", "layer_norm_backward", "attention_forward", "attention_backward")
 
 
@@ -77,6 +78,10 @@ def prepare(op: str, inputs: Sequence[Tensor], multiprocessors: int, stream: int
     """Allocates what an op writes. inputs: contiguous bfloat16, statistics float32, as arguments.cuh lists them."""
     if not all(x.is_contiguous() for x in inputs):
         raise ValueError("a rung takes contiguous tensors only: call .contiguous() on them")
+    if inputs[0].dtype != torch.bfloat16:
+        raise ValueError(f"a rung takes bfloat16, not {inputs[0].dtype}: call .bfloat16() on its tensors")
+    if op.startswith("attention") and inputs[0].shape[-1] != WIDTH:
+        raise ValueError(f"a rung of attention takes (B, T, H, {WIDTH}), not {tuple(inputs[0].shape)}")
     make = {
         "layer_norm_forward": _layer_norm_forward,
         "layer_norm_backward": _layer_norm_backward,
@@ -108,10 +113,8 @@ def _attention_forward(q, k, v, *, multiprocessors):
 
 def _attention_backward(grad_out, q, k, v, out, lse, *, multiprocessors):
     batch, length, heads, width = q.shape
-    matrices, sums = (
-        2 * lse.numel() * length,
-        lse.numel() * (1 + width),
-    )  # for rung 1; delta and dq for rung 2
+    matrices = 2 * lse.numel() * length  # of rung 1
+    sums = lse.numel() * (1 + width)  # delta and dq of rung 2
     outputs = [torch.empty_like(q) for _ in range(3)]
     return outputs, lse.new_empty(max(matrices, sums)), [batch, length, heads]
 

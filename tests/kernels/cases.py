@@ -58,6 +58,8 @@ NORM_CASES = [
     NormCase((300, 48)),
     NormCase((7, 48), bias=False),
     NormCase((7, 384), offset=100.0),
+    NormCase((3, 1025), offset=-100.0),
+    NormCase((3, 4096), offset=1000.0),
     NormCase((7, 48), spread=1e-6),
     NormCase((4, 48), offset=3.0, spread=0.0),
     NormCase((0, 48)),

@@ -1,5 +1,6 @@
 """Every rung of the ladder, on the emulator and on a GPU, against float64 and beside torch's own error."""
 
+import doctest
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -137,10 +138,15 @@ def test_rows_that_do_not_fit_are_refused(emulated, name):
             emulated.run(rung, measure.make_inputs(rung.op, (2, size)))
 
 
-def test_strided_inputs_are_refused(emulated):
+def test_what_a_rung_cannot_take_is_refused():
     x, weight, bias = measure.make_inputs("layer_norm_forward", (4, 16))
-    with pytest.raises(ValueError, match="contiguous"):
-        emulated.run(ladder.rungs("layer_norm_forward")[0], [x[:, ::2], weight, bias])
+    for inputs, word in (([x[:, ::2], weight, bias], "contiguous"), ([x.float(), weight, bias], "bfloat16")):
+        with pytest.raises(ValueError, match=word):
+            ladder.prepare("layer_norm_forward", inputs, 1, stream=0)
+    with pytest.raises(ValueError, match=r"\(B, T, H, 64\), not \(1, 9, 2, 32\)"):
+        ladder.prepare(
+            "attention_forward", measure.make_inputs("attention_forward", (1, 9, 2, 32)), 1, stream=0
+        )
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -161,6 +167,7 @@ def test_every_file_is_a_rung_and_explained():
     for rung in RUNGS:
         assert f"kernels/ladder/{rung.unit.parent.name}/{rung.source.name}" in page
         assert rung.ships or f'"{rung.source.name}"' in rung.unit.read_text()
+    assert doctest.testmod(ladder).failed == 0
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from bpe import Tokenizer
+from bpe import Tokenizer, train
 from data.batches import TokenFile
 from data.stories import coherence
 from data.tokenfile import sha256
@@ -80,7 +80,7 @@ def test_a_directory_that_is_no_run_is_named(refused, tmp_path):
 def test_data_of_another_tokenizer_is_refused(babble, refused, tmp_path, corpus):
     shutil.copytree(corpus, tmp_path / "other")
     path = tmp_path / "other" / "tokenizer.json"
-    path.write_text(path.read_text() + "\n")
+    train(["once upon a time"] * 9, 260, progress=False).save(path)
     meta = json.loads((tmp_path / "other" / "meta.json").read_text())
     meta["tokenizer_sha256"] = sha256(path)
     (tmp_path / "other" / "meta.json").write_text(json.dumps(meta))

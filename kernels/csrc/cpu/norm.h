@@ -1,6 +1,7 @@
 // The statistics of a row, for layer norm and for what begins with one.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -9,18 +10,25 @@
 namespace slm {
 
 // Mean and 1 / sqrt(variance + eps) of a row; the variance from the differences to the mean, never E[x²] - E[x]².
+//
+// The rounding of a long sum leaves the mean a little off, which shows where the mean is large and the variance small.
+// The mean of the differences is that error, so it is taken off (Chan, Golub and LeVeque 1983, the corrected two-pass
+// algorithm).
 template <typename A>
 std::pair<A, A> moments(const A* x, int64_t size, A eps) {
-  Sum<A> sum, squares;
+  Sum<A> sum, rest, squares;
   for_each_part<A>(size, [&](int64_t i, auto count, int part) {
     sum.parts[part] = sum.parts[part] + load(x + i, count);
   });
-  const A mean = sum.total() / static_cast<A>(size);
+  const A rough = sum.total() / static_cast<A>(size);
   for_each_part<A>(size, [&](int64_t i, auto count, int part) {
-    Vec<A> centred = first_lanes(load(x + i, count) - Vec<A>(mean), count);
+    Vec<A> centred = first_lanes(load(x + i, count) - Vec<A>(rough), count);
+    rest.parts[part] = rest.parts[part] + centred;
     squares.parts[part] = at::vec::fmadd(centred, centred, squares.parts[part]);
   });
-  return {mean, 1 / std::sqrt(squares.total() / static_cast<A>(size) + eps)};
+  const A error = rest.total() / static_cast<A>(size);
+  const A variance = std::max(squares.total() / static_cast<A>(size) - error * error, A(0));
+  return {rough + error, 1 / std::sqrt(variance + eps)};
 }
 
 // 1 / sqrt(mean of squares + eps) of a row.

@@ -6,6 +6,7 @@
 //
 // The second forms the scores transposed, as attention_short_backward.cuh does, so that P^T and dS^T are operands as
 // they come.
+//
 // Each gradient has one owner, which adds in one order. The price is that scores and grad_out v^T are formed twice:
 // seven products where five would do. Where the caller asks for that, with dq_sum, the second kernel runs alone, hands
 // dS over through shared memory and adds up dq atomically (query_sum.cuh). Both kernels pipeline as the forward does:

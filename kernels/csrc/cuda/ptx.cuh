@@ -8,6 +8,8 @@
 #include <cstdint>
 
 #ifdef __CUDACC__
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #define PTX_SITE
 #else
 #include "../emulator/tensor_core.h"

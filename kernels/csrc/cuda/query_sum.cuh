@@ -35,8 +35,8 @@ __global__ void __launch_bounds__(kSumThreads) query_sum_begin(const AttentionBa
     });
 }
 
-// Adds (16 tiles of dS in a row) times (their keys): dS of queries query … query + 15 and keys key … key + Keys - 1,
-// whose tiles lie one after the other; k: the rows of these keys.
+// Adds dS k, where dS is that of queries query … query + 15 and keys key … key + Keys - 1, its tiles one after the other,
+// and k the rows of these keys.
 template <int Keys, int D, class T>
 __device__ __forceinline__ void add_to_query_sum(const AttentionBackward<T>& p, int batch, int head, int query, int key,
                                                  T* score_gradients, const T* k) {
