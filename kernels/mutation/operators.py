@@ -53,12 +53,15 @@ OPERATORS = (
     Operator("swizzle", r" \^ (?:\w+|\([^()]*\))", ("",)),
     Operator("swizzle", r" & (7|3|1|16)\b", (r" & (\1 >> 1)",)),
     Operator("swizzle", r" >> (\w+)", (r" << \1",)),
-    Operator("arithmetic", r" \+ ", (" - ",)),
-    Operator("arithmetic", r" - ", (" + ",)),
     Operator("bound", r" [+-] 1\b", ("",)),
     Operator("bound", r" ([+-]) 15\b", (r" \1 14", r" \1 16")),
     Operator("choice", r" \? ([^?:;\n]+) : ([^?:;,\n]+?)(?=\)?;|,|\) \*|\]| *\}|\) &)", (r" ? \2 : \1",)),
     Operator("update", r" [-+*]= ", (" = ",)),
+)
+# Most of these are noticed at once.
+CRUDE_OPERATORS = (
+    Operator("arithmetic", r" \+ ", (" - ",)),
+    Operator("arithmetic", r" - ", (" + ",)),
 )
 
 
@@ -92,15 +95,15 @@ def blank(text: str) -> str:
     return _IGNORED.sub(lambda match: re.sub(r"[^\n]", " ", match.group()), text)
 
 
-def mutants(file: str, text: str) -> Iterator[Mutant]:
-    """All changes of one file, in the order of OPERATORS.
+def mutants(file: str, text: str, thorough: bool = False) -> Iterator[Mutant]:
+    """All changes of one file, in the order of OPERATORS; thorough: CRUDE_OPERATORS and statements, too.
 
     >>> [found.apply("if (a < b) c += d;") for found in mutants("x.cuh", "if (a < b) c += d;")]
     ['if (a <= b) c += d;', 'if (a < b) c = d;']
     """
     code = blank(text)
     headers = list(_loop_headers(code))
-    for operator in OPERATORS:
+    for operator in OPERATORS + (CRUDE_OPERATORS if thorough else ()):
         for match in re.finditer(operator.pattern, code):
             if operator.name == "update" and any(match.start() in header for header in headers):
                 continue  # a loop that never ends shows nothing
@@ -108,7 +111,7 @@ def mutants(file: str, text: str) -> Iterator[Mutant]:
                 new = match.expand(replacement)
                 if _balanced(new):
                     yield _mutant(file, operator.name, text, match.span(), new)
-    for match in _STATEMENT.finditer(code):
+    for match in _STATEMENT.finditer(code) if thorough else ():
         if not _NO_STATEMENT.match(match.group(1)):
             yield _mutant(file, "statement removed", text, match.span(1), ";")
 

@@ -12,7 +12,6 @@ import re
 import resource
 import signal
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -219,13 +218,9 @@ def _replace(path: Path, change: Callable[[str], str]) -> None:
     path.write_text(change(text))
 
 
-def judge_all(runner: Runner, mutants: list[Mutant], processes: int) -> Iterator[tuple[Mutant, str, float]]:
-    """Mutant, verdict and seconds, in the order in which they end."""
-
-    def timed(mutant: Mutant) -> tuple[Mutant, str, float]:
-        start = time.monotonic()
-        return mutant, runner.judge(mutant), time.monotonic() - start
-
+def judge_all(runner: Runner, mutants: Sequence[Mutant], processes: int) -> Iterator[tuple[Mutant, str]]:
+    """Mutants with their verdicts, in the order in which they end."""
     with ThreadPoolExecutor(processes) as pool:
-        for done in as_completed([pool.submit(timed, mutant) for mutant in mutants]):
-            yield done.result()
+        running = {pool.submit(runner.judge, mutant): mutant for mutant in mutants}
+        for done in as_completed(running):
+            yield running[done], done.result()

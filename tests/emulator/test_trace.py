@@ -60,6 +60,7 @@ def test_command_prints_the_chosen_lanes_and_draws(
     assert (tmp_path / "banks.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_swizzled_tiles_of_attention_hit_every_bank_once(toolchain: Toolchain) -> None:
     options = trace.Options(
         "causal_attention", shape=("1x16x1x64:bfloat16",), line="fragments.cuh", build=toolchain.folder
