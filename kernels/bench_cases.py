@@ -131,9 +131,8 @@ def _compiled(call: Callable, wanted: bool) -> dict[str, Way]:
     if not wanted:
         return {}
     torch.compiler.reset()  # of earlier shapes: too many make torch.compile give up
-    torch._functorch.config.donated_buffer = (
-        False  # else a backward cannot run again and again over one forward
-    )
+    # else a backward cannot run again and again over one forward
+    torch._functorch.config.donated_buffer = False
     return {"torch.compile": Way(torch.compile(call, dynamic=False))}
 
 

@@ -1,8 +1,8 @@
 """The ops of a decode step, on the CPU: a linear layer for few rows, and attention of new tokens to a KV cache.
 
 A step of one token does little arithmetic, so what counts is how many bytes it reads and how many calls it makes:
-with these two ops a block is five of them. They have no derivative; where the C++ kernels are not built the
-reference runs, which is correct and slow: ask `available` first.
+with these two ops a block is five of them. They have no derivative: a backward through them is refused. Where the
+C++ kernels are not built the reference runs, which is slow and checks nothing: ask `available` first.
 """
 
 import torch
@@ -27,9 +27,8 @@ def pack_weight(weight: Tensor) -> Tensor:
     (torch.Size([1, 2, 64]), tensor([2, 4, 0]))
     """
     padded = F.pad(weight, (0, 0, 0, -len(weight) % PANEL))  # (panels 64, in)
-    return (
-        padded.unflatten(0, (-1, PANEL)).transpose(1, 2).contiguous()
-    )  # -> (panels, 64, in) -> (panels, in, 64)
+    panels = padded.unflatten(0, (-1, PANEL))  # -> (panels, 64, in)
+    return panels.transpose(1, 2).contiguous()  # -> (panels, in, 64)
 
 
 def packed_linear(
@@ -71,10 +70,10 @@ def cached_attention(
     """Stores the keys and values of new tokens in a cache and attends to all that each of them sees.
 
     qkv: (B, T, H + 2 Hkv, D), the heads of q, k and v; keys, values: (rows, Hkv, L, D), written to; all contiguous
-    float32. Token t of row b stands at positions[b, t] (1 or B, T) of cache row rows[b], or b where there are no
-    rows, which must differ; it sees the places up to its own, or the last `window` of them. angles (1 or B, T,
-    D / 2) turn neighbouring pairs of q and k (rotary positions, Su et al. 2021). Returns (B, T, H, D). ValueError
-    that names the argument for anything else.
+    float32. Token t of row b stands at positions[b, t] (1 or B, T), rising along T, of cache row rows[b], or b where
+    there are no rows, which must differ; it sees the places up to its own, or the last `window` of them. angles (1 or
+    B, T, D / 2) turn neighbouring pairs of q and k (rotary positions, Su et al. 2021). Returns (B, T, H, D).
+    ValueError that names the argument for anything else.
     """
     arguments = qkv, keys, values, positions, rows, angles, window
     if available(qkv.device.type):

@@ -33,6 +33,8 @@ OPS = ("layer_norm", "add_layer_norm", "causal_attention")
 
 @dataclass(frozen=True)
 class Options:
+    """Shows what each lane of a CUDA kernel loads, stores, gives to its warp and gets from it."""
+
     target: Annotated[str, tyro.conf.Positional]
     """layer_norm, add_layer_norm, causal_attention, or a CUDA file"""
     program: Annotated[str, tyro.conf.Positional] = ""
@@ -56,7 +58,7 @@ class Options:
     line: str = ""
     """first and last source line to show, as 98 or 90..98 or fragments.cuh:90..98"""
     registers: str = "float32"
-    """how to read shared memory and registers: float32, float16, bfloat16, int32"""
+    """how to read shared memory and registers: float32, float64, float16, bfloat16, int32 or int64"""
     seed: int = 0
     """for the numbers in the tensors and the order of threads"""
     plot: Path | None = None
@@ -65,6 +67,10 @@ class Options:
     """of the tile that ldmatrix reads: draws its banks without a swizzle, too; known for causal_attention"""
     build: Path = Path("build/emulator")
     """where compiled files are kept for the next time"""
+
+    def __post_init__(self) -> None:
+        if self.registers not in KINDS:
+            raise ValueError(f"registers is {self.registers!r}: choose one of {', '.join(KINDS)}")
 
 
 @dataclass(frozen=True)
@@ -222,6 +228,7 @@ def _record_op(options: Options, shapes: list[tuple[tuple[int, ...], str]]) -> R
             f"{options.target} takes one shape, {dimensions}:DTYPE: write --shape 1x32x1x32:bfloat16"
         )
     sizes, kind = shapes[0]
+    _check_op(options, sizes, kind)
     if family == "attention":
         case = trials.Attention(*sizes, options.kv_heads, options.window, options.dropout_p)
     else:
@@ -233,8 +240,27 @@ def _record_op(options: Options, shapes: list[tuple[tuple[int, ...], str]]) -> R
     return Recording(library.events(), [programs.kind_of(name, kind) for name in names], names)
 
 
+def _check_op(options: Options, sizes: tuple[int, ...], kind: str) -> None:
+    """ValueError for what the op itself would refuse, found on tensors without memory."""
+    import torch
+
+    from kernels import checks
+
+    def like(*shape: int) -> torch.Tensor:
+        return torch.empty(shape, dtype=getattr(torch, kind), device="meta")
+
+    x = like(*sizes)
+    if options.target == "causal_attention":
+        batch, length, heads, width = sizes
+        k = like(batch, length, heads if options.kv_heads is None else options.kv_heads, width)
+        checks.check_attention(x, k, k, 1.0, options.window, options.dropout_p)
+    else:
+        checks.check_layer_norm(x, None, like(sizes[1]), None, 1e-5)
+
+
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; its options are the fields of Options."""
     from rich.console import Console
 
     options = cli.parse(Options, argv, prog="python -m kernels trace")

@@ -170,9 +170,8 @@ def _heads(case: Attention, count: int, seed: int, dtype: str, spread: float = 1
     if not case.transposed:
         return _draw(*shape, seed=seed, dtype=dtype, spread=spread)
     shape = (case.batch, count, case.length, case.width)
-    return _draw(*shape, seed=seed, dtype=dtype, spread=spread).transpose(
-        1, 2
-    )  # (B, H, T, D) -> (B, T, H, D)
+    drawn = _draw(*shape, seed=seed, dtype=dtype, spread=spread)
+    return drawn.transpose(1, 2)  # (B, H, T, D) -> (B, T, H, D)
 
 
 def _attention_inputs(case: Attention, dtype: str) -> list[Tensor]:

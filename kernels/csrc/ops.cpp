@@ -2,6 +2,10 @@
 #include "ops.h"
 
 #include <c10/util/Exception.h>
+#include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
+
+#include <cmath>
+#include <vector>
 
 namespace slm {
 namespace {
@@ -69,6 +73,21 @@ void check_indices(const char* name, const at::Tensor& x, int64_t end) {
   }
 }
 
+// rows: int64 in 0..end-1, no two of them equal, as each is written to on its own.
+void check_distinct(const char* name, const at::Tensor& rows, int64_t end) {
+  check_indices(name, rows, end);
+  std::vector<bool> seen(end);
+  const int64_t* data = rows.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < rows.numel(); ++i) {
+    TORCH_CHECK_VALUE(!seen[data[i]], name, " holds ", data[i], " twice: they must differ");
+    seen[data[i]] = true;
+  }
+}
+
+void check_eps(double eps) {
+  TORCH_CHECK_VALUE(eps > 0 && std::isfinite(eps), "eps is ", eps, ": it must be above 0, such as 1e-5");
+}
+
 void check_options(const at::Tensor& q, const AttentionOptions& options) {
   TORCH_CHECK_VALUE(std::isfinite(options.scale), "scale is ", options.scale, ": it must be finite");
   TORCH_CHECK_VALUE(!options.window || *options.window >= 1, "window is ", *options.window,
@@ -103,7 +122,7 @@ void check_layer_norm(const at::Tensor& x, const std::optional<at::Tensor>& resi
     check_same_shape("residual", *residual, "x", x);
     check_unit_stride("residual", *residual);
   }
-  TORCH_CHECK_VALUE(eps > 0 && std::isfinite(eps), "eps is ", eps, ": it must be above 0, such as 1e-5");
+  check_eps(eps);
 }
 
 void check_layer_norm_backward(const at::Tensor& grad_out, const at::Tensor& x, const at::Tensor& weight,
@@ -175,6 +194,7 @@ void check_packed_linear(const at::Tensor& x, const at::Tensor& weight, int64_t 
   auto type = weight.scalar_type();
   TORCH_CHECK_VALUE(type == at::kFloat || type == at::kBFloat16 || type == at::kChar, "weight has dtype ", type,
                     ": use float32, bfloat16 or int8");
+  TORCH_CHECK_VALUE(outputs >= 1, "outputs is ", outputs, ": it must be at least 1");
   check_sizes("weight", weight, {(outputs + kPanel - 1) / kPanel, x.size(-1), kPanel}, type);
   if (scales) check_sizes("scales", *scales, {outputs}, at::kFloat);
   if (bias) check_sizes("bias", *bias, {outputs}, at::kFloat);
@@ -187,6 +207,7 @@ void check_packed_linear(const at::Tensor& x, const at::Tensor& weight, int64_t 
                     "': choose none, layernorm or rmsnorm");
   TORCH_CHECK_VALUE((kind != "none") == norm.weight.has_value(), "norm is '", kind, "' ",
                     norm.weight ? "with" : "without", " a weight: layernorm and rmsnorm need one, none has none");
+  if (norm.weight) check_eps(norm.eps);
   if (norm.weight) check_sizes("the weight of the norm", *norm.weight, {x.size(-1)}, at::kFloat);
   if (norm.bias) check_sizes("the bias of the norm", *norm.bias, {x.size(-1)}, at::kFloat);
 }
@@ -207,7 +228,7 @@ void check_cached_attention(const at::Tensor& qkv, const at::Tensor& keys, const
   check_indices("positions", positions, keys.size(2));
   if (rows) {
     check_sizes("rows", *rows, {qkv.size(0)}, at::kLong);
-    check_indices("rows", *rows, keys.size(0));
+    check_distinct("rows", *rows, keys.size(0));
   } else {
     TORCH_CHECK_VALUE(qkv.size(0) <= keys.size(0), "qkv has ", qkv.size(0), " rows but keys only ", keys.size(0));
   }
@@ -251,4 +272,10 @@ SLM_EXPAND(TORCH_LIBRARY, SLM_LIBRARY, m) {
   m.def(
       "cached_attention(Tensor qkv, Tensor(a!) keys, Tensor(b!) values, Tensor positions, Tensor? rows, Tensor? angles,"
       " int? window) -> Tensor");
+}
+
+// Without this a backward through them would leave gradients out, and only warn.
+SLM_EXPAND(TORCH_LIBRARY_IMPL, SLM_LIBRARY, Autograd, m) {
+  m.impl("packed_linear", torch::autograd::autogradNotImplementedFallback());
+  m.impl("cached_attention", torch::autograd::autogradNotImplementedFallback());
 }

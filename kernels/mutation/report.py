@@ -26,6 +26,8 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Options:
+    """Changes the CUDA kernels, one small change at a time, and counts how many go unnoticed."""
+
     files: tuple[str, ...] = ()
     """only these files of csrc/cuda, such as score_tile.cuh"""
     thorough: bool = False
@@ -38,6 +40,11 @@ class Options:
     """where builds and verdicts are kept for the next time"""
     json: Path | None = None
     """write the counts and the survivors there"""
+
+    def __post_init__(self) -> None:
+        for name, value in (("every", self.every), ("processes", self.processes)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
 
 
 def kind(verdict: str) -> str:
@@ -77,7 +84,7 @@ def summary(verdicts: dict[Mutant, str], texts: dict[str, str]) -> dict:
     return {
         "machine": bench.machine(),
         "mutants": len(verdicts),
-        "killed_of_those_that_compile": round(killed / max(built, 1), 4),
+        "killed_of_those_that_compile": round(killed / built, 4) if built else None,
         "killed_of_those_that_change_a_result": round(killed / max(built - equivalent, 1), 4),
         "counts": {name: counts[name] for name in KINDS},
         "files": {name: {k: found[k] for k in KINDS} for name, found in by_file.items() if found},
@@ -96,10 +103,13 @@ def show(result: dict) -> None:
         table.add_row(name, *(str(count) for count in counts.values()))
     console = Console()
     console.print(table)
-    console.print(f"killed: {result['killed_of_those_that_compile']:.1%} of the mutants that compile")
-    console.print(
-        f"        {result['killed_of_those_that_change_a_result']:.1%} of those that change a result"
-    )
+    if result["killed_of_those_that_compile"] is None:
+        console.print("no mutant compiles")
+    else:
+        console.print(f"killed: {result['killed_of_those_that_compile']:.1%} of the mutants that compile")
+        console.print(
+            f"        {result['killed_of_those_that_change_a_result']:.1%} of those that change a result"
+        )
     for row in result["survivors"]:
         if row["reason"] is None:
             console.print(f"unexplained: {row['file']}:{row['line']} {row['becomes']}", markup=False)
@@ -107,6 +117,7 @@ def show(result: dict) -> None:
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; its options are the fields of Options. Exit code 1 where a survivor has no reason."""
     from rich.progress import track
 
     from kernels.mutation.runner import Runner, judge_all, kernel_files

@@ -69,9 +69,8 @@ class Unit:
 
 
 UNITS = [Unit(program, dtype) for program, dtypes in DTYPES.items() for dtype in dtypes]
-UNITS.sort(
-    key=lambda unit: DTYPES[unit.program].index(unit.dtype)
-)  # each program once, then the other dtypes
+# each program once, then the other dtypes
+UNITS.sort(key=lambda unit: DTYPES[unit.program].index(unit.dtype))
 # What notices most comes first.
 STAGES = [
     Unit(name, dtypes[0], True) for name, dtypes in DTYPES.items() if name.startswith("attention")
@@ -123,7 +122,7 @@ class Runner:
         found = self.known.get(key) or self.known.get(key + self.oracle)
         if found is None:
             found = self._run_apart(unit, mutant)
-            if found in ("survived",) or found.startswith("work "):
+            if found == "survived" or found.startswith("work "):
                 key += self.oracle  # other cases may find it
             self.known[key] = found
             with self.log.open("a") as log:

@@ -55,3 +55,14 @@ def test_every_barrier_wait_and_comparison_of_a_kernel_is_changed() -> None:
     ):
         assert sum(mutant.operator == what for mutant in found) == count > 0
     assert len({mutant.apply(text) for mutant in found}) == len(found)
+
+
+def test_a_sample_of_which_nothing_compiles_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    mutant = operators.Mutant("x.cuh", "comparison", 0, 1, 1, "<", "<=")
+    report.show(report.summary({mutant: "does not compile"}, {"x.cuh": "<"}))
+    assert "no mutant compiles" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["every", "processes"])
+def test_a_number_below_one_is_refused(option: str, refused) -> None:
+    assert f"{option} is 0: it must be at least 1" in refused(report.main, f"--{option}", "0")

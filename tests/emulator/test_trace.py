@@ -89,3 +89,22 @@ def test_mistakes_are_one_line(flag: str, value: str, capsys: pytest.CaptureFixt
         trace.main([str(PROGRAMS / "counts.cu"), "run_patterns", flag, value])
     assert stop.value.code == 2
     assert capsys.readouterr().err.startswith(f"error: '{value}' is not a ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("causal_attention", "--shape", "1x8x2x16:int32"), "q has dtype"),
+        (("causal_attention", "--shape", "1x8x2x129:float32"), "q has head dimension 129"),
+        (("causal_attention", "--shape", "1x8x4x16:float32", "--kv-heads", "3"), "k has 3 heads but q has 4"),
+        (("causal_attention", "--shape", "1x8x2x16:float32", "--window", "0"), "window is 0"),
+        (("causal_attention", "--shape", "8x16:float32"), "causal_attention takes one shape, BxTxHxD"),
+        (("layer_norm", "--shape", "2x0:float32"), "x has shape"),
+        (("layer_norm", "--shape", "2x8:float32", "--registers", "int8"), "registers is 'int8'"),
+    ],
+)
+def test_what_an_op_refuses_is_one_line(arguments, message, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        trace.main(arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith(f"error: {message}")

@@ -49,7 +49,8 @@ def test_the_widest_heads_fit_into_the_shared_memory_of_each(gpu, architecture, 
     inputs = cases.to_exact(cases.attention_inputs(case, dtype, "cpu"))
     grad = cases.randn(*inputs[0].shape, seed=5, dtype=dtype).double()
     exact = run(reference.causal_attention, inputs, grad, case.options)
-    tolerance = 10 * torch.finfo(dtype).eps
+    roundings = 2 if dtype == torch.bfloat16 else 10  # bfloat16 rounds sums of float32 only at their end
+    tolerance = roundings * torch.finfo(dtype).eps
     for our, true in zip(ours, exact, strict=True):
         torch.testing.assert_close(
             our.double(), true, rtol=tolerance, atol=tolerance * true.abs().max().item()

@@ -132,12 +132,11 @@ def attention_case(
 @each_choice
 @pytest.mark.parametrize("case", ATTENTION.values(), ids=ATTENTION)
 def test_attention_to_a_cache_is_attention_to_what_it_holds(choice, case):
-    found, exact = attention_case(**case), attention_case(**case)
+    found = attention_case(**case)
     exact = {
-        k: v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v
-        for k, v in found.items()
+        name: x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+        for name, x in found.items()
     }
-    exact = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in exact.items()}
     with kernels.use(choice):
         out = decode.cached_attention(**found)
     expected = reference.cached_attention(**exact)
@@ -149,10 +148,7 @@ def test_attention_to_a_cache_is_attention_to_what_it_holds(choice, case):
 def test_the_reference_is_torchs_causal_attention():
     """A whole sequence written into an empty cache, heads grouped."""
     q, k, v = randn(2, 9, 4, 8), randn(2, 9, 2, 8, seed=1), randn(2, 9, 2, 8, seed=2)
-    keys, values = (
-        torch.zeros(2, 2, 12, 8, dtype=torch.float64),
-        torch.zeros(2, 2, 12, 8, dtype=torch.float64),
-    )
+    keys, values = (torch.zeros(2, 2, 12, 8, dtype=torch.float64) for _ in range(2))
     found = reference.cached_attention(torch.cat([q, k, v], 2), keys, values, torch.arange(9)[None])
     expected = F.scaled_dot_product_attention(
         *(x.transpose(1, 2) for x in (q, k, v)), is_causal=True, enable_gqa=True
@@ -175,7 +171,8 @@ LINEAR_MISTAKES = {
     "a scalar": ({"x": torch.tensor(1.0)}, "x has shape"),
     "x too narrow": ({"x": torch.ones(2, 3)}, "weight has shape"),
     "more outputs than weights": ({"outputs": 65}, "weight has shape"),
-    "no outputs": ({"outputs": 0}, "weight has shape"),
+    "no outputs": ({"outputs": 0}, "outputs is 0: it must be at least 1"),
+    "fewer than no outputs": ({"outputs": -5, "weight": torch.ones(0, 4, 64)}, "outputs is -5"),
     "a weight of float16": ({"weight": torch.ones(1, 4, 64).half()}, "weight has dtype Half"),
     "scales too short": ({"scales": torch.ones(4)}, "scales has shape"),
     "bias too long": ({"bias": torch.ones(6)}, "bias has shape"),
@@ -187,6 +184,7 @@ LINEAR_MISTAKES = {
         {"norm": "rmsnorm", "norm_weight": torch.ones(5)},
         "the weight of the norm has shape",
     ),
+    "an eps of 0": ({"norm": "rmsnorm", "norm_weight": torch.ones(4), "eps": 0.0}, "eps is 0"),
     "an unknown activation": ({"activation": "relu"}, "activation is 'relu'"),
 }
 ATTENTION_MISTAKES = {
@@ -201,6 +199,7 @@ ATTENTION_MISTAKES = {
     "positions of another shape": ({"positions": torch.zeros(2, 1, dtype=torch.long)}, "positions has shape"),
     "rows of int32": ({"rows": torch.zeros(3, dtype=torch.int32)}, "rows is Int"),
     "a row that is not there": ({"rows": torch.tensor([0, 1, 6])}, "rows holds 6"),
+    "a row twice": ({"rows": torch.tensor([2, 0, 2])}, "rows holds 2 twice"),
     "more rows than the cache": ({"qkv": torch.ones(7, 1, 12, 16)}, "qkv has 7 rows"),
     "angles of another shape": ({"angles": torch.ones(3, 1, 16)}, "angles has shape"),
     "a window of 0": ({"window": 0}, "window is 0"),
@@ -219,6 +218,16 @@ def test_a_mistake_of_a_linear_layer_is_named(changes, message):
 def test_a_mistake_of_attention_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
         decode.cached_attention(**{**attention_case(), **changes})
+
+
+@needs_kernels
+def test_a_backward_is_refused():
+    x = torch.ones(2, 4, requires_grad=True)
+    qkv = torch.ones(3, 1, 12, 16, requires_grad=True)
+    linear, attention = linear_arguments(x=x), {**attention_case(), "qkv": qkv}
+    for out in (decode.packed_linear(**linear), decode.cached_attention(**attention)):
+        with pytest.raises(RuntimeError, match=r"derivative for slm::.* is not implemented"):
+            out.sum().backward()
 
 
 @needs_kernels

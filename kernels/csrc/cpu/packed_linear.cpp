@@ -84,7 +84,7 @@ void multiply_panel(int64_t rows, Matrix x, const T* panel, int64_t inputs, floa
   }
 }
 
-// x times its own sigmoid; e^-|x| does not overflow.
+// 1 / (1 + e^-x), by e^-|x|, which does not overflow.
 inline Vec<float> sigmoid(const Vec<float>& x) {
   const Vec<float> one(1), e = exp_negative(x.abs().neg());
   return Vec<float>::blendv(one, e, x < Vec<float>(0)) / (one + e);

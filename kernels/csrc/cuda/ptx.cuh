@@ -57,17 +57,6 @@ __device__ __forceinline__ float exp2_approx(float x) {
 #endif
 }
 
-// log2(x); -inf for 0.
-__device__ __forceinline__ float log2_approx(float x) {
-#ifdef __CUDACC__
-    float y;
-    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-    return y;
-#else
-    return std::log2(x);
-#endif
-}
-
 // A float32 rounded to tf32 (10 bits of mantissa), ties away from zero, as mma_tf32 wants it.
 __device__ __forceinline__ uint32_t to_tf32(float x) {
 #ifdef __CUDACC__
