@@ -110,7 +110,7 @@ class Cache(Protocol):
     """Where a layer keeps the keys and values of earlier tokens; see model.cache."""
 
     fused: bool
-    """Whether `attend` may be called."""
+    """Whether `attend` is to be called, else `extend`."""
 
     def attend(self, qkv: Tensor, angles: Tensor | None, window: int | None) -> Tensor:
         """Stores the k and v of qkv (B, T, H + 2 KV, D) and attends to all keys, in one call: (B, T, H, D)."""
@@ -141,7 +141,7 @@ class CausalSelfAttention(nn.Module):
     def mix(self, qkv: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """What stands between the two projections: (B, T, (H + 2 KV) D) -> (B, T, C)."""
         qkv = qkv.unflatten(-1, (-1, self.head_dim))  # (B, T, …) -> (B, T, H + 2 KV, D)
-        if cache is not None and self.backend == "fused" and cache.fused:
+        if cache is not None and cache.fused:
             y = cache.attend(qkv, angles, self.window)
         elif self.packed and cache is None:
             from kernels import causal_attention_qkvpacked

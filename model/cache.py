@@ -19,7 +19,8 @@ class _Place:
     """Where the tokens (B, T) of a step go.
 
     Into `rows` (B,) at `positions` (B, T) each, or, where that is all rows at the same positions (rows is None),
-    from `start` on. Queries see keys 0 … length - 1 as the mask (B, 1, T, L) says; None: all of them.
+    from `start` on. Queries see keys 0 … length - 1 as the mask (B, 1, T, L) says; None: all of them, or those that
+    the fused kernel finds by their positions.
     """
 
     rows: Tensor | None
@@ -32,11 +33,11 @@ class _Place:
 class LayerCache:
     """Keys and values of one layer, (rows, KV, length, D), allocated once."""
 
-    def __init__(self, config: GPTConfig, rows: int, length: int, like: Tensor):
+    def __init__(self, config: GPTConfig, rows: int, length: int, like: Tensor, fused: bool):
         shape = rows, config.kv_heads, length, config.head_dim
         self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
         self.place: _Place | None = None
-        self.fused = like.dtype == torch.float32 and decode.available(like.device.type)
+        self.fused = fused
 
     def attend(self, qkv: Tensor, angles: Tensor | None, window: int | None) -> Tensor:
         """qkv (B, T, H + 2 KV, D) -> (B, T, H, D) by one kernel, which stores k and v; where `fused` is True."""
@@ -68,8 +69,11 @@ class KVCache:
 
     def __init__(self, gpt: GPT, rows: int, length: int, step: Callable[..., Tensor] | None = None):
         """`step` is GPT.hidden compiled, and then every step has the same shapes; see `compile_step`."""
-        self.gpt, self.device, self.rows, self.length = gpt, gpt.wte.weight.device, rows, length
-        self.layers = [LayerCache(gpt.config, rows, length, gpt.wte.weight) for _ in gpt.h]
+        like = gpt.wte.weight
+        self.gpt, self.device, self.rows, self.length = gpt, like.device, rows, length
+        wanted = like.dtype == torch.float32 and all(block.attn.backend == "fused" for block in gpt.h)
+        self.fused = wanted and decode.available(like.device.type)
+        self.layers = [LayerCache(gpt.config, rows, length, like, self.fused) for _ in gpt.h]
         self.step = step
         if step is not None:
             for tensor in (t for layer in self.layers for t in (layer.keys, layer.values)):
@@ -101,7 +105,7 @@ class KVCache:
             first = torch.tensor(list(starts), device=self.device)
             positions = first[:, None] + torch.arange(count, device=self.device)  # (B, T)
         sees_all = together and count == 1 and self.gpt.config.window is None
-        mask = None if sees_all else self._mask(positions, length)
+        mask = None if sees_all or self.fused else self._mask(positions, length)
         into = None if together else torch.tensor(list(rows), device=self.device)
         return _Place(into, positions, starts[0] if together else 0, length, mask)
 
