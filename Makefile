@@ -47,7 +47,7 @@ sample: $(BUILT)
 	$(RUN_IN) sample.py --run $(RUN) $(ARGS)
 
 test: $(BUILT)
-	$(RUN_IN) -m pytest $(ARGS)
+	$(RUN_IN) -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(BUILT)
 	$(RUN_IN) -m ruff check .

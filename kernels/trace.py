@@ -17,16 +17,10 @@ import numpy as np
 import tyro
 
 from common import cli
+from kernels import programs
 from kernels.emulator import Event, Toolchain
 
-KINDS = {
-    "float32": np.float32,
-    "float64": np.float64,
-    "float16": np.float16,
-    "bfloat16": np.uint16,
-    "int32": np.int32,
-    "int64": np.int64,
-}
+KINDS = programs.STORAGE | {"int32": np.int32, "int64": np.int64}
 MMA_KINDS = {"bf16": "bfloat16", "f16": "float16", "tf32": "float32"}
 OPS = ("layer_norm", "add_layer_norm", "causal_attention")
 
@@ -219,7 +213,7 @@ def _record_file(options: Options, shapes: list[tuple[tuple[int, ...], str]]) ->
 
 
 def _record_op(options: Options, shapes: list[tuple[tuple[int, ...], str]]) -> Recording:
-    from kernels import programs, trials
+    from kernels import trials
 
     family = "attention" if options.target == "causal_attention" else "layer_norm"
     dimensions = "BxTxHxD" if family == "attention" else "ROWSxC"

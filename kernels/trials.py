@@ -4,7 +4,6 @@ trial = prepare("attention_long_forward", Attention(batch=1, length=70, heads=2,
 trial.fault(trial.run(library))  # None, or which result is wrong
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -100,12 +99,11 @@ def prepare(program: str, case: Case, dtype: str) -> Trial:
     if isinstance(case, Norm) and case.unaligned in (names := programs.TENSORS[program]):
         which = names.index(case.unaligned)
         arrays[which] = _shifted(arrays[which])
-    run = functools.partial(_call, call, arrays, extra)
+
+    def run(library: Library, **how) -> dict[str, np.ndarray]:
+        return call(library, *arrays, **extra, **how)
+
     return Trial(f"{case} {dtype}", dtype, run, {name: true.detach().numpy() for name, true in exact.items()})
-
-
-def _call(call: Callable, arrays: list, extra: dict, library: Library, **how) -> dict[str, np.ndarray]:
-    return call(library, *arrays, **extra, **how)
 
 
 def _draw(*shape: int, seed: int, dtype: str, spread: float = 1.0) -> Tensor:

@@ -11,6 +11,12 @@ from kernels.emulator import Toolchain
 torch.set_num_threads(1)  # the models of the tests are so small that a second thread only costs
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    """Every test draws the same random numbers, alone or behind others."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def toolchain(tmp_path_factory) -> Toolchain:
     """The emulator, compiled once per run."""

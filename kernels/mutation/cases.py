@@ -3,9 +3,6 @@
 tests/emulator/test_kernels.py lets the kernels pass them; the mutation test expects every mutant to fail one.
 """
 
-from collections import Counter
-
-from kernels.emulator import Library
 from kernels.trials import Attention, Case, Norm
 
 NORMS = [
@@ -84,11 +81,3 @@ CASES: dict[str, list[Case]] = {
     "attention_simple_forward": SIMPLE,
     "attention_simple_backward": SIMPLE,
 }
-
-
-def work(library: Library) -> dict[str, int]:
-    """What the runs since the last call cost, by where: AccessCount says in which units."""
-    totals = Counter()
-    for row in library.counts():
-        totals[row.space] += row.cost
-    return dict(totals)

@@ -4,6 +4,7 @@ Verdicts are kept by the text that was compiled, so that a run that was stopped 
 change of one kernel only what includes it runs again.
 """
 
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -12,12 +13,13 @@ import re
 import resource
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernels import emulator, programs, trials
+from kernels import emulator, programs, reference, trials
 from kernels.mutation import cases
 from kernels.mutation.operators import Mutant
 
@@ -35,8 +37,8 @@ DTYPES = {
     "layer_norm_backward": ("bfloat16", "float32", "float64"),
 }
 # What decides whether a mutant is noticed.
-ORACLE = [Path(module.__file__) for module in (cases, trials, programs, emulator)]
-ORACLE += sorted((emulator.CSRC / "emulator").iterdir())
+ORACLE = [Path(module.__file__) for module in (cases, trials, programs, emulator, reference)]
+ORACLE += [path for folder in ("emulator", "programs") for path in sorted((emulator.CSRC / folder).iterdir())]
 CPU_SECONDS = 40  # of one mutant; the kernels as they are need 3 for a program
 GIVEN_UP = 900  # seconds, where the CPU's time does not pass
 
@@ -56,16 +58,21 @@ class Unit:
         all_cases = cases.CASES[self.program]
         return [case for case in all_cases if case.width <= 32] if self.narrow else all_cases
 
-    def includes(self) -> set[str]:
+    def includes(self) -> frozenset[str]:
         """The files of csrc/cuda that it is made of."""
-        found: set[str] = set()
-        waiting = [programs.PROGRAMS[self.program].kernels]
-        while waiting:
-            name = waiting.pop()
-            if name not in found and (CUDA / name).is_file():
-                found.add(name)
-                waiting += re.findall(r'#include "([\w.]+)"', (CUDA / name).read_text())
-        return found
+        return _includes(self.program)
+
+
+@functools.cache
+def _includes(program: str) -> frozenset[str]:
+    found: set[str] = set()
+    waiting = [programs.PROGRAMS[program].kernels]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and (CUDA / name).is_file():
+            found.add(name)
+            waiting += re.findall(r'#include "([\w.]+)"', (CUDA / name).read_text())
+    return frozenset(found)
 
 
 UNITS = [Unit(program, dtype) for program, dtypes in DTYPES.items() for dtype in dtypes]
@@ -187,7 +194,7 @@ class Runner:
                     return f"{wrong}, {unit.program}, {trial.name}"
         except RuntimeError as error:
             return f"reported: {str(error).splitlines()[0]}"
-        work = cases.work(library)
+        work = _work(library)
         if unit not in self.work:
             return f"work {json.dumps(work)}"
         before = self.work[unit]
@@ -195,6 +202,14 @@ class Runner:
             f"{space} {cost / before[space]:.3f} x" for space, cost in work.items() if cost > before[space]
         ]
         return f"more work: {', '.join(more)}, {unit}" if more else "survived"
+
+
+def _work(library: emulator.Library) -> dict[str, int]:
+    """What the runs since the last call cost, by where: AccessCount says in which units."""
+    totals = Counter()
+    for row in library.counts():
+        totals[row.space] += row.cost
+    return dict(totals)
 
 
 def copy_sources(copy: Path, mutant: Mutant | None, narrow: bool) -> None:

@@ -127,13 +127,12 @@ at::Tensor cached_attention(const at::Tensor& qkv, at::Tensor& keys, at::Tensor&
                             const std::optional<at::Tensor>& rows, const std::optional<at::Tensor>& angles,
                             std::optional<int64_t> window) {
   check_cached_attention(qkv, keys, values, positions, rows, angles, window);
-  const CachedAttention attention(qkv, keys, values, positions, rows, angles, window);
-  const auto& a = attention;
+  const CachedAttention a(qkv, keys, values, positions, rows, angles, window);
   at::Tensor out = at::empty({a.batch, a.length, a.heads, a.width}, qkv.options());
   float* to = out.mutable_data_ptr<float>();
   const int64_t work = 2 * a.length * a.room * a.width * a.heads / a.kv_heads + 1;
   at::parallel_for(0, a.batch * a.kv_heads, kGrain / work + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) attention.run(i / a.kv_heads, i % a.kv_heads, to);
+    for (int64_t i = begin; i < end; ++i) a.run(i / a.kv_heads, i % a.kv_heads, to);
   });
   return out;
 }

@@ -160,7 +160,7 @@ template <class T>
 std::size_t attention_long_shared_bytes(const AttentionBackward<T>& p, bool with_dq_sum) {
     std::size_t bytes = 0;
     with_padded_width(p.shape.width, [&](auto width) {
-        const int tiles = 6 * kLongTile * decltype(width)::value + (with_dq_sum ? kLongTile * kLongTile : 0);
+        const int tiles = 6 * kLongTile * width + (with_dq_sum ? kLongTile * kLongTile : 0);
         bytes = tiles * sizeof(T) + 4 * kLongTile * sizeof(float);
     });
     return bytes;
@@ -174,7 +174,7 @@ void attention_long(const AttentionBackward<T>& p, cudaStream_t stream) {
     const dim3 keys = tile_grid(s.batch, s.kv_heads, s.length, kLongTile);
     const std::size_t shared = attention_long_shared_bytes(p, p.dq_sum != nullptr);
     with_padded_width(s.width, [&](auto width) {
-        constexpr int D = decltype(width)::value;
+        constexpr int D = width;
         if (p.dq_sum == nullptr) {
             launch(attention_long_backward_q<T, D>, queries, block, shared, stream, p);
             launch(attention_long_backward_kv<T, D, false>, keys, block, shared, stream, p);

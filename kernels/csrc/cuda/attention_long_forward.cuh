@@ -48,7 +48,7 @@ struct LongRows {
 
     // -inf where a row does not see a key of the tile that begins at `key`.
     __device__ __forceinline__ void mask(const AttentionShape& s, int key, Scores& score) const {
-        if (key + kLongKeys - 1 <= query && query + 16 * M - 1 - key < s.window) return;
+        if (key + kLongKeys <= query && query + 16 * M - key <= s.window) return;
         each([&](int j, int m, int n, int e) {
             if (ScoreTile<false>{query + 16 * m, key + 16 * j}.hidden(s, n, e)) score[j][m][n][e] = -INFINITY;
         });
@@ -57,18 +57,16 @@ struct LongRows {
     // Scores to weights under the maximum so far; the result so far is rescaled to it. scale: that of the scores, above
     // 0, times log2 e.
     __device__ __forceinline__ void softmax(float scale, Scores& score) {
-        float shift[M][2], rescale[M][2];
-        float tile[M][2];
+        float before[M][2], shift[M][2], rescale[M][2];
 #pragma unroll
-        for (int i = 0; i < 2 * M; ++i) tile[i / 2][i % 2] = -INFINITY;
-        each([&](int j, int m, int n, int e) { tile[m][e / 2] = fmaxf(tile[m][e / 2], score[j][m][n][e]); });
+        for (int i = 0; i < 2 * M; ++i) before[i / 2][i % 2] = maximum[i / 2][i % 2];
+        each([&](int j, int m, int n, int e) { maximum[m][e / 2] = fmaxf(maximum[m][e / 2], score[j][m][n][e]); });
 #pragma unroll
         for (int i = 0; i < 2 * M; ++i) {
             const int m = i / 2, half = i % 2;
-            const float before = maximum[m][half];
-            maximum[m][half] = fmaxf(before, max_over<4>(tile[m][half]));
+            maximum[m][half] = max_over<4>(maximum[m][half]);
             shift[m][half] = maximum[m][half] == -INFINITY ? 0.0f : maximum[m][half];  // a window may hide a whole tile
-            rescale[m][half] = ptx::exp2_approx((before - shift[m][half]) * scale);
+            rescale[m][half] = ptx::exp2_approx((before[m][half] - shift[m][half]) * scale);
             sum[m][half] *= rescale[m][half];
         }
 #pragma unroll
@@ -139,7 +137,7 @@ __global__ void __launch_bounds__(kLongThreads, 2) attention_long_forward(const 
         __syncthreads();
         if (key > first_key) load(key - kLongKeys, stage ^ 1);
         const T* tile = stages + stage * 2 * kTile;
-        if (key <= rows.query + 16 * M - 1) rows.take(s, scale, at.batch, at.head, key, q, tile, tile + kTile);
+        if (key < rows.query + 16 * M) rows.take(s, scale, at.batch, at.head, key, q, tile, tile + kTile);
     }
 
     const float kept = Drops ? 65536.0f / s.threshold : 1.0f;
@@ -164,8 +162,8 @@ template <class T>
 void attention_long(const AttentionForward<T>& p, cudaStream_t stream) {
     const AttentionShape& s = p.shape;
     const auto run = [&](auto width, auto drops) {
-        constexpr int D = decltype(width)::value;
-        constexpr bool Drops = decltype(drops)::value;
+        constexpr int D = width;
+        constexpr bool Drops = drops;
         constexpr int kRows = 16 * kLongRowTiles<D, Drops> * kLongWarps;
         const std::size_t shared = (kRows + 4 * kLongKeys) * D * sizeof(T);
         launch(attention_long_forward<T, D, Drops>, tile_grid(s.batch, s.heads, s.length, kRows), dim3(kLongThreads),

@@ -101,7 +101,7 @@ template <class T>
 std::size_t attention_short_shared_bytes(const AttentionBackward<T>& p) {
     const std::size_t tiles = ceil_div(p.shape.length, 16), rows = 16 * tiles;
     std::size_t width = 0;
-    with_padded_width(p.shape.width, [&](auto padded) { width = decltype(padded)::value; });
+    with_padded_width(p.shape.width, [&](auto padded) { width = padded; });
     return (4 * rows * width + tiles * (tiles + 1) / 2 * 256) * sizeof(T) + 2 * rows * sizeof(float);
 }
 
@@ -109,7 +109,7 @@ template <class T>
 void attention_short(const AttentionBackward<T>& p, cudaStream_t stream) {
     const AttentionShape& s = p.shape;
     with_padded_width(s.width, [&](auto width) {
-        launch(attention_short_backward<T, decltype(width)::value>, tile_grid(s.batch, s.heads, 1, 1),
+        launch(attention_short_backward<T, width>, tile_grid(s.batch, s.heads, 1, 1),
                dim3(kShortBackwardThreads), attention_short_shared_bytes(p), stream, p);
     });
 }

@@ -329,7 +329,7 @@ template <class T>
 void attention_simple(const AttentionForward<T>& p, cudaStream_t stream) {
     const AttentionShape& s = p.shape;
     with_padded_width(s.width, [&](auto width) {
-        constexpr int D = decltype(width)::value;
+        constexpr int D = width;
         using Warp = SimpleWarp<compute_t<T>, kForwardRows<T>, D>;
         const std::size_t shared = (Warp::kRowsSize + Warp::kTileSize + Warp::kWeightsSize) * sizeof(compute_t<T>);
         launch(attention_simple_forward<T, D>, tile_grid(s.batch, s.heads, s.length, Warp::kBlockRows),
@@ -341,7 +341,7 @@ template <class T>
 void attention_simple(const AttentionBackward<T>& p, cudaStream_t stream) {
     const AttentionShape& s = p.shape;
     with_padded_width(s.width, [&](auto width) {
-        constexpr int D = decltype(width)::value;
+        constexpr int D = width;
         using Warp = SimpleWarp<compute_t<T>, kBackwardRows<T>, D>;
         const std::size_t shared = Warp::kBackwardSize * sizeof(compute_t<T>);
         launch(attention_simple_backward_q<T, D>, tile_grid(s.batch, s.heads, s.length, Warp::kBlockRows),

@@ -178,8 +178,8 @@ bool in_packs(const LayerNormBackward<T>& p) {
 // grad_x and one line of partials per block, in one pass; false where the row does not fit into registers.
 template <class T>
 bool layer_norm_backward_fused(const LayerNormBackward<T>& p, int multiprocessors, cudaStream_t stream, int& lines) {
-    return in_packs(p) && with_row_layout<T>(p.size, [&](auto lanes, auto count) {
-               constexpr int Lanes = decltype(lanes)::value, Packs = decltype(count)::value;
+    return in_packs(p) && with_row_layout<T>(p.size, [&](auto lanes, auto packs) {
+               constexpr int Lanes = lanes, Packs = packs;
                const dim3 grid = row_grid(p.rows, Lanes, multiprocessors * kBackwardBlocks<T, Packs>);
                const std::size_t shared = kRowThreads / Lanes * 2 * p.size * sizeof(compute_t<T>);
                launch(layer_norm_backward_in_registers<T, Lanes, Packs>, grid, dim3(kRowThreads), shared, stream, p);

@@ -113,8 +113,8 @@ void layer_norm_forward(const LayerNormForward<T>& p, int multiprocessors, cudaS
         launch(kernel, grid, dim3(kRowThreads), 0, stream, p);
     };
     if (!in_packs(p)) return run(layer_norm_streamed<T, 1>, 32);
-    const bool held = with_row_layout<T>(p.size, [&](auto lanes, auto count) {
-        run(layer_norm_in_registers<T, decltype(lanes)::value, decltype(count)::value>, decltype(lanes)::value);
+    const bool held = with_row_layout<T>(p.size, [&](auto lanes, auto packs) {
+        run(layer_norm_in_registers<T, lanes, packs>, lanes);
     });
     if (!held) run(layer_norm_streamed<T, kPackSize<T>>, 32);
 }

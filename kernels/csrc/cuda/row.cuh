@@ -59,28 +59,25 @@ __device__ __forceinline__ void each_pack(int size, const Step& step) {
     for (int column = static_cast<int>(threadIdx.x) % Lanes * N; column < size; column += Lanes * N) step(column);
 }
 
+template <int N>
+using Int = std::integral_constant<int, N>;
+
 // Calls body(lanes, packs), two integral constants, for a row of `size` elements that fits 32 elements a lane; false
 // where it does not fit. 384 elements of 16 bits are three packs for each of 16 lanes: no lane idles.
 template <class T, class Body>
 bool with_row_layout(int size, const Body& body) {
-    constexpr int kMostPacks = 32 / kPackSize<T>;
-    const int packs = size / kPackSize<T>;
-    const auto call = [&](auto lanes, auto count) {
-        if constexpr (decltype(count)::value <= kMostPacks && !std::is_same_v<T, double>) body(lanes, count);
-        return decltype(count)::value <= kMostPacks && !std::is_same_v<T, double>;
+    constexpr int kMostPacks = std::is_same_v<T, double> ? 0 : 32 / kPackSize<T>;
+    const auto fits = [&](auto lanes, auto packs) {
+        if constexpr (packs <= kMostPacks)
+            if (size <= lanes * packs * kPackSize<T>) {
+                body(lanes, packs);
+                return true;
+            }
+        return false;
     };
-    using std::integral_constant;
-    const integral_constant<int, 16> half;
-    const integral_constant<int, 32> full;
-    if (packs <= 16) return call(half, integral_constant<int, 1>());
-    if (packs <= 32) return call(half, integral_constant<int, 2>());
-    if (packs <= 48) return call(half, integral_constant<int, 3>());
-    if (packs <= 64) return call(full, integral_constant<int, 2>());
-    if (packs <= 96) return call(full, integral_constant<int, 3>());
-    if (packs <= 128) return call(full, integral_constant<int, 4>());
-    if (packs <= 192) return call(full, integral_constant<int, 6>());
-    if (packs <= 256) return call(full, integral_constant<int, 8>());
-    return false;
+    return fits(Int<16>(), Int<1>()) || fits(Int<16>(), Int<2>()) || fits(Int<16>(), Int<3>()) ||
+           fits(Int<32>(), Int<2>()) || fits(Int<32>(), Int<3>()) || fits(Int<32>(), Int<4>()) ||
+           fits(Int<32>(), Int<6>()) || fits(Int<32>(), Int<8>());
 }
 
 // Blocks of kRowThreads for `rows` rows of `lanes` lanes each, at most `most` of them.

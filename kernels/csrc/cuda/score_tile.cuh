@@ -6,8 +6,8 @@
 
 namespace slm::cuda {
 
-// Scores of queries query … query + 15 and keys key … key + 15, with the queries as rows, or as columns where
-// Transposed.
+// Scores of queries query … query + 15 and keys key … key + 15, both from a multiple of 16 on, with the queries as rows,
+// or as columns where Transposed.
 template <bool Transposed>
 struct ScoreTile {
     int query, key;
@@ -20,10 +20,10 @@ struct ScoreTile {
 
     // Whether any query of the tile sees any of its keys; whether any does not.
     __device__ __forceinline__ bool any_seen(const AttentionShape& s) const {
-        return key <= query + 15 && query - key - 15 < s.window;
+        return key <= query && query - key - 15 < s.window;
     }
     __device__ __forceinline__ bool any_hidden(const AttentionShape& s) const {
-        return key + 15 > query || query + 15 - key >= s.window;
+        return key >= query || query + 15 - key >= s.window;
     }
     __device__ __forceinline__ bool hidden(const AttentionShape& s, int n, int e) const {
         const int distance = query + query_of(n, e) - key - key_of(n, e);
