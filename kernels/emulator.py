@@ -11,6 +11,7 @@ is watched: races, shared memory that nobody wrote, accesses outside the tensors
 """
 
 import ctypes
+import fcntl
 import hashlib
 import os
 import shutil
@@ -139,9 +140,10 @@ class Toolchain:
         self.compiler = compiler or os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
         if not self.compiler:
             raise FileNotFoundError("no C++ compiler found: install g++ or clang++, or set CXX")
-        version = subprocess.run([self.compiler, "--version"], capture_output=True, text=True).stdout
+        version = subprocess.run([self.compiler, "--version"], capture_output=True, text=True)
+        self._version = version.stdout
         # gcc would share the __shared__ variables of templates between all libraries of the process.
-        is_clang = "clang" in version
+        is_clang = "clang" in self._version
         self._flags = FLAGS if is_clang else (*FLAGS, "-fno-gnu-unique")
         # An array at the end of a struct has a bound, too.
         self._checks = (*CHECKS, f"-fsanitize={'bounds' if is_clang else 'bounds-strict'}")
@@ -151,10 +153,10 @@ class Toolchain:
         """Compiles one CUDA file. `checked` makes every load and store call the emulator's checks."""
         source = Path(source).resolve()
         extra = [*(self._checks if checked else ("-O2",)), *flags]
-        code = self._compile_object(source, extra)
-        library = code.with_suffix(".so")
-        if not library.exists():
-            self._call("-shared", *map(str, [code, *self.objects()]), "-o", str(library), *LIBRARIES)
+        parts = [self._compile_object(source, extra), *self.objects()]
+        digest = hashlib.sha256(" ".join(part.name for part in parts).encode()).hexdigest()
+        library = self.folder / f"{source.stem}-{digest[:16]}.so"
+        self._make(library, "-shared", *map(str, parts), *LIBRARIES)
         return Library(library)
 
     def objects(self) -> list[Path]:
@@ -172,17 +174,24 @@ class Toolchain:
         if source.parent != (CSRC / "emulator").resolve():
             headers += sorted([*self.csrc.glob("*.h"), *self.csrc.glob("cuda/*.cu*")])
             headers += sorted([*source.parent.glob("*.cuh"), *source.parent.glob("*.h")])
-        digest = hashlib.sha256(" ".join([self.compiler, *flags]).encode())
+            headers += sorted(source.parent.parent.glob("*.cuh"))
+        digest = hashlib.sha256(" ".join([self.compiler, self._version, *flags]).encode())
         for file in (source, *headers):
             digest.update(file.read_bytes())
-        self.folder.mkdir(parents=True, exist_ok=True)
         target = self.folder / f"{source.stem}-{digest.hexdigest()[:16]}.o"
-        if not target.exists():
-            include = ["-I", str(self.csrc / "cuda"), "-I", str(self.csrc)]
-            self._call(*flags, *include, "-x", "c++", "-c", str(source), "-o", str(target))
-        return target
+        include = ["-I", str(self.csrc / "cuda"), "-I", str(self.csrc)]
+        return self._make(target, *flags, *include, "-x", "c++", "-c", str(source))
 
-    def _call(self, *arguments: str) -> None:
-        done = subprocess.run([self.compiler, *arguments], capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f"{self.compiler} {' '.join(arguments)}\n{done.stderr}")
+    def _make(self, target: Path, *arguments: str) -> Path:
+        """The target, once and whole, also where several processes want it at the same time."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with target.with_suffix(f"{target.suffix}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not target.exists():
+                aside = target.with_suffix(f"{target.suffix}.aside")
+                command = [self.compiler, *arguments, "-o", str(aside)]
+                done = subprocess.run(command, capture_output=True, text=True)
+                if done.returncode:
+                    raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+                aside.replace(target)
+        return target

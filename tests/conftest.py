@@ -1,6 +1,7 @@
 """What several rooms' tests share: a tiny corpus and the emulator, made once, and a check of one-line errors."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,9 @@ def seed():
 
 @pytest.fixture(scope="session")
 def toolchain(tmp_path_factory) -> Toolchain:
-    """The emulator, compiled once per run."""
-    return Toolchain(tmp_path_factory.mktemp("emulator"))
+    """The emulator, compiled once per run, however many processes share the tests."""
+    base = tmp_path_factory.getbasetemp()
+    return Toolchain((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "emulator")
 
 
 @pytest.fixture(scope="session")

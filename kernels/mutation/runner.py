@@ -175,16 +175,14 @@ class Runner:
 
     def _observe(self, unit: Unit, mutant: Mutant | None, copy: Path) -> str:
         copy_sources(copy, mutant, unit.narrow)
-        toolchain = emulator.Toolchain(self.folder, csrc=copy)
+        for made in emulator.Toolchain(self.folder).objects():
+            (copy / made.name).symlink_to(made)
         try:
+            toolchain = emulator.Toolchain(copy, csrc=copy)
             library = programs.build(toolchain, unit.program, unit.dtype, flags=["-g1"])
         except RuntimeError:
             return "does not compile"
-        try:
-            return self._run_cases(unit, library)
-        finally:
-            for suffix in (".so", ".o"):
-                library.path.with_suffix(suffix).unlink()
+        return self._run_cases(unit, library)
 
     def _run_cases(self, unit: Unit, library: emulator.Library) -> str:
         try:
