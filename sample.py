@@ -84,6 +84,9 @@ class SampleConfig:
         ]
         if len(modes) > 1:
             raise ValueError(f"--{' and --'.join(modes).replace('_', '-')} exclude each other: choose one")
+        for mode, flag in (("interactive", "ignore_eot"), ("beams", "stop")):
+            if getattr(self, mode) and getattr(self, flag):
+                raise ValueError(f"--{mode} knows no --{flag.replace('_', '-')}: leave one of them out")
         if self.seed is not None and not 0 <= self.seed < 1 << 62:
             raise ValueError(f"seed is {self.seed}: it must be 0 or more, and below 2^62")
 
@@ -162,6 +165,7 @@ def show_probabilities(text_model: "TextModel", ids: list[int]) -> None:
 def search(config: SampleConfig, text_model: "TextModel", prompt: str, ids: list[int]) -> None:
     """Prints the best continuations that beam search finds."""
     from model.beam import beam_search
+    from training.text import said
 
     room = text_model.model.config.block_size - len(ids)
     stop = () if config.ignore_eot or text_model.end is None else text_model.end
@@ -170,7 +174,7 @@ def search(config: SampleConfig, text_model: "TextModel", prompt: str, ids: list
     )
     for number, beam in enumerate(found[: config.num_samples], 1):
         print(f"--- beam {number}, log P {beam.log_probability:.2f} ---")
-        print(f"{prompt}{text_model.tokenizer.decode(beam.ids)}\n")
+        print(f"{prompt}{said(text_model.tokenizer, beam.ids)}\n")
 
 
 def score(config: SampleConfig, text_model: "TextModel") -> None:

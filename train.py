@@ -3,7 +3,6 @@
 On several GPUs or machines: torchrun --nproc-per-node N train.py … (docs/training.md, Scaling out)
 """
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,18 +22,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     main_process = this_process().main
     try:
         config = parse_config(argv, before_writing=check_settings)
-        from training.loop import Interrupted, train
+        from training.loop import train
 
-        try:
-            result = train(config)
-        except Interrupted as stop:
-            if main_process:
-                print(stop, file=sys.stderr)
-            raise SystemExit(130) from None
-    except (ValueError, FileNotFoundError):
+        result = train(config)
+    except (ValueError, FileNotFoundError, KeyboardInterrupt) as error:
         if main_process:
             raise
-        raise SystemExit(2) from None  # a mistake in flags or files: the main process says which
+        # a mistake in flags or files, or Ctrl-C: the main process says which
+        raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 2) from None
     if result:
         result.print(config.run_directory)
 

@@ -90,8 +90,8 @@ def command(main: Callable[..., Any]) -> Callable[..., Any]:
             if os.environ.get("SLM_TRACEBACK"):
                 raise
             fail(_explain(error))
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
+        except KeyboardInterrupt as stop:
+            print(str(stop) or "interrupted", file=sys.stderr)
             raise SystemExit(130) from None
 
     return wrapped

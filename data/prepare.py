@@ -67,7 +67,7 @@ def _finished(options: Prepare, recipe: dict[str, Any]) -> Meta | None:
     if meta.recipe != recipe:
         raise ValueError(
             f"{options.out} already holds another corpus ({', '.join(meta.source)}) or one made with other "
-            f"options: choose another --out or add --overwrite"
+            f"options: choose another folder, or make this one anew with python -m data prepare --overwrite"
         )
     for split in SPLITS:
         TokenFile.open(options.out, split)

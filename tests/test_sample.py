@@ -57,6 +57,8 @@ def test_temperature_zero_is_greedy_and_so_is_top_one(babble, capsys):
         (["--prompt-file", "no/such/file"], "no/such/file"),
         (["--prompt", "a", "--prompt-file", "b"], "both --prompt and --prompt-file"),
         (["--interactive", "--show-probs"], "--interactive and --show-probs exclude each other"),
+        (["--interactive", "--ignore-eot"], "--interactive knows no --ignore-eot"),
+        (["--beams", "2", "--stop", "x"], "--beams knows no --stop"),
         (["--score", ""], "an empty text to score"),
         (["--prompt", "once upon a time " * 50], "give a shorter prompt"),
         (["--run", "no/such/run"], "holds no trained model"),

@@ -7,6 +7,7 @@ RUN/docs-N holds the run on the first N documents; RUN/ablation.json, .html and 
 
 import dataclasses
 import html
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,10 @@ class Ablate:
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
 
+    def __post_init__(self) -> None:
+        if not self.sizes:
+            raise ValueError("docs is empty: give numbers of documents, such as 1k 10k")
+
     @property
     def sizes(self) -> list[int]:
         """The numbers of documents, ascending."""
@@ -61,7 +66,7 @@ def size(word: str) -> int:
         count = float(word[:-1] if factor > 1 else word) * factor
     except ValueError:
         count = 0.0
-    if not (count >= 1 and count == int(count)):
+    if not (1 <= count < math.inf and count == int(count)):
         raise ValueError(f"docs is {word!r}: give whole numbers of at least 1, such as 500, 10k or 1m")
     return int(count)
 

@@ -24,7 +24,7 @@ from training import evaluate as losses
 from training import minimal_pairs, originality
 from training.config import read_config
 from training.run import same_tokenizer
-from training.text import TextModel
+from training.text import TextModel, said
 
 BATCH = 32  # sequences at a time
 SEARCHED = 1 << 22  # tokens of the training file that are searched for copies
@@ -96,7 +96,7 @@ def assess(options: Evaluate) -> Assessment:
     check_tokenizer(options.run, directory)
     verdicts = minimal_pairs.judge(text_model, pairs)
     rows = sample(text_model, options.samples, rules, options.seed)
-    texts = [text_model.tokenizer.decode(ids).strip() for ids in rows]
+    texts = [said(text_model.tokenizer, ids).strip() for ids in rows]
     figures = {
         **likelihood(text_model, val, config.batches),
         **{f"pairs: {kind}": share for kind, share in minimal_pairs.accuracy(verdicts).items()},

@@ -1,7 +1,8 @@
 """How a step's sequences are dealt out: to processes, and within one to forward passes that fit the memory.
 
-Which sequences a step trains on depends on the seed, the step and `batch_tokens` only, and every gradient is averaged
-over all of them. So neither the number of processes nor the size of a pass changes what is learned.
+Which sequences a step trains on depends on the seed, the step and their number only, and every gradient is averaged
+over all of them. So neither the number of processes nor the size of a pass changes what is learned, as long as whole
+passes make up `batch_tokens`.
 """
 
 import dataclasses

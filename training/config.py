@@ -91,8 +91,8 @@ def parse_config(
 ) -> TrainConfig:
     """Preset (or, with --resume, the run's own configuration) first, flags on top.
 
-    Unless --vocab-size is given, the model's vocabulary is that of the token files. `before_writing` may refuse the
-    configuration before data is prepared from its source.
+    Unless --vocab-size is given, the vocabulary of a new model is that of the token files. `before_writing` may
+    refuse the configuration before data is prepared from its source.
     """
     early = _early_flags(argv)
     preset = early.preset or "quickstart"
@@ -108,11 +108,13 @@ def parse_config(
     if config.resume:
         _check_same_beginning(start, config)
     elif config.source:
-        if config.data == start.data:
+        if not early.data:
             config = dataclasses.replace(config, data=Path("tokens") / config.run_directory.name)
         before_writing(config)
         prepare_data(config)
-    return config if early.vocab_size or config.init_from else with_vocabulary_of_data(config)
+    return (
+        config if early.vocab_size or config.init_from or config.resume else with_vocabulary_of_data(config)
+    )
 
 
 def _check_same_beginning(saved: TrainConfig, config: TrainConfig) -> None:
@@ -130,6 +132,7 @@ def _early_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset", nargs="?", default="quickstart")
     first.add_argument("--run", nargs="?")
+    first.add_argument("--data", nargs="?")
     first.add_argument("--resume", action="store_true")
     first.add_argument("--init-from", "--init_from", nargs="?")
     first.add_argument("--vocab-size", "--vocab_size", nargs="?")

@@ -58,15 +58,14 @@ def autocast(device: torch.device, precision: torch.dtype) -> contextlib.Abstrac
 def choose_kernels(name: str, config: GPTConfig, device: torch.device) -> GPTConfig:
     """The model's config with attention and norms by torch's ops ("torch") or by ours ("fused").
 
-    "auto" takes ours where they are built for the device and the config leaves the choice open.
+    "auto" takes ours where they are built for the device, unless the config asks for plain torch operations.
     """
     built = kernels.backends().get(device.type, "not built for this kind of device")
     if name == "fused" and built != "available":
         raise ValueError(f"--kernels fused asks for what is not there on {device}: {built}")
-    attention = {"torch": "sdpa", "fused": "fused"}.get(name, config.attention)
-    if name == "auto" and attention == "sdpa" and built == "available":
-        attention = "fused"
-    return dataclasses.replace(config, attention=attention)
+    best = "fused" if built == "available" else "sdpa"
+    auto = "torch" if config.attention == "torch" else best
+    return dataclasses.replace(config, attention={"torch": "sdpa", "fused": "fused", "auto": auto}[name])
 
 
 def set_up(device: torch.device, *, tf32: bool, deterministic: bool) -> None:

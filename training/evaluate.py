@@ -12,6 +12,7 @@ from data.batches import Documents, Sampler, TokenFile
 from data.documents import IGNORED
 from model import GPT, generate
 from model.gpt import evaluating
+from training.text import said
 
 LONGEST = 1 << 20  # tokens: what one evaluation of a whole file reads at most
 
@@ -82,4 +83,4 @@ def tell_stories(model: GPT, tokenizer: Tokenizer, count: int, *, temperature: f
         stop=end,
         seed=seed,
     )
-    return [tokenizer.decode(ids).strip() for ids in told]
+    return [said(tokenizer, ids).strip() for ids in told]

@@ -15,7 +15,7 @@ from common import files
 SHOWN_CHARACTERS = 200
 
 
-class Interrupted(Exception):
+class Interrupted(KeyboardInterrupt):
     """The run was asked to stop; what it had is saved in `directory`."""
 
     def __init__(self, directory: Path, step: int) -> None:
@@ -96,7 +96,7 @@ def _memory_advice(micro_batch: int) -> str:
         return "out of memory with --micro-batch 1: add --checkpoint-activations, or lower --block-size or --n-layer"
     return (
         f"out of memory with {micro_batch} sequences a pass: lower --micro-batch to {micro_batch // 2} "
-        "(the results stay the same), or let --micro-batch auto find out"
+        "(the results stay the same where that divides the batch), or let --micro-batch auto find out"
     )
 
 

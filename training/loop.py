@@ -34,11 +34,8 @@ from training import (
     watch,
 )
 from training.config import TrainConfig, save_config, weights_directory
-from training.failures import Interrupted
 from training.processes import Processes, joined, this_process
 from training.scaling import LossScale
-
-__all__ = ["Interrupted", "Trainer", "train"]
 
 LOG_EVERY = 10
 Feed = Iterator[tuple[Tensor, Tensor]]
@@ -243,9 +240,15 @@ class Trainer:
             raise failures.Diverged(self.run, self.progress.step, self.skips_in_a_row, text)
 
     def _next(self, feed: Feed) -> tuple[Tensor, Tensor]:
-        """The next batch; where there is none, the run saves itself before it ends."""
-        try:
+        """The next batch."""
+        with self._saved_without_data():
             return next(feed)
+
+    @contextlib.contextmanager
+    def _saved_without_data(self) -> Iterator[None]:
+        """Where the data has vanished, the run saves itself before it ends."""
+        try:
+            yield
         except (OSError, ValueError) as error:
             if not self.processes.several:  # others may not be here to save with us
                 self._save()
@@ -276,20 +279,24 @@ class Trainer:
             if (stop or last) and not saved:
                 raise failures.Damaged(self.run, step)
         if stop and not last:
-            raise Interrupted(self.run / "last", step)
+            raise failures.Interrupted(self.run / "last", step)
 
     def _sound(self) -> bool:
         """Whether the weights still predict anything: after a step too far they may give no number as a loss."""
-        with contextlib.suppress(OSError):  # where the data has vanished, it cannot be known
+        with contextlib.suppress(OSError, ValueError):  # where the data has vanished, it cannot be known
             return math.isfinite(self._estimate(self.eval_windows[1], batches=1))
         return True
 
     def _evaluate(self, log: report.Log | report.NoLog, bar: watch.Bar) -> None:
         """Logs the loss on both splits and a story, redraws the plot and keeps the weights if they are the best."""
-        train_loss, val_loss = (self._estimate(each, self.config.eval_batches) for each in self.eval_windows)
+        with self._saved_without_data():
+            train_loss, val_loss = (
+                self._estimate(each, self.config.eval_batches) for each in self.eval_windows
+            )
         whole = checkpoint.whole_model(self.model)
         better = val_loss < self.progress.best_val_loss
-        self.progress.best_val_loss = min(val_loss, self.progress.best_val_loss)
+        if better:
+            self.progress.best_val_loss = val_loss
         if not self.processes.main:
             return
         story = self._tell(whole) if math.isfinite(val_loss) else "(none: the loss is not a number)"
@@ -341,7 +348,7 @@ class Trainer:
 
 
 def train(config: TrainConfig) -> report.Report | None:
-    """Trains, reports and returns the report (in the main process); raises `Interrupted` after a clean stop."""
+    """Trains, reports and returns the report (in the main process); raises failures.Interrupted after a clean stop."""
     processes = this_process()
     device = processes.device(devices.choose_device(config.device))
     micro_batch = batching.deal(config, processes.world_size).micro_batch

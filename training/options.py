@@ -96,7 +96,7 @@ class TrainConfig:
     warmup_steps: int = 100
     """Steps over which the learning rate rises linearly from zero."""
     weight_decay: float = 0.1
-    """Decoupled weight decay on matrices; biases, norms and nothing else are left alone."""
+    """Decoupled weight decay on matrices; biases and norms are left alone, with muon embeddings, too."""
     beta1: float = 0.9
     """AdamW's memory of the gradient."""
     beta2: float = 0.95
@@ -184,7 +184,7 @@ class TrainConfig:
     def to_toml(self) -> str:
         """This configuration as TOML that `read_config` reads back; None is left out.
 
-        A JSON string, number or truth value is also a TOML one, so the standard library is enough.
+        A JSON string, number or truth value is also a TOML one, so the standard library is nearly enough.
         """
         values = dataclasses.asdict(self)
         model = values.pop("model")
@@ -193,4 +193,5 @@ class TrainConfig:
 
 def _toml_lines(values: Mapping[str, Any]) -> str:
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
-    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in plain.items() if value is not None)
+    words = {key: json.dumps(value, ensure_ascii=False) for key, value in plain.items() if value is not None}
+    return "".join(f"{key} = {'inf' if word == 'Infinity' else word}\n" for key, word in words.items())

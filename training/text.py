@@ -38,7 +38,7 @@ class Telling:
         if self.stopped:
             return ""
         self.ids.append(id)
-        return self._show(self._decoder.decode(self._tokenizer.decode_bytes([id])))
+        return self._show(self._decoder.decode(self._tokenizer.vocab.get(id, b"")))
 
     def finish(self) -> str:
         """No more ids will come: returns what was held back."""
@@ -63,6 +63,11 @@ class Telling:
         longest = max((len(stop) - 1 for stop in self._stops), default=0)
         sizes = range(min(longest, len(self._held)), 0, -1)
         return next((n for n in sizes if any(stop.startswith(self._held[-n:]) for stop in self._stops)), 0)
+
+
+def said(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of ids that a model drew. Ids that only the model has, rows that pad its vocabulary, say nothing."""
+    return b"".join(tokenizer.vocab.get(id, b"") for id in ids).decode("utf-8", "replace")
 
 
 def check_stops(stops: Sequence[str]) -> None:

@@ -100,7 +100,7 @@ def test_a_cut_keeps_whole_documents_and_counts_them(corpus, tmp_path):
     assert TokenFile.open(tmp_path / "cut", "val").meta.tokens["val"] == whole.meta.tokens["val"]
 
 
-@pytest.mark.parametrize("word", ["0", "x", "-3", "1.5", "k", ""])
+@pytest.mark.parametrize("word", ["0", "x", "-3", "1.5", "k", "", "inf", "1e400"])
 def test_an_odd_number_of_documents_is_named(word):
     with pytest.raises(ValueError, match="docs is"):
         ablation.size(word)
@@ -109,6 +109,10 @@ def test_an_odd_number_of_documents_is_named(word):
 def test_more_documents_than_there_are_is_refused(corpus, refused, tmp_path):
     complaint = refused(main, "ablate", "--docs", "9m", "--data", str(corpus), "--run", str(tmp_path))
     assert "documents to train on, not 9,000,000" in complaint
+
+
+def test_an_ablation_of_nothing_is_refused(refused):
+    assert "docs is empty" in refused(main, "ablate", "--docs")
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """Presets, flags and the saved configuration."""
 
 import dataclasses
+import math
+from pathlib import Path
 
 import pytest
 
@@ -35,8 +37,10 @@ def test_a_preset_of_ones_own(corpus, tmp_path):
 
 
 def test_the_saved_configuration_reads_back_equal(tiny):
-    cfg.save_config(tiny)
-    assert cfg.read_config(tiny.run / "config.toml") == tiny
+    odd = dataclasses.replace(tiny, grad_clip=math.inf, data=Path('tokens/a "b" \\ 🦔'))
+    for config in (tiny, odd):
+        cfg.save_config(config)
+        assert cfg.read_config(tiny.run / "config.toml") == config
 
 
 def test_a_step_takes_the_whole_micro_batches_that_fit(tiny):

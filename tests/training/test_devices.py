@@ -34,7 +34,7 @@ def test_precision_is_as_asked_or_what_the_hardware_has(monkeypatch):
         ("auto", "sdpa", True, "fused"),
         ("auto", "sdpa", False, "sdpa"),
         ("auto", "torch", True, "torch"),
-        ("auto", "fused", False, "fused"),
+        ("auto", "fused", False, "sdpa"),
         ("torch", "fused", True, "sdpa"),
         ("fused", "torch", True, "fused"),
     ],

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import math
 import os
 import shutil
 
@@ -11,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from model import GPT
-from training import checkpoint, failures, loop, report
+from training import checkpoint, failures, loop, report, watch
 from training.scaling import LossScale
 
 
@@ -172,6 +173,32 @@ def test_a_run_whose_data_vanishes_saves_itself(tiny, monkeypatch):
         loop.train(tiny)
     monkeypatch.undo()
     loop.train(dataclasses.replace(tiny, resume=True))
+
+
+@pytest.mark.parametrize("split", ["val.bin", "train.bin"])
+def test_a_run_whose_data_vanishes_before_an_evaluation_saves_itself(tiny, tmp_path, split):
+    data = tmp_path / "data"
+    shutil.copytree(tiny.data, data)
+    trainer = loop.Trainer(dataclasses.replace(tiny, data=data))
+    log = trainer.prepare_run()
+    (data / split).unlink()
+    with pytest.raises(OSError, match=rf"No such file.*{split}.*of step 0: mend the data"):
+        trainer._evaluate(log, None)
+    log.close()
+
+
+def test_a_loss_that_is_no_number_is_not_the_best_and_not_the_last_word(tiny, monkeypatch):
+    losses = iter([5.0, 5.0, math.nan, math.nan, 4.0, 4.0, 4.5, 4.5])
+    trainer = loop.Trainer(tiny)
+    log, bar = trainer.prepare_run(), watch.Bar(30, 0, shown=False)
+    monkeypatch.setattr(trainer, "_estimate", lambda windows, batches: next(losses))
+    best = []
+    for step in range(4):
+        trainer.progress.step = step + 1
+        trainer._evaluate(log, bar)
+        best.append(trainer.progress.best_val_loss)
+    log.close()
+    assert best == [5.0, 5.0, 4.0, 4.0]
 
 
 def test_a_training_file_cut_short_under_a_run_is_noticed(tiny, tmp_path):

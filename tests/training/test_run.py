@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ import torch
 import bpe
 import train as train_script
 from model import GPT
-from training import evaluate, loop, report
+from training import config as cfg
+from training import evaluate, failures, loop, report
 from training.checkpoint import load_state, save_state
 from training.config import TrainConfig
 
@@ -60,7 +62,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tiny, tmp_path, monkeypatch):
     whole, stopped = tiny.run, dataclasses.replace(tiny, run=tmp_path / "stopped")
     with monkeypatch.context() as patch:
         interrupt_at(13, patch)
-        with pytest.raises(loop.Interrupted, match="stopped after step 14"):
+        with pytest.raises(failures.Interrupted, match="stopped after step 14"):
             loop.train(stopped)
     loop.train(dataclasses.replace(stopped, resume=True))
     assert same(weights(whole), weights(stopped.run))
@@ -225,6 +227,22 @@ def test_no_data_is_prepared_for_what_is_refused(tiny, refused, monkeypatch, tmp
     assert complaint in refused(train_script.main, "--run", str(tmp_path / "other"), *sources, *words)
     assert not (tmp_path / "new").exists()
     assert not (tmp_path / "other").exists()
+
+
+def test_data_that_is_named_is_prepared_there(monkeypatch, tmp_path):
+    prepared = []
+    monkeypatch.setattr(cfg, "prepare_data", lambda config: prepared.append(config.data))
+    monkeypatch.setattr(cfg, "with_vocabulary_of_data", lambda config: config)
+    default = str(cfg.read_config(cfg.preset_path("quickstart")).data)
+    for named in ([], ["--data", default]):
+        cfg.parse_config(["--source", "text:mine.txt", "--run", str(tmp_path / "mine"), *named])
+    assert prepared == [Path("tokens/mine"), Path(default)]
+
+
+def test_a_model_wider_than_the_vocabulary_speaks_and_is_resumed_as_wide(tiny):
+    wider = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, vocab_size=512), temperature=9.0)
+    loop.train(dataclasses.replace(wider, steps=2, eval_every=1))  # random ids, so some without a token
+    assert cfg.parse_config(["--run", str(wider.run), "--resume", "--steps", "3"]).model.vocab_size == 512
 
 
 def test_state_of_another_program_is_refused_with_its_name(tiny, refused):

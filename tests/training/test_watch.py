@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 import types
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import train as train_script
-from training import loop, report, sweep, watch
+from training import failures, loop, report, sweep, watch
 from training.__main__ import main
 from training.config import save_config
 
@@ -165,6 +166,17 @@ def test_a_sweep_trains_the_grid_once_and_goes_on(preset, tmp_path, monkeypatch,
     main(argv)
     assert [(c.run_directory, c.resume) for c in trained] == [(unfinished, True)]
     assert json.loads((tmp_path / "sweep" / "table.json").read_text()) == rows
+
+
+def test_a_sweep_that_is_stopped_says_so(preset, tmp_path, monkeypatch, capsys):
+    def stopped(config):
+        raise failures.Interrupted(config.run_directory / "last", 7)
+
+    monkeypatch.setattr(loop, "train", stopped)
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", preset, "--out", str(tmp_path / "sweep"), "--seeds", "1"])
+    assert stop.value.code == 130
+    assert re.fullmatch(r"stopped after step 7, saved in .*seed-1.*--resume\n", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("grid", ["lr", "lr=", "=1", "nothing=1", "lr=high"])
