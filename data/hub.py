@@ -72,10 +72,11 @@ def library() -> ModuleType:
 
 
 def load(kind: str, **options: Any) -> Any:
-    """`datasets.load_dataset` of local files, as one split."""
+    """`datasets.load_dataset` of local files, as one split; the library would otherwise tell the hub of it."""
     datasets = library()
     paths = [glob.escape(path) for path in options.pop("data_files")]  # the library would expand them again
-    return datasets.load_dataset(kind, data_files=paths, split="train", **options)
+    with _offline():
+        return datasets.load_dataset(kind, data_files=paths, split="train", **options)
 
 
 def load_name(name: Name, local_files_only: bool) -> Any:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import socket
 import sys
 
 import pyarrow as pa
@@ -47,6 +48,14 @@ def test_files_give_their_documents(tmp_path, kind):
     assert [piece.text.decode() for piece in source.documents()] == TEXTS
     assert [piece.text.decode() for piece in source.documents()] == TEXTS  # and again from the start
     assert source.num_bytes == path.stat().st_size
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_are_read_without_a_word_to_the_network(tmp_path, monkeypatch, kind):
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **named: asked.append(address) or [])
+    assert texts_of(f"{kind}:{write(tmp_path / f'tales.{kind}', TEXTS)}") == TEXTS
+    assert not asked
 
 
 @pytest.mark.parametrize("kind", KINDS)
