@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from bpe import Tokenizer
-from data import encode
+from data import encode, splitting
 from data.parts import Parts, locked
 from data.prepare import Prepare, prepare, read_meta
 from data.splitting import Piece
@@ -362,6 +362,14 @@ def test_a_source_of_validation_documents(tmp_path, options, text_file):
     prepare(options(val_source=f"text:{path}"))
     assert documents_of(options().out, "val") == ["First of them.", "Second of them."]
     assert documents_of(options().out, "train") == text_file[1]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_two_long_documents_one_is_for_validation(tmp_path, options, monkeypatch, seed):
+    monkeypatch.setattr(splitting, "LONGEST", 1000)  # both come in several pieces
+    path = tmp_path / "long.txt"
+    path.write_text(END.join(f"{word}{seed} " * 400 for word in ("up", "down")))
+    assert prepare(options(source=(f"text:{path}",))).documents == {"train": 1, "val": 1}
 
 
 def test_no_document_for_a_split_is_refused(options):
