@@ -4,10 +4,10 @@
 
 A text of the asked size is made by repeating stories (the built-in ones, or a file's), a tokenizer of 10,000
 tokens is trained on it, and the whole command `python -m data prepare` is timed from its start to its end, once
-with the tokenizer given and once with its training. The peer does what nanoGPT's prepare.py does, with the tools
-that most people take: `datasets` reads, the Rust `tokenizers` encode batches with all cores by the same
-tokenizer.json, numpy writes. Both must write the same number of tokens. Memory is the sum of all processes,
-shared pages counted once (PSS), looked at every 50 ms.
+with the tokenizer given and once with its training: single runs, no medians. The peer does what nanoGPT's
+prepare.py does, with the tools that most people take: `datasets` reads, the Rust `tokenizers` encode batches with
+all cores by the same tokenizer.json, numpy writes. Both must write the same number of tokens. Memory is the sum of
+all processes, shared pages counted once (PSS), looked at every 50 ms.
 """
 
 import dataclasses

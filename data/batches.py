@@ -3,7 +3,7 @@
     RandomWindows   windows that start anywhere, uniformly: the course's get_batch
     DocumentStarts  windows that start where a document does, or whole blocks later in it
     EpochWindows    every window once an epoch, in an order drawn anew each epoch
-    StridedWindows  windows of `context_length` every `stride` tokens
+    StridedWindows  windows every `stride` tokens
     Documents       whole documents, packed or padded (data/documents.py)
     prefetch        makes the next batch while this one is trained on (data/prefetch.py)
 
@@ -13,6 +13,7 @@ rows of one stream are dealt out: rank r with B rows sees rows rB to (r+1)B of e
 process with `world_size` times B rows would see.
 """
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -44,25 +45,16 @@ AHEAD = 8192  # windows whose place in the shuffled order is computed at once
 class _Windows(Sampler):
     """What the samplers of windows share: one gather a batch, and the batch's number as position."""
 
-    def __init__(
-        self,
-        file: TokenFile,
-        batch_size: int,
-        block_size: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        super().__init__(batch_size, block_size, seed, rank, world_size)
-        if len(file) <= block_size:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.file) <= self.block_size:
             raise ValueError(
-                f"{file.path} holds {len(file)} tokens, too few for a block of {block_size} "
+                f"{self.file.path} holds {len(self.file)} tokens, too few for a block of {self.block_size} "
                 f"and the next token: prepare more text or use a smaller block_size"
             )
-        self.file = file
         self.batch = 0  # the number of the next batch
         # (N - T, T + 1): row i is tokens i … i + T; a view, nothing is copied
-        self._rows = np.lib.stride_tricks.sliding_window_view(file.tokens, block_size + 1)
+        self._rows = np.lib.stride_tricks.sliding_window_view(self.file.tokens, self.block_size + 1)
 
     def _starts(self) -> np.ndarray:
         """Where the windows of the next batch start: (B,) int64; empty when there is none."""
@@ -116,30 +108,23 @@ class DocumentStarts(RandomWindows):
         return self._documents[self._draw(len(self._documents))]
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class StridedWindows(_Windows):
-    """Windows of `context_length` tokens every `stride` tokens, in order or shuffled.
+    """Windows of `block_size` tokens (the `context_length` of many courses) every `stride`, in order or shuffled.
 
-    A stride below the context length makes them overlap. Every window comes once in each of `epochs` epochs
+    A stride below the block size makes them overlap. Every window comes once in each of `epochs` epochs
     (endless when None); a last batch may be smaller. Tokens after the last whole window are left out.
     `len()` is the number of windows of an epoch.
     """
 
-    def __init__(
-        self,
-        file: TokenFile,
-        batch_size: int,
-        context_length: int,
-        stride: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        shuffle: bool = False,
-        epochs: int | None = None,
-    ) -> None:
-        super().__init__(file, batch_size, context_length, seed, rank, world_size)
-        if stride < 1:
-            raise ValueError(f"stride must be at least 1, not {stride}")
-        self.stride, self.shuffle, self.epochs = stride, shuffle, epochs
+    stride: int = dataclasses.field(kw_only=True)
+    shuffle: bool = False
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stride < 1:
+            raise ValueError(f"stride must be at least 1, not {self.stride}")
         self.seek({"batch": 0})  # _ahead: where the permuted windows at hand begin, and which they are
 
     def __len__(self) -> int:
@@ -171,31 +156,21 @@ class StridedWindows(_Windows):
         self._ahead = (0, np.empty(0, np.int64))
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class EpochWindows(StridedWindows):
     """Windows that touch but do not overlap, each once an epoch, in a seeded order that is new each epoch."""
 
-    def __init__(
-        self,
-        file: TokenFile,
-        batch_size: int,
-        block_size: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        epochs: int | None = None,
-    ) -> None:
-        super().__init__(file, batch_size, block_size, block_size, seed, rank, world_size, True, epochs)
+    stride: int = dataclasses.field(init=False)
+    shuffle: bool = dataclasses.field(init=False, default=True)
+
+    def __post_init__(self) -> None:
+        self.stride = self.block_size
+        super().__post_init__()
 
 
-def windows(
-    file: TokenFile,
-    kind: str,
-    batch_size: int,
-    block_size: int,
-    seed: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-) -> RandomWindows:
-    """Endless windows that start anywhere ("random") or where a document starts ("documents")."""
-    sampler = DocumentStarts if kind == "documents" else RandomWindows
-    return sampler(file, batch_size, block_size, seed, rank, world_size)
+def windows(file: TokenFile, kind: str, *share: int) -> RandomWindows:
+    """Endless windows that start anywhere ("random") or where a document starts ("documents").
+
+    `share` is batch_size, block_size and, if need be, seed, rank and world_size.
+    """
+    return (DocumentStarts if kind == "documents" else RandomWindows)(file, *share)

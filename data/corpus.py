@@ -1,5 +1,6 @@
 """The sources of a preparation as one stream of documents, and which of them are for validation."""
 
+import collections
 import dataclasses
 import itertools
 from collections.abc import Iterator
@@ -50,10 +51,12 @@ class Corpus:
         A fixed share would, by chance, often leave a handful of documents without one for validation.
         """
         reader = Encoder(None, **options.encoder_settings)
-        read = [(piece, *reader.read(piece)) for piece in self.train_pieces()]
-        kept = sorted(
-            (text_key(piece, text), len(piece.text)) for piece, text, reason, _ in read if not reason
-        )
+        sizes: collections.Counter[int] = collections.Counter()
+        for piece in self.train_pieces():
+            text, reason, _ = reader.read(piece)
+            if not reason:
+                sizes[text_key(piece, text)] += len(piece.text)  # the pieces of a document share its key
+        kept = sorted(sizes.items())
         if len(kept) < 2:
             return 0.0
         tenth = sum(size for _, size in kept) / 10

@@ -14,17 +14,20 @@ Attention that is only causal still lets a packed document look back at those be
 the training of GPT-2 and GPT-3; `document_ids` gives what a mask needs to forbid it.
 """
 
+import dataclasses
+
 import numpy as np
 import torch
 
 from data.permute import permute
 from data.sampler import Batch, Sampler
-from data.tokenfile import TokenFile, chunks
+from data.tokenfile import chunks
 
 IGNORED = -100  # torch.nn.functional.cross_entropy's default ignore_index
 GROUP = 2048  # pieces that are packed together; the rows of a group stand as long as it is dealt out
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Documents(Sampler):
     """Every document once an epoch in a seeded order, packed (`mode` "pack") or padded ("pad").
 
@@ -33,24 +36,16 @@ class Documents(Sampler):
     The attribute `padding` is the id in x where there is no document: <|pad|> if the vocabulary has it.
     """
 
-    def __init__(
-        self,
-        file: TokenFile,
-        batch_size: int,
-        block_size: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-        mode: str = "pack",
-        epochs: int | None = None,
-    ) -> None:
-        super().__init__(batch_size, block_size, seed, rank, world_size)
-        if mode not in ("pack", "pad"):
-            raise ValueError(f"mode must be pack or pad, not {mode!r}")
-        self.tokens, self.mode, self.epochs = file.tokens, mode, epochs
-        self.end_of_text = file.meta.end_of_text
-        self.padding = file.meta.special_tokens.get("<|pad|>", self.end_of_text)
-        self._starts, self._lengths = pieces(file.tokens, self.end_of_text, block_size)
+    mode: str = "pack"
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mode not in ("pack", "pad"):
+            raise ValueError(f"mode must be pack or pad, not {self.mode!r}")
+        self.end_of_text = self.file.meta.end_of_text
+        self.padding = self.file.meta.special_tokens.get("<|pad|>", self.end_of_text)
+        self._starts, self._lengths = pieces(self.file.tokens, self.end_of_text, self.block_size)
         self.seek({"epoch": 0, "group": 0, "row": 0})
 
     def __len__(self) -> int:
@@ -74,9 +69,9 @@ class Documents(Sampler):
         x = np.full((len(mine), self.block_size), self.padding, np.int64)  # (B, T)
         y = np.full((len(mine), self.block_size), IGNORED, np.int64)  # (B, T)
         source, place = self._gather(mine)
-        y.reshape(-1)[place] = self.tokens[source]  # (B, T) -> (B·T,)
+        y.reshape(-1)[place] = self.file.tokens[source]  # (B, T) -> (B·T,)
         # before the file's first document stands no <|endoftext|>; source - 1 is -1 there
-        x.reshape(-1)[place] = np.where(source > 0, self.tokens[source - 1], self.end_of_text)
+        x.reshape(-1)[place] = np.where(source > 0, self.file.tokens[source - 1], self.end_of_text)
         return torch.from_numpy(x), torch.from_numpy(y)
 
     def _gather(self, rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:

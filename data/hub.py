@@ -72,10 +72,11 @@ def library() -> ModuleType:
 
 
 def load(kind: str, **options: Any) -> Any:
-    """`datasets.load_dataset` of local files, as one split."""
+    """`datasets.load_dataset` of local files, as one split; the library would otherwise tell the hub of it."""
     datasets = library()
     paths = [glob.escape(path) for path in options.pop("data_files")]  # the library would expand them again
-    return datasets.load_dataset(kind, data_files=paths, split="train", **options)
+    with _offline():
+        return datasets.load_dataset(kind, data_files=paths, split="train", **options)
 
 
 def load_name(name: Name, local_files_only: bool) -> Any:
@@ -165,7 +166,7 @@ def _offline() -> Iterator[None]:
 def text_column(where: str, table: "pyarrow.Table", column: str | None) -> list[bytes | None]:
     """The texts of a table's column as UTF-8, None where a value is missing.
 
-    Without a name: the column "text", or the only one that holds text. ColumnError names the columns there are.
+    Without a name: the column "text", or the only one that holds text. ColumnError names those that hold text.
     """
     import pyarrow as pa
 
@@ -175,14 +176,17 @@ def text_column(where: str, table: "pyarrow.Table", column: str | None) -> list[
     ]
     if column is None:
         column = "text" if "text" in texts else texts[0] if len(texts) == 1 else None
-    if column not in types:
-        problem = f"has no column {column!r}" if column else "has several columns that could be the text"
-        raise ColumnError(f"{where} {problem}: name one of {', '.join(types)} after a #")
-    if column not in texts and not pa.types.is_null(types[column]):
-        raise ColumnError(
-            f"{where}: column {column!r} holds {types[column]}, not text; {', '.join(texts)} would do"
-        )
-    return table[column].cast(pa.large_binary()).to_pylist()
+    if column in texts or (column in types and pa.types.is_null(types[column])):
+        return table[column].cast(pa.large_binary()).to_pylist()
+    if not texts:
+        raise ColumnError(f"{where} has no column with text, only {', '.join(types)}: use another file")
+    if column is None:
+        problem = "has several columns that could be the text"
+    elif column not in types:
+        problem = f"has no column {column!r}"
+    else:
+        problem = f"holds {types[column]}, not text, in column {column!r}"
+    raise ColumnError(f"{where} {problem}: name one of {', '.join(texts)} after a #")
 
 
 def joined_bytes(array: "pyarrow.StringArray") -> bytes:

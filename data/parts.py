@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,19 +46,22 @@ class Parts:
     def __init__(self, out: Path, recipe: dict[str, Any], overwrite: bool) -> None:
         """Begins or goes on; ValueError where a preparation of another recipe was left and may not go."""
         self.out, self.folder = out, out / ".prepare"
-        kept = self.folder / "recipe.json"
-        if kept.exists() and read_json(kept) != recipe:
-            if self.begun and not overwrite:
-                raise ValueError(
-                    f"{out} holds an unfinished preparation with other options or other files: "
-                    f"give its command again to finish it, or add --overwrite to drop it"
-                )
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not kept.exists():
-            write_json(kept, recipe)
         self.state: dict[str, Any] | None = None
         self._files: dict[str, IO[bytes]] = {}
+        kept = self.folder / "recipe.json"
+        other = kept.exists() and read_json(kept) != recipe
+        if other and self.begun and not overwrite:
+            raise ValueError(
+                f"{out} holds an unfinished preparation with other options or other files: "
+                f"give its command again to finish it, or add --overwrite to drop it"
+            )
+        if other or (overwrite and not self.complete and self._cut_short()):
+            kept.unlink(missing_ok=True)  # first, since without it nothing here counts
+        if not kept.exists():
+            if self.folder.exists():
+                shutil.rmtree(self.folder)
+            self.folder.mkdir(parents=True)
+            write_json(kept, recipe)
 
     @property
     def begun(self) -> bool:
@@ -74,27 +77,24 @@ class Parts:
     def growing(self) -> Iterator[None]:
         """Opens the growing files, cut back to the last full part."""
         journal = self.folder / "journal.jsonl"
-        line = _last_line(journal)
-        sizes = line["sizes"] if line else dict.fromkeys(GROWING, 0)
-        self.state = line["state"] if line else None
-        try:
-            for name in GROWING:
-                self._files[name] = self._reopen(self.folder / name, sizes[name])
-            self._files["journal.jsonl"] = self._reopen(journal, line["end"] if line else 0)
+        line = _last_line(journal) or {"sizes": dict.fromkeys(GROWING, 0), "state": None, "end": 0}
+        self.state = line["state"]
+        if cut_short := self._cut_short():
+            raise ValueError(f"{cut_short} was cut short by something else: add --overwrite to begin anew")
+        with ExitStack() as closing:
+            for name, size in {**line["sizes"], journal.name: line["end"]}.items():
+                self._files[name] = closing.enter_context(open(self.folder / name, "ab", buffering=0))
+                self._files[name].truncate(size)
             yield
-        finally:
-            for file in self._files.values():
-                file.close()
-            self._files = {}
 
-    @staticmethod
-    def _reopen(path: Path, size: int) -> IO[bytes]:
-        found = path.stat().st_size if path.exists() else 0
-        if found < size:
-            raise ValueError(f"{path} was cut short by something else: add --overwrite to begin anew")
-        file = open(path, "ab", buffering=0)  # noqa: SIM115 -- closed by `growing`
-        file.truncate(size)
-        return file
+    def _cut_short(self) -> Path | None:
+        """A growing file that is shorter than the journal says."""
+        line = _last_line(self.folder / "journal.jsonl") or {"sizes": {}}
+        for name, size in line["sizes"].items():
+            path = self.folder / name
+            if not path.exists() or path.stat().st_size < size:
+                return path
+        return None
 
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Appends to a growing file; OSError says how to go on where there is no room."""

@@ -1,29 +1,40 @@
 """What every sampler of batches has in common: its share among processes and its position."""
 
 import abc
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
+from data.tokenfile import TokenFile
+
 Batch = tuple[torch.Tensor, torch.Tensor]  # x, y: (B, T) int64
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Sampler(Iterator[Batch], abc.ABC):
-    """An iterator of (x, y) that can say where it stands and go there.
+    """An iterator of (x, y) from `file` that can say where it stands and go there.
 
     Under `world_size` processes every rank takes its `batch_size` rows of each `batch_size · world_size`.
     """
 
-    def __init__(self, batch_size: int, block_size: int, seed: int, rank: int, world_size: int) -> None:
-        if batch_size < 1 or block_size < 1:
+    file: TokenFile
+    batch_size: int  # B, rows
+    block_size: int  # T, tokens of a row
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.block_size < 1:
             raise ValueError(
-                f"batch_size and block_size must be at least 1, not {batch_size} and {block_size}"
+                f"batch_size and block_size must be at least 1, not {self.batch_size} and {self.block_size}"
             )
-        if not 0 <= rank < world_size:
-            raise ValueError(f"rank must be in 0 … {world_size - 1} for world_size {world_size}, not {rank}")
-        self.batch_size, self.block_size, self.seed = batch_size, block_size, seed
-        self.rank, self.world_size = rank, world_size
+        if not 0 <= self.rank < self.world_size:
+            raise ValueError(
+                f"rank must be in 0 … {self.world_size - 1} for world_size {self.world_size}, not {self.rank}"
+            )
 
     @abc.abstractmethod
     def __next__(self) -> Batch: ...

@@ -24,10 +24,6 @@ class Sentence:
     words: tuple[Word, ...]
     closed: bool
 
-    def narrated(self) -> list[str]:
-        """The words outside of quotes."""
-        return [word.text for word in self.words if not word.quoted]
-
 
 def read(story: str) -> list[Sentence]:
     """The sentences of a story. What somebody says belongs to the sentence that tells who said it.

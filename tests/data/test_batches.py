@@ -90,7 +90,7 @@ def test_an_epoch_holds_every_window_once(file):
 @pytest.mark.parametrize("stride", [1, 3, T, 11])
 def test_strided_windows_against_a_loop(file, stride):
     expected = [list(file.tokens[i : i + T]) for i in range(0, len(file) - T, stride)]
-    sampler = StridedWindows(file, B, T, stride, epochs=1)
+    sampler = StridedWindows(file, B, T, stride=stride, epochs=1)
     assert [row.tolist() for x, _ in sampler for row in x] == expected
     assert len(sampler) == len(expected)
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from bpe import Tokenizer
-from data import encode
+from data import encode, splitting
 from data.parts import Parts, locked
 from data.prepare import Prepare, prepare, read_meta
 from data.splitting import Piece
@@ -179,27 +179,47 @@ class Crash(BaseException):
     """Stands for a power cut: nothing of ours catches it."""
 
 
-@pytest.mark.parametrize("what", ["write", "fsync", "replace"])
+def stop_after(parts, options):
+    """Prepares until so many full parts are there, as if the power failed then; what parts held: pieces read."""
+    real, held = Parts.commit, []
+
+    def commit(self, state):
+        real(self, state)
+        held.append(state["pieces"])
+        if len(held) == parts:
+            raise Crash
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(Parts, "commit", commit)
+        prepare(options)
+    return held
+
+
+@pytest.mark.parametrize("what", ["write", "fsync", "replace", "unlink"])
 def test_a_crash_at_any_call_changes_nothing(tmp_path, options, monkeypatch, what):
-    monkeypatch.setattr(encode, "BATCH_BYTES", 20_000)
-    settings = {"clean": True, "part_bytes": 40_000, "val_fraction": 0.2}
+    monkeypatch.setattr(encode, "BATCH_BYTES", 6_000)
+    settings = {"source": ("stories",), "stories_bytes": 30_000, "clean": True, "part_bytes": 12_000}
+    settings |= {"val_fraction": 0.2, "overwrite": what == "unlink"}
     prepare(options(**settings))
     owner, name = (Parts, "write") if what == "write" else (os, what)
     real, calls = getattr(owner, name), collections.Counter()
 
-    def crashing(*args):
+    def crashing(*args, **named):
         calls[name] += 1
         if calls[name] == crash_at:
             raise Crash
-        return real(*args)
+        return real(*args, **named)
 
-    monkeypatch.setattr(owner, name, crashing)
     crash_at, crashes = 0, 0
     while crashes == crash_at:
         crash_at, out = crash_at + 1, tmp_path / f"crash{crash_at}"
+        if what == "unlink":  # most is removed where something else was begun
+            stop_after(2, options(**{**settings, "out": out, "seed": 1}))
         calls.clear()
         try:
-            prepare(options(out=out, **settings))
+            with monkeypatch.context() as patch:
+                patch.setattr(owner, name, crashing)
+                prepare(options(out=out, **settings))
         except Crash:
             crashes += 1
             prepare(options(out=out, **settings))
@@ -234,18 +254,7 @@ def test_killed_and_given_again_is_byte_identical(tmp_path, options, text_file):
 
 def test_going_on_reads_no_part_twice(options, monkeypatch):
     monkeypatch.setattr(encode, "BATCH_BYTES", 20_000)
-    parts = []
-    real = Parts.commit
-
-    def commit_then_crash(self, state):
-        real(self, state)
-        parts.append(state["pieces"])
-        if len(parts) == 2:
-            raise Crash
-
-    monkeypatch.setattr(Parts, "commit", commit_then_crash)
-    with pytest.raises(Crash):
-        prepare(options(part_bytes=40_000))
+    parts = stop_after(2, options(part_bytes=40_000))
     encoded_again = []
     real_call = encode.Encoder.__call__
     monkeypatch.setattr(
@@ -297,14 +306,29 @@ def test_another_corpus_is_refused_unless_overwritten(options):
     assert prepare(options(clean=True, overwrite=True)) == read_meta(options().out) != before
 
 
-def test_an_unfinished_preparation_of_something_else_is_refused(options, monkeypatch):
-    monkeypatch.setattr(Parts, "finish", lambda self: (_ for _ in ()).throw(Crash))
-    with pytest.raises(Crash):
-        prepare(options())
-    monkeypatch.undo()
+def test_an_unfinished_preparation_of_something_else_is_refused(options):
+    stop_after(1, options())
     with pytest.raises(ValueError, match=r"unfinished preparation.*--overwrite"):
         prepare(options(clean=True))
     assert prepare(options(clean=True, overwrite=True)).recipe["clean"]
+
+
+def test_an_unfinished_preparation_that_was_damaged_is_refused_unless_overwritten(tmp_path, options):
+    stop_after(1, options())
+    os.truncate(options().out / ".prepare" / "train.bin", 10)
+    with pytest.raises(ValueError, match=r"train\.bin was cut short by something else: add --overwrite"):
+        prepare(options())
+    prepare(options(overwrite=True))
+    prepare(options(out=tmp_path / "fresh"))
+    assert contents(options().out) == contents(tmp_path / "fresh")
+
+
+def test_without_its_recipe_nothing_that_was_left_counts(tmp_path, options):
+    stop_after(1, options())
+    (options().out / ".prepare" / "recipe.json").unlink()
+    for out in (options().out, tmp_path / "fresh"):
+        prepare(options(out=out, source=("stories",), stories_bytes=30_000, seed=7))
+    assert contents(options().out) == contents(tmp_path / "fresh")
 
 
 def test_changed_input_is_another_corpus(options, text_file):
@@ -338,6 +362,14 @@ def test_a_source_of_validation_documents(tmp_path, options, text_file):
     prepare(options(val_source=f"text:{path}"))
     assert documents_of(options().out, "val") == ["First of them.", "Second of them."]
     assert documents_of(options().out, "train") == text_file[1]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_of_two_long_documents_one_is_for_validation(tmp_path, options, monkeypatch, seed):
+    monkeypatch.setattr(splitting, "LONGEST", 1000)  # both come in several pieces
+    path = tmp_path / "long.txt"
+    path.write_text(END.join(f"{word}{seed} " * 400 for word in ("up", "down")))
+    assert prepare(options(source=(f"text:{path}",))).documents == {"train": 1, "val": 1}
 
 
 def test_no_document_for_a_split_is_refused(options):

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import socket
 import sys
 
 import pyarrow as pa
@@ -50,6 +51,14 @@ def test_files_give_their_documents(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_files_are_read_without_a_word_to_the_network(tmp_path, monkeypatch, kind):
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **named: asked.append(address) or [])
+    assert texts_of(f"{kind}:{write(tmp_path / f'tales.{kind}', TEXTS)}") == TEXTS
+    assert not asked
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_pattern_gives_its_files_in_the_order_of_their_names(tmp_path, kind):
     for name, text in (("b[1]", "in b"), ("a", "in a"), ("c", "in c")):
         write(tmp_path / f"{name}.{kind}", [text])
@@ -65,12 +74,20 @@ def test_a_column_can_be_named(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet", "csv"])
-def test_a_missing_column_names_those_there_are(tmp_path, kind):
+def test_a_column_that_cannot_be_the_text_names_those_that_can(tmp_path, kind):
     path = write(tmp_path / f"tales.{kind}", TEXTS, column="story")
-    with pytest.raises(ValueError, match="no column 'body': name one of id, story after a #"):
+    with pytest.raises(ValueError, match="no column 'body': name one of story after a #"):
         texts_of(f"{kind}:{path}#body")
-    with pytest.raises(ValueError, match="column 'id' holds int64, not text; story would do"):
+    with pytest.raises(ValueError, match="holds int64, not text, in column 'id': name one of story"):
         texts_of(f"{kind}:{path}#id")
+
+
+@pytest.mark.parametrize("column", ["", "#id", "#text"])
+def test_a_table_without_text_says_so(tmp_path, column):
+    path = tmp_path / "numbers.parquet"
+    pq.write_table(pa.table({"id": [1], "n": [2.5]}), path)
+    with pytest.raises(ValueError, match=r"numbers\.parquet has no column with text, only id, n"):
+        texts_of(f"parquet:{path}{column}")
 
 
 def test_two_columns_with_text_need_a_name(tmp_path):
