@@ -47,8 +47,8 @@ class Options:
     """what a file's function takes as numbers"""
     block: int = 0
     """the block to trace, numbered x first"""
-    thread: str = "0..31"
-    """first and last thread to show"""
+    thread: str = ""
+    """first and last thread to show; else those of one warp, 0..31, and all in the list of lines"""
     line: str = ""
     """first and last source line to show, as 98 or 90..98 or fragments.cuh:90..98"""
     registers: str = "float32"
@@ -159,7 +159,8 @@ def table(events: Sequence[Event], recording: Recording, registers: str):
         parts = [" ".join(f"{v:.4g}" for v in part) for part in values_of(event, recording.kinds, registers)]
         file, line = position(event)
         where, memory = str(line) if one_file else f"{file}:{line}", named(event.memory, recording.names)
-        shown.add_row(where, str(event.thread), event.operation, memory, " | ".join(parts[:-1]), parts[-1])
+        given, got = " | ".join(parts[:-1]), "".join(parts[-1:])
+        shown.add_row(where, str(event.thread), event.operation, memory, given, got)
     return shown
 
 
@@ -258,12 +259,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rich.console import Console
 
     options = cli.parse(Options, argv, prog="python -m kernels trace")
-    lines, threads = Lines.read(options.line), span(options.thread)
+    is_menu = options.target in OPS and not options.line
+    lines = Lines.read(options.line)
+    threads = span(options.thread) if options.thread else range(1024 if is_menu else 32)
     recording = record(options)
-    if options.target in OPS and not options.line:
-        Console().print(menu(select(recording.events, lines, threads)))
-    else:
-        Console().print(table(select(recording.events, lines, threads), recording, options.registers))
+    chosen = select(recording.events, lines, threads)
+    Console().print(menu(chosen) if is_menu else table(chosen, recording, options.registers))
     if options.plot:
         from kernels.trace_plot import plot
 

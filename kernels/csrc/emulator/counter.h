@@ -39,8 +39,8 @@ class AccessCounter {
         unsigned lanes = 0;
         std::uintptr_t address[kWarpSize];
     };
-    // code, file, line, bytes, access, space
-    using Key = std::tuple<const void*, const char*, int, int, Access, Space>;
+    // place, line, bytes, access, space
+    using Key = std::tuple<const void*, int, int, Access, Space>;
     struct Stream {
         std::deque<WarpAccess> open;
         std::uint64_t closed = 0;             // accesses before open.front()
