@@ -17,8 +17,9 @@ BetweenBlocks::Cell& BetweenBlocks::cell(std::size_t tensor, std::size_t byte) {
 std::string BetweenBlocks::check(Cell& cell, std::uint64_t block, Access access, Place place) {
     const auto conflict = [&](const Event& before, const char* did) -> std::string {
         if (before.block == Event().block || before.block == block) return {};
-        return std::string(access == Access::read ? "reads" : "writes") + " what block " + std::to_string(before.block) + " " +
-               did + " at " + before.place.text() + ", and nothing orders blocks";
+        const std::string doing = access == Access::read ? "reads" : "writes";
+        return doing + " what block " + std::to_string(before.block) + " " + did + " at " + before.place.text() +
+               ", and nothing orders blocks";
     };
     const auto conflicts = [&](const Pair& before, const char* did) {
         const std::string wrong = conflict(before.last, did);

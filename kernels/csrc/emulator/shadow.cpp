@@ -74,7 +74,6 @@ void Shadow::join(Crowd& crowd, const Event& event) const {
             crowd.times->fill(crowd.last.time);
         }
     }
-    if (!crowd.lanes) crowd.times.reset();
     if (crowd.times) (*crowd.times)[lane] = event.time;
     crowd.last = event;
     crowd.lanes |= 1u << lane;

@@ -68,7 +68,7 @@ class Shadow {
     struct Crowd {
         Event last, other;
         unsigned lanes = 0;
-        std::unique_ptr<std::array<std::uint32_t, kWarpSize>> times;  // of `lanes`; null while all are last.time
+        std::unique_ptr<std::array<std::uint32_t, kWarpSize>> times;  // of `lanes`; null while it is the same for all
     };
 
     struct Cell {

@@ -14,8 +14,8 @@ namespace {
 
 struct Part {
     std::uint64_t value = 0;
-    int source = 0;              // of a shuffle
-    int given = 4, got = 4;      // bytes of value and result that count
+    int source = 0;          // of a shuffle
+    int given = 4, got = 4;  // bytes of value and result that count
     std::uint64_t result = 0;
 };
 
@@ -29,7 +29,7 @@ void each(Meeting& meeting, Body body) {
 void perform_shuffle(Meeting& meeting) {
     each(meeting, [&](int lane, Part& part) {
         if (!meeting.operand[part.source])
-            current_block->fail_waiting(lane, ": reads lane " + std::to_string(part.source) + ", which has returned");
+            current_block->fail_waiting(lane, ": reads lane " + std::to_string(part.source) + ", which is not there");
         part.result = static_cast<Part*>(meeting.operand[part.source])->value;
     });
 }
@@ -93,10 +93,9 @@ void* dynamic_shared_memory() { return current_block->dynamic_shared().start; }
 void sync_warp(unsigned mask, Site site) { meet(mask, {0, 0, 0, 0}, perform_sync, "__syncwarp", site); }
 
 std::uint64_t shuffle(unsigned mask, std::uint64_t value, int bytes, int source, const char* operation, Site site) {
-    Block& block = *current_block;
-    const int peer = current_thread->warp() * kWarpSize + source;
-    if (!(mask >> source & 1) || peer >= block.size() || block.thread(peer)->state == State::returned)
-        block.fail(std::string(operation) + ": reads lane " + std::to_string(source) + ", which takes no part", site);
+    if (!(mask >> source & 1))
+        current_block->fail(std::string(operation) + ": reads lane " + std::to_string(source) + ", which takes no part",
+                            site);
     return meet(mask, {value, source, bytes, bytes}, perform_shuffle, operation, site);
 }
 

@@ -131,7 +131,8 @@ __global__ void red4_to_shared(const float* x, float* out) {
     __shared__ float4 total;
     if (threadIdx.x == 0) total = make_float4(x[0], x[1], x[2], x[3]);
     __syncthreads();
-    ptx::red_add(mended ? reinterpret_cast<float4*>(out) : &total, make_float4(x[0], x[1], x[2], x[3]));  // red4_to_shared
+    const float4 value = total;
+    ptx::red_add(mended ? reinterpret_cast<float4*>(out) : &total, value);  // red4_to_shared
 }
 
 template <bool mended>

@@ -59,6 +59,13 @@ __global__ void shuffle_from_returned(const float* x, float* out) {
 }
 
 template <bool mended>
+__global__ void shuffle_from_beyond_the_block(const float* x, float* out) {
+    const int source = mended ? 19 : 20;  // of 20 threads
+    const float value = __shfl_sync(0xffffffff, x[threadIdx.x], source);  // shuffle_from_beyond_the_block
+    out[64 * blockIdx.x + threadIdx.x] = value;
+}
+
+template <bool mended>
 __global__ void mma_after_return(const float* x, float* out) {
     if (!mended && threadIdx.x == 31) return;
     float c[4] = {x[threadIdx.x], 0, 0, 0};
@@ -92,6 +99,7 @@ FAULT(vote_disagrees, 32, 0)
 FAULT(mma_disagrees, 32, 0)
 FAULT(shuffle_from_nobody, 32, 0)
 FAULT(shuffle_from_returned, 32, 0)
+FAULT(shuffle_from_beyond_the_block, 20, 0)
 FAULT(mma_after_return, 32, 0)
 FAULT(ldmatrix_after_return, 32, 128)
 FAULT(deadlock, 32, 0)

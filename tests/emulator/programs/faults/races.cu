@@ -72,6 +72,21 @@ __global__ void readers_meet_one_by_one(const float* x, float* out) {
     if (threadIdx.x == 2) shared = x[2];  // readers_meet_one_by_one
 }
 
+// Lane 2 meets lane 0 after that one has read, and lane 1 only before.
+template <bool mended>
+__global__ void reads_after_the_meeting(const float* x, float* out) {
+    __shared__ float shared;
+    if (threadIdx.x > 2) return;
+    if (threadIdx.x == 0) shared = x[0];
+    __syncwarp(7);
+    if (threadIdx.x == 0) out[64 * blockIdx.x] = shared;
+    if (threadIdx.x != 0) __syncwarp(6);
+    if (threadIdx.x == 1) out[64 * blockIdx.x + 1] = shared;  // reads_after_the_meeting
+    if (mended && threadIdx.x != 0) __syncwarp(6);
+    if (threadIdx.x != 1) __syncwarp(5);
+    if (threadIdx.x == 2) shared = x[2];  // reads_after_the_meeting
+}
+
 template <bool mended>
 __global__ void copy_not_waited_for(const float* x, float* out) {
     float* tile = dynamic_shared<float>();
@@ -233,6 +248,7 @@ FAULT(missing_second_barrier, 64, 0)
 FAULT(missing_syncwarp, 32, 0)
 FAULT(reader_of_another_warp, 64, 0)
 FAULT(readers_meet_one_by_one, 32, 0)
+FAULT(reads_after_the_meeting, 32, 0)
 FAULT(copy_not_waited_for, 32, 256)
 FAULT(copy_overwritten, 32, 128)
 FAULT(copy_without_barrier, 32, 128)
