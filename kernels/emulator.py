@@ -35,7 +35,8 @@ LIBRARIES = ("-pthread", "-ldl")
 
 @dataclass(frozen=True)
 class AccessCount:
-    """What all warps together did at one place. `least` is what so many bytes cost when nothing is wasted.
+    """What all warps together did at one place. `least` is what as many bytes cost when every lane wants its
+    own and nothing is wasted: lanes that read the same words may cost less.
 
     space "shared": cost in wavefronts, passes over the 32 banks. "global": cost in sectors of 32 bytes.
     "tensor cores": cost in mma.
@@ -142,9 +143,10 @@ class Toolchain:
             raise FileNotFoundError("no C++ compiler found: install g++ or clang++, or set CXX")
         version = subprocess.run([self.compiler, "--version"], capture_output=True, text=True)
         self._version = version.stdout
-        # gcc would share the __shared__ variables of templates between all libraries of the process.
+        # gcc would share the __shared__ variables of templates between all libraries of the process. Of clang's
+        # DWARF 5, addr2line 2.40 does not see which calls were inlined, and so not the line of the kernel.
         is_clang = "clang" in self._version
-        self._flags = FLAGS if is_clang else (*FLAGS, "-fno-gnu-unique")
+        self._flags = (*FLAGS, "-gdwarf-4") if is_clang else (*FLAGS, "-fno-gnu-unique")
         # An array at the end of a struct has a bound, too.
         self._checks = (*CHECKS, f"-fsanitize={'bounds' if is_clang else 'bounds-strict'}")
         self._objects: list[Path] = []

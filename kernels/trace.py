@@ -47,8 +47,8 @@ class Options:
     """what a file's function takes as numbers"""
     block: int = 0
     """the block to trace, numbered x first"""
-    thread: str = "0..31"
-    """first and last thread to show"""
+    thread: str = ""
+    """first and last thread to show; else those of one warp, 0..31, and all in the list of lines"""
     line: str = ""
     """first and last source line to show, as 98 or 90..98 or fragments.cuh:90..98"""
     registers: str = "float32"
@@ -134,19 +134,25 @@ class Lines:
         return cls(file, span(numbers) if numbers else range(1 << 30))
 
     def holds(self, place: str) -> bool:
-        path, number = place.rsplit(":", 1)
-        return int(number) in self.numbers and self.file in ("", Path(path).name)
+        file, line = position(place)
+        return line in self.numbers and self.file in ("", file)
 
 
-def position(event: Event) -> tuple[str, int]:
-    """File and line, to sort by."""
-    path, line = event.place.rsplit(":", 1)
-    return Path(path).name, int(line)
+def position(place: str) -> tuple[str, int]:
+    """File and line, to sort by; line 0 where the debugger's tables know the function only.
+
+    >>> position("/x/fragments.cuh:91"), position("void slm::row_sum<float>")
+    (('fragments.cuh', 91), ('void slm::row_sum<float>', 0))
+    """
+    path, _, line = place.rpartition(":")
+    return (Path(path).name, int(line)) if line.isdecimal() else (place, 0)
 
 
 def select(events: Iterable[Event], lines: Lines, threads: range) -> list[Event]:
     """The events of those lines and threads, line by line, in the order in which they happened."""
-    return sorted((e for e in events if e.thread in threads and lines.holds(e.place)), key=position)
+    return sorted(
+        (e for e in events if e.thread in threads and lines.holds(e.place)), key=lambda e: position(e.place)
+    )
 
 
 def table(events: Sequence[Event], recording: Recording, registers: str):
@@ -154,12 +160,13 @@ def table(events: Sequence[Event], recording: Recording, registers: str):
     from rich.table import Table
 
     shown = Table("line", "thread", "operation", "memory", "given", "got")
-    one_file = len({position(event)[0] for event in events}) == 1
+    one_file = len({position(event.place)[0] for event in events}) == 1
     for event in events:
         parts = [" ".join(f"{v:.4g}" for v in part) for part in values_of(event, recording.kinds, registers)]
-        file, line = position(event)
+        file, line = position(event.place)
         where, memory = str(line) if one_file else f"{file}:{line}", named(event.memory, recording.names)
-        shown.add_row(where, str(event.thread), event.operation, memory, " | ".join(parts[:-1]), parts[-1])
+        given, got = " | ".join(parts[:-1]), "".join(parts[-1:])
+        shown.add_row(where, str(event.thread), event.operation, memory, given, got)
     return shown
 
 
@@ -179,7 +186,7 @@ def menu(events: Iterable[Event]):
 
     shown = Table("line", "operation", "times")
     for (file, line, operation), count in sorted(
-        Counter((*position(e), e.operation) for e in events).items()
+        Counter((*position(e.place), e.operation) for e in events).items()
     ):
         shown.add_row(f"{file}:{line}", operation, str(count))
     return shown
@@ -258,12 +265,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from rich.console import Console
 
     options = cli.parse(Options, argv, prog="python -m kernels trace")
-    lines, threads = Lines.read(options.line), span(options.thread)
+    is_menu = options.target in OPS and not options.line
+    lines = Lines.read(options.line)
+    threads = span(options.thread) if options.thread else range(1024 if is_menu else 32)
     recording = record(options)
-    if options.target in OPS and not options.line:
-        Console().print(menu(select(recording.events, lines, threads)))
-    else:
-        Console().print(table(select(recording.events, lines, threads), recording, options.registers))
+    chosen = select(recording.events, lines, threads)
+    Console().print(menu(chosen) if is_menu else table(chosen, recording, options.registers))
     if options.plot:
         from kernels.trace_plot import plot
 

@@ -120,13 +120,27 @@ def shuffle_source(kind: str, lane: int, b: int, width: int) -> int:
     return j if j <= max_lane else lane
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_votes_and_reductions_cover_the_lanes_of_the_mask(library: Library, seed: int) -> None:
-    values = np.random.default_rng(seed).integers(-3, 4, 32).astype(np.int32)
-    out = np.zeros((32, 15), dtype=np.int32)
+@pytest.mark.parametrize(
+    ("first_warp", "second_warp"),
+    [("mixed", "negative"), ("positive", "mixed"), ("negative", "positive"), ("negative", "negative")],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_votes_and_reductions_cover_the_lanes_of_the_mask(
+    library: Library, first_warp: str, second_warp: str, seed: int
+) -> None:
+    limits = {"mixed": (-3, 4), "positive": (1, 4), "negative": (-3, 0)}
+    random = np.random.default_rng(seed)
+    values = np.concatenate([random.integers(*limits[warp], 32) for warp in (first_warp, second_warp)])
+    values, out = values.astype(np.int32), np.zeros((64, 15), dtype=np.int32)
     library.run("vote", [values, out], seed=seed)
-    positive = sum(1 << lane for lane in LANES if values[lane] > 0)
     block = [(values > 0).sum(), (values > 0).all(), (values > 0).any()]
+    for first in (0, 32):
+        check_votes(values[first : first + 32], out[first : first + 32], block)
+
+
+def check_votes(values: np.ndarray, out: np.ndarray, block: list) -> None:
+    """Of one warp. values (32), out (32, 15); block: the answers that its lanes share with all others."""
+    positive = sum(1 << lane for lane in LANES if values[lane] > 0)
     for half in (range(16), range(16, 32)):
         part = values[list(half)]
         unsigned = part.view(np.uint32)
@@ -192,6 +206,55 @@ def test_nan_becomes_the_canonical_nan(library: Library) -> None:
     bfloat16, half, tf32 = np.zeros(3, np.uint16), np.zeros(3, np.uint16), np.zeros(3, np.uint32)
     library.run("narrow", [x, bfloat16, half, tf32], [3])
     assert {*bfloat16.tolist(), *half.tolist()} == {0x7FFF}
+    # tf32 is cut off, as nvcc compiles it for sm_80: without its low bits the first is infinity.
+    assert tf32.tolist() == [0x7F800000, 0xFFC00000, 0x7FFFE000]
+    assert np.isnan(tf32.view(np.float32)[1:]).all()
+
+
+def once_rounded(x: np.ndarray, digits: int, lowest: int) -> np.ndarray:
+    """x (float64) to the nearest multiple of its last place, ties to even; the smallest last place is 2^lowest."""
+    _, exponent = np.frexp(x)
+    place = np.maximum(exponent - digits, lowest)
+    return np.ldexp(np.rint(np.ldexp(x, -place)), place)
+
+
+def test_doubles_and_ints_are_rounded_once(library: Library) -> None:
+    random = np.random.default_rng(1)
+    ties = (1 + np.arange(1, 2048, 2) / 2048) * 2.0 ** random.integers(
+        -30, 15, 1024
+    )  # of half, or of bfloat16
+    ties = np.concatenate([ties, np.round(ties, 3), (1 + np.arange(1, 256, 2) / 256) * 3.0])
+    nudged = [ties * sign * (1 + nudge) for sign in (1, -1) for nudge in (-(2.0**-40), 0.0, 2.0**-40)]
+    edges = [
+        0.0,
+        -0.0,
+        1e-300,
+        -1e-300,
+        65519.999999,
+        65520,
+        1e300,
+        -1e300,
+        np.inf,
+        2.0**-25,
+        2.0**-25 + 2.0**-70,
+    ]
+    x = np.concatenate([*nudged, edges])
+    integer = random.integers(-(2**31), 2**31, len(x)).astype(np.int32)
+    integer[: 1 << 12] = (
+        (257 << 22) + np.arange(1 << 12) - (1 << 11)
+    )  # about a tie of bfloat16, beyond 24 bits
+    out = np.zeros((4, len(x)), np.uint16)
+    library.run("narrow_wide", [x, integer, out], [len(x)])
+    with np.errstate(over="ignore"):
+        halves = [x.astype(np.float16), integer.astype(np.float64).astype(np.float16)]
+        bfloats = [
+            once_rounded(np.nan_to_num(v), 8, -133).astype(np.float32) for v in (x, integer.astype(float))
+        ]
+    for row, expected in zip(out[1::2], halves, strict=True):
+        np.testing.assert_array_equal(row, expected.view(np.uint16))
+    for row, values, expected in zip(out[::2], (x, integer), bfloats, strict=True):
+        finite = np.isfinite(values)
+        np.testing.assert_array_equal(row[finite], (expected.view(np.uint32) >> 16).astype(np.uint16)[finite])
 
 
 def test_widening_equals_torch_for_every_word(library: Library) -> None:
@@ -210,6 +273,32 @@ def test_atomics_of_all_blocks_add_up(library: Library) -> None:
     total = 20 * 64
     assert floats.tolist() == [total, 0, total, 2 * total, total, 2 * total, 3 * total, 4 * total]
     assert (doubles.tolist(), ints.tolist()) == ([total / 2], [total, total - 1])
+
+
+def turns(library: Library, seed: int, blocks: int, threads: int) -> list[int]:
+    turn, order = np.zeros(1, np.int32), np.full(blocks * threads, -1, np.int32)
+    library.run("turns", [turn, order], [blocks, threads], seed=seed, workers=1)
+    return order.tolist()
+
+
+@pytest.mark.parametrize(("blocks", "threads"), [(1, 32), (1, 96), (7, 1)])
+def test_the_seed_draws_the_order_of_lanes_warps_and_blocks(
+    library: Library, blocks: int, threads: int
+) -> None:
+    every = list(range(blocks * threads))
+    assert turns(library, 0, blocks, threads) == every
+    orders = [turns(library, seed, blocks, threads) for seed in (1, 2, 3, -1, 2**63 + 5)]
+    assert all(sorted(order) == every for order in orders)
+    assert len({tuple(order) for order in [every, *orders]}) >= 5
+    assert turns(library, 3, blocks, threads) == orders[2]
+    warps = [[thread // 32 for thread in order[::32]] for order in orders]
+    assert threads < 96 or len({tuple(order) for order in warps}) > 1
+
+
+@pytest.mark.parametrize("blocks", [3, 5, 7, 24])
+def test_every_block_runs_whatever_the_seed(library: Library, blocks: int) -> None:
+    for seed in (-1, -2, 2**63, 2**64 - blocks):
+        assert sorted(turns(library, seed, blocks, 1)) == list(range(blocks))
 
 
 def test_threads_are_numbered_x_first(library: Library) -> None:

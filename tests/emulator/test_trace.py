@@ -48,6 +48,56 @@ def test_banks_of_an_unswizzled_tile_collide(recorded: trace.Recording) -> None:
     assert (hits.max(1) == 8).all()
 
 
+# What thread 35 gives to each operation of programs/exchanges.cu and gets from it, as bytes of these types.
+X = np.arange(64, dtype=np.float64)
+EXCHANGES = {
+    "shuffle": ("__shfl_xor_sync", [np.float64(35)], [np.float64(34)]),
+    "ballot": ("__ballot_sync", [np.int32(1)], [np.uint32(0xAAAAAAAA)]),
+    "any": ("__any_sync", [np.int32(0)], [np.int32(0)]),
+    "all": ("__all_sync", [np.int32(1)], [np.int32(1)]),
+    "match": ("__match_any_sync", [np.int32(3)], [np.uint32(0x88888888)]),
+    "match_long": ("__match_any_sync", [np.int64(35 << 32)], [np.uint32(1 << 3)]),
+    "reduce": ("__reduce_add_sync", [np.int32(-35)], [np.int32(-sum(range(32, 64)))]),
+    "active": ("__activemask", [], [np.uint32(0xFFFFFFFF)]),
+    "sync": ("__syncwarp", [], []),
+}
+
+
+@pytest.fixture(scope="module")
+def exchanges(toolchain: Toolchain) -> list[Event]:
+    library = toolchain.compile(PROGRAMS / "exchanges.cu", checked=True)
+    library.run("run_all_kinds", [X, np.zeros(64)], traced_block=0)
+    return library.events()
+
+
+@pytest.mark.parametrize("kind", EXCHANGES)
+def test_every_warp_operation_shows_what_a_lane_gave_and_got(exchanges: list[Event], kind: str) -> None:
+    source = (PROGRAMS / "exchanges.cu").read_text().splitlines()
+    line = 1 + next(i for i, text in enumerate(source) if text.endswith(f"// {kind}"))
+    operation, given, got = EXCHANGES[kind]
+    here = [event for event in exchanges if event.place.endswith(f":{line}") and event.operation == operation]
+    assert sorted(event.thread for event in here) == list(range(64))
+    assert [(event.given, event.got) for event in here if event.thread == 35] == [
+        (b"".join(x.tobytes() for x in given), b"".join(x.tobytes() for x in got))
+    ]
+
+
+def test_an_operation_that_hands_out_nothing_is_a_row(toolchain: Toolchain, capsys) -> None:
+    arguments = [str(PROGRAMS / "exchanges.cu"), "run_all_kinds", "--shape", "64:float64", "64:float64"]
+    trace.main([*arguments, "--thread", "40", "--build", str(toolchain.folder)])
+    assert capsys.readouterr().out.count("__syncwarp") == 1
+
+
+def test_the_menu_counts_all_threads_unless_some_are_chosen(toolchain: Toolchain, capsys) -> None:
+    def shuffles(*choice: str) -> list[int]:
+        trace.main(["layer_norm", "--shape", "4x512:float32", *choice, "--build", str(toolchain.folder)])
+        rows = [row.split("│") for row in capsys.readouterr().out.splitlines()]
+        return [int(row[3]) for row in rows if "__shfl" in "".join(row)]
+
+    # A warp for each of the four rows; each lane takes 5 steps for either of two sums.
+    assert (shuffles(), shuffles("--thread", "40..41")) == ([4 * 32 * 10], [2 * 10])
+
+
 def test_command_prints_the_chosen_lanes_and_draws(
     toolchain: Toolchain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

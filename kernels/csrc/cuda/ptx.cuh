@@ -57,14 +57,16 @@ __device__ __forceinline__ float exp2_approx(float x) {
 #endif
 }
 
-// A float32 rounded to tf32 (10 bits of mantissa), ties away from zero, as mma_tf32 wants it.
+// A float32 rounded to tf32 (10 bits of mantissa), ties away from zero, as mma_tf32 wants it. NaN is cut off: the one
+// whose upper mantissa bits are all 0 becomes infinity.
 __device__ __forceinline__ uint32_t to_tf32(float x) {
 #ifdef __CUDACC__
     uint32_t y = 0;
     PTX_FROM(80, asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(y) : "f"(x)))
     return y;
 #else
-    return (emulator::bits<uint32_t>(x) + 0x1000u) & 0xFFFFE000u;
+    const auto word = emulator::bits<uint32_t>(x);
+    return (std::isfinite(x) ? word + 0x1000u : word) & 0xFFFFE000u;
 #endif
 }
 
@@ -180,6 +182,7 @@ __device__ __forceinline__ void red_add(float* address, float value PTX_SITE) {
 #ifdef __CUDACC__
     asm volatile("red.relaxed.gpu.global.add.f32 [%0], %1;" ::"l"(address), "f"(value) : "memory");
 #else
+    emulator::require_global(address, "red.global.add", site);
     atomicAdd(address, value, site);
 #endif
 }
@@ -187,6 +190,7 @@ __device__ __forceinline__ void red_add(float* address, float value PTX_SITE) {
 // Each element on its own is atomic; `address` is aligned to the whole vector. One instruction from sm_90 on.
 __device__ __forceinline__ void red_add(float2* address, float2 value PTX_SITE) {
 #ifndef __CUDACC__
+    emulator::require_global(address, "red.global.add", site);
     atomicAdd(address, value, site);
 #else
     if constexpr (kArchitecture >= 90) {
@@ -201,6 +205,7 @@ __device__ __forceinline__ void red_add(float2* address, float2 value PTX_SITE) 
 
 __device__ __forceinline__ void red_add(float4* address, float4 value PTX_SITE) {
 #ifndef __CUDACC__
+    emulator::require_global(address, "red.global.add", site);
     atomicAdd(address, value, site);
 #else
     if constexpr (kArchitecture >= 90) {

@@ -1,6 +1,6 @@
 // The device functions of CUDA that are plain arithmetic: fast-math intrinsics, bit operations, cached loads.
 //
-// The approximate ones (__expf, __frcp_rn, …) are computed exactly here: a result that needs the approximation to
+// The approximate ones (__expf, __fdividef, …) are computed exactly here: a result that needs the approximation to
 // be right would be wrong on a GPU too.
 #pragma once
 

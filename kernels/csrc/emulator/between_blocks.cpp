@@ -17,15 +17,24 @@ BetweenBlocks::Cell& BetweenBlocks::cell(std::size_t tensor, std::size_t byte) {
 std::string BetweenBlocks::check(Cell& cell, std::uint64_t block, Access access, Place place) {
     const auto conflict = [&](const Event& before, const char* did) -> std::string {
         if (before.block == Event().block || before.block == block) return {};
-        return std::string(access == Access::read ? "reads" : "writes") + " what block " + std::to_string(before.block) + " " +
-               did + " at " + before.place.text() + ", and nothing orders blocks";
+        const std::string doing = access == Access::read ? "reads" : "writes";
+        return doing + " what block " + std::to_string(before.block) + " " + did + " at " + before.place.text() +
+               ", and nothing orders blocks";
+    };
+    const auto conflicts = [&](const Pair& before, const char* did) {
+        const std::string wrong = conflict(before.last, did);
+        return wrong.empty() ? conflict(before.other, did) : wrong;
     };
     std::string wrong = conflict(cell.write, "wrote");
-    if (wrong.empty() && access != Access::atomic) wrong = conflict(cell.atomic, "changed");
-    if (wrong.empty() && access != Access::read) wrong = conflict(cell.read, "read");
-    if (wrong.empty() && access != Access::read) wrong = conflict(cell.other, "read");
-    if (access == Access::read && cell.read.block != block) cell.other = cell.read;
-    (access == Access::read ? cell.read : access == Access::write ? cell.write : cell.atomic) = {block, place};
+    if (wrong.empty() && access != Access::atomic) wrong = conflicts(cell.atomics, "changed");
+    if (wrong.empty() && access != Access::read) wrong = conflicts(cell.reads, "read");
+    if (access == Access::write) {
+        cell.write = {block, place};
+    } else {
+        Pair& pair = access == Access::read ? cell.reads : cell.atomics;
+        if (pair.last.block != block) pair.other = pair.last;
+        pair.last = {block, place};
+    }
     return wrong;
 }
 

@@ -27,9 +27,14 @@ class BetweenBlocks {
         std::uint64_t block = ~std::uint64_t{0};  // nobody
         Place place{Site{}};
     };
-    // The last write, the last atomic, the last read, and the last read by another block than that.
+    // The last of a kind of access, and the last by another block than that: one of them is not the running block's
+    // as soon as any other block came by.
+    struct Pair {
+        Event last, other;
+    };
     struct Cell {
-        Event write, atomic, read, other;
+        Event write;
+        Pair reads, atomics;
     };
     using Page = std::unique_ptr<std::array<Cell, kPage>>;
 

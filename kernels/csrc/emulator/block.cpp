@@ -241,11 +241,10 @@ void Block::meet_warp(unsigned mask, void* operand, void (*perform)(Meeting&), c
     Thread& me = *current_thread;
     const unsigned self = 1u << me.lane();
     if (!(mask & self)) fail(std::string(operation) + ": the calling lane is not in its own mask", site);
-    if (needs_full_warp && lanes_in(me.warp(), State::returned))
-        fail(std::string(operation) + " needs all 32 lanes, and some have returned", site);
     me.operation = operation;
     me.site = site;
     me.mask = mask;
+    me.needs_full_warp = needs_full_warp;
     me.operand = operand;
     me.perform = perform;
     set_state(me, State::in_warp_operation);
@@ -272,6 +271,8 @@ bool Block::try_complete(int warp, unsigned mask) {
         if (!(needed >> lane & 1)) continue;
         Thread& thread = threads_[warp * kWarpSize + lane];
         if (thread.mask != mask) return false;  // it waits for others; reported when nothing moves any more
+        if (thread.needs_full_warp && needed != mask)
+            fail_waiting(lane, " needs all 32 lanes, and some have returned");
         meeting.operand[lane] = thread.operand;
         perform = thread.perform;
     }
@@ -288,6 +289,7 @@ unsigned Block::meet_active(Site site) {
     me.operation = "__activemask";
     me.site = site;
     leave();
+    if (tracer_) tracer_->exchange(me.operation, site, {}, {me.mask});
     return me.mask;
 }
 
@@ -330,6 +332,11 @@ void Block::fail(const std::string& what, const Place& place) {
     error_ = "thread " + triple(current_thread->index) + " at " + place.text() + ": " + what;
     leave();  // never entered again
     __builtin_unreachable();
+}
+
+void Block::fail_waiting(int lane, const std::string& what) {
+    current_thread = &threads_[current_thread->warp() * kWarpSize + lane];
+    fail(current_thread->operation + what, current_thread->site);
 }
 
 namespace {

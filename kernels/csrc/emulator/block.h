@@ -60,6 +60,7 @@ struct Thread {
     const char* operation = "";     // what it waits in, for reports and to see whether lanes agree
     Site site{};
     unsigned mask = 0;              // the lanes it waits for
+    bool needs_full_warp = false;   // none of them may have returned
     void* operand = nullptr;        // its part of the warp operation, on its own stack
     void (*perform)(Meeting&) = nullptr;
     Barrier barrier = Barrier::plain;
@@ -96,6 +97,8 @@ class Block {
     unsigned meet_active(Site site);
     // Ends the launch with a report on the running thread.
     [[noreturn]] void fail(const std::string& what, const Place& place);
+    // The same on a lane of its warp that waits in a warp operation.
+    [[noreturn]] void fail_waiting(int lane, const std::string& what);
 
     const Launch& launch() const { return launch_; }
     uint3 index() const { return index_; }
@@ -103,6 +106,9 @@ class Block {
     int size() const { return static_cast<int>(threads_.size()); }
     Range dynamic_shared() const { return dynamic_shared_; }
     Range static_shared() const { return static_shared_; }
+    bool is_shared(const void* address) const {
+        return dynamic_shared_.contains(address) || static_shared_.contains(address);
+    }
     // x fastest.
     std::uint64_t number() const { return number_; }
     // The history of the memory that `address` is in; null elsewhere and in a build without checks.

@@ -34,10 +34,9 @@ int sectors(unsigned lanes, const std::uintptr_t (&address)[kWarpSize], int byte
 
 void AccessCounter::record(const Thread& thread, const void* address, int bytes, Access access, Space space,
                            Place place) {
-    const Key key{place.code, place.site.file, place.site.line, bytes, access, space};
+    const Key key{place.where, place.line, bytes, access, space};
     Stream& stream = streams_[{thread.warp(), key}];
     const std::uint64_t turn = stream.times[thread.lane()]++;
-    if (turn < stream.closed) return;  // its access was ended by a flush
     while (stream.closed + stream.open.size() <= turn) stream.open.emplace_back();
     WarpAccess& mine = stream.open[turn - stream.closed];
     mine.lanes |= 1u << thread.lane();
@@ -49,12 +48,12 @@ void AccessCounter::record(const Thread& thread, const void* address, int bytes,
 }
 
 void AccessCounter::record_mma(Site site) {
-    Total& total = totals_[{nullptr, site.file, site.line, 0, Access::read, Space::tensor_cores}];
+    Total& total = totals_[{site.file, site.line, 0, Access::read, Space::tensor_cores}];
     ++total.accesses, ++total.cost, ++total.least;
 }
 
 void AccessCounter::close(const Key& key, const WarpAccess& access) {
-    const int bytes = std::get<3>(key);
+    const int bytes = std::get<2>(key);
     const int wanted = __builtin_popcount(access.lanes) * bytes;
     Total& total = totals_[key];
     ++total.accesses;
@@ -99,8 +98,8 @@ std::string take_counts() {
     static constexpr const char* kSpace[] = {"shared", "global", "tensor cores"};
     std::string text;
     for (const auto& [key, total] : AccessCounter::all_) {
-        const auto& [code, file, line, bytes, access, space] = key;
-        text += (code ? Place(code) : Place(Site{file, line})).text();
+        const auto& [where, line, bytes, access, space] = key;
+        text += Place(where, line).text();
         text += std::string("\t") + kSpace[static_cast<int>(space)] + "\t";
         text += space == Space::tensor_cores ? "mma" : kAccess[static_cast<int>(access)];
         for (std::uint64_t number : {std::uint64_t(bytes), total.accesses, total.cost, total.least})

@@ -39,8 +39,8 @@ class AccessCounter {
         unsigned lanes = 0;
         std::uintptr_t address[kWarpSize];
     };
-    // code, file, line, bytes, access, space
-    using Key = std::tuple<const void*, const char*, int, int, Access, Space>;
+    // Place::where and line, bytes, access, space
+    using Key = std::tuple<const void*, int, int, Access, Space>;
     struct Stream {
         std::deque<WarpAccess> open;
         std::uint64_t closed = 0;             // accesses before open.front()
@@ -62,7 +62,8 @@ class AccessCounter {
 };
 
 // One line for each place since the last call, tab-separated: place, space, access, bytes a lane, accesses by a warp,
-// their cost (wavefronts or sectors), and the least that so many bytes could have cost.
+// their cost (wavefronts or sectors), and the least that so many bytes cost when every lane wants its own: lanes that
+// read the same words may cost less.
 std::string take_counts();
 
 }  // namespace emulator

@@ -49,7 +49,7 @@ void check_limits(const Launch& launch) {
         refuse(launch, std::to_string(threads) + " threads in a block, allowed are 1 to 1024 (64 along z)");
     const std::size_t limit = shared_limit(options().architecture);
     if (launch.shared_bytes > limit)
-        refuse(launch, std::to_string(launch.shared_bytes) + " bytes of shared memory, sm_" +
+        refuse(launch, std::to_string(launch.shared_bytes) + " bytes of dynamic shared memory, sm_" +
                            std::to_string(options().architecture) + " has " + std::to_string(limit) + " for one block");
 }
 
@@ -75,7 +75,7 @@ std::uint64_t block_at(std::uint64_t turn, std::uint64_t count, std::uint64_t se
         return a == 1;
     };
     while (!coprime(stride)) ++stride;
-    return (turn * stride + seed) % count;
+    return (turn * stride + seed % count) % count;
 }
 
 void work(const Launch& launch, Progress& progress) {

@@ -62,6 +62,8 @@ inline int __syncthreads_and(int predicate, EMULATOR_SITE) {
 inline int __syncthreads_or(int predicate, EMULATOR_SITE) {
     return emulator::current_block->meet_block(emulator::Barrier::any, predicate, "__syncthreads_or", site);
 }
+// libc has a clock() that counts something else: with two to choose from a call does not compile, and says so.
+void clock(EMULATOR_SITE) = delete;
 inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 inline void __threadfence_block() {}
 
@@ -70,10 +72,10 @@ inline void __threadfence_block() {}
 namespace emulator {
 
 void sync_warp(unsigned mask, Site site);
-// Every lane gives `value` and gets the value of lane `source`.
-std::uint64_t shuffle(unsigned mask, std::uint64_t value, int source, const char* operation, Site site);
-unsigned ballot(unsigned mask, bool predicate, const char* operation, Site site);
-unsigned match_any(unsigned mask, std::uint64_t value, Site site);
+// Every lane gives `value`, of which `bytes` count, and gets the value of lane `source`.
+std::uint64_t shuffle(unsigned mask, std::uint64_t value, int bytes, int source, const char* operation, Site site);
+unsigned ballot(unsigned mask, bool predicate, Site site);
+unsigned match_any(unsigned mask, std::uint64_t value, int bytes, Site site);
 
 enum class Reduction { add, minimum, maximum, bit_and, bit_or, bit_xor };
 // `value` is sign- or zero-extended to 64 bits by the caller.
@@ -84,7 +86,7 @@ inline T shuffle_any(unsigned mask, T value, int source, const char* operation, 
     static_assert(sizeof(T) <= 8, "a shuffle moves at most 8 bytes");
     std::uint64_t word = 0;
     std::memcpy(&word, &value, sizeof value);
-    word = shuffle(mask, word, source, operation, site);
+    word = shuffle(mask, word, sizeof value, source, operation, site);
     std::memcpy(&value, &word, sizeof value);
     return value;
 }
@@ -117,19 +119,19 @@ inline T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32, EMUL
 }
 
 inline unsigned __ballot_sync(unsigned mask, int predicate, EMULATOR_SITE) {
-    return emulator::ballot(mask, predicate, "__ballot_sync", site);
+    return emulator::ballot(mask, predicate, site);
 }
 inline int __any_sync(unsigned mask, int predicate, EMULATOR_SITE) {
-    return emulator::ballot(mask, predicate, "__any_sync", site) != 0;
+    return emulator::reduce(mask, predicate != 0, emulator::Reduction::bit_or, "__any_sync", site) != 0;
 }
 inline int __all_sync(unsigned mask, int predicate, EMULATOR_SITE) {
-    return emulator::ballot(mask, !predicate, "__all_sync", site) == 0;
+    return emulator::reduce(mask, predicate != 0, emulator::Reduction::bit_and, "__all_sync", site) != 0;
 }
 template <class T>
 inline unsigned __match_any_sync(unsigned mask, T value, EMULATOR_SITE) {
     std::uint64_t word = 0;
     std::memcpy(&word, &value, sizeof value);
-    return emulator::match_any(mask, word, site);
+    return emulator::match_any(mask, word, sizeof value, site);
 }
 
 #define EMULATOR_REDUCE(type, name, reduction)                                                                     \

@@ -22,7 +22,7 @@
 namespace emulator {
 
 std::string Place::text() const {
-    return code ? source_line(code) : std::string(site.file) + ":" + std::to_string(site.line);
+    return line ? static_cast<const char*>(where) + (":" + std::to_string(line)) : source_line(where);
 }
 
 bool& checks_are_on() {
@@ -122,10 +122,7 @@ void observe(const void* address, std::size_t bytes, Access access, Space space,
 
 // Against the other threads of the block, then, in a tensor, against other blocks.
 void check_races(Shadow& shadow, const void* address, std::size_t bytes, Access access, Place place) {
-    const int thread = current_thread->linear;
-    std::string wrong = access == Access::read    ? shadow.read(thread, address, bytes, place)
-                              : access == Access::write ? shadow.write(thread, address, bytes, place)
-                                                        : shadow.atomic(thread, address, bytes, place);
+    std::string wrong = shadow.access(current_thread->linear, address, bytes, access, place);
     BetweenBlocks* history = current_block->launch().history;
     if (wrong.empty() && !shadow.is_shared() && history)
         wrong = history->check(current_block->number(), address, bytes, access, place);
@@ -155,6 +152,14 @@ void require_aligned(const void* address, std::size_t alignment, const char* ope
         current_block->fail(std::string(operation) + ": misaligned, the address is " + std::to_string(past) +
                                 " bytes past a multiple of " + std::to_string(alignment),
                             place);
+}
+
+void require_global(const void* address, const char* operation, Place place) {
+    const bool is_own = current_thread->stack.contains(address), is_shared = current_block->is_shared(address);
+    if (!is_own && !is_shared) return;
+    current_block->fail(std::string(operation) + ": the address is not in global memory but " +
+                            (is_own ? "a variable of the thread's own" : "in shared memory"),
+                        place);
 }
 
 void require_shared(const void* address, std::size_t bytes, const char* operation, Place place) {

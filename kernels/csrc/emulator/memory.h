@@ -15,11 +15,12 @@ namespace emulator {
 
 // Where an access was made: a line known at compile time, or the address of the code.
 struct Place {
-    Site site{};
-    const void* code = nullptr;
+    const void* where;  // the file's name, or the address
+    int line;           // 0 for an address
 
-    Place(Site site) : site(site) {}
-    explicit Place(const void* code) : code(code) {}
+    Place(const void* where, int line) : where(where), line(line) {}
+    Place(Site site) : Place(site.file, site.line) {}
+    explicit Place(const void* code) : Place(code, 0) {}
     std::string text() const;
 };
 
@@ -54,6 +55,9 @@ void check_access(const void* address, std::size_t bytes, Access access, Place p
 
 // Stops the kernel unless `address` is a multiple of `alignment`.
 void require_aligned(const void* address, std::size_t alignment, const char* operation, Place place);
+
+// Stops the kernel if the address is in shared memory or on the thread's own stack.
+void require_global(const void* address, const char* operation, Place place);
 
 // Stops the kernel unless the bytes lie in shared memory (where its extent is known).
 void require_shared(const void* address, std::size_t bytes, const char* operation, Place place);

@@ -18,6 +18,14 @@ inline To bits(From value) {
     return result;
 }
 
+// The float32 that rounds to a 16-bit type as `value` itself does: what is lost is cut off, and noted in the last bit.
+inline float round_to_odd(double value) {
+    const auto nearest = static_cast<float>(value);
+    if (nearest == value) return nearest;
+    const bool is_beyond = __builtin_fabs(nearest) > __builtin_fabs(value);
+    return bits<float>((bits<std::uint32_t>(nearest) - is_beyond) | 1u);
+}
+
 inline std::uint16_t to_bfloat16(float value) {
     const auto word = bits<std::uint32_t>(value);
     if ((word & 0x7FFFFFFF) > 0x7F800000) return 0x7FFF;
@@ -57,8 +65,8 @@ inline float from_half(std::uint16_t word) {
         std::uint16_t word;                                                                                       \
         type() = default;                                                                                         \
         type(float value) : word(emulator::to_##s(value)) {}                                                      \
-        explicit type(double value) : word(emulator::to_##s(static_cast<float>(value))) {}                        \
-        explicit type(int value) : word(emulator::to_##s(static_cast<float>(value))) {}                           \
+        explicit type(double value) : word(emulator::to_##s(emulator::round_to_odd(value))) {}                    \
+        explicit type(int value) : type(static_cast<double>(value)) {}                                            \
         operator float() const { return emulator::from_##s(word); }                                               \
     };                                                                                                            \
     struct alignas(4) type2 {                                                                                     \

@@ -38,9 +38,45 @@ bool Clock::ordered(std::uint32_t time, int before, int thread) const {
     return time < seen_[std::size_t{kWarpSize} * thread + before % kWarpSize];
 }
 
-std::string Shadow::conflict(const char* doing, const char* did, const Event& with) const {
-    return std::string(doing) + " " + name_ + " that thread " + std::to_string(with.thread) + " " + did + " at " +
-           with.place.text() + ", with no barrier between";
+std::string Shadow::check_order(int thread, const Event& before, const char* doing, const char* did) const {
+    if (ordered(before, thread)) return {};
+    return std::string(doing) + " " + name_ + " that thread " + std::to_string(before.thread) + " " + did + " at " +
+           before.place.text() + ", with no barrier between";
+}
+
+std::string Shadow::check_order(int thread, const Crowd& before, const char* doing, const char* did) const {
+    std::string wrong = check_order(thread, before.other, doing, did);
+    for (unsigned lanes = before.lanes; lanes && wrong.empty(); lanes &= lanes - 1) {
+        const int lane = __builtin_ctz(lanes);
+        Event one = before.last;
+        one.thread = static_cast<std::uint16_t>(one.thread / kWarpSize * kWarpSize + lane);
+        if (before.times) one.time = (*before.times)[lane];
+        wrong = check_order(thread, one, doing, did);
+    }
+    return wrong;
+}
+
+void Shadow::join(Crowd& crowd, const Event& event) const {
+    const int lane = event.thread % kWarpSize, warp = event.thread / kWarpSize;
+    if (crowd.last.thread / kWarpSize != warp) {
+        crowd.other = crowd.last;
+        crowd.lanes = 0;
+    } else if (crowd.last.time < clock_.last_barrier()) {
+        crowd.lanes = 0;
+    } else if (crowd.last.time != event.time) {
+        for (unsigned lanes = crowd.lanes; lanes; lanes &= lanes - 1) {
+            const int before = __builtin_ctz(lanes);
+            const std::uint32_t time = crowd.times ? (*crowd.times)[before] : crowd.last.time;
+            if (clock_.ordered(time, warp * kWarpSize + before, event.thread)) crowd.lanes &= ~(1u << before);
+        }
+        if (crowd.lanes && !crowd.times) {
+            crowd.times = std::make_unique<std::array<std::uint32_t, kWarpSize>>();
+            crowd.times->fill(crowd.last.time);
+        }
+    }
+    if (crowd.times) (*crowd.times)[lane] = event.time;
+    crowd.last = event;
+    crowd.lanes |= 1u << lane;
 }
 
 template <class Visit>
@@ -54,79 +90,38 @@ std::string Shadow::each(const void* address, std::size_t bytes, Visit visit) {
     return {};
 }
 
-std::string Shadow::check_read(int thread, const Cell& cell) const {
-    if (cell.write.time < clock_.block_start())
-        return is_shared_ ? "reads shared memory that no thread of this block has written" : "";
-    if (cell.write.kind == Kind::copy_in_flight)
-        return "reads shared memory before the wait that covers the cp.async at " + cell.write.place.text();
-    if (!ordered(cell.write, thread)) return conflict("reads", "wrote", cell.write);
-    return {};
+std::string Shadow::check(int thread, const Cell& cell, Access access) const {
+    const char* doing = access == Access::read ? "reads" : "writes";
+    const bool is_written = cell.write.time >= clock_.block_start();
+    if (!is_written && is_shared_ && access != Access::write)
+        return "reads shared memory that no thread of this block has written";
+    if (is_written && cell.write.kind == Kind::copy_in_flight)
+        return doing + (" shared memory before the wait that covers the cp.async at " + cell.write.place.text());
+    std::string wrong = check_order(thread, cell.write, doing, "wrote");
+    if (wrong.empty() && access != Access::atomic && cell.atomics)
+        wrong = check_order(thread, *cell.atomics, doing, "changed");
+    if (wrong.empty() && access != Access::read) wrong = check_order(thread, cell.reads, doing, "read");
+    return wrong;
 }
 
-std::string Shadow::check_write(int thread, const Cell& cell, Kind kind) const {
-    if (cell.write.time >= clock_.block_start()) {
-        if (cell.write.kind == Kind::copy_in_flight)
-            return "writes shared memory before the wait that covers the cp.async at " + cell.write.place.text();
-        const bool both_atomic = kind == Kind::atomic && cell.write.kind == Kind::atomic;
-        if (!both_atomic && !ordered(cell.write, thread)) return conflict("writes", "wrote", cell.write);
-    }
-    if (cell.other.time && !ordered(cell.other, thread)) return conflict("writes", "read", cell.other);
-    const int first = cell.read.thread / kWarpSize * kWarpSize;
-    for (unsigned lanes = cell.lanes; lanes; lanes &= lanes - 1) {
-        Event read = cell.read;
-        read.thread = static_cast<std::uint16_t>(first + __builtin_ctz(lanes));
-        if (!ordered(read, thread)) return conflict("writes", "read", read);
-    }
-    return {};
-}
-
-void Shadow::record_read(int thread, Cell& cell, Place place) {
-    const int warp = thread / kWarpSize;
-    if (cell.read.thread / kWarpSize != warp) {
-        cell.other = cell.read;
-        cell.lanes = 0;
-    } else if (cell.read.time < clock_.last_barrier()) {
-        cell.lanes = 0;
-    } else if (cell.read.time != clock_.now()) {
-        for (unsigned lanes = cell.lanes; lanes; lanes &= lanes - 1) {
-            const int reader = warp * kWarpSize + __builtin_ctz(lanes);
-            if (clock_.ordered(cell.read.time, reader, thread)) cell.lanes &= ~(lanes & -lanes);
+std::string Shadow::access(int thread, const void* address, std::size_t bytes, Access access, Place place) {
+    const Event now = event(thread, Kind::plain, place);
+    return each(address, bytes, [&](Cell& cell) {
+        std::string wrong = check(thread, cell, access);
+        if (access == Access::write) cell = {now, {}, nullptr};
+        if (access == Access::read) join(cell.reads, now);
+        if (access == Access::atomic) {
+            if (!cell.atomics) cell.atomics = std::make_unique<Crowd>();
+            join(*cell.atomics, now);
         }
-    }
-    cell.read = event(thread, Kind::plain, place);
-    cell.lanes |= 1u << thread % kWarpSize;
-}
-
-std::string Shadow::read(int thread, const void* address, std::size_t bytes, Place place) {
-    return each(address, bytes, [&](Cell& cell) {
-        std::string wrong = check_read(thread, cell);
-        record_read(thread, cell, place);
-        return wrong;
-    });
-}
-
-std::string Shadow::write(int thread, const void* address, std::size_t bytes, Place place) {
-    return each(address, bytes, [&](Cell& cell) {
-        std::string wrong = check_write(thread, cell, Kind::plain);
-        cell = {event(thread, Kind::plain, place), {}, {}, 0};
-        return wrong;
-    });
-}
-
-std::string Shadow::atomic(int thread, const void* address, std::size_t bytes, Place place) {
-    return each(address, bytes, [&](Cell& cell) {
-        const bool after_atomic = cell.write.kind == Kind::atomic && cell.write.time >= clock_.block_start();
-        std::string wrong = after_atomic ? "" : check_read(thread, cell);
-        if (wrong.empty()) wrong = check_write(thread, cell, Kind::atomic);
-        cell.write = event(thread, Kind::atomic, place);
         return wrong;
     });
 }
 
 std::string Shadow::begin_copy(int thread, const void* address, std::size_t bytes, Place place) {
     return each(address, bytes, [&](Cell& cell) {
-        std::string wrong = check_write(thread, cell, Kind::plain);
-        cell = {event(thread, Kind::copy_in_flight, place), {}, {}, 0};
+        std::string wrong = check(thread, cell, Access::write);
+        cell = {event(thread, Kind::copy_in_flight, place), {}, nullptr};
         return wrong;
     });
 }

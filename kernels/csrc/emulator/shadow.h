@@ -46,16 +46,14 @@ class Shadow {
     bool contains(const void* address) const { return memory_.contains(address); }
     bool is_shared() const { return is_shared_; }
 
-    // Each returns what is wrong, or an empty string.
-    std::string read(int thread, const void* address, std::size_t bytes, Place place);
-    std::string write(int thread, const void* address, std::size_t bytes, Place place);
-    std::string atomic(int thread, const void* address, std::size_t bytes, Place place);
-    // A cp.async from its issue until the wait that covers it.
+    // What is wrong with this access of `thread`, or an empty string.
+    std::string access(int thread, const void* address, std::size_t bytes, Access access, Place place);
+    // The same for a cp.async, from its issue until the wait that covers it.
     std::string begin_copy(int thread, const void* address, std::size_t bytes, Place place);
     void end_copy(int thread, const void* address, std::size_t bytes, Place place);
 
   private:
-    enum class Kind : std::uint8_t { plain, atomic, copy_in_flight };
+    enum class Kind : std::uint8_t { plain, copy_in_flight };
 
     struct Event {
         std::uint32_t time = 0;  // 0: never
@@ -64,20 +62,28 @@ class Shadow {
         Place place{Site{}};
     };
 
-    // `read` is the latest read, `lanes` all lanes of its warp that read since the last write and are not ordered
-    // before it; `other` is the latest read from another warp.
-    struct Cell {
-        Event write, read, other;
+    // Accesses that do not conflict with each other: the reads, or the atomics, since the last write. `last` is the
+    // latest, `lanes` are all lanes of its warp that came and are not ordered before it; `other` is the latest of
+    // another warp.
+    struct Crowd {
+        Event last, other;
         unsigned lanes = 0;
+        std::unique_ptr<std::array<std::uint32_t, kWarpSize>> times;  // of `lanes`; null while it is the same for all
+    };
+
+    struct Cell {
+        Event write;
+        Crowd reads;
+        std::unique_ptr<Crowd> atomics;  // null while there are none
     };
 
     Cell& cell(const void* address);
     bool ordered(const Event& before, int thread) const { return clock_.ordered(before.time, before.thread, thread); }
-    std::string check_read(int thread, const Cell& cell) const;
-    std::string check_write(int thread, const Cell& cell, Kind kind) const;
-    void record_read(int thread, Cell& cell, Place place);
     Event event(int thread, Kind kind, Place place) const;
-    std::string conflict(const char* doing, const char* did, const Event& with) const;
+    void join(Crowd& crowd, const Event& event) const;
+    std::string check_order(int thread, const Event& before, const char* doing, const char* did) const;
+    std::string check_order(int thread, const Crowd& before, const char* doing, const char* did) const;
+    std::string check(int thread, const Cell& cell, Access access) const;
 
     template <class Visit>
     std::string each(const void* address, std::size_t bytes, Visit visit);

@@ -89,7 +89,7 @@ void check_element(const char* element, int receiver, Site site) {
     Shadow* shadow = current_block->shadow_of(element);
     if (!shadow) return;
     const int thread = current_thread->warp() * kWarpSize + receiver;
-    const std::string wrong = shadow->read(thread, element, 2, site);
+    const std::string wrong = shadow->access(thread, element, 2, Access::read, site);
     if (!wrong.empty()) current_block->fail("ldmatrix, lane " + std::to_string(receiver) + ": " + wrong, site);
 }
 
@@ -155,9 +155,12 @@ void load_matrix(int count, bool transposed, std::uint32_t* registers, const voi
 
 void copy_async(void* shared, const void* global, int bytes, int source_bytes, Site site) {
     require_aligned(shared, bytes, "cp.async (to shared memory)", site);
-    if (source_bytes) require_aligned(global, bytes, "cp.async (from global memory)", site);
     require_shared(shared, bytes, "cp.async", site);
-    if (source_bytes) check_access(global, source_bytes, Access::read, site);
+    if (source_bytes) {
+        require_aligned(global, bytes, "cp.async (from global memory)", site);
+        require_global(global, "cp.async", site);
+        check_access(global, source_bytes, Access::read, site);
+    }
     if (Shadow* shadow = current_block->shadow_of(shared)) {
         const std::string wrong = shadow->begin_copy(current_thread->linear, shared, bytes, site);
         if (!wrong.empty()) current_block->fail("cp.async " + wrong, site);

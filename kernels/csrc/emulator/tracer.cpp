@@ -66,8 +66,8 @@ Tracer::~Tracer() {
     std::map<const void*, std::string> lines;  // each address in the code is looked up once
     const std::lock_guard<std::mutex> guard(lock);
     for (const Event& event : events_) {
-        std::string& line = lines[event.place.code];
-        if (line.empty() || !event.place.code) line = event.place.text();
+        std::string& line = lines[event.place.where];
+        if (line.empty() || event.place.line) line = event.place.text();
         finished += std::to_string(event.thread);
         for (const std::string& field : {line, event.operation, event.where, event.given, event.got})
             finished += "\t" + field;

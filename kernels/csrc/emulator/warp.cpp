@@ -3,6 +3,7 @@
 // Each lane puts its part on its own stack and waits; the last to come computes every lane's result.
 
 #include <string>
+#include <vector>
 
 #include "language.h"
 #include "memory.h"
@@ -12,10 +13,10 @@ namespace emulator {
 namespace {
 
 struct Part {
-    std::uint64_t value;
-    int source;  // of a shuffle
-    std::uint64_t result;
-    Site site;
+    std::uint64_t value = 0;
+    int source = 0;          // of a shuffle
+    int given = 4, got = 4;  // bytes of value and result that count
+    std::uint64_t result = 0;
 };
 
 // Calls `body(lane, part)` for each lane that takes part.
@@ -26,9 +27,9 @@ void each(Meeting& meeting, Body body) {
 }
 
 void perform_shuffle(Meeting& meeting) {
-    each(meeting, [&](int, Part& part) {
+    each(meeting, [&](int lane, Part& part) {
         if (!meeting.operand[part.source])
-            current_block->fail("reads lane " + std::to_string(part.source) + ", which has returned", part.site);
+            current_block->fail_waiting(lane, ": reads lane " + std::to_string(part.source) + ", which is not there");
         part.result = static_cast<Part*>(meeting.operand[part.source])->value;
     });
 }
@@ -72,8 +73,15 @@ void perform_reduce(Meeting& meeting) {
 
 void perform_sync(Meeting& meeting) { current_block->warp_barrier_passed(meeting.mask); }
 
+std::vector<std::uint32_t> words(std::uint64_t value, int bytes) {
+    const std::uint32_t both[] = {static_cast<std::uint32_t>(value), static_cast<std::uint32_t>(value >> 32)};
+    return {both, both + (bytes + 3) / 4};
+}
+
 std::uint64_t meet(unsigned mask, Part part, void (*perform)(Meeting&), const char* operation, Site site) {
     current_block->meet_warp(mask, &part, perform, operation, site);
+    if (Tracer* tracer = current_block->tracer())
+        tracer->exchange(operation, site, words(part.value, part.given), words(part.result, part.got));
     return part.result;
 }
 
@@ -82,29 +90,25 @@ std::uint64_t meet(unsigned mask, Part part, void (*perform)(Meeting&), const ch
 int lane() { return current_thread->lane(); }
 void* dynamic_shared_memory() { return current_block->dynamic_shared().start; }
 
-void sync_warp(unsigned mask, Site site) { meet(mask, {0, 0, 0, site}, perform_sync, "__syncwarp", site); }
+void sync_warp(unsigned mask, Site site) { meet(mask, {0, 0, 0, 0}, perform_sync, "__syncwarp", site); }
 
-std::uint64_t shuffle(unsigned mask, std::uint64_t value, int source, const char* operation, Site site) {
-    Block& block = *current_block;
-    const int peer = current_thread->warp() * kWarpSize + source;
-    if (!(mask >> source & 1) || peer >= block.size() || block.thread(peer)->state == State::returned)
-        block.fail(std::string(operation) + ": reads lane " + std::to_string(source) + ", which takes no part", site);
-    const std::uint64_t result = meet(mask, {value, source, 0, site}, perform_shuffle, operation, site);
-    if (Tracer* tracer = block.tracer())
-        tracer->exchange(operation, site, {static_cast<std::uint32_t>(value)}, {static_cast<std::uint32_t>(result)});
-    return result;
+std::uint64_t shuffle(unsigned mask, std::uint64_t value, int bytes, int source, const char* operation, Site site) {
+    if (!(mask >> source & 1))
+        current_block->fail(std::string(operation) + ": reads lane " + std::to_string(source) + ", which takes no part",
+                            site);
+    return meet(mask, {value, source, bytes, bytes}, perform_shuffle, operation, site);
 }
 
-unsigned ballot(unsigned mask, bool predicate, const char* operation, Site site) {
-    return static_cast<unsigned>(meet(mask, {predicate, 0, 0, site}, perform_ballot, operation, site));
+unsigned ballot(unsigned mask, bool predicate, Site site) {
+    return static_cast<unsigned>(meet(mask, {predicate}, perform_ballot, "__ballot_sync", site));
 }
 
-unsigned match_any(unsigned mask, std::uint64_t value, Site site) {
-    return static_cast<unsigned>(meet(mask, {value, 0, 0, site}, perform_match, "__match_any_sync", site));
+unsigned match_any(unsigned mask, std::uint64_t value, int bytes, Site site) {
+    return static_cast<unsigned>(meet(mask, {value, 0, bytes}, perform_match, "__match_any_sync", site));
 }
 
 std::int64_t reduce(unsigned mask, std::int64_t value, Reduction reduction, const char* operation, Site site) {
-    const Part part{static_cast<std::uint64_t>(value), static_cast<int>(reduction), 0, site};
+    const Part part{static_cast<std::uint64_t>(value), static_cast<int>(reduction)};
     return static_cast<std::int64_t>(meet(mask, part, perform_reduce, operation, site));
 }
 

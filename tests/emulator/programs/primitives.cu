@@ -74,11 +74,11 @@ extern "C" void shuffle(void** tensors, const long long* numbers) {
     launch(shuffles, dim3(1), dim3(32), 0, nullptr, static_cast<int*>(tensors[0]), numbers[0], numbers[1], numbers[2]);
 }
 
-// values (32) -> out (32, 15): what each lane learns about the lanes of its half of the warp.
+// values (64) -> out (64, 15): what each thread learns about the lanes of its half of the warp, and about the block.
 __global__ void votes(const int* values, int* out) {
-    const int lane = threadIdx.x, value = values[lane];
-    const unsigned mask = lane < 16 ? 0x0000ffff : 0xffff0000, word = value;
-    int* mine = out + lane * 15;
+    const int thread = threadIdx.x, value = values[thread];
+    const unsigned mask = thread % 32 < 16 ? 0x0000ffff : 0xffff0000, word = value;
+    int* mine = out + thread * 15;
     mine[0] = __ballot_sync(mask, value > 0);
     mine[1] = __any_sync(mask, value > 0);
     mine[2] = __all_sync(mask, value > 0);
@@ -98,7 +98,7 @@ __global__ void votes(const int* values, int* out) {
 }
 
 extern "C" void vote(void** tensors, const long long*) {
-    launch(votes, dim3(1), dim3(32), 0, nullptr, static_cast<int*>(tensors[0]), static_cast<int*>(tensors[1]));
+    launch(votes, dim3(1), dim3(64), 0, nullptr, static_cast<int*>(tensors[0]), static_cast<int*>(tensors[1]));
 }
 
 // out (32 * Bytes / 4): copies of Bytes for even lanes, zeros for odd ones.
@@ -153,6 +153,22 @@ extern "C" void narrow(void** tensors, const long long* numbers) {
            count);
 }
 
+__global__ void narrow_doubles_and_ints(const double* x, const int* integer, uint16_t* out, int count) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    out[i] = __bfloat16_as_ushort(__nv_bfloat16(x[i]));
+    out[count + i] = __half_as_ushort(__half(x[i]));
+    out[2 * count + i] = __bfloat16_as_ushort(__nv_bfloat16(integer[i]));
+    out[3 * count + i] = __half_as_ushort(__half(integer[i]));
+}
+
+// x, integer (count) -> out (4, count): x as bfloat16 and half, integer as bfloat16 and half.
+extern "C" void narrow_wide(void** tensors, const long long* numbers) {
+    const int count = numbers[0];
+    launch(narrow_doubles_and_ints, dim3((count + 255) / 256), dim3(256), 0, nullptr,
+           static_cast<double*>(tensors[0]), static_cast<int*>(tensors[1]), static_cast<uint16_t*>(tensors[2]), count);
+}
+
 __global__ void widen_numbers(float* bfloat16, float* half) {
     const int word = blockIdx.x * blockDim.x + threadIdx.x;
     bfloat16[word] = __bfloat162float(__ushort_as_bfloat16(word));
@@ -177,6 +193,16 @@ __global__ void add_all(float* floats, double* doubles, int* ints) {
 extern "C" void atomics(void** tensors, const long long* numbers) {
     launch(add_all, dim3(numbers[0]), dim3(64), 0, nullptr, static_cast<float*>(tensors[0]),
            static_cast<double*>(tensors[1]), static_cast<int*>(tensors[2]));
+}
+
+// order: the threads and blocks, numbered through, in the order in which they came.
+__global__ void take_turns(int* turn, int* order) {
+    order[atomicAdd(turn, 1)] = blockIdx.x * blockDim.x + threadIdx.x;
+}
+
+extern "C" void turns(void** tensors, const long long* numbers) {
+    launch(take_turns, dim3(numbers[0]), dim3(numbers[1]), 0, nullptr, static_cast<int*>(tensors[0]),
+           static_cast<int*>(tensors[1]));
 }
 
 // out (6): threadIdx, blockIdx packed by position; the three-dimensional numbering.
