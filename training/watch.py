@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import secrets
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from common import files
 from training.options import TrainConfig
 
 COLUMNS = {
@@ -91,7 +93,6 @@ class _WandB:
 
         run = config.run_directory
         with _wandb_errors():
-            # The id makes a resumed run go on in its own curves.
             self._run = wandb.init(
                 project="slm",
                 id=_identifier(run),
@@ -110,8 +111,11 @@ class _WandB:
 
 
 def _identifier(run: Path) -> str:
-    """A run's directory as the identifier of its curves."""
-    return "-".join(run.resolve().parts[-2:])
+    """What a run's curves are known by. It lies in the run's directory, so that a resumed run goes on in them."""
+    path = run / "wandb-id"
+    if not path.is_file():
+        files.write_text(path, secrets.token_hex(8))
+    return path.read_text(encoding="utf-8")
 
 
 @contextlib.contextmanager

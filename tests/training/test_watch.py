@@ -72,6 +72,21 @@ def test_weights_and_biases_gets_every_scalar_by_step(tiny, monkeypatch):
     assert "story" not in logged[-1][1]
 
 
+def test_a_resumed_run_goes_on_in_its_curves_and_a_new_one_in_its_own(tiny, monkeypatch):
+    given = []
+
+    def init(**options):
+        given.append(options["id"])
+        return types.SimpleNamespace(log=lambda scalars, step: None, finish=lambda: None)
+
+    fake_wandb(monkeypatch, init=init)
+    short = dataclasses.replace(tiny, wandb="offline", steps=2)
+    loop.train(short)
+    loop.train(dataclasses.replace(short, steps=3, resume=True))
+    loop.train(dataclasses.replace(short, overwrite=True))
+    assert given[0] == given[1] != given[2]
+
+
 def test_a_missing_login_is_told_before_anything_is_written(tiny, refused, monkeypatch):
     def login():
         raise Refused("no key\nat all.")
