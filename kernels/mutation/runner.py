@@ -176,7 +176,7 @@ class Runner:
     def _observe(self, unit: Unit, mutant: Mutant | None, copy: Path) -> str:
         copy_sources(copy, mutant, unit.narrow)
         for made in emulator.Toolchain(self.folder).objects():
-            (copy / made.name).symlink_to(made)
+            (copy / made.name).symlink_to(made.resolve())
         try:
             toolchain = emulator.Toolchain(copy, csrc=copy)
             library = programs.build(toolchain, unit.program, unit.dtype, flags=["-g1"])
