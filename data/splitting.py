@@ -22,7 +22,7 @@ MODES = ("auto", "separator", "line", "break", "whole")
 LONGEST = 1 << 20  # bytes; a longer document is encoded in pieces, so that no worker holds more
 PASSAGE = 1 << 14  # bytes; what of a whole file goes to one split together
 SHORT = 300  # bytes; single line breaks closer than this, on average, are not the ends of documents
-LONE_BREAK = re.compile(rb"(?<!\n)\n(?=[^\n])")
+LONE_BREAK = re.compile(rb"(?<=[^\n])\n(?=[^\n])")
 
 
 class Piece(NamedTuple):
@@ -87,9 +87,11 @@ class Splitter:
                 yield from self._pieces(text.rstrip(), key, first)
                 key, first = None, True
             if len(rest) > 2 * self._limit:
-                *early, last = self._pieces(rest, key, first) or [Piece(b"", first=True)]
+                body = rest.rstrip()  # blank space may turn out to be the document's end, which has none
+                *early, last = self._pieces(body, key, first) or [Piece(b"")]
                 yield from early
-                rest, key, first = last.text, last.key, last.first
+                rest = last.text + rest[len(body) :] if body else b""
+                key, first = last.key, last.first
         yield from self._pieces(rest.rstrip(), key, first)
 
     @property
