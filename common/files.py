@@ -13,12 +13,18 @@ from typing import IO, Any
 def atomic(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Opens a file beside `path` for writing and renames it onto `path` when the block ends well.
 
-    On any error nothing is left behind and an older file at `path` stays as it was.
+    On any error nothing is left behind and an older file at `path` stays as it was. A link stays a link: the file
+    that it names is the one replaced. What is no file, such as /dev/null or a pipe, is written to as it is.
     """
     path = Path(path)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with open(path, mode, **text) as file:
+            yield file
+        return
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     try:
         with open(aside, mode, **text) as file:
             yield file
@@ -44,7 +50,7 @@ def read_json(path: str | Path) -> Any:
     """Reads JSON; a file that is none is a ValueError that names it."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): make it again or restore it") from error
 
 

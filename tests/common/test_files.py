@@ -1,5 +1,8 @@
 """Files and directories are whole or not there."""
 
+import os
+import threading
+
 import pytest
 
 from common import files
@@ -20,12 +23,39 @@ def test_text_is_utf8_with_its_own_line_ends(tmp_path):
     assert (tmp_path / "t").read_bytes() == b"\xc3\xa9\r\n\n"
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are of POSIX")
+def test_a_pipe_is_written_to_and_stays_one(tmp_path):
+    """As does /dev/null, which a rename would make a file for everyone."""
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    with files.atomic(pipe, "w") as file:
+        assert [p.name for p in tmp_path.iterdir()] == ["pipe"]
+        file.write("through")
+    reader.join(10)
+    assert read == ["through"]
+    assert pipe.is_fifo()
+
+
+def test_a_link_stays_and_its_file_is_replaced(tmp_path):
+    (tmp_path / "disk").mkdir()
+    link = tmp_path / "link"
+    link.symlink_to(tmp_path / "disk" / "file.txt")
+    for text in ("first", "second"):
+        files.write_text(link, text)
+        assert (tmp_path / "disk" / "file.txt").read_text() == text
+    assert link.is_symlink()
+    assert [p.name for p in (tmp_path / "disk").iterdir()] == ["file.txt"]
+
+
 def test_json_comes_back_and_damage_is_named(tmp_path):
     files.write_json(tmp_path / "a.json", {"é": [1, None]})
     assert files.read_json(tmp_path / "a.json") == {"é": [1, None]}
-    (tmp_path / "b.json").write_bytes(b'{"a": \xff')
-    with pytest.raises(ValueError, match=r"b\.json is not valid JSON"):
-        files.read_json(tmp_path / "b.json")
+    for damage in (b'{"a": \xff', b"[" * 100_000):
+        (tmp_path / "b.json").write_bytes(damage)
+        with pytest.raises(ValueError, match=r"b\.json is not valid JSON"):
+            files.read_json(tmp_path / "b.json")
 
 
 def test_a_directory_is_exchanged_as_a_whole(tmp_path):
