@@ -106,6 +106,8 @@ class GPT(nn.Module):
         not fit model.loss.LOGITS_BUDGET.
         """
         self._check(idx, targets)
+        if targets is not None:
+            check_unpacked(self, "compute a loss")
         hidden = self.hidden(idx)
         if targets is None:
             return self.lm_head(hidden), None
@@ -182,6 +184,12 @@ def evaluating(gpt: nn.Module) -> Iterator[None]:
         yield
     finally:
         gpt.train(was_training)
+
+
+def check_unpacked(gpt: GPT, purpose: str) -> None:
+    """Raises a ValueError for a model of model.pack, whose weights lie in an order that only generation reads."""
+    if not isinstance(gpt.lm_head, nn.Linear):
+        raise ValueError(f"a packed model cannot {purpose}: use the model that it was packed from")
 
 
 def check_ids(ids: Tensor, vocab_size: int, name: str) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kernels import decode
 from model.attention import Cache
-from model.gpt import GPT, Block
+from model.gpt import GPT, Block, check_unpacked
 from model.layers import LayerNorm, RMSNorm, SwiGLU
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -108,6 +108,7 @@ def pack(gpt: GPT, precision: Precision = "float32") -> GPT:
     """
     if precision not in ("float32", "bfloat16", "int8"):
         raise ValueError(f"precision is {precision!r}: choose float32, bfloat16 or int8")
+    check_unpacked(gpt, "be packed again")
     on_cpu = gpt.wte.weight.device.type == "cpu"
     if precision == "int8" and not on_cpu:
         raise ValueError("int8 is for the CPU: choose bfloat16 on a GPU")

@@ -52,6 +52,9 @@ def save(gpt: "GPT", directory: str | Path, tokenizer: str | Path | None = None)
     """
     from safetensors.torch import save as to_bytes
 
+    from model.gpt import check_unpacked
+
+    check_unpacked(gpt, "be saved")
     directory = Path(directory)
     end = None if tokenizer is None else _save_tokenizer(Path(tokenizer), directory, gpt.config.block_size)
     with atomic(directory / WEIGHTS) as file:

@@ -40,7 +40,18 @@ def test_the_original_stays_as_it_was(tiny, precision):
     assert all(torch.equal(tensor, before[name]) for name, tensor in gpt.state_dict().items())
 
 
-def test_int8_weights_are_within_half_a_step_and_exact_at_the_largest(tiny):
+def test_what_a_packed_model_cannot_do_is_refused(tiny, idx, tmp_path):
+    packed = pack(tiny())
+    with pytest.raises(ValueError, match="a packed model cannot compute a loss: use the model that"):
+        packed(idx, idx)
+    with pytest.raises(ValueError, match="a packed model cannot be saved"):
+        packed.save_pretrained(tmp_path / "saved")
+    with pytest.raises(ValueError, match="a packed model cannot be packed again"):
+        pack(packed, "int8")
+    assert not list(tmp_path.iterdir())
+
+
+def test_int8_weights_are_within_half_a_step_and_exact_at_the_largest():
     weight = torch.randn(40, 30) * torch.logspace(-3, 3, 40)[:, None]
     weight[7] = 0
     quantized, scales = quantize_rows(weight)
