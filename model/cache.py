@@ -40,10 +40,13 @@ class LayerCache:
         self.fused = fused
 
     def attend(self, qkv: Tensor, angles: Tensor | None, window: int | None) -> Tensor:
-        """qkv (B, T, H + 2 KV, D) -> (B, T, H, D) by one kernel, which stores k and v; where `fused` is True."""
+        """qkv (B, T, H + 2 KV, D) -> (B, T, H, D) by one kernel, which stores k and v; where `fused` is True.
+
+        In float32, which autocast may have left.
+        """
         place = self.place
         return decode.cached_attention(
-            qkv, self.keys, self.values, place.positions, place.rows, angles, window
+            qkv.float(), self.keys, self.values, place.positions, place.rows, angles, window
         )
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
