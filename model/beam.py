@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.cache import KVCache
-from model.generate import check_prompts, stop_ids
+from model.generate import NOT_NUMBERS, check_prompts, stop_ids
 from model.gpt import GPT, evaluating
 
 
@@ -83,6 +83,8 @@ def _extend(live: list[Beam], log_p: Tensor, count: int, stops: set[int]) -> lis
     """The `count` likeliest extensions by log_p (beams, V), each with the number of the beam it extends."""
     total = log_p + log_p.new_tensor([beam.log_probability for beam in live])[:, None]
     best = total.flatten().topk(min(count, total.numel()))  # (beams, V) -> (beams V,)
+    if best.values.isnan().any():  # NaN is the greatest of all
+        raise ValueError(NOT_NUMBERS)
     grown = []
     for value, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         parent, token = divmod(place, log_p.shape[1])

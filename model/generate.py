@@ -17,6 +17,8 @@ from model.gpt import GPT, check_ids, evaluating
 from model.rules import Rules
 
 Seed = int | Sequence[int] | None
+AHEAD = 256  # steps whose random numbers are drawn at once
+NOT_NUMBERS = "the model's logits are not numbers: its weights are damaged, or training diverged"
 
 
 def stream(
@@ -83,7 +85,7 @@ class Generation:
         self.said = [list(prompt) for prompt in prompts]
         self.open = set(range(len(prompts)))
         self.rows = list(self.open)  # cache row i holds self.said[self.rows[i]]
-        self.uniforms = _uniforms(len(prompts), max_new_tokens, seed).to(gpt.wte.weight.device)
+        self.uniforms = _uniforms(_generators(len(prompts), seed), gpt.wte.weight.device)
         self.marks = self._marks() if self.rules.repetition_penalty != 1 else None
 
     def close(self, row: int) -> None:
@@ -96,22 +98,22 @@ class Generation:
         with evaluating(self.gpt):
             for step in range(self.steps if self.open else 0):
                 logits = self._read_last() if step else self._read_prompts()
-                drawn = self._choose(logits, step)
+                drawn = self._choose(logits, next(self.uniforms))
                 yield {row: token for row, token in drawn.items() if row in self.open}
                 if not self.open:
                     return
 
-    def _choose(self, logits: Tensor, step: int) -> dict[int, int]:
-        """Draws an id for each row of the cache from logits (B, V) and closes the rows that are at a stop."""
+    def _choose(self, logits: Tensor, uniform: Tensor) -> dict[int, int]:
+        """Draws an id for each row of the cache from logits (B, V) and closes the rows that are at a stop.
+
+        uniform (rows,) decides, for each of all the rows there were.
+        """
         marks = None if self.marks is None else self.marks[self.rows]
-        uniform = self.uniforms[:, step]  # (rows,)
         uniform = uniform if len(self.rows) == len(uniform) else uniform[self.rows]  # (B,)
         ids = self.rules.choose(logits, uniform, marks)  # (B,)
         tokens = ids.tolist()
-        if max(tokens) >= logits.shape[-1]:  # no running sum of NaN passes anything
-            raise ValueError(
-                "the model's logits are not numbers: its weights are damaged, or training diverged"
-            )
+        if max(tokens) >= logits.shape[-1]:
+            raise ValueError(NOT_NUMBERS)
         if self.marks is not None:
             self.marks[self.rows, ids] = True
         drawn = dict(zip(self.rows, tokens, strict=True))
@@ -153,7 +155,8 @@ class Generation:
 
     def _marks(self) -> Tensor:
         """(rows, V) of bool: which ids the prompts hold."""
-        marks = self.uniforms.new_zeros(len(self.said), self.gpt.config.vocab_size, dtype=torch.bool)
+        shape = len(self.said), self.gpt.config.vocab_size
+        marks = torch.zeros(shape, dtype=torch.bool, device=self.gpt.wte.weight.device)
         for row, ids in enumerate(self.said):
             marks[row, ids] = True
         return marks
@@ -177,14 +180,20 @@ def check_prompts(gpt: GPT, prompts: Sequence[Sequence[int]], max_new_tokens: in
         check_ids(torch.tensor(prompt), gpt.config.vocab_size, "the prompt")
 
 
-def _uniforms(rows: int, steps: int, seed: Seed) -> Tensor:
-    """(rows, steps) numbers in [0, 1), each row from a generator of its own: no row sways another."""
+def _generators(rows: int, seed: Seed) -> list[torch.Generator | None]:
+    """A generator for each row, so that no row sways another; None is torch's own."""
     if seed is None:
-        return torch.rand(rows, steps)
+        return [None] * rows
     seeds = range(seed, seed + rows) if isinstance(seed, int) else seed
     if len(seeds) != rows:
         raise ValueError(
             f"there are {len(seeds)} seeds for {rows} prompts: give one for each, or one for all"
         )
-    drawn = [torch.rand(steps, generator=torch.Generator().manual_seed(s)) for s in seeds]
-    return torch.stack(drawn) if drawn else torch.empty(0, steps)
+    return [torch.Generator().manual_seed(s) for s in seeds]
+
+
+def _uniforms(generators: Sequence[torch.Generator | None], device: torch.device) -> Iterator[Tensor]:
+    """Without end, for each step (rows,) numbers in [0, 1)."""
+    while True:
+        drawn = [torch.rand(AHEAD, generator=generator) for generator in generators]
+        yield from torch.stack(drawn).to(device).unbind(1)  # (rows, AHEAD) -> AHEAD times (rows,)

@@ -42,12 +42,14 @@ class Rules:
     def choose(self, logits: Tensor, uniform: Tensor, said: Tensor | None = None) -> Tensor:
         """Ids (B,) for logits (B, V), with one number in [0, 1) per row to decide; see `draw`.
 
+        A row that holds a NaN has no likeliest id: its place is V, outside the vocabulary.
         said (B, V) of bool marks the ids that each row's text holds; only the repetition penalty asks.
         """
         if said is not None and self.repetition_penalty != 1:
             logits = penalize_repetition(logits, said, self.repetition_penalty)
         if self.greedy:
-            return logits.argmax(-1)
+            largest = logits.max(-1)
+            return largest.indices.masked_fill(largest.values.isnan(), logits.shape[-1])
         return draw(self.probabilities(logits), uniform)
 
     @property

@@ -101,9 +101,9 @@ class Dialogue:
         name, value = words[0], _number(words[0], words[1])
         if name in fields:
             self.rules = dataclasses.replace(self.rules, **{name: value})
-        elif not isinstance(value, int) or value < (name == "tokens"):
+        elif not int(name == "tokens") <= value < 1 << 62:
             raise ValueError(
-                f"{name} is {value}: it must be a whole number of at least {int(name == 'tokens')}"
+                f"{name} is {value}: it must be at least {int(name == 'tokens')}, and below 2^62"
             )
         else:
             setattr(self, name, value)

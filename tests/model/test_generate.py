@@ -1,8 +1,12 @@
 """Generation against a loop without a cache, alone and in batches."""
 
+import itertools
+
 import pytest
 import torch
 
+from model import generate
+from model.beam import beam_search
 from model.cache import KVCache, context_start
 from model.generate import Generation, generate_batch, stream
 
@@ -148,9 +152,28 @@ def test_nothing_asked_for_is_nothing_said(tiny):
     assert generate_batch(tiny(), [[1], [2]], 0) == [[], []]
 
 
-def test_a_model_of_nans_is_named(tiny):
+def test_a_long_text_may_be_asked_for_and_ended_early(tiny, monkeypatch):
+    """What is not said costs nothing; how many numbers are drawn at once changes none."""
+    gpt = tiny()
+    said = list(stream(gpt, [1], 40, seed=3))
+    monkeypatch.setattr(generate, "AHEAD", 7)
+    assert list(itertools.islice(stream(gpt, [1], 10**15, seed=3), 40)) == said
+
+
+@pytest.mark.parametrize("attention", ["torch", "sdpa", "fused"])
+def test_generation_under_autocast(tiny, attention):
+    gpt = tiny(attention=attention)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = list(stream(gpt, [1, 2], 40, temperature=0))
+    assert len(found) == 40
+
+
+@pytest.mark.parametrize("rules", [{}, {"temperature": 0}, {"top_k": 1}])
+def test_a_model_of_nans_is_named(tiny, rules):
     gpt = tiny()
     with torch.no_grad():
         gpt.lm_head.weight.fill_(float("nan"))
     with pytest.raises(ValueError, match="logits are not numbers"):
-        generate_batch(gpt, [[1], [2]], 3)
+        generate_batch(gpt, [[1], [2]], 3, **rules)
+    with pytest.raises(ValueError, match="logits are not numbers"):
+        beam_search(gpt, [1], 3)

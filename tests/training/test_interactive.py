@@ -68,6 +68,7 @@ def test_rules_change_between_turns(dialogue):
         ("/set top_k 1.5", "top_k is '1.5': give a whole number"),
         ("/set top_p 0", "top_p is 0.0"),
         ("/set tokens 0", "tokens is 0"),
+        ("/set seed 99999999999999999999", "it must be at least 0, and below"),
     ],
 )
 def test_a_mistake_is_said_and_changes_nothing(dialogue, capsys, line, complaint):
