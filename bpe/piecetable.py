@@ -9,6 +9,7 @@ is bounded without any bookkeeping.
 What the table does not hold (a new piece, a long one, one of more than eight tokens) goes the slow way.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -69,9 +70,10 @@ def _occurrences(text: bytes, special_tokens: Sequence[str]) -> Iterator[tuple[i
 
 
 class PieceTable:
-    """Packed ids of pieces."""
+    """Packed ids of pieces. Threads may share it: what a slot says in one array belongs to what it says in the others."""
 
     def __init__(self, dtype: np.dtype) -> None:
+        self._lock = threading.Lock()
         slots = 1 << SLOT_BITS
         self.low = np.zeros(slots, np.uint64)
         self.high = np.zeros(slots, np.uint64)  # 0 in an empty slot: a piece is never of length 0
@@ -95,9 +97,11 @@ class PieceTable:
         low, high = _keys(data, starts, ends - starts)
         high[np.asarray(unkept, np.int64)] = 0
         slots = ((low ^ high * _MULTIPLIER) * _MULTIPLIER >> np.uint64(64 - SLOT_BITS)).view(np.int64)
-        found = (self.low.take(slots) == low) & (self.high.take(slots) == high) & (high != 0)
-        counts = np.where(found, self.counts.take(slots), 0)
-        ids = self.ids.take(slots, axis=0).ravel().compress(_KEPT.take(counts).view(bool))  # (n, 4) -> (ids,)
+        with self._lock:
+            found = (self.low.take(slots) == low) & (self.high.take(slots) == high) & (high != 0)
+            counts = np.where(found, self.counts.take(slots), 0)
+            ids = self.ids.take(slots, axis=0)
+        ids = ids.ravel().compress(_KEPT.take(counts).view(bool))  # (n, 8) -> (ids,)
         missed = np.flatnonzero(~found)
         if not missed.size:
             return ids.tobytes()
@@ -113,10 +117,11 @@ class PieceTable:
             return
         # Where a slot stands here twice the last one stays, in all four arrays.
         slots = slots[fits]
-        self.low[slots], self.high[slots] = low[fits], high[fits]
         padded = b"".join(values[i].ljust(MOST_IDS * size, b"\0") for i in fits)
-        self.ids[slots] = np.frombuffer(padded, self.ids.dtype).reshape(-1, MOST_IDS)
-        self.counts[slots] = [len(values[i]) // size for i in fits]
+        with self._lock:
+            self.low[slots], self.high[slots] = low[fits], high[fits]
+            self.ids[slots] = np.frombuffer(padded, self.ids.dtype).reshape(-1, MOST_IDS)
+            self.counts[slots] = [len(values[i]) // size for i in fits]
 
 
 def _keys(data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

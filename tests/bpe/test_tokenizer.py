@@ -4,7 +4,9 @@ import copy
 import pickle
 import random
 import re
+import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from unittest import mock
 
@@ -14,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import bpe.tokenizer
-from bpe import Tokenizer, train
+from bpe import Tokenizer, piecetable, train
 from bpe.merging import _merge_long, _merge_short
 from data.stories import corpus as stories
 from tests.bpe.peers import NASTY
@@ -240,6 +242,25 @@ def test_the_cache_is_bounded(tokenizer, monkeypatch):
         assert len(cache) + len(cache.older) <= 200
     fresh.encode("x" * 1000 + " y")
     assert max(map(len, fresh._pretokens)) <= bpe.tokenizer.LONGEST_CACHED
+
+
+def test_threads_that_share_a_tokenizer_get_what_one_gets(monkeypatch):
+    """Few slots and quick changes of thread, so that one meets what another is just writing."""
+    monkeypatch.setattr(piecetable, "SLOT_BITS", 6)
+    rng = random.Random(0)
+    words = ["".join(rng.choices("abcdef", k=rng.randint(1, 6))) for _ in range(3000)]
+    texts = [" ".join(rng.choices(words, k=400)) for _ in range(40)]
+    merges = [(b"a", b"b"), (b"c", b"d"), (b"ab", b"cd")]
+    expected = [Tokenizer(merges).encode(text) for text in texts]
+    shared = Tokenizer(merges)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(shared.encode, texts * 10))
+    finally:
+        sys.setswitchinterval(interval)
+    assert found == expected * 10
 
 
 # Mistakes
