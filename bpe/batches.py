@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import shutil
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from bpe import Tokenizer
 
 BATCH = 1 << 20  # characters that a process gets at once
+SHARED = "/dev/shm"  # where Linux keeps shared memory
 LARGEST = 1 << 23  # bytes in a block of shared memory, of which there may not be much; more goes by the pipe
 AHEAD = 16  # batches that may be finished before the one that is next
 
@@ -92,6 +96,7 @@ class BatchEncoder:
         data, lengths, block = b"".join(texts), [len(text) for text in texts], None
         if len(data) * (1 + self._itemsize) <= LARGEST:  # as if each byte became an id
             block = free.take()
+        if block:
             block.buf[: len(data)] = data
         job = Job(block.name if block else "", b"" if block else data, lengths, special_tokens)
         return _Sent(self.pool.submit(job), [last for _, last in batch], block)
@@ -105,17 +110,26 @@ class _Sent(NamedTuple):
     block: SharedMemory | None = None
 
 
+def _room() -> int:
+    """How many blocks shared memory can hold. A container has 64 MB of it by default, and to write to more is fatal."""
+    return shutil.disk_usage(SHARED).free // LARGEST if os.path.isdir(SHARED) else sys.maxsize
+
+
 class _Blocks:
     """Blocks of shared memory that are used again; `stack` takes them away in the end."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._free: list[SharedMemory] = []
         self._stack = stack
+        self._room = _room()
 
-    def take(self) -> SharedMemory:
-        """A block that nobody uses."""
+    def take(self) -> SharedMemory | None:
+        """A block that nobody uses; None where there is room for no other."""
         if self._free:
             return self._free.pop()
+        if not self._room:
+            return None
+        self._room -= 1
         block = SharedMemory(create=True, size=LARGEST)
         self._stack.callback(block.unlink)
         self._stack.callback(block.close)

@@ -70,7 +70,7 @@ def _occurrences(text: bytes, special_tokens: Sequence[str]) -> Iterator[tuple[i
 
 
 class PieceTable:
-    """Packed ids of pieces. Threads may share it: what a slot says in one array belongs to what it says in the others."""
+    """Packed ids of pieces, for several threads at once: a slot is read and written as a whole."""
 
     def __init__(self, dtype: np.dtype) -> None:
         self._lock = threading.Lock()

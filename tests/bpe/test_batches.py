@@ -2,6 +2,7 @@
 
 import gc
 import multiprocessing
+import shutil
 from multiprocessing.connection import wait
 from multiprocessing.shared_memory import SharedMemory
 
@@ -43,8 +44,10 @@ def test_the_workers_stay_until_the_tokenizer_goes():
     assert len(wait(ends, timeout=30)) == len(ends) == 1
 
 
-def test_two_batches_at_once_and_one_that_is_left(monkeypatch):
-    tokenizer, names = make_tokenizer(), []
+@pytest.fixture
+def names(monkeypatch) -> list[str]:
+    """The names of the blocks of shared memory that are made."""
+    names = []
 
     def remember(*args, **kwargs):
         block = SharedMemory(*args, **kwargs)
@@ -52,6 +55,23 @@ def test_two_batches_at_once_and_one_that_is_left(monkeypatch):
         return block
 
     monkeypatch.setattr(batches, "SharedMemory", remember)
+    return names
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_no_more_shared_memory_is_used_than_there_is(monkeypatch, tmp_path, names, room):
+    free = shutil.disk_usage(tmp_path)._replace(free=room * batches.LARGEST + 4096)
+    monkeypatch.setattr(batches, "SHARED", str(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: free)
+    monkeypatch.setattr(batches, "BATCH", 2000)
+    tokenizer = make_tokenizer()
+    expected = [tokenizer.encode(text) for text in TEXTS]
+    assert tokenizer.encode_batch(TEXTS, num_workers=2) == expected
+    assert len(names) == room
+
+
+def test_two_batches_at_once_and_one_that_is_left(monkeypatch, names):
+    tokenizer = make_tokenizer()
     monkeypatch.setattr(batches, "BATCH", 2000)
     first = tokenizer.encode_batch_to_numpy(TEXTS, num_workers=2)
     second = tokenizer.encode_batch_to_numpy(TEXTS[::-1], num_workers=2)
