@@ -8,6 +8,7 @@ import array
 import codecs
 import contextlib
 import functools
+import itertools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -360,8 +361,8 @@ def _checked_ids(vocab: Mapping[int, bytes], special_tokens: Mapping[str, int]) 
         seen.add(id)
     if min(seen) < 0 or max(seen) >= 1 << 32:
         raise ValueError(f"ids run from {min(seen)} to {max(seen)}: they must lie in 0..2**32-1")
-    if gaps := set(range(max(vocab))) - seen:
-        raise ValueError(f"no token has the id {min(gaps)}: the vocabulary has a gap")
+    if (gap := next(id for id in itertools.count() if id not in seen)) < max(vocab):
+        raise ValueError(f"no token has the id {gap}: the vocabulary has a gap")
     return ids
 
 

@@ -276,6 +276,10 @@ def test_threads_that_share_a_tokenizer_get_what_one_gets(monkeypatch):
         (lambda: Tokenizer([], [""]), "a special token is the empty string"),
         (lambda: Tokenizer([], vocab={0: b"a"}), "has no token for the byte 0x00"),
         (lambda: Tokenizer([], vocab={i + 1: bytes([i]) for i in range(256)}), "no token has the id 0"),
+        (
+            lambda: Tokenizer([], vocab={i: bytes([i]) for i in range(256)} | {1 << 31: b"ab"}),
+            "no .* the id 256",
+        ),
         (lambda: Tokenizer([], vocab={i: bytes([i]) for i in range(256)} | {256: b"ab"}), "no merge makes"),
     ],
 )
