@@ -97,10 +97,12 @@ class SampleConfig:
         return Rules(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Rules)})
 
     def prompts(self) -> list[str]:
-        """The prompt, or the lines of the file."""
+        """The prompt, in which bytes that are no UTF-8 became U+FFFD, or the lines of the file."""
         if self.prompt_file is None:
-            return [self.prompt]
-        prompts = self.prompt_file.read_text(encoding="utf-8").splitlines()
+            from bpe.pretokenize import repair_surrogates
+
+            return [repair_surrogates(self.prompt)]
+        prompts = files.read_text(self.prompt_file).splitlines()
         if not prompts:
             raise ValueError(f"{self.prompt_file} is empty: write a prompt in each line")
         return prompts

@@ -1,6 +1,7 @@
 """Files that are either whole or not there: written beside their place, flushed, then renamed."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -18,7 +19,9 @@ def atomic(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """
     path = Path(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-    if path.exists() and not (path.is_file() or path.is_dir()):
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if path.exists() and not path.is_file():
         with open(path, mode, **text) as file:
             yield file
         return
@@ -44,6 +47,16 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Writes `value` to `path` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_text(path: str | Path) -> str:
+    """Reads UTF-8; a file that is none is a ValueError that names it."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not UTF-8 ({error.reason}): convert it, for example with iconv"
+        ) from error
 
 
 def read_json(path: str | Path) -> Any:

@@ -69,6 +69,20 @@ def test_a_mistake_is_one_line(babble, refused, flags, complaint):
     assert complaint in refused(sample.main, "--run", str(babble), *flags)
 
 
+@pytest.mark.parametrize("flag", ["--prompt-file", "--score"])
+def test_a_file_that_is_no_utf8_is_named(babble, refused, tmp_path, flag):
+    (tmp_path / "latin").write_bytes(b"caf\xe9")
+    assert "latin is not UTF-8" in refused(sample.main, "--run", str(babble), flag, str(tmp_path / "latin"))
+
+
+def test_a_prompt_that_is_no_utf8_can_be_written_down(babble, capsys, tmp_path):
+    flags = ["--num-samples", "1", "--max-new-tokens", "2", "--out", str(tmp_path / "told")]
+    tell(
+        babble, capsys, "--prompt", "caf\udce9", *flags
+    )  # as Python hands over the byte E9 of a command line
+    assert json.loads((tmp_path / "told").read_text())["prompt"] == "caf\ufffd"
+
+
 def test_damaged_weights_are_refused_with_their_name(babble, refused, tmp_path):
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "config.json").write_bytes((babble / "best" / "config.json").read_bytes())

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from common import files
 from model import GPT
 from training.text import TextModel
 
@@ -99,7 +100,7 @@ def texts_of(arguments: Sequence[str]) -> list[str]:
     texts = []
     for argument in arguments:
         if _is_file(argument):
-            lines = Path(argument).read_text(encoding="utf-8").splitlines()
+            lines = files.read_text(argument).splitlines()
             texts += [line for line in lines if line.strip()]
         else:
             texts.append(argument)

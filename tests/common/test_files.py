@@ -49,6 +49,18 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path):
     assert [p.name for p in (tmp_path / "disk").iterdir()] == ["file.txt"]
 
 
+def test_a_directory_in_the_way_is_named(tmp_path):
+    with pytest.raises(IsADirectoryError) as error:
+        files.write_text(tmp_path, "text")
+    assert error.value.filename == str(tmp_path)
+
+
+def test_text_that_is_no_utf8_is_named(tmp_path):
+    (tmp_path / "t").write_bytes(b"caf\xe9")
+    with pytest.raises(ValueError, match=r"t is not UTF-8 \(unexpected end of data\): convert it"):
+        files.read_text(tmp_path / "t")
+
+
 def test_json_comes_back_and_damage_is_named(tmp_path):
     files.write_json(tmp_path / "a.json", {"é": [1, None]})
     assert files.read_json(tmp_path / "a.json") == {"é": [1, None]}
