@@ -1,5 +1,6 @@
 """python -m bpe train | encode | decode | compare | view: tokenizers at the command line."""
 
+import codecs
 import contextlib
 import dataclasses
 import sys
@@ -131,13 +132,14 @@ def run_compare(options: Compare) -> None:
 
     from bpe.compare import compare, render
 
-    with _reader(options.file) as source:
-        text = source.read(options.max_bytes)
+    text = _beginning(options.file, options.max_bytes)
     Console().print(render(compare(text, options.vocab_size)))
 
 
 def run_view(options: View) -> None:
     """Prints the tokens or writes the page."""
+    if options.rows < 0:
+        raise ValueError(f"rows is {options.rows}: give 0 or more")
     from rich.console import Console
 
     from bpe.view import render_terminal, write_html
@@ -145,8 +147,7 @@ def run_view(options: View) -> None:
     tokenizers = {name: open_tokenizer(name) for name in options.tokenizer}
     text = options.text
     if _is_file(text):
-        with _reader(Path(text)) as source:
-            text = source.read(options.max_bytes)
+        text = _beginning(Path(text), options.max_bytes)
     if options.html is None:
         Console().print(render_terminal(text, tokenizers, options.rows))
         return
@@ -167,6 +168,14 @@ def _is_file(text: str) -> bool:
         return Path(text).is_file()
     except (OSError, ValueError):  # too long for a name, or with a null character
         return False
+
+
+def _beginning(path: Path, max_bytes: int) -> str:
+    """The first `max_bytes` bytes without a character that they cut; others that are no UTF-8 become U+FFFD."""
+    if max_bytes < 1:
+        raise ValueError(f"max_bytes is {max_bytes}: give 1 or more")
+    with open(path, "rb") as file:
+        return codecs.getincrementaldecoder("utf-8")("replace").decode(file.read(max_bytes))
 
 
 @contextlib.contextmanager

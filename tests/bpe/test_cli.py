@@ -95,6 +95,12 @@ def test_view_takes_a_text_or_a_file(trained, capsys):
     assert (trained / "page.html").read_text().count("<section>") == 2
 
 
+def test_view_reads_so_many_bytes_and_no_half_character(tmp_path, capsys):
+    (tmp_path / "text").write_bytes("ééé".encode())
+    main(["view", str(tmp_path / "text"), "--max-bytes", "5"])
+    assert "2 characters, 4 bytes" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_flag_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -125,7 +131,9 @@ def test_help_lists_the_commands(capsys):
         (["encode", "/nowhere/a"], "/nowhere/a: No such file"),
         (["decode", "--tokenizer", "/nowhere/a"], "/nowhere/a: No such file"),
         (["compare", "/nowhere/a"], "/nowhere/a: No such file"),
+        (["compare", "README.md", "--max-bytes", "-1"], "max_bytes is -1"),
         (["view", "text", "--tokenizer", "/nowhere/a"], "/nowhere/a: No such file"),
+        (["view", "text", "--rows", "-3"], "rows is -3"),
     ],
 )
 def test_mistakes_are_one_line(words, error, refused):
