@@ -4,6 +4,7 @@ A config is frozen. An impossible one is a ValueError that lists every field at 
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -67,8 +68,8 @@ class GPTConfig:
                 faults.append(f"{field.name} is {value!r}, must be true or false")
         if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
             faults.append(f"dropout is {self.dropout!r}, must be in [0, 1)")
-        if not (_is_number(self.norm_eps) and self.norm_eps > 0):
-            faults.append(f"norm_eps is {self.norm_eps!r}, must be above 0")
+        if not (_is_number(self.norm_eps) and 0 < self.norm_eps < math.inf):
+            faults.append(f"norm_eps is {self.norm_eps!r}, must be a number above 0")
         return faults
 
     def _unknown_choices(self) -> list[str]:

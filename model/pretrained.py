@@ -67,7 +67,7 @@ def _save_tokenizer(source: Path, directory: Path, block_size: int) -> int | Non
     content = read_json(source)
     if not isinstance(content, dict) or "model" not in content:
         raise ValueError(f"{source} is no tokenizer.json: give the one that the model was trained with")
-    special = {token["content"]: token["id"] for token in content.get("added_tokens", [])}
+    special = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
     role = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT} if END_OF_TEXT in special else {}
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size, **role}
     write_json(directory / TOKENIZER, content)

@@ -87,10 +87,13 @@ def test_count_prints_every_table(capsys):
         assert word in text
 
 
-def test_count_reads_a_saved_config(tmp_path, capsys):
-    GPT(GPTConfig.preset("quickstart", n_layer=1)).save_pretrained(tmp_path)
-    main(["count", str(tmp_path)])
-    assert "485,248" in capsys.readouterr().out
+def test_count_reads_a_saved_config(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    GPT(GPTConfig.preset("quickstart", n_layer=1)).save_pretrained("[bold]")
+    main(["count", "[bold]"])
+    shown = capsys.readouterr().out
+    assert "485,248" in shown
+    assert shown.startswith("[bold], batch 8")  # a name is no markup
 
 
 @pytest.mark.parametrize(
