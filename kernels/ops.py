@@ -112,6 +112,7 @@ def _seed(seed: int | Tensor | None, dropout_p: float, device: torch.device) -> 
     if seed is None:
         return torch.randint(2**63 - 1, (), device=device)
     if not isinstance(seed, Tensor):
+        checks.check(-(2**63) <= seed < 2**63, f"seed is {seed}: it must fit into 64 bits")
         return torch.tensor(seed, dtype=torch.int64, device=device)
     checks.check_seed(seed, device)
     return seed

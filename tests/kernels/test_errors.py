@@ -67,6 +67,7 @@ ATTENTION_MISTAKES = {
     "dropout of 1": ({"dropout_p": 1.0}, "dropout_p is 1"),
     "dropout below 0": ({"dropout_p": -0.1}, "dropout_p is -0.1"),
     "dropout not a number": ({"dropout_p": float("nan")}, "dropout_p is nan"),
+    "a seed of 65 bits": ({"dropout_p": 0.1, "seed": 2**64}, "seed is 18446744073709551616"),
     "window of 0": ({"window": 0}, "window is 0"),
     "two seeds": ({"dropout_p": 0.1, "seed": torch.tensor([1, 2])}, "seed must be one int64"),
     "a seed of floats": ({"dropout_p": 0.1, "seed": torch.tensor(1.0)}, "seed must be one int64"),
