@@ -103,6 +103,10 @@ def _training_texts(options: Prepare, corpus: Corpus) -> Iterator[str]:
         left -= len(piece.text)
         if left <= 0:
             return
+    if left == options.tokenizer_bytes:
+        raise ValueError(
+            f"{', '.join(options.source)} has no document to learn from: every one is empty, left out or for validation"
+        )
 
 
 def _write(options: Prepare, corpus: Corpus, parts: Parts) -> "_Totals":

@@ -372,6 +372,13 @@ def test_of_two_long_documents_one_is_for_validation(tmp_path, options, monkeypa
     assert prepare(options(source=(f"text:{path}",))).documents == {"train": 1, "val": 1}
 
 
+def test_a_table_without_rows_is_named(tmp_path, options):
+    path = tmp_path / "tales.csv"
+    path.write_text("text\n")
+    with pytest.raises(ValueError, match=r"tales\.csv has no document to learn from: every one is empty"):
+        prepare(options(source=(f"csv:{path}",), tokenizer=None, vocab_size=300))
+
+
 def test_no_document_for_a_split_is_refused(options):
     with pytest.raises(ValueError, match="no document for val: 200 documents"):
         prepare(options(val_fraction=1e-9))
