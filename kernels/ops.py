@@ -2,7 +2,7 @@
 
 Every op has a schema in csrc/ops.cpp and lives in torch.ops.slm (torch.ops.slm_emulated holds the same ops on
 the emulator). Here each gets a fake implementation, so that torch.compile can trace it, and a formula for
-autograd. The ops can be differentiated once.
+autograd. The ops can be differentiated once; a second derivative is refused.
 """
 
 from collections.abc import Callable

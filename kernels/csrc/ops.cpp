@@ -276,6 +276,8 @@ SLM_EXPAND(TORCH_LIBRARY, SLM_LIBRARY, m) {
 
 // Without this a backward through them would leave gradients out, and only warn.
 SLM_EXPAND(TORCH_LIBRARY_IMPL, SLM_LIBRARY, Autograd, m) {
-  m.impl("packed_linear", torch::autograd::autogradNotImplementedFallback());
-  m.impl("cached_attention", torch::autograd::autogradNotImplementedFallback());
+  for (const char* name : {"packed_linear", "cached_attention", "layer_norm_backward", "causal_attention_backward",
+                           "causal_attention_qkvpacked_backward"}) {
+    m.impl(name, torch::autograd::autogradNotImplementedFallback());
+  }
 }

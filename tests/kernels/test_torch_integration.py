@@ -95,6 +95,18 @@ def test_compiles_into_one_graph(backend, name):
         torch.testing.assert_close(*grads)
 
 
+@each_fused
+@each_op
+def test_a_second_derivative_is_refused(backend, name):
+    """Rather than a part of it left out."""
+    op, shapes = all_ops()[name]
+    inputs = leaves(backend, *shapes)
+    with kernels.use(backend.choice):
+        grads = torch.autograd.grad(square_sum(op(*inputs)), inputs, create_graph=True)
+        with pytest.raises(RuntimeError, match="not implemented"):
+            square_sum(grads).backward()
+
+
 def square_sum(outputs):
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return sum(out.square().sum() for out in outputs)
