@@ -9,6 +9,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -86,14 +87,27 @@ def load(directory: str | Path, **changes: Any) -> "GPT":
 
     from model.gpt import GPT
 
-    gpt = GPT(read_config(directory, **changes))
+    check(directory, **changes)  # before there is memory for what the config asks for
+    gpt, path = GPT(read_config(directory, **changes)), _existing(directory, WEIGHTS)
+    gpt.load_state_dict(from_gpt2_names(gpt, load_file(path), path))
+    return gpt.eval()
+
+
+def check(directory: str | Path, **changes: Any) -> None:
+    """Raises what `load` would, but reads no weight: the head of the file has their names and shapes."""
+    from safetensors import safe_open
+
+    from model.gpt import GPT
+
+    with torch.device("meta"):
+        gpt = GPT(read_config(directory, **changes))
     path = _existing(directory, WEIGHTS)
     try:
-        weights = load_file(path)
+        with safe_open(path, "pt") as file:
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no dict
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
-    gpt.load_state_dict(from_gpt2_names(gpt, weights, path))
-    return gpt.eval()
+    from_gpt2_names(gpt, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, path)
 
 
 def read_config(directory: str | Path, **changes: Any) -> GPTConfig:

@@ -9,7 +9,7 @@ from pathlib import Path
 from bpe import Tokenizer
 from common import files
 from data.batches import Sampler, TokenFile, windows
-from model import GPT
+from model import pretrained
 from training import devices, watch
 from training.batching import Batching
 from training.checkpoint import Progress
@@ -81,7 +81,7 @@ def check_settings(config: TrainConfig) -> None:
     shape = devices.choose_kernels(config.kernels, config.model, device)
     watch.wanted_trackers(config)
     if config.init_from is not None:
-        GPT.from_pretrained(weights_directory(config.init_from), **dataclasses.asdict(shape))
+        pretrained.check(weights_directory(config.init_from), **dataclasses.asdict(shape))
 
 
 def check_free(config: TrainConfig) -> None:

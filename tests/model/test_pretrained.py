@@ -6,11 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
 
 import kernels
-from model import GPT
+from model import GPT, pretrained
 from model.generate import stream
 from model.pretrained import is_gpt2
 
@@ -145,6 +146,18 @@ def test_weights_that_do_not_fit_are_all_listed(tiny, tmp_path):
     ):
         assert fault in str(error.value)
     assert "lm_head" not in str(error.value)
+
+
+def test_weights_are_checked_without_being_read(tiny, tmp_path, monkeypatch):
+    """And before memory is asked for: a config may want more of it than there is."""
+    tiny().save_pretrained(tmp_path)
+    monkeypatch.setattr(safetensors.torch, "load_file", None)
+    pretrained.check(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "vocab_size": 10**12}))
+    for look in (pretrained.check, GPT.from_pretrained):
+        with pytest.raises(ValueError, match=r"wte.weight is \(61, 32\), not \(1000000000000, 32\)"):
+            look(tmp_path)
 
 
 def test_a_cut_file_is_named(tiny, tmp_path):
