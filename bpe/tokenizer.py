@@ -107,8 +107,8 @@ class Tokenizer:
     def encode_iterable(self, chunks: Iterable[str], allowed_special: AllowedSpecial = ()) -> Iterator[int]:
         """The ids of the joined chunks, as they come, in constant memory.
 
-        Text is held back until a place where no token can cross: a space, or a single line break. With an own
-        pattern no such place is known, and the text is held to its end.
+        Text is held back until a place where no token can cross: a space, or a single line break. With a
+        pattern of one's own no such place is known, and the text is held to its end.
         """
         special_tokens = self._allowed(allowed_special)
         held = blocks(chunks, special_tokens, BLOCK) if self.pattern.name else ["".join(chunks)]
