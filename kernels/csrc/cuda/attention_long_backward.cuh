@@ -103,9 +103,8 @@ __global__ void __launch_bounds__(kLongBackwardThreads, 2) attention_long_backwa
         load(stages + stage * 2 * kTile + kTile, p.grad_out, head, query);
         const int i = threadIdx.x % kLongTile;  // the first 64 threads copy lse, the others delta
         const float* from = threadIdx.x < kLongTile ? p.lse : p.delta;
-        const bool inside = query + i < s.length;
-        ptx::cp_async<4>(statistics + stage * 2 * kLongTile + threadIdx.x,
-                         inside ? from + s.row(at.batch, head, query + i) : from, inside);
+        ptx::cp_async<4>(statistics + stage * 2 * kLongTile + threadIdx.x, from + s.row(at.batch, head, query + i),
+                         query + i < s.length);
         ptx::cp_async_commit();
     };
     load(k_tile, p.k, at.head, at.first);

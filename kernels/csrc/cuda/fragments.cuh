@@ -60,8 +60,8 @@ struct Tile {
     }
 
     // Starts copying rows [first, first + rows) of a head; rows from `length` and columns from `width` on become zero.
-    // A thread keeps its chunks and goes down by a multiple of 8 rows, after which they are permuted as before: where
-    // `rows` is known, all of it is unrolled and an addition leads from one address to the next.
+    // A thread keeps its chunks and goes down by a multiple of 8 rows, after which they are permuted as before: so an
+    // addition leads from one address to the next.
     template <int Threads>
     static __device__ __forceinline__ void load_async(T* tile, const T* head, int64_t stride, int first, int rows,
                                                       int length, int width) {
@@ -70,7 +70,7 @@ struct Tile {
         static_assert(kRows % 8 == 0);
         const int thread = static_cast<int>(threadIdx.x) % Threads;
         const T* from = head + (first + thread / kLanes) * stride;
-#pragma unroll
+#pragma unroll(D == 128 ? 2 : 4)  // all of D = 128 takes more registers than there are
         for (int start = 0; start < rows; start += kRows) {
             const int row = start + thread / kLanes;
             if (row >= rows) break;

@@ -137,8 +137,9 @@ PTX_LDMATRIX(ldmatrix_x4_trans, true, 4)
 
 // ---- cp.async: global to shared memory, past the registers ----
 
-// Starts a copy of Bytes (4, 8 or 16; both addresses aligned to it). With `valid` false nothing is read and zeros are
-// written. The data may be read after cp_async_wait by this thread, and after a barrier behind it by the others.
+// Starts a copy of Bytes (4, 8 or 16; both addresses aligned to it). With `valid` false nothing is read, wherever
+// `global` points, and zeros are written. The data may be read after cp_async_wait by this thread, and after a barrier
+// behind it by the others.
 template <int Bytes>
 __device__ __forceinline__ void cp_async(void* shared, const void* global, bool valid = true PTX_SITE) {
     static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
