@@ -97,7 +97,7 @@ class PieceTable:
         slots = ((low ^ high * _MULTIPLIER) * _MULTIPLIER >> np.uint64(64 - SLOT_BITS)).view(np.int64)
         found = (self.low.take(slots) == low) & (self.high.take(slots) == high) & (high != 0)
         counts = np.where(found, self.counts.take(slots), 0)
-        ids = self.ids.take(slots, axis=0).ravel().compress(_KEPT.take(counts).view(bool))  # (n, 4) -> (ids,)
+        ids = self.ids.take(slots, axis=0).ravel().compress(_KEPT.take(counts).view(bool))  # (n, 8) -> (ids,)
         missed = np.flatnonzero(~found)
         if not missed.size:
             return ids.tobytes()

@@ -50,8 +50,8 @@ logger = logging.getLogger("bpe")
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-    """A split pattern. `text` is its regular expression; `name` is None for an own pattern, which gets no
-    fast path.
+    """A split pattern. `text` is its regular expression; `name` is None for a pattern that is none of the
+    three, which gets no fast path.
 
     >>> Pattern.of("gpt2").split("Hello world, it's 2024!")
     ['Hello', ' world', ',', ' it', "'s", ' 2024', '!']

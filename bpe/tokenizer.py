@@ -91,7 +91,8 @@ class Tokenizer:
     def encode(self, text: str, allowed_special: AllowedSpecial = ()) -> list[int]:
         """The ids of `text`. Special tokens are ordinary text unless allowed, by name or with "all".
 
-        A surrogate pair is read as its character, a lone surrogate as U+FFFD.
+        A surrogate pair is read as its character, a lone surrogate as U+FFFD. Raises a ValueError for an allowed
+        special token that this tokenizer does not have.
         """
         return self.encode_to_numpy(text, allowed_special).tolist()
 
@@ -106,8 +107,8 @@ class Tokenizer:
     def encode_iterable(self, chunks: Iterable[str], allowed_special: AllowedSpecial = ()) -> Iterator[int]:
         """The ids of the joined chunks, as they come, in constant memory.
 
-        Text is held back until a place where no token can cross: a space, or a single line break. With an own
-        pattern no such place is known, and the text is held to its end.
+        Text is held back until a place where no token can cross: a space, or a single line break. With a
+        pattern of one's own no such place is known, and the text is held to its end.
         """
         special_tokens = self._allowed(allowed_special)
         held = blocks(chunks, special_tokens, BLOCK) if self.pattern.name else ["".join(chunks)]
@@ -268,14 +269,14 @@ class Tokenizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
-        """Reads Hugging Face's tokenizer.json of a byte-level BPE."""
+        """Reads Hugging Face's tokenizer.json of a byte-level BPE; a ValueError names what cannot be done alike."""
         from bpe import formats
 
         return formats.load_json(Path(path))
 
     @classmethod
     def gpt2(cls, directory: str | os.PathLike[str] | None = None) -> "Tokenizer":
-        """GPT-2's own tokenizer, from `directory` or from where gpt2.py finds it."""
+        """GPT-2's own tokenizer, from `directory` or from where gpt2.py finds it; else a FileNotFoundError."""
         from bpe.gpt2 import find
 
         vocab_json, merges_txt = find(directory)

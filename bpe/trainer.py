@@ -37,7 +37,8 @@ def train(
     `pattern` is gpt2, cl100k, o200k or a regular expression. `max_bytes` trains on so many bytes of the
     source. `num_workers` None uses the cores where the corpus is large enough. The result does not depend
     on the number of workers. Where the corpus runs out of pairs the vocabulary stays smaller, and a notice
-    says so.
+    says so. Raises a ValueError for an impossible vocabulary size or pattern and for an empty corpus, a
+    FileNotFoundError for a path that is no file.
 
     >>> train(["low low low lower lowest"], 260, progress=False).merges
     [(b'o', b'w'), (b'l', b'ow'), (b' ', b'low')]

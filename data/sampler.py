@@ -17,6 +17,8 @@ class Sampler(Iterator[Batch], abc.ABC):
     """An iterator of (x, y) from `file` that can say where it stands and go there.
 
     Under `world_size` processes every rank takes its `batch_size` rows of each `batch_size · world_size`.
+    Raises a ValueError for sizes below 1 and a rank that is not there; samplers of windows also for a file too short
+    for one.
     """
 
     file: TokenFile

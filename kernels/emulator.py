@@ -35,8 +35,10 @@ LIBRARIES = ("-pthread", "-ldl")
 
 @dataclass(frozen=True)
 class AccessCount:
-    """What all warps together did at one place. `least` is what as many bytes cost when every lane wants its
-    own and nothing is wasted: lanes that read the same words may cost less.
+    """What all warps together did at one place: `bytes` for each lane, in `warp_accesses` accesses.
+
+    `least` is what as many bytes cost when every lane wants its own and nothing is wasted: lanes that read the same
+    words may cost less.
 
     space "shared": cost in wavefronts, passes over the 32 banks. "global": cost in sectors of 32 bytes.
     "tensor cores": cost in mma.

@@ -89,7 +89,10 @@ def causal_attention_qkvpacked(
     window: int | None = None,
     deterministic: bool = True,
 ) -> Tensor:
-    """causal_attention of q, k, v = qkv.unbind(2), with a single packed gradient; qkv: (B, T, 3, H, D)."""
+    """causal_attention of q, k, v = qkv.unbind(2), with a single packed gradient; qkv: (B, T, 3, H, D).
+
+    Everything else is as there. Returns (B, T, H, D).
+    """
     scale = _scale(qkv, scale)
     (qkv,) = _autocast(None, qkv)
     seed = _seed(seed, dropout_p, qkv.device)

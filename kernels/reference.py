@@ -114,7 +114,10 @@ def causal_attention_backward(
     scale: float | None = None,
     window: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v, all (B, T, H, D), given that of the result, without the help of autograd."""
+    """Gradients of q, k and v, all (B, T, H, D), given that of the result, without the help of autograd.
+
+    For as many heads of k and v as of q, and without dropout.
+    """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     weights = attention_weights(q, k, scale, window)
     out = torch.einsum("bhij,bjhd->bihd", weights, v)

@@ -84,6 +84,7 @@ def _readable(symbol: str) -> str:
 
 
 def main(architectures: list[str]) -> None:
+    """Prints a line for each kernel and architecture, by default sm_80 and sm_90."""
     for source in sources():
         for architecture in architectures or ["sm_80", "sm_90"]:
             compiled = compile_for(source, architecture)

@@ -107,7 +107,8 @@ def values_of(event: Event, tensors: Sequence[str], registers: str) -> list[np.n
 
 
 def span(text: str) -> range:
-    """
+    """Both ends included.
+
     >>> span("3..5")
     range(3, 6)
     """
@@ -171,7 +172,8 @@ def table(events: Sequence[Event], recording: Recording, registers: str):
 
 
 def named(memory: str, names: Sequence[str]) -> str:
-    """
+    """A place in memory with the tensor's name for its number.
+
     >>> named("tensor 1 + 64", ["q", "k"])
     'k + 64'
     """
@@ -193,7 +195,8 @@ def menu(events: Iterable[Event]):
 
 
 def read_shape(text: str) -> tuple[tuple[int, ...], str]:
-    """
+    """Sizes and dtype of a tensor.
+
     >>> read_shape("16x64:bfloat16")
     ((16, 64), 'bfloat16')
     """

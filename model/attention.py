@@ -22,7 +22,8 @@ from model.layers import Dropout, rotate
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, dropout: float = 0.0) -> Tensor:
     """softmax(q kᵀ / sqrt(D)) v: each query's average of the values, weighted by how well the keys fit.
 
-    q (…, T, D), k and v (…, L, D) -> (…, T, D). mask (…, T, L) of bool is True where a query may look.
+    Scaled dot-product attention, Vaswani et al. 2017, section 3.2.1. q (…, T, D), k and v (…, L, D) -> (…, T, D);
+    the softmax is float32. mask (…, T, L) of bool is True where a query may look; `dropout` acts on the weights.
     """
     scores = q @ k.mT / math.sqrt(q.shape[-1])  # (…, T, D) @ (…, D, L) -> (…, T, L)
     if mask is not None:

@@ -116,7 +116,10 @@ class GPT(nn.Module):
     def hidden(
         self, idx: Tensor, positions: Tensor | None = None, caches: Sequence[Cache] | None = None
     ) -> Tensor:
-        """idx (B, T) -> what the head reads, (B, T, C). Positions (T,) or (B, T) count from 0 by default."""
+        """idx (B, T) -> what the head reads, (B, T, C). Positions (T,) or (B, T) count from 0 by default.
+
+        `caches`, one for each block, hold the keys and values of earlier tokens (model.cache).
+        """
         config = self.config
         if positions is None:
             positions = torch.arange(idx.shape[1], device=idx.device)

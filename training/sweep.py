@@ -53,6 +53,7 @@ class Setting:
 
     @property
     def mean(self) -> float:
+        """Of the seeds' validation losses, in nats per token."""
         return statistics.fmean(self.losses)
 
     @property

@@ -48,7 +48,8 @@ class Options:
 
 
 def kind(verdict: str) -> str:
-    """
+    """How a verdict counts: the kinds of KINDS.
+
     >>> kind("wrong dq: off by 0.5, allowed 0.1")
     'wrong result'
     """
