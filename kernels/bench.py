@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from common import bench, cli, gpus, plots
+from common import bench, cli, files, gpus, plots
 from common.memory import keep_freed_memory
 from kernels import bench_cases, bench_gpu
 from kernels.bench_cases import Case, Turn, Way
@@ -84,6 +84,8 @@ def measure_all(options: Options) -> tuple[list[bench.Row], list[str]]:
             wrong.append(differs)
         else:
             rows += measure(case, options)
+        if options.json:  # what is measured outlives a fault of a later case, and the end of the time
+            files.write_json(options.json, bench.as_json("kernels", rows))
     return rows, wrong
 
 

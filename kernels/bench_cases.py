@@ -168,13 +168,14 @@ def _of_those_that_run(case: Case) -> Case:
             except RuntimeError as error:
                 if name == "ours":
                     raise
-                print(f"{case.name}: without {name} ({_first_line(error)})", file=sys.stderr)
+                print(f"{case.name}: without {name} ({first_line(error)})", file=sys.stderr)
                 continue
         found[name] = way
     return dataclasses.replace(case, ways=found)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in one line."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

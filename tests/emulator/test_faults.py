@@ -70,6 +70,7 @@ ALWAYS = {
         "copy_to_global": "cp.async: the address is not in shared memory",
         "copy_from_shared": "cp.async: the address is not in global memory but in shared memory",
         "ldmatrix_from_global": "ldmatrix.x1: the address is not in shared memory",
+        "store_to_shared": "st.global: the address is not in global memory but in shared memory",
         "red_to_shared": "red.global.add: the address is not in global memory but in shared memory",
         "red2_to_shared": "red.global.add: the address is not in global memory but in shared memory",
         "red4_to_shared": "red.global.add: the address is not in global memory but in shared memory",

@@ -6,6 +6,7 @@ from kernels import programs, trials
 from kernels.emulator import Toolchain
 from kernels.mutation.cases import CASES
 from kernels.mutation.runner import UNITS
+from kernels.trials import Norm
 
 FIRST, OTHERS = UNITS[: len(CASES)], UNITS[len(CASES) :]
 
@@ -27,3 +28,11 @@ def test_kernels_are_right_and_free_of_faults(toolchain: Toolchain, unit) -> Non
 @pytest.mark.parametrize("unit", UNITS, ids=str)
 def test_kernels_are_right_in_twenty_orders(toolchain: Toolchain, unit) -> None:
     check(toolchain, unit.program, unit.dtype, range(20))
+
+
+@pytest.mark.parametrize("columns", [512, 768, 1024])
+def test_the_layer_norms_columns_meet_on_no_bank(toolchain: Toolchain, columns: int) -> None:
+    library = programs.build(toolchain, "layer_norm_backward", "bfloat16")
+    trials.prepare("layer_norm_backward", Norm(5, columns), "bfloat16").run(library, count=True)
+    shared = [count for count in library.counts() if count.space == "shared"]
+    assert shared and all(count.cost == count.least for count in shared)

@@ -2,6 +2,7 @@
 
 import contextlib
 import doctest
+import json
 import types
 import weakref
 
@@ -103,6 +104,17 @@ def test_a_graph_holds_every_turn_once_and_is_captured_when_all_are_warm(clock):
     assert clock.log == [*warm_up, "captured", "replay", *["event", "replay", "event"] * 2]
 
 
+def test_a_peer_that_cannot_be_captured_is_left_out_and_said(clock, capsys):
+    def cannot():
+        raise RuntimeError("not while a stream is captured")
+
+    turns = {"ours": [Turn(clock.call("ours", 2))], "peer": [Turn(cannot)]}
+    assert bench_gpu.graph_seconds(turns, repeat=1) == pytest.approx({"ours": 2e-3})
+    assert capsys.readouterr().err == "no CUDA graph of peer (not while a stream is captured)\n"
+    with pytest.raises(RuntimeError, match="not while"):
+        bench_gpu.graph_seconds({"ours": [Turn(cannot)]}, repeat=1)
+
+
 def test_the_median_counts(clock):
     times = iter([1] * bench_gpu.WARM_UP + [9, 1, 2])
 
@@ -135,6 +147,18 @@ def test_a_case_that_disagrees_is_not_measured(monkeypatch, tmp_path, capsys):
     with pytest.raises(ValueError, match="not measured, as the results disagree: double"):
         bench.main(["--device", "cpu", "--json", str(tmp_path / "b.json")])
     assert '"rows": []' in (tmp_path / "b.json").read_text()
+
+
+def test_rows_outlive_the_fault_of_a_later_case(monkeypatch, tmp_path):
+    def two_cases(*_):
+        yield a_case({"ours": lambda x: 2 * x, "reference": lambda x: 2 * x})
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(bench_cases, "cases", two_cases)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        bench.main(["--device", "cpu", "--repeat", "1", "--json", str(tmp_path / "b.json")])
+    rows = json.loads((tmp_path / "b.json").read_text())["rows"]
+    assert [row["name"] for row in rows[::2]] == [f"double (8, 4) float32 {part}" for part in bench.PARTS]
 
 
 def test_a_peer_that_cannot_run_is_left_out_and_said(monkeypatch, capsys):

@@ -96,16 +96,15 @@ __global__ void __launch_bounds__(kLongBackwardThreads, 2) attention_long_backwa
     // Turn t of the walk: tile t % per_head of the queries from the diagonal on, of head t / per_head of the group.
     const int group = s.heads / s.kv_heads;
     const int end = static_cast<int>(min(int64_t{s.length}, int64_t{at.first} + kLongTile - 1 + s.window));
-    const int per_head = (end - at.first + kLongTile - 1) / kLongTile;
-    const auto load_queries = [&](int turn, int stage) {
+    const unsigned per_head = (end - at.first + kLongTile - 1) / kLongTile;  // unsigned divisions are cheaper
+    const auto load_queries = [&](unsigned turn, int stage) {
         const int head = at.head * group + turn / per_head, query = at.first + turn % per_head * kLongTile;
         load(stages + stage * 2 * kTile, p.q, head, query);
         load(stages + stage * 2 * kTile + kTile, p.grad_out, head, query);
         const int i = threadIdx.x % kLongTile;  // the first 64 threads copy lse, the others delta
         const float* from = threadIdx.x < kLongTile ? p.lse : p.delta;
-        const bool inside = query + i < s.length;
-        ptx::cp_async<4>(statistics + stage * 2 * kLongTile + threadIdx.x,
-                         inside ? from + s.row(at.batch, head, query + i) : from, inside);
+        ptx::cp_async<4>(statistics + stage * 2 * kLongTile + threadIdx.x, from + s.row(at.batch, head, query + i),
+                         query + i < s.length);
         ptx::cp_async_commit();
     };
     load(k_tile, p.k, at.head, at.first);
@@ -116,7 +115,8 @@ __global__ void __launch_bounds__(kLongBackwardThreads, 2) attention_long_backwa
     const int row = threadIdx.x / 32 * 16;
     Accumulator<D> dk[1] = {}, dv[1] = {};
     typename Memory::template Operands<D <= 64> k[1], v[1];
-    for (int turn = 0, stage = 0; turn < group * per_head; ++turn, stage ^= 1) {
+    int stage = 0;
+    for (unsigned turn = 0; turn < group * per_head; ++turn, stage ^= 1) {
         ptx::cp_async_wait<0>();
         __syncthreads();
         if (turn == 0) {

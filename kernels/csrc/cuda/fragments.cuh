@@ -60,14 +60,27 @@ struct Tile {
     }
 
     // Starts copying rows [first, first + rows) of a head; rows from `length` and columns from `width` on become zero.
+    // A thread keeps its chunks and goes down by a multiple of 8 rows, after which they are permuted as before: so an
+    // addition leads from one address to the next.
     template <int Threads>
     static __device__ __forceinline__ void load_async(T* tile, const T* head, int64_t stride, int first, int rows,
                                                       int length, int width) {
-        for (int i = threadIdx.x; i < rows * kChunks; i += Threads) {
-            const int row = i / kChunks, chunk = i % kChunks;
-            const bool inside = first + row < length && chunk * kChunk < width;
-            const T* from = inside ? head + (first + row) * stride + chunk * kChunk : head;
-            ptx::cp_async<16>(at(tile, row, chunk), from, inside);
+        constexpr int kLanes = kChunks % 3 == 0 ? kChunks / 3 : kChunks;  // of a row: a power of two
+        constexpr int kRows = Threads / kLanes;
+        static_assert(kRows % 8 == 0);
+        const int thread = static_cast<int>(threadIdx.x) % Threads;
+        const T* from = head + (first + thread / kLanes) * stride;
+#pragma unroll(D == 128 ? 2 : 4)  // all of D = 128 takes more registers than there are
+        for (int start = 0; start < rows; start += kRows) {
+            const int row = start + thread / kLanes;
+            if (row >= rows) break;
+#pragma unroll
+            for (int group = 0; group < kChunks; group += kLanes) {
+                const int chunk = group + thread % kLanes;
+                ptx::cp_async<16>(at(tile, row, chunk), from + chunk * kChunk,
+                                  first + row < length && chunk * kChunk < width);
+            }
+            from += kRows * stride;
         }
     }
 

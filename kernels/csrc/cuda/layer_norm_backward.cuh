@@ -31,13 +31,20 @@ __device__ __forceinline__ void store_gradient(const LayerNormBackward<T>& p, in
                                                const Pack<T, N>& x) {
     using A = compute_t<T>;
     const auto weight = Pack<T, N>::load(p.weight + column);
-    Pack<T, N> passed{}, out;
-    if (p.grad_residual != nullptr) passed = Pack<T, N>::load(p.grad_residual + row * p.grad_residual_stride + column);
+    A grad[N];
 #pragma unroll
     for (int e = 0; e < N; ++e) {
         const A normalized = (widen(x.at[e]) - r.mean) * r.rstd, g = widen(grad_out.at[e]) * widen(weight.at[e]);
-        out.at[e] = narrow<T>(r.rstd * (g - r.average - normalized * r.projection) + widen(passed.at[e]));
+        grad[e] = r.rstd * (g - r.average - normalized * r.projection);
     }
+    if (p.grad_residual != nullptr) {
+        const auto passed = Pack<T, N>::load(p.grad_residual + row * p.grad_residual_stride + column);
+#pragma unroll
+        for (int e = 0; e < N; ++e) grad[e] += widen(passed.at[e]);
+    }
+    Pack<T, N> out;
+#pragma unroll
+    for (int e = 0; e < N; ++e) out.at[e] = narrow<T>(grad[e]);
     out.store(p.grad_x + row * p.size + column);
 }
 
@@ -60,7 +67,10 @@ __device__ __forceinline__ void add_to_sums(const LayerNormBackward<T>& p, int c
 template <class T, int Packs>
 inline constexpr int kBackwardBlocks = Packs * kPackSize<T> <= 24 ? kMostBackwardBlocks : 2;
 
-// Shared memory: (groups of the block, 2, size) of A. Registers: 24 per pack of 16-bit elements, and about 40.
+// Where a column's sum lies: with a gap behind every 32 columns, the packs of a warp's lanes begin on different banks.
+__host__ __device__ __forceinline__ int spread(int column) { return column + column / 32; }
+
+// Shared memory: (groups of the block, 2, size) of A, spread. Registers: 24 per pack of 16-bit elements, and about 40.
 template <class T, int Lanes, int Packs>
 __global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<T, Packs>)
     layer_norm_backward_in_registers(const LayerNormBackward<T> p) {
@@ -76,30 +86,33 @@ __global__ void __launch_bounds__(kRowThreads, kBackwardBlocks<T, Packs>)
             x[i] = Pack<T, N>::load(p.x + row * p.x_stride + column);
             grad_out[i] = Pack<T, N>::load(p.grad_out + row * p.grad_out_stride + column);
         });
-        Row::each(p.size, [&](int i, int column) { add_to_sums(p, column, grad_out[i], x[i], r); });
+        Row::each(p.size, [&](int i, int column) {
+            add_to_sums(p, column, grad_out[i], x[i], r);
+#pragma unroll
+            for (int e = 0; e < N; ++e) {
+                const A g = widen(grad_out[i].at[e]);
+                grad_weight[i][e] += g * ((widen(x[i].at[e]) - r.mean) * r.rstd);
+                grad_bias[i][e] += g;
+            }
+        });
         r.average = group.sum(r.average) / p.size;
         r.projection = group.sum(r.projection) / p.size;
         Row::each(p.size, [&](int i, int column) { store_gradient(p, row, column, r, grad_out[i], x[i]); });
-        Row::each_element(p.size, [&](int i, int e) {
-            const A g = widen(grad_out[i].at[e]);
-            grad_weight[i][e] += g * ((widen(x[i].at[e]) - r.mean) * r.rstd);
-            grad_bias[i][e] += g;
-        });
     }
 
     A* sums = dynamic_shared<A>();
-    A* mine = sums + group.in_block() * 2 * p.size;
+    A* mine = sums + group.in_block() * spread(2 * p.size);
     Row::each(p.size, [&](int i, int column) {
 #pragma unroll
         for (int e = 0; e < N; ++e) {
-            mine[column + e] = grad_weight[i][e];
-            mine[p.size + column + e] = grad_bias[i][e];
+            mine[spread(column) + e] = grad_weight[i][e];
+            mine[spread(p.size + column) + e] = grad_bias[i][e];
         }
     });
     __syncthreads();
     for (int column = threadIdx.x; column < 2 * p.size; column += kRowThreads) {
         A total = 0;
-        for (int g = 0; g < kRowThreads / Lanes; ++g) total += sums[g * 2 * p.size + column];
+        for (int g = 0; g < kRowThreads / Lanes; ++g) total += sums[g * spread(2 * p.size) + spread(column)];
         p.partials[int64_t{blockIdx.x} * 2 * p.size + column] = total;
     }
 }
@@ -181,7 +194,7 @@ bool layer_norm_backward_fused(const LayerNormBackward<T>& p, int multiprocessor
     return in_packs(p) && with_row_layout<T>(p.size, [&](auto lanes, auto packs) {
                constexpr int Lanes = lanes, Packs = packs;
                const dim3 grid = row_grid(p.rows, Lanes, multiprocessors * kBackwardBlocks<T, Packs>);
-               const std::size_t shared = kRowThreads / Lanes * 2 * p.size * sizeof(compute_t<T>);
+               const std::size_t shared = kRowThreads / Lanes * spread(2 * p.size) * sizeof(compute_t<T>);
                launch(layer_norm_backward_in_registers<T, Lanes, Packs>, grid, dim3(kRowThreads), shared, stream, p);
                lines = static_cast<int>(grid.x);
            });

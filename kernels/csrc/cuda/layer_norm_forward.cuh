@@ -44,7 +44,8 @@ __device__ __forceinline__ void store_normalized(const LayerNormForward<T>& p, i
 
 // Grid: any; block: kRowThreads. Registers: 4 per pack, and about 30.
 template <class T, int Lanes, int Packs>
-__global__ void __launch_bounds__(kRowThreads) layer_norm_in_registers(const LayerNormForward<T> p) {
+__global__ void __launch_bounds__(kRowThreads, kForwardBlocksPerMultiprocessor)
+    layer_norm_in_registers(const LayerNormForward<T> p) {
     constexpr int N = kPackSize<T>;
     using A = compute_t<T>;
     using Row = RowOf<Lanes, N, Packs>;

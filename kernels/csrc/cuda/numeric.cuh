@@ -67,13 +67,14 @@ struct Pack {
         return pack;
     }
 
+    // To global memory.
     __device__ __forceinline__ void store(T* to) const {
         if constexpr (N == 1) {
             *to = at[0];
         } else {
             uint4 words;
             memcpy(&words, at, sizeof words);
-            *reinterpret_cast<uint4*>(to) = words;
+            ptx::store_16(to, words);
         }
     }
 };

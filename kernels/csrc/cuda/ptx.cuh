@@ -70,12 +70,12 @@ __device__ __forceinline__ uint32_t to_tf32(float x) {
 #endif
 }
 
-// ---- tensor cores: the whole warp calls them together ----
+// ---- tensor cores: the whole warp calls them together; volatile, lest they move into a branch of some lanes ----
 
-#define PTX_MMA(instruction)                                                                           \
-    PTX_FROM(80, asm(instruction " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"              \
-                     : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                  \
-                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1)))
+#define PTX_MMA(instruction)                                                                               \
+    PTX_FROM(80, asm volatile(instruction " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"         \
+                              : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                             \
+                              : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1)))
 
 // c (16, 8) += a (16, 16) b (16, 8), T = __nv_bfloat16 or __half, sums in float32.
 template <class T>
@@ -137,8 +137,9 @@ PTX_LDMATRIX(ldmatrix_x4_trans, true, 4)
 
 // ---- cp.async: global to shared memory, past the registers ----
 
-// Starts a copy of Bytes (4, 8 or 16; both addresses aligned to it). With `valid` false nothing is read and zeros are
-// written. The data may be read after cp_async_wait by this thread, and after a barrier behind it by the others.
+// Starts a copy of Bytes (4, 8 or 16; both addresses aligned to it). With `valid` false nothing is read, wherever
+// `global` points, and zeros are written. The data may be read after cp_async_wait by this thread, and after a barrier
+// behind it by the others.
 template <int Bytes>
 __device__ __forceinline__ void cp_async(void* shared, const void* global, bool valid = true PTX_SITE) {
     static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
@@ -173,6 +174,20 @@ __device__ __forceinline__ void cp_async_wait() {
     PTX_FROM(80, asm volatile("cp.async.wait_group %0;" ::"n"(Open) : "memory"))
 #else
     emulator::copy_async_wait(Open);
+#endif
+}
+
+// ---- st: 16 bytes to global memory at once ----
+
+// Written in CUDA alone, nvcc splits it into four stores of 4 bytes in most loops. `address` is aligned to 16.
+__device__ __forceinline__ void store_16(void* address, uint4 words PTX_SITE) {
+#ifdef __CUDACC__
+    asm volatile("st.global.v4.b32 [%0], {%1,%2,%3,%4};" ::"l"(address), "r"(words.x), "r"(words.y), "r"(words.z),
+                 "r"(words.w)
+                 : "memory");
+#else
+    emulator::require_global(address, "st.global", site);
+    *static_cast<uint4*>(address) = words;
 #endif
 }
 

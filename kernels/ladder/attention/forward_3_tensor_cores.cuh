@@ -17,12 +17,11 @@ namespace slm::ladder {
 template <class Place>
 __device__ __forceinline__ void load_rows(T* tile, const T* head, int64_t stride, int first, int length,
                                           const Place& place) {
-    using Chunk = Pack<T, 8>;
     for (int i = threadIdx.x; i < 64 * D / 8; i += kThreads) {
         const int row = i / (D / 8), chunk = i % (D / 8);
-        Chunk values{};
-        if (first + row < length) values = Chunk::load(head + (first + row) * stride + chunk * 8);
-        values.store(place(tile, row, chunk));
+        uint4 words = make_uint4(0, 0, 0, 0);
+        if (first + row < length) words = *reinterpret_cast<const uint4*>(head + (first + row) * stride + chunk * 8);
+        *reinterpret_cast<uint4*>(place(tile, row, chunk)) = words;
     }
 }
 

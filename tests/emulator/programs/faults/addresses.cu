@@ -136,6 +136,16 @@ __global__ void red4_to_shared(const float* x, float* out) {
 }
 
 template <bool mended>
+__global__ void store_to_shared(const float* x, float* out) {
+    __shared__ uint4 words;
+    if (threadIdx.x == 0) words = make_uint4(1, 2, 3, 4);
+    __syncthreads();
+    uint4* place = mended ? reinterpret_cast<uint4*>(out + 64 * blockIdx.x) : &words;
+    if (threadIdx.x == 0) ptx::store_16(place, words);  // store_to_shared
+    out[64 * blockIdx.x + 32 + threadIdx.x] = x[threadIdx.x];
+}
+
+template <bool mended>
 __global__ void red_to_own_variable(const float* x, float* out) {
     float total = 0;
     ptx::red_add(mended ? out + 64 * blockIdx.x + threadIdx.x : &total, x[threadIdx.x]);  // red_to_own_variable
@@ -156,6 +166,7 @@ FAULT(past_dynamic_shared, 32, 256)
 FAULT(copy_to_global, 32, 128)
 FAULT(copy_from_shared, 32, 256)
 FAULT(ldmatrix_from_global, 32, 128)
+FAULT(store_to_shared, 32, 0)
 FAULT(red_to_shared, 32, 0)
 FAULT(red2_to_shared, 32, 0)
 FAULT(red4_to_shared, 32, 0)
