@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+COLDEST = 1e-6
+
 
 @dataclass(frozen=True)
 class Rules:
     """How the next id is drawn. Temperature 0 or top_k 1 is greedy: the likeliest id, the first of equals."""
 
     temperature: float = 1.0
-    """Divides the logits."""
+    """Divides the logits; 0, or at least COLDEST, below which float32 could overflow."""
     top_k: int | None = None
     """Keep the k likeliest ids."""
     top_p: float | None = None
@@ -26,8 +28,10 @@ class Rules:
     """Above 1, ids that stand in the text already become less likely."""
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise ValueError(f"temperature is {self.temperature}: it must be 0 (greedy) or a number above 0")
+        if self.temperature != 0 and not COLDEST <= self.temperature < math.inf:
+            raise ValueError(
+                f"temperature is {self.temperature}: it must be 0 (greedy) or at least {COLDEST}"
+            )
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}: it must be at least 1, or None for all")
         for name in ("top_p", "min_p"):

@@ -1,11 +1,13 @@
 """python -m training sweep PRESET --grid learning_rate=1e-3,3e-3 --seeds 3: a run for every setting and seed.
 
 Runs lie in OUT/FIELD=VALUE,…/seed-N. Finished ones are kept and an unfinished one goes on from its checkpoint, so
-the same command may be given again after a stop, or with a larger grid.
+the same command may be given again after a stop, or with a larger grid. A run that diverges counts as an infinite loss
+and leaves the reason in its diverged.txt: a learning rate that is too high is one of a sweep's answers.
 """
 
 import dataclasses
 import itertools
+import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common import files, plots
+from training import failures
 from training.config import TrainConfig, parse_config
 
 SHORT = {"lr": "learning_rate"}
@@ -49,7 +52,7 @@ class Setting:
 
     name: str
     losses: list[float]
-    """Validation losses by seed, nats per token."""
+    """Validation losses by seed, nats per token; infinite where the run diverged."""
 
     @property
     def mean(self) -> float:
@@ -58,8 +61,33 @@ class Setting:
 
     @property
     def deviation(self) -> float:
-        """Standard deviation over seeds; 0 for one."""
+        """Standard deviation over seeds; 0 for one, NaN where one diverged."""
+        if self.diverged:
+            return math.nan
         return statistics.stdev(self.losses) if len(self.losses) > 1 else 0.0
+
+    @property
+    def diverged(self) -> int:
+        """How many seeds ended without a loss."""
+        return sum(not math.isfinite(loss) for loss in self.losses)
+
+    def row(self) -> dict[str, Any]:
+        """What table.json holds of it: null stands for a loss that is not there."""
+        numbers = {"mean": self.mean, "deviation": self.deviation, "losses": self.losses}
+        return {"setting": self.name, **{name: _finite(value) for name, value in numbers.items()}}
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """What the printed table shows of it."""
+        seeds = len(self.losses)
+        if self.diverged:
+            return self.name, "diverged", "", f"{self.diverged} of {seeds}"
+        return self.name, f"{self.mean:.4f}", f"{self.deviation:.4f}", str(seeds)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return value if math.isfinite(value) else None
 
 
 def parse_grid(grid: tuple[str, ...]) -> dict[str, list[str]]:
@@ -99,10 +127,17 @@ def configurations(options: Sweep) -> Iterator[tuple[str, list[TrainConfig]]]:
 
 def _configuration(folder: Path, seed: int, flags: list[str]) -> TrainConfig:
     run = folder / f"seed-{seed}"
-    begun = ["--resume"] if (run / "config.toml").is_file() and not (run / "report.json").is_file() else []
     return parse_config(
-        [*flags, "--seed", str(seed), "--run", str(run), *begun], prog="python -m training sweep"
+        [*flags, "--seed", str(seed), "--run", str(run), *_begun(run)], prog="python -m training sweep"
     )
+
+
+def _begun(run: Path) -> list[str]:
+    """How train.py is told of a run that was stopped: one without a checkpoint begins anew."""
+    if not run.is_dir() or (run / "report.json").is_file():
+        return []
+    saved = (files.whole_directory(run / "last") / "state.json").is_file()
+    return ["--resume"] if saved else ["--overwrite"]
 
 
 def sweep(options: Sweep) -> None:
@@ -110,28 +145,27 @@ def sweep(options: Sweep) -> None:
     plan = list(configurations(options))
     settings = [Setting(name, [_loss(config) for config in configs]) for name, configs in plan]
     settings.sort(key=lambda setting: setting.mean)
-    rows: list[dict[str, Any]] = [
-        {"setting": s.name, "mean": s.mean, "deviation": s.deviation, "losses": s.losses} for s in settings
-    ]
-    files.write_json(options.out / "table.json", rows)
+    files.write_json(options.out / "table.json", [setting.row() for setting in settings])
     draw(settings, options.out / "sweep.png")
     table = Table("setting", "val loss", "± deviation", "seeds", title="best first", title_justify="left")
     for setting in settings:
-        table.add_row(
-            setting.name, f"{setting.mean:.4f}", f"{setting.deviation:.4f}", str(len(setting.losses))
-        )
+        table.add_row(*setting.cells())
     Console().print(table)
     print(f"{options.out}: the runs, table.json and sweep.png")
 
 
 def _loss(config: TrainConfig) -> float:
-    """The validation loss of a run, which is trained unless it is finished."""
-    path = config.run_directory / "report.json"
-    if not path.is_file():
+    """The validation loss of a run, which is trained unless it has ended."""
+    report, diverged = config.run_directory / "report.json", config.run_directory / "diverged.txt"
+    if not report.is_file() and not diverged.is_file():
         from training.loop import train
 
-        train(config)
-    return files.read_json(path)["val_loss"]
+        try:
+            train(config)
+        except (failures.Diverged, failures.Damaged) as error:
+            files.write_text(diverged, f"{error}\n")
+            print(f"{config.run_directory}: {error}")
+    return files.read_json(report)["val_loss"] if report.is_file() else math.inf
 
 
 def draw(settings: list[Setting], path: Path) -> None:

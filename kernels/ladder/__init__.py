@@ -16,6 +16,7 @@ measures them.
 
 import ctypes
 import hashlib
+import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -185,6 +186,7 @@ def compile_for_gpu(unit: Path, folder: Path, architecture: str) -> Path:
     library = folder / f"{unit.parent.name}-{unit.stem}-{digest.hexdigest()[:16]}-{architecture}.so"
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        aside = library.with_suffix(f".{os.getpid()}.part")
         flags = ["-std=c++17", "-O3", "-shared", "-Xcompiler=-fPIC", f"-arch={architecture}"]
         command = [
             nvcc,
@@ -192,12 +194,12 @@ def compile_for_gpu(unit: Path, folder: Path, architecture: str) -> Path:
             f"-I{builds.CSRC / 'cuda'}",
             unit,
             "-o",
-            library.with_suffix(".part"),
+            aside,
         ]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"{unit.name} does not compile:\n{done.stderr}")
-        library.with_suffix(".part").rename(library)
+        aside.rename(library)
     return library
 
 

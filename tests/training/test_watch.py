@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 import sys
 import types
 
@@ -181,6 +182,36 @@ def test_a_sweep_trains_the_grid_once_and_goes_on(preset, tmp_path, monkeypatch,
     main(argv)
     assert [(c.run_directory, c.resume) for c in trained] == [(unfinished, True)]
     assert json.loads((tmp_path / "sweep" / "table.json").read_text()) == rows
+
+
+def test_a_sweep_begins_anew_what_was_killed_before_its_first_checkpoint(preset, tmp_path):
+    argv = ["sweep", preset, "--out", str(tmp_path / "sweep")]
+    main(argv)
+    rows = (tmp_path / "sweep" / "table.json").read_text()
+    run = tmp_path / "sweep" / "preset" / "seed-1"
+    for left in (["tokenizer.json"], ["tokenizer.json", "config.toml", "log.jsonl"]):
+        for entry in run.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name not in left:
+                entry.unlink()
+        main(argv)
+        assert (tmp_path / "sweep" / "table.json").read_text() == rows
+
+
+def test_a_sweep_goes_on_where_a_setting_diverges(preset, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "sweep"
+    argv = ["sweep", preset, "--grid", "lr=1e30,1e-3", "--seeds", "2", "--out", str(folder)]
+    main(argv)
+    shown = capsys.readouterr().out
+    assert "not finite" in (folder / "learning_rate=1e30" / "seed-2" / "diverged.txt").read_text()
+    best, worst = json.loads((folder / "table.json").read_text())
+    assert best["setting"] == "learning_rate=1e-3" and best["mean"] == pytest.approx(sum(best["losses"]) / 2)
+    assert worst == {"setting": "learning_rate=1e30", "mean": None, "deviation": None, "losses": [None, None]}
+    assert re.search(r"learning_rate=1e30.*diverged.*2 of 2", shown)
+    monkeypatch.setattr(loop, "train", lambda config: pytest.fail("trained again"))
+    main(argv)
+    assert json.loads((folder / "table.json").read_text()) == [best, worst]
 
 
 def test_a_sweep_that_is_stopped_says_so(preset, tmp_path, monkeypatch, capsys):

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -21,6 +22,8 @@ template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
             Arguments&&... arguments) {
     constexpr std::size_t kWithoutAsking = 48 * 1024;
+    static std::mutex limit;  // it belongs to the kernel: no other thread may lower it before this one launches
+    const std::lock_guard<std::mutex> held(limit);
     if (shared_bytes > kWithoutAsking)
         check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                         cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
