@@ -10,10 +10,14 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import tyro
+
+from common import cli
 from kernels import toolchain
 
 # Of the compiler's report on one kernel: its name, its architecture, then the figures.
@@ -83,10 +87,25 @@ def _readable(symbol: str) -> str:
     return name.removeprefix("void ").replace("slm::cuda::", "").split("(")[0]
 
 
-def main(architectures: list[str]) -> None:
-    """Prints a line for each kernel and architecture, by default sm_80 and sm_90."""
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Prints what nvcc gives each CUDA kernel: registers, spills and its own time."""
+
+    architectures: Annotated[tuple[str, ...], tyro.conf.Positional] = ("sm_80", "sm_90")
+    """What to compile for."""
+
+    def __post_init__(self) -> None:
+        for name in self.architectures:
+            if not re.fullmatch(r"sm_\d+[af]?", name):
+                raise ValueError(f"there is no architecture {name!r}: say sm_80, sm_90 or the like")
+
+
+@cli.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints a line for each kernel and architecture, and one for each file."""
+    options = cli.parse(Options, argv, prog="python -m kernels.resources")
     for source in sources():
-        for architecture in architectures or ["sm_80", "sm_90"]:
+        for architecture in options.architectures:
             compiled = compile_for(source, architecture)
             for found in compiled.kernels:
                 spills = f"{found.spilled} bytes spilled" if found.spilled else ""
@@ -95,4 +114,4 @@ def main(architectures: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

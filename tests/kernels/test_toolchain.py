@@ -10,7 +10,7 @@ import torch
 
 import kernels
 from kernels import __main__ as command
-from kernels import toolchain
+from kernels import resources, toolchain
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,10 +90,10 @@ def test_the_source_hash_follows_names_and_contents(tmp_path, monkeypatch):
 @pytest.mark.skipif(toolchain.compiler() is None, reason="no compiler")
 def test_flags_are_those_that_the_compiler_takes(monkeypatch):
     cxx = toolchain.compiler()
-    assert not toolchain._accepts(cxx, "-march=no-such-processor")
+    assert not toolchain.accepts(cxx, "-march=no-such-processor")
     monkeypatch.setattr(toolchain.platform, "machine", lambda: "no-such-machine")
     assert toolchain.native_flags(cxx) == (
-        ["-march=native"] if toolchain._accepts(cxx, "-march=native") else []
+        ["-march=native"] if toolchain.accepts(cxx, "-march=native") else []
     )
     monkeypatch.setenv("SLM_NATIVE", "0")
     assert toolchain.native_flags(cxx) == []
@@ -165,3 +165,12 @@ def test_mistakes_on_the_command_line_are_one_line_and_exit_code_2(capsys, argum
         command.main(arguments)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1 and message in error
+
+
+def test_resources_of_what_is_no_architecture_are_refused(refused):
+    assert "no architecture '90'" in refused(resources.main, "90")
+
+
+def test_resources_without_a_toolkit_say_what_to_install(refused, monkeypatch):
+    monkeypatch.setattr(toolchain, "cuda_home", lambda: None)
+    assert "set CUDA_HOME" in refused(resources.main, "sm_80")

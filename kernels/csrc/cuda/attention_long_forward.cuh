@@ -28,15 +28,12 @@ struct LongRows {
     using Scores = Accumulator<16>[kLongKeys / 16][M];
 
     int query;                       // of the first row
-    float maximum[M][2], sum[M][2];  // of rows g and g + 8 of each tile; the sum of this lane
+    float maximum[M][2], sum[M][2] = {};  // of rows g and g + 8 of each tile; the sum of this lane
     Accumulator<D> out[M] = {};
 
     __device__ __forceinline__ explicit LongRows(int query) : query(query) {
 #pragma unroll
-        for (int i = 0; i < 2 * M; ++i) {
-            maximum[i / 2][i % 2] = -INFINITY;
-            sum[i / 2][i % 2] = 0;
-        }
+        for (int i = 0; i < 2 * M; ++i) maximum[i / 2][i % 2] = -INFINITY;
     }
 
     // Calls step(j, m, n, e) for each score of this lane.

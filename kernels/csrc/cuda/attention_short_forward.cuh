@@ -24,7 +24,7 @@ struct ShortRow {
 
     int query;  // the first
     Accumulator<16> score[Tiles][1] = {};
-    float maximum[2], sum[2];  // of rows g and g + 8
+    float maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {};  // of rows g and g + 8
 
     // Calls step(j, n, e) for each score of this lane.
     template <class Step>
@@ -36,8 +36,6 @@ struct ShortRow {
     // Scores to weights exp(scale * (score - maximum)), 0 where the key is not seen. scale > 0.
     __device__ __forceinline__ void softmax(const AttentionShape& s) {
         const float scale = static_cast<float>(s.scale * kLog2E);
-        maximum[0] = maximum[1] = -INFINITY;
-        sum[0] = sum[1] = 0;
         each([&](int j, int n, int e) {
             if (ScoreTile<false>{query, 16 * j}.hidden(s, n, e)) score[j][0][n][e] = -INFINITY;
             maximum[e / 2] = fmaxf(maximum[e / 2], score[j][0][n][e]);
