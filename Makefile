@@ -26,7 +26,7 @@ $(INSTALLED): requirements.lock
 	$(RUN_IN) -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@touch $@
 
-$(BUILT): $(INSTALLED) setup.py pyproject.toml $(CSRC)
+$(BUILT): $(INSTALLED) setup.py kernels/toolchain.py pyproject.toml $(CSRC)
 	$(RUN_IN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
 	@touch $@
 

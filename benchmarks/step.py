@@ -50,6 +50,12 @@ class Model:
         """Forward and backward passes per step."""
         return self.step_tokens // (self.micro_batch * self.config.block_size)
 
+    def optimizer(self, gpt: GPT, device: torch.device) -> torch.optim.Optimizer:
+        """That of training/, over the parameters of `gpt`."""
+        config = TrainConfig(model=self.config, batch_tokens=self.step_tokens, micro_batch=self.micro_batch)
+        (adamw,) = optimizer.make_optimizers(gpt, config, precision_on(device))
+        return adamw
+
 
 # 50304, as nanoGPT trains: GPT-2's 50257 rounded up to a multiple of 64, which tensor cores like better.
 MODELS = {
@@ -115,21 +121,19 @@ class Side:
 def ours(model: Model, device: torch.device, compiled: bool) -> Side:
     """Our GPT on the fused kernels, with our own loss and the optimizer of training/."""
     gpt = GPT(devices.choose_kernels("fused", model.config, device)).to(device).train()
-    (adamw,) = optimizer.make_optimizers(gpt, TrainConfig(model=model.config), precision_on(device))
     called = torch.compile(gpt) if compiled else gpt
-    return Side(gpt, lambda x, y: called(x, y)[1], adamw)
+    return Side(gpt, lambda x, y: called(x, y)[1], model.optimizer(gpt, device))
 
 
 def plain(model: Model, device: torch.device, compiled: bool) -> Side:
     """Our GPT on torch's operators and the loss that one would write first."""
     gpt = GPT(devices.choose_kernels("torch", model.config, device)).to(device).train()
-    (adamw,) = optimizer.make_optimizers(gpt, TrainConfig(model=model.config), precision_on(device))
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         logits = gpt.lm_head(gpt.hidden(x))  # (B, T) -> (B, T, V)
         return F.cross_entropy(logits.flatten(0, 1), y.flatten())  # (B T, V), (B T,)
 
-    return Side(gpt, torch.compile(loss) if compiled else loss, adamw)
+    return Side(gpt, torch.compile(loss) if compiled else loss, model.optimizer(gpt, device))
 
 
 def nanogpt(model: Model, device: torch.device, compiled: bool, folder: Path) -> Side:

@@ -20,10 +20,11 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float
     """(x - mean) / sqrt(var + eps) * weight + bias over the last dimension (Ba et al. 2016).
 
     x: (..., C) with unit last stride; weight, bias: (C); float32, float16, bfloat16 or float64, all alike.
-    Statistics are float32 or better. Under autocast the inputs become float32, as for torch's own. Returns
-    (..., C). ValueError that names the argument for anything else.
+    Statistics are float32 or better. Under autocast weight and bias take the dtype of x: torch's own would
+    turn x into float32, and move twice the bytes for the same statistics. Returns (..., C). ValueError that
+    names the argument for anything else.
     """
-    x, weight, bias = _autocast(torch.float32, x, weight, bias)
+    x, weight, bias = _autocast(x.dtype, x, weight, bias)
     library = dispatch.library(x.device.type)
     if library is None:
         checks.check_layer_norm(x, None, weight, bias, eps)
@@ -36,9 +37,10 @@ def add_layer_norm(
 ) -> tuple[Tensor, Tensor]:
     """layer_norm(x + residual) and x + residual, in one pass over memory; arguments as for layer_norm.
 
-    The sum is rounded to the dtype of x before it is normalized, as if the two were separate ops.
+    The sum is rounded to the dtype of x before it is normalized, as if the two were separate ops. Under
+    autocast all take the dtype of the residual.
     """
-    x, residual, weight, bias = _autocast(torch.float32, x, residual, weight, bias)
+    x, residual, weight, bias = _autocast(residual.dtype, x, residual, weight, bias)
     library = dispatch.library(x.device.type)
     if library is None:
         checks.check_layer_norm(x, residual, weight, bias, eps)

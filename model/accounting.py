@@ -18,7 +18,7 @@ from torch import Tensor
 
 from model.config import GPTConfig
 from model.gpt import GPT
-from model.loss import LOGITS_BUDGET
+from model.loss import logits_budget
 
 Precision = Literal["float32", "bfloat16", "float16"]
 CARDS_GB = (8, 16, 24, 80)
@@ -126,8 +126,8 @@ def _hidden_bytes(config: GPTConfig, layers: int, batch_size: int, precision: Pr
 
 
 def _loss_bytes(config: GPTConfig, batch_size: int) -> int:
-    """One chunk of logits and of their gradient, and the head's gradient, formed in the forward pass."""
-    chunk = min(4 * batch_size * config.block_size * config.vocab_size, LOGITS_BUDGET)
+    """On a GPU: one chunk of logits and of their gradient, and the head's gradient, formed in the forward pass."""
+    chunk = min(4 * batch_size * config.block_size * config.vocab_size, logits_budget("cuda"))
     return 2 * chunk + 4 * config.vocab_size * config.n_embd
 
 

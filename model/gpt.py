@@ -103,7 +103,7 @@ class GPT(nn.Module):
         """Logits (B, T, V) for ids idx (B, T), and with targets (B, T) the mean loss in nats per token.
 
         Targets of -100 are ignored. With targets the logits carry no gradient, and are None where they would
-        not fit model.loss.LOGITS_BUDGET.
+        not fit into one chunk (model.loss.logits_budget).
         """
         self._check(idx, targets)
         if targets is not None:
@@ -131,7 +131,7 @@ class GPT(nn.Module):
         if self.wpe is not None:
             x = x + self.wpe(positions).to(x.dtype)
         angles = position_angles(positions, config.head_dim) if config.positions == "rotary" else None
-        x = self.drop(x)
+        x = self.drop(x.to(stream_dtype(x)))
         for layer, block in enumerate(self.h):
             if config.checkpoint_activations and torch.is_grad_enabled():
                 x = checkpoint(block, x, angles, use_reentrant=False)
@@ -168,6 +168,17 @@ class GPT(nn.Module):
         from model.pretrained import save
 
         save(self, directory, tokenizer)
+
+
+def stream_dtype(x: Tensor) -> torch.dtype:
+    """What the residual stream x is kept in: under autocast to bfloat16 that, else its own dtype.
+
+    Embeddings are float32 under autocast, and so would be all that is added to them: twice the bytes for norms, sums
+    and what the backward pass keeps. float16 has not the range for it.
+    """
+    device = x.device.type
+    low = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+    return torch.bfloat16 if low and x.dtype == torch.float32 else x.dtype
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 The loss of one position is -log softmax(logits)[target]; its gradient for the logits is softmax(logits) minus
 the one-hot target, known as soon as the logits are. So the head's gradients are formed in the forward pass,
-chunk by chunk, and no more than LOGITS_BUDGET bytes of logits (and as much for their gradient) exist at a
+chunk by chunk, and no more than `logits_budget` bytes of logits (and as much for their gradient) exist at a
 time.
 """
 
@@ -14,7 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 IGNORED = -100
-LOGITS_BUDGET = 128 * 2**20
+
+
+def logits_budget(device: str) -> int:
+    """Bytes of float32 logits in one chunk: 128 MiB on a CPU, 1 GiB on a GPU ("cuda", …).
+
+    Every chunk adds its part to the whole gradient of the weight, 154 MB for GPT-2. On a GPU 50 chunks would take
+    longer over that than over their products, and too few rows leave its multiprocessors idle.
+    """
+    return (128 if device == "cpu" else 1024) * 2**20
 
 
 @torch.no_grad()
@@ -38,21 +46,27 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     losses = (total.log() - true) * keep
     # softmax, in the memory of the powers; divided by infinity, the row of an ignored target becomes 0
     gradient = powers.div_(total.where(keep, math.inf))
-    gradient.scatter_add_(-1, target, -keep.to(gradient.dtype))
+    if torch.compiler.is_compiling():  # it fuses a comparison into the loops around it, but no scatter
+        hit = torch.arange(logits.shape[-1], device=logits.device) == target  # (V,), (N, 1) -> (N, V)
+        gradient = gradient - (hit & keep).float()
+    else:
+        gradient.scatter_add_(-1, target, -keep.float())
     return losses[:, 0], gradient
 
 
 def head_loss(
-    hidden: Tensor, weight: Tensor, targets: Tensor, budget: int = LOGITS_BUDGET
+    hidden: Tensor, weight: Tensor, targets: Tensor, budget: int | None = None
 ) -> tuple[Tensor | None, Tensor]:
     """Logits hidden @ weight.T, and their mean cross-entropy over the targets that are not -100 (0 if none
     is).
 
     hidden (N, C), weight (V, C), targets (N,). The logits (N, V) are for looking at: they carry no gradient,
-    and are None where they would take more than `budget` bytes in float32, because then they never exist at
-    once.
+    and are None where they would take more than `budget` bytes in float32 (None: logits_budget), because
+    then they never exist at once. Chunks are of equal size but for the last.
     """
-    rows = max(1, budget // (4 * len(weight)))
+    budget = logits_budget(hidden.device.type) if budget is None else budget
+    most = max(1, budget // (4 * len(weight)))
+    rows = max(1, math.ceil(len(hidden) / max(1, math.ceil(len(hidden) / most))))
     train = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     loss, logits = _HeadLoss.apply(hidden, weight, targets, rows, train)
     count = (targets != IGNORED).sum().clamp(min=1)

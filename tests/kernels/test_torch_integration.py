@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 import kernels
 from kernels import dispatch
@@ -113,17 +114,22 @@ def square_sum(outputs):
 
 
 @each_backend
-def test_autocast_follows_torchs_rules(backend):
-    """Layer norm runs in float32, attention in the lower precision; parameters keep their dtype."""
+def test_autocast_keeps_the_dtype_of_the_stream(backend):
+    """Layer norm runs in the dtype of x or the residual, attention in the lower precision; parameters keep theirs."""
     x, weight = leaves(backend, (4, 6, 2, 8), (8,), dtype=torch.float32)
     with kernels.use(backend.choice), torch.autocast(backend.device, torch.bfloat16):
-        assert kernels.layer_norm(x.bfloat16(), weight).dtype == torch.float32
+        assert kernels.layer_norm(x, weight).dtype == torch.float32
+        low = kernels.layer_norm(x.bfloat16(), weight)
+        assert low.dtype == torch.bfloat16
         normed, total = kernels.add_layer_norm(x.bfloat16(), x, weight)
         assert normed.dtype == total.dtype == torch.float32
+        normed, total = kernels.add_layer_norm(x, x.bfloat16(), weight)
+        assert normed.dtype == total.dtype == torch.bfloat16
         out = kernels.causal_attention(x, x.bfloat16(), x)
         assert out.dtype == torch.bfloat16
         assert kernels.causal_attention_qkvpacked(x[:, :, None].expand(4, 6, 3, 2, 8)).dtype == torch.bfloat16
-    gradient = torch.autograd.grad(out.float().sum() + normed.sum(), (x, weight))
+    torch.testing.assert_close(low, F.layer_norm(x.bfloat16(), (8,), weight.bfloat16()))
+    gradient = torch.autograd.grad(out.float().sum() + normed.float().square().sum(), (x, weight))
     assert all(g.dtype == torch.float32 for g in gradient)
 
 

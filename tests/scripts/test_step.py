@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import step
-from model import accounting
+from model import GPT, accounting
 
 # As much of nanoGPT's interface as the benchmark calls.
 PEER = """
@@ -59,6 +59,17 @@ def test_a_step_moves_the_weights_of_each_side_by_the_same_gradient(monkeypatch)
         side.step(x, y, lambda parameters, limit: seen.append([p.grad.clone() for p in parameters]))
     assert any(not torch.equal(one, other) for one, other in zip(before, ours.parameters, strict=True))
     torch.testing.assert_close(seen[0], seen[1], rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", step.MODELS)
+def test_every_model_has_whole_passes_and_an_optimizer(name):
+    model = step.MODELS[name]
+    assert model.passes * model.micro_batch * model.config.block_size == model.step_tokens
+    with torch.device("meta"):
+        gpt = GPT(model.config)
+    adamw = model.optimizer(gpt, torch.device("cpu"))
+    held = sum(p.numel() for group in adamw.param_groups for p in group["params"])
+    assert held == accounting.parameters(model.config)["total"]
 
 
 def test_the_rows_say_speed_utilization_and_memory_with_their_goals():
