@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +82,10 @@ class Case:
     @property
     def name(self) -> str:
         return f"{self.op} {self.shape}"
+
+    def without(self, names: Collection[str]) -> "Case":
+        """The same with fewer peers."""
+        return dataclasses.replace(self, ways={n: way for n, way in self.ways.items() if n not in names})
 
 
 def cases(
@@ -192,13 +196,14 @@ def upstream(outputs: Sequence[Tensor]) -> list[Tensor]:
     return [torch.randn(x.shape, device=x.device, dtype=x.dtype, generator=generator) for x in outputs]
 
 
-def disagreement(case: Case) -> str | None:
-    """What differs from the reference (or, where that does not run, from the first peer); None where all agree."""
+def disagreements(case: Case) -> dict[str, str]:
+    """By name what differs from the reference (where that does not run, from the first peer), and by how much."""
     judge = "reference" if "reference" in case.ways else list(case.ways)[1]
     exact = results(case.ways[judge], case.inputs)
+    found = {}
     for name, way in case.ways.items():
-        for found, wanted in zip(results(way, case.inputs), exact, strict=True):
-            error = ((found.float() - wanted.float()).norm() / wanted.float().norm()).item()
-            if not error <= TOLERANCE[found.dtype]:  # also NaN
-                return f"{case.name}: {name} differs from {judge} by {error:.2g}"
-    return None
+        for result, wanted in zip(results(way, case.inputs), exact, strict=True):
+            error = ((result.float() - wanted.float()).norm() / wanted.float().norm()).item()
+            if not error <= TOLERANCE[result.dtype]:  # also NaN
+                found[name] = f"{case.name}: {name} differs from {judge} by {error:.2g}"
+    return found

@@ -134,11 +134,12 @@ def test_results_that_disagree_are_named():
         return 2 * x.detach() + (x - x.detach())
 
     right = {"ours": lambda x: 2 * x, "reference": lambda x: x + x}
-    assert bench_cases.disagreement(a_case(right)) is None
+    assert bench_cases.disagreements(a_case(right)) == {}
     for wrong in (lambda x: 2.1 * x, wrong_gradient, lambda x: 2 * x * float("nan")):
-        assert "peer differs from reference" in bench_cases.disagreement(a_case({**right, "peer": wrong}))
+        (said,) = bench_cases.disagreements(a_case({**right, "peer": wrong})).values()
+        assert "peer differs from reference" in said
     without = {"ours": lambda x: 3 * x, "peer": lambda x: 2 * x}
-    assert "ours differs from peer" in bench_cases.disagreement(a_case(without))
+    assert "ours differs from peer" in bench_cases.disagreements(a_case(without))["ours"]
 
 
 def test_a_case_that_disagrees_is_not_measured(monkeypatch, tmp_path, capsys):
@@ -147,6 +148,15 @@ def test_a_case_that_disagrees_is_not_measured(monkeypatch, tmp_path, capsys):
     with pytest.raises(ValueError, match="not measured, as the results disagree: double"):
         bench.main(["--device", "cpu", "--json", str(tmp_path / "b.json")])
     assert '"rows": []' in (tmp_path / "b.json").read_text()
+
+
+def test_a_peer_that_disagrees_is_left_out_and_said(monkeypatch, tmp_path, capsys):
+    ways = {"ours": lambda x: 2 * x, "reference": lambda x: x + x, "peer": lambda x: 3 * x}
+    monkeypatch.setattr(bench_cases, "cases", lambda *_: [a_case(ways)])
+    bench.main(["--device", "cpu", "--repeat", "1", "--json", str(tmp_path / "b.json")])
+    assert "left out: double (8, 4): peer differs from reference by 0.5" in capsys.readouterr().err
+    peers = {row["peer"] for row in json.loads((tmp_path / "b.json").read_text())["rows"]}
+    assert peers == {"reference"}
 
 
 def test_rows_outlive_the_fault_of_a_later_case(monkeypatch, tmp_path):

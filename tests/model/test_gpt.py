@@ -103,6 +103,26 @@ def test_autocast_stays_near_float32(tiny, batch, variant, dtype, attention):
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in gpt.parameters())
 
 
+def test_a_stream_in_bfloat16_as_on_a_gpu_stays_near_float32(tiny, batch, variant, attention, monkeypatch):
+    gpt = tiny(**variant, attention=attention)
+    exact = gpt(*batch)[1]
+    exact_grads = torch.autograd.grad(exact, list(gpt.parameters()))
+    monkeypatch.setattr("model.gpt.stream_dtype", lambda x: torch.bfloat16)
+    seen = []
+    gpt.h[-1].register_forward_hook(lambda block, inputs, out: seen.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = gpt(*batch)[1]
+    assert seen == [torch.bfloat16]
+    assert loss.item() == pytest.approx(exact.item(), rel=1e-2)
+    grads = torch.autograd.grad(loss, list(gpt.parameters()))
+    assert all(g.dtype == torch.float32 for g in grads)
+    difference, size = (
+        sum(x.square().sum() for x in xs).sqrt()
+        for xs in ([a - b for a, b in zip(grads, exact_grads, strict=True)], exact_grads)
+    )
+    assert difference < 0.05 * size
+
+
 def test_initial_weights_have_gpt2s_spread():
     config = GPTConfig(vocab_size=500, block_size=64, n_layer=8, n_head=4, n_embd=128)
     gpt = GPT(config)
