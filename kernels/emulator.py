@@ -23,8 +23,6 @@ from pathlib import Path
 
 import numpy as np
 
-from kernels import toolchain
-
 CSRC = Path(__file__).parent / "csrc"
 FLAGS = (
     *("-std=c++17", "-g", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off"),
@@ -152,11 +150,7 @@ class Toolchain:
         is_clang = "clang" in self._version
         self._flags = (*FLAGS, "-gdwarf-4") if is_clang else (*FLAGS, "-fno-gnu-unique")
         # An array at the end of a struct has a bound, too.
-        bounds = f"-fsanitize={'bounds' if is_clang else 'bounds-strict'}"
-        garbage = (
-            "-ftrivial-auto-var-init=pattern"  # in variables that nobody has set, as in a GPU's registers
-        )
-        self._checks = (*CHECKS, bounds, *([garbage] if toolchain.accepts(self.compiler, garbage) else []))
+        self._checks = (*CHECKS, f"-fsanitize={'bounds' if is_clang else 'bounds-strict'}")
         self._objects: list[Path] = []
 
     def compile(self, source: str | Path, *, checked: bool = False, flags: Sequence[str] = ()) -> Library:

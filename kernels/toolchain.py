@@ -117,7 +117,7 @@ def native_flags(cxx: str) -> list[str]:
     if os.environ.get("SLM_NATIVE") == "0":
         return []
     wanted = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-    return [wanted] if accepts(cxx, wanted) else []
+    return [wanted] if _accepts(cxx, wanted) else []
 
 
 def openmp_flags(cxx: str) -> list[str]:
@@ -126,10 +126,9 @@ def openmp_flags(cxx: str) -> list[str]:
     For the compiler only: what it calls is found in the OpenMP library that torch has loaded, and so in its
     threads, not in a second set of them. None where the compiler has no OpenMP, as Apple's.
     """
-    return ["-fopenmp"] if accepts(cxx, "-fopenmp", "-include", "omp.h") else []
+    return ["-fopenmp"] if _accepts(cxx, "-fopenmp", "-include", "omp.h") else []
 
 
-def accepts(cxx: str, *flags: str) -> bool:
-    """Whether a C++ compiler knows these flags."""
+def _accepts(cxx: str, *flags: str) -> bool:
     done = subprocess.run([cxx, *flags, "-E", "-x", "c++", os.devnull], capture_output=True)
     return done.returncode == 0
