@@ -205,5 +205,5 @@ def disagreements(case: Case) -> dict[str, str]:
         for result, wanted in zip(results(way, case.inputs), exact, strict=True):
             error = ((result.float() - wanted.float()).norm() / wanted.float().norm()).item()
             if not error <= TOLERANCE[result.dtype]:  # also NaN
-                found[name] = f"{case.name}: {name} differs from {judge} by {error:.2g}"
+                found.setdefault(name, f"{case.name}: {name} differs from {judge} by {error:.2g}")
     return found

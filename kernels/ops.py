@@ -20,9 +20,9 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float
     """(x - mean) / sqrt(var + eps) * weight + bias over the last dimension (Ba et al. 2016).
 
     x: (..., C) with unit last stride; weight, bias: (C); float32, float16, bfloat16 or float64, all alike.
-    Statistics are float32 or better. Under autocast weight and bias take the dtype of x: torch's own would
-    turn x into float32, and move twice the bytes for the same statistics. Returns (..., C). ValueError that
-    names the argument for anything else.
+    Statistics are float32 or better. Under autocast weight and bias take the dtype of x: torch's own on a GPU
+    would turn x into float32, and move twice the bytes for the same statistics. Returns (..., C). ValueError
+    that names the argument for anything else.
     """
     x, weight, bias = _autocast(x.dtype, x, weight, bias)
     library = dispatch.library(x.device.type)
@@ -38,7 +38,7 @@ def add_layer_norm(
     """layer_norm(x + residual) and x + residual, in one pass over memory; arguments as for layer_norm.
 
     The sum is rounded to the dtype of x before it is normalized, as if the two were separate ops. Under
-    autocast all take the dtype of the residual.
+    autocast all but float64 take the dtype of the residual.
     """
     x, residual, weight, bias = _autocast(residual.dtype, x, residual, weight, bias)
     library = dispatch.library(x.device.type)

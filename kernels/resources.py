@@ -94,16 +94,15 @@ class Options:
     architectures: Annotated[tuple[str, ...], tyro.conf.Positional] = ("sm_80", "sm_90")
     """What to compile for."""
 
-    def __post_init__(self) -> None:
-        for name in self.architectures:
-            if not re.fullmatch(r"sm_\d+[af]?", name):
-                raise ValueError(f"there is no architecture {name!r}: say sm_80, sm_90 or the like")
-
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints a line for each kernel and architecture, and one for each file."""
     options = cli.parse(Options, argv, prog="python -m kernels.resources")
+    known = toolchain.output(toolchain.nvcc(), "--list-gpu-code")
+    for name in options.architectures:
+        if name not in known:
+            raise ValueError(f"nvcc knows no architecture {name!r}: choose among {', '.join(known)}")
     for source in sources():
         for architecture in options.architectures:
             compiled = compile_for(source, architecture)

@@ -96,7 +96,10 @@ def saved_bytes(run: Callable[[], Any], owned: set[int]) -> int:
 
 
 def activations(config: GPTConfig, batch_size: int, precision: Precision = "float32") -> dict[str, int]:
-    """Bytes kept for the backward pass: "blocks", and "ends" for what stands around them and in the loss."""
+    """Bytes kept for the backward pass: "blocks", and "ends" for what stands around them and in the loss.
+
+    The residual stream counts as float32, although a GPU in bfloat16 keeps it in half of that.
+    """
 
     def kept(layers: int) -> int:  # from two sequences on the bytes grow by the same amount with each
         two, three = (_hidden_bytes(config, layers, batch, precision) for batch in (2, 3))

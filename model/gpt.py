@@ -171,14 +171,14 @@ class GPT(nn.Module):
 
 
 def stream_dtype(x: Tensor) -> torch.dtype:
-    """What the residual stream x is kept in: bfloat16 on a GPU under autocast to that, else its own dtype.
+    """What the residual stream x is kept in: bfloat16 on an NVIDIA GPU under autocast to that, else its own dtype.
 
     Embeddings are float32 under autocast, and so would be all that is added to them: twice the bytes for norms, sums
     and what the backward pass keeps. On a CPU that is not what one waits for, and float16 has not the range.
     """
-    device = x.device.type
-    low = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
-    return torch.bfloat16 if device == "cuda" and low and x.dtype == torch.float32 else x.dtype
+    if x.device.type != "cuda" or x.dtype != torch.float32 or not torch.is_autocast_enabled("cuda"):
+        return x.dtype
+    return torch.bfloat16 if torch.get_autocast_dtype("cuda") == torch.bfloat16 else x.dtype
 
 
 @contextmanager

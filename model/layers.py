@@ -28,7 +28,7 @@ class Dropout(nn.Module):
             return x
         if self.backend != "torch":
             return F.dropout(x, self.p)
-        kept = torch.rand_like(x) >= self.p
+        kept = torch.rand_like(x, dtype=torch.float32) >= self.p  # in 16 bits p would be rounded
         return x * kept / (1 - self.p)
 
 
@@ -52,7 +52,8 @@ class LayerNorm(nn.Module):
 
             return layer_norm(x, self.weight, self.bias, self.eps)
         if self.backend == "sdpa":
-            return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+            # autocast on a GPU would give float32 back
+            return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps).to(x.dtype)
         wide = x.float()
         centered = wide - wide.mean(-1, keepdim=True)
         variance = centered.square().mean(-1, keepdim=True)  # (…, 1)
@@ -84,7 +85,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) -> (…, C); the statistics are float32 whatever the dtype."""
         if self.backend != "torch":
-            return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+            return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps).to(x.dtype)
         wide = x.float()
         y = wide * (wide.square().mean(-1, keepdim=True) + self.eps).rsqrt()
         return (y * self.weight).to(x.dtype)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-COLDEST = 1e-6
+COLDEST = 1e-6  # colder is greedy in all but name, and far below float32 overflows
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Rules:
     """How the next id is drawn. Temperature 0 or top_k 1 is greedy: the likeliest id, the first of equals."""
 
     temperature: float = 1.0
-    """Divides the logits; 0, or at least COLDEST, below which float32 could overflow."""
+    """Divides the logits; 0, or at least COLDEST."""
     top_k: int | None = None
     """Keep the k likeliest ids."""
     top_p: float | None = None
@@ -29,9 +29,7 @@ class Rules:
 
     def __post_init__(self) -> None:
         if self.temperature != 0 and not COLDEST <= self.temperature < math.inf:
-            raise ValueError(
-                f"temperature is {self.temperature}: it must be 0 (greedy) or at least {COLDEST}"
-            )
+            raise ValueError(f"temperature is {self.temperature}: choose 0 (greedy) or {COLDEST} and more")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k is {self.top_k}: it must be at least 1, or None for all")
         for name in ("top_p", "min_p"):

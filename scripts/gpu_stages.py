@@ -291,7 +291,7 @@ STAGES = {
     "bench": Stage(bench_kernels, 150, ("rich",)),
     "train": Stage(train, 200, ROOMS),
     "sample": Stage(sample, 30, ROOMS),
-    "step": Stage(step, 180, ROOMS),
+    "step": Stage(step, 300, ROOMS),  # two models, each compiled on both sides
 }
 
 

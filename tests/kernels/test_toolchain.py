@@ -167,8 +167,11 @@ def test_mistakes_on_the_command_line_are_one_line_and_exit_code_2(capsys, argum
     assert stop.value.code == 2 and error.count("\n") == 1 and message in error
 
 
-def test_resources_of_what_is_no_architecture_are_refused(refused):
-    assert "no architecture '90'" in refused(resources.main, "90")
+@pytest.mark.parametrize("name", ["90", "sm_12"])
+def test_resources_of_what_is_no_architecture_are_refused(refused, monkeypatch, name):
+    monkeypatch.setattr(toolchain, "nvcc", lambda: "nvcc")
+    monkeypatch.setattr(toolchain, "output", lambda *command: ["sm_80", "sm_90"])
+    assert f"no architecture '{name}': choose among sm_80, sm_90" in refused(resources.main, name)
 
 
 def test_resources_without_a_toolkit_say_what_to_install(refused, monkeypatch):

@@ -132,7 +132,7 @@ def test_the_context_slides_by_halves():
         ([1], {"temperature": -0.1}, "temperature is -0.1"),
         ([1], {"temperature": float("nan")}, "temperature is nan"),
         ([1], {"temperature": float("inf")}, "temperature is inf"),
-        ([1], {"temperature": 1e-40}, "temperature is 1e-40: it must be 0"),
+        ([1], {"temperature": 1e-40}, "temperature is 1e-40: choose 0"),
         ([1], {"top_k": 0}, "top_k is 0"),
         ([1], {"top_p": 0.0}, "top_p is 0.0"),
         ([1], {"top_p": 1.1}, "top_p is 1.1"),

@@ -5,9 +5,10 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from model import GPT, GPTConfig
-from model.gpt import Block
+from model.gpt import Block, stream_dtype
 
 
 def test_logits_for_all_positions_and_a_first_loss_of_guessing(tiny, batch, variant):
@@ -101,6 +102,24 @@ def test_autocast_stays_near_float32(tiny, batch, variant, dtype, attention):
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(exact.item(), rel=1e-2)
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in gpt.parameters())
+
+
+@pytest.mark.parametrize(
+    "device, dtype, low, expected",
+    [
+        ("cuda", torch.float32, torch.bfloat16, torch.bfloat16),
+        ("cuda", torch.float32, torch.float16, torch.float32),
+        ("cuda", torch.float32, None, torch.float32),
+        ("cuda", torch.float64, torch.bfloat16, torch.float64),
+        ("cpu", torch.float32, torch.bfloat16, torch.float32),
+        ("meta", torch.float32, torch.bfloat16, torch.float32),
+    ],
+)
+def test_the_stream_is_bfloat16_under_a_gpus_autocast_to_it(device, dtype, low, expected, monkeypatch):
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: low is not None)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda device: low)
+    with FakeTensorMode():
+        assert stream_dtype(torch.empty(2, 3, dtype=dtype, device=device)) == expected
 
 
 def test_a_stream_in_bfloat16_as_on_a_gpu_stays_near_float32(tiny, batch, variant, attention, monkeypatch):

@@ -7,7 +7,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model.loss import IGNORED, cross_entropy, head_loss
+from model import loss
+from model.loss import IGNORED, cross_entropy, head_loss, logits_budget
 
 
 def inputs(rows=23, width=8, vocab=31, ignore=(0, 5)):
@@ -19,9 +20,10 @@ def inputs(rows=23, width=8, vocab=31, ignore=(0, 5)):
     return hidden, weight, targets
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("scale", [1.0, 1e4])
-def test_losses_and_gradient_equal_torchs(scale):
-    logits = (torch.randn(40, 19) * scale).requires_grad_()
+def test_losses_and_gradient_equal_torchs(scale, dtype):
+    logits = (torch.randn(40, 19, dtype=dtype) * scale).requires_grad_()
     targets = torch.randint(19, (40,))
     targets[3] = IGNORED
     losses, gradient = cross_entropy(logits, targets)
@@ -58,13 +60,26 @@ def test_a_compiled_loss_is_the_same_and_scatters_nothing(budget):
 
     compiled = torch.compile(head_loss, backend=backend, fullgraph=True)
     found = []
-    for loss in (head_loss, compiled):
+    for way in (head_loss, compiled):
         hidden, weight, targets = inputs()
-        logits, mean = loss(hidden, weight, targets, budget)
+        logits, mean = way(hidden, weight, targets, budget)
         mean.backward()
         found.append((logits, mean, hidden.grad, weight.grad))
     torch.testing.assert_close(*found)
     assert "aten.sum" in graphs[0] and not any("scatter" in code for code in graphs)
+
+
+def test_chunks_are_of_equal_size_but_for_the_last(monkeypatch):
+    sizes = []
+    plain = loss.cross_entropy
+    monkeypatch.setattr(loss, "cross_entropy", lambda *both: sizes.append(len(both[0])) or plain(*both))
+    head_loss(*inputs(), budget=4 * 31 * 10)
+    assert sizes == [8, 8, 7]
+
+
+def test_a_gpu_takes_fewer_and_larger_chunks():
+    rows, vocab = 32 * 1024, 50304
+    assert [-(-4 * rows * vocab // logits_budget(device)) for device in ("cpu", "cuda")] == [50, 7]
 
 
 def test_logits_are_given_where_they_fit_and_only_there():

@@ -6,13 +6,13 @@
 #pragma once
 
 #include <cstddef>
-#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <tuple>
 #include <utility>
 
 #ifdef __CUDACC__
+#include <mutex>
 
 inline void check_cuda(cudaError_t status, const char* what) {
     if (status != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(status));
@@ -22,8 +22,8 @@ template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
             Arguments&&... arguments) {
     constexpr std::size_t kWithoutAsking = 48 * 1024;
-    static std::mutex limit;  // it belongs to the kernel: no other thread may lower it before this one launches
-    const std::lock_guard<std::mutex> held(limit);
+    static std::mutex one_at_a_time;  // the limit is the kernel's: no other thread may lower it before this launch
+    const std::lock_guard<std::mutex> held(one_at_a_time);
     if (shared_bytes > kWithoutAsking)
         check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
                                         cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
