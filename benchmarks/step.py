@@ -165,26 +165,32 @@ def sides(model: Model, device: torch.device, options: Options) -> dict[str, Cal
     return found
 
 
-def measure(name: str, options: Options, device: torch.device) -> list[Row]:
-    """Rows of one model: tokens per second, share of the peak, and on a GPU the peak memory of each side."""
+def measure(name: str, options: Options, device: torch.device) -> tuple[list[Row], list[str]]:
+    """Rows of one model: tokens per second, share of the peak, and on a GPU the peak memory of each side.
+
+    And what was wrong with the sides that could not run: a fault costs the rows of its own side.
+    """
     model = MODELS[name]
     torch.manual_seed(0)
     shape = (model.passes, model.micro_batch, model.config.block_size)
     x, y = torch.randint(model.config.vocab_size, (2, *shape), device=device)
-    steps, memory = {}, {}
+    steps, memory, wrong = {}, {}, []
     for side, make in sides(model, device, options).items():
         before = _start_of_memory(device)
-        made = make()
-        steps[side] = _synchronized(made, x, y, device)
-        for _ in range(WARM_UP):
-            steps[side]()
-        memory[side] = _peak_memory(device) - before
+        try:
+            step = _synchronized(make(), x, y, device)
+            for _ in range(WARM_UP):
+                step()
+        except RuntimeError as error:
+            wrong.append(f"{name}, {side}: {(str(error).splitlines() or [type(error).__name__])[0]}")
+            continue
+        steps[side], memory[side] = step, _peak_memory(device) - before
     times = {side: [] for side in steps}
     for _ in range(options.steps):
         for side, step in steps.items():
             times[side].append(seconds(step))
     medians = {side: statistics.median(values) for side, values in times.items()}
-    return rows(name, medians, memory, peak_flops(device))
+    return rows(name, medians, memory, peak_flops(device)), wrong
 
 
 def _synchronized(side: Side, x: Tensor, y: Tensor, device: torch.device) -> Callable[[], None]:
@@ -218,8 +224,8 @@ def peak_flops(device: torch.device) -> tuple[str, float]:
 
 
 def rows(name: str, medians: dict[str, float], memory: dict[str, int], peak: tuple[str, float]) -> list[Row]:
-    """The figures of one model as rows; the last side is the peer."""
-    model, peer = MODELS[name], list(medians)[-1]
+    """The figures of one model as rows; the peer is the side that is not ours, if it ran."""
+    model, peer = MODELS[name], next((side for side in medians if not side.startswith("ours")), "")
     operations = model.step_tokens * sum(accounting.flops_per_token(model.config).values())
     best = "ours, compiled" if "ours, compiled" in medians else "ours"
     found = []
@@ -227,17 +233,24 @@ def rows(name: str, medians: dict[str, float], memory: dict[str, int], peak: tup
         title = f"step {name}{side.removeprefix('ours')}"
         faster, fuller, smaller = (1.2, 0.45 if name == "gpt2-124m" else None, 1.25)
         goals = (faster, fuller, smaller) if model.goals and side == best else (None, None, None)
-        speed, theirs = (model.step_tokens / medians[each] for each in (side, peer))
-        found.append(Row(title, speed, "tokens/s", peer, theirs, goal=goals[0]))
+        speed = model.step_tokens / medians[side]
+        if peer:
+            found.append(
+                Row(title, speed, "tokens/s", peer, model.step_tokens / medians[peer], goal=goals[0])
+            )
+        else:
+            found.append(Row(title, speed, "tokens/s"))
         used = operations / medians[side] / 1e12
         found.append(Row(f"{title}, utilization", used, "TFLOP/s", peak[0], peak[1] / 1e12, goal=goals[1]))
-        if memory[peer]:
+        if memory.get(peer):
             megabytes, theirs = (memory[each] / 1e6 for each in (side, peer))
             found.append(
                 Row(
                     f"{title}, peak memory", megabytes, "MB", peer, theirs, less_is_better=True, goal=goals[2]
                 )
             )
+    if not peer:
+        return found
     used = operations / medians[peer] / 1e12
     return [*found, Row(f"step {name}, {peer}'s utilization", used, "TFLOP/s", peak[0], peak[1] / 1e12)]
 
@@ -248,13 +261,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = cli.parse(Options, argv, prog="benchmarks/step.py")
     device = devices.choose_device(options.device)
     devices.set_up(device, tf32=True, deterministic=False)
-    found = []
+    found, wrong = [], []
     for name in options.models or (("tinystories", "gpt2-124m") if device.type == "cuda" else ("tiny",)):
-        found += measure(name, options, device)
+        rows_of_it, wrong_of_it = measure(name, options, device)
+        found, wrong = found + rows_of_it, wrong + wrong_of_it
         torch.compiler.reset()
         if device.type == "cuda":
             torch.cuda.empty_cache()
     report("step", found, options.json)
+    if wrong:
+        raise ValueError(f"not all sides could run: {'; '.join(wrong)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The stages of scripts/gpu_check.py: each runs programs of this repository, within its time, and says how it went."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import os
@@ -18,6 +19,7 @@ from common import bench, files
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+LAST_WORDS = 8  # seconds that a program has after its time limit
 
 
 def _load_toolchain() -> types.ModuleType:
@@ -107,11 +109,17 @@ class Check:
             raise Failed(f"stopped at its time limit: {' '.join(map(str, process.args[1:4]))}") from None
 
     def end(self) -> None:
-        """Ends what still runs, with all that it started."""
-        for process in self.started:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        """Ends what still runs, with all that it started; a moment is left to say how far it came."""
+        alive = [process for process in self.started if process.poll() is None]
+        for process in alive:
+            os.killpg(process.pid, signal.SIGINT)
+        patience = time.monotonic() + LAST_WORDS
+        for process in alive:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, patience - time.monotonic()))
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # also what it left behind
+            process.wait()
         self.started.clear()
 
     def python(self, *arguments: str | Path, **environment: str) -> str:
@@ -141,16 +149,22 @@ def build(check: Check) -> Result:
 
 
 def test(check: Check) -> Result:
-    """Runs the tests of the kernels, in several processes where pytest-xdist is there."""
+    """Runs the tests of the kernels, those on the GPU first, in several processes where pytest-xdist is there."""
     # No plugin but ours: a warning of one that happens to be installed would count as an error.
     workers = min(8, (os.cpu_count() or 1) // 2)
     parallel = ["-p", "xdist.plugin", "-n", str(workers)] if has("xdist") and workers > 1 else []
-    chosen = ["tests/kernels/test_layer_norm.py", "-k", "fused"] if check.rehearse else ["tests/kernels"]
-    arguments = ["-m", "pytest", *chosen, *parallel, "-p", "no:cacheprovider", "-rf"]
-    try:
-        return Result("passed", _last_line(check.python(*arguments, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")))
-    except Failed as failure:
-        raise Failed(_last_line(failure.printed) if failure.printed else str(failure)) from None
+    turns = [["tests/kernels", "-k", "cuda or gpu"], ["tests/kernels", "-k", "not (cuda or gpu)"]]
+    said, failed = [], False
+    for chosen in [["tests/kernels/test_layer_norm.py", "-k", "fused"]] if check.rehearse else turns:
+        arguments = ["-m", "pytest", *chosen, *parallel, "-p", "no:cacheprovider", "-rf"]
+        try:
+            said.append(_last_line(check.python(*arguments, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")))
+        except Failed as failure:
+            failed = True
+            said.append(_last_line(failure.printed) if failure.printed else str(failure))
+    if failed:
+        raise Failed("; ".join(said))
+    return Result("passed", "; ".join(said))
 
 
 def _last_line(printed: str) -> str:
@@ -169,11 +183,9 @@ def sanitize(check: Check) -> Result:
     # Without torch's cache each tensor is an allocation of its own, so that what lies beside it is not accessible. And
     # API errors are not counted: torch asks for functions that a driver may lack, and looks at every status itself.
     options = ["--report-api-errors", "no", "--error-exitcode", "9"]
+    alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "OMP_NUM_THREADS": "2"}
     program = [sys.executable, "-m", "kernels.smoke", "--device", "cuda"]
-    running = {
-        tool: check.start(sanitizer, "--tool", tool, *options, *program, PYTORCH_NO_CUDA_MEMORY_CACHING="1")
-        for tool in TOOLS
-    }
+    running = {tool: check.start(sanitizer, "--tool", tool, *options, *program, **alone) for tool in TOOLS}
     found = {}
     for tool, process in running.items():
         try:
@@ -287,7 +299,7 @@ ROOMS = ("numpy", "regex", "rich", "safetensors", "matplotlib")
 STAGES = {
     "build": Stage(build, 170, ("setuptools",)),
     "test": Stage(test, 150, ("pytest",)),
-    "sanitize": Stage(sanitize, 110, ()),
+    "sanitize": Stage(sanitize, 180, ()),
     "bench": Stage(bench_kernels, 150, ("rich",)),
     "train": Stage(train, 200, ROOMS),
     "sample": Stage(sample, 30, ROOMS),

@@ -16,7 +16,11 @@ PASS_TOKENS = 32_768  # in an evaluation pass, where --micro-batch does not say
 
 
 def judge(config: TrainConfig, progress: Progress, device: torch.device, precision: torch.dtype) -> Report:
-    """Reads RUN/best and evaluates it on the whole validation file and as much of the training file."""
+    """Reads RUN/best and evaluates it on the whole validation file and as much of the training file.
+
+    Peak memory is that of the training, up to here.
+    """
+    peak = peak_memory_mb(device)
     directory = config.run_directory
     train_file, val_file = (run.open_split(config, split) for split in ("train", "val"))
     best = GPT.from_pretrained(
@@ -44,7 +48,7 @@ def judge(config: TrainConfig, progress: Progress, device: torch.device, precisi
         tokens=progress.tokens,
         seconds=progress.seconds,
         tokens_per_second=progress.tokens / progress.seconds,
-        peak_memory_mb=peak_memory_mb(device),
+        peak_memory_mb=peak,
         parameters=sum(p.numel() for p in best.parameters()),
         stories=told[:SHOWN_STORIES],
     )

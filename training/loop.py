@@ -260,7 +260,12 @@ class Trainer:
     @functools.cached_property
     def _peak(self) -> float:
         """What this device could compute at most, in operations per second."""
-        return devices.matmul_flops(self.device, self.precision)
+        peak = devices.matmul_flops(self.device, self.precision)
+        if (
+            self.device.type == "cuda"
+        ):  # its matrices are larger than a small model, and no part of the training
+            torch.cuda.reset_peak_memory_stats(self.device)
+        return peak
 
     def _usage(self) -> dict[str, float]:
         """How much of the machine is in use."""

@@ -1,8 +1,8 @@
 """Stands in for tyro on a machine without a network: scripts/gpu_check.py puts this folder on the path without tyro.
 
 It reads what the check needs, the flags of a dataclass: --name VALUE for each field, those of a nested dataclass among
-them, --flag and --no-flag for truth values. It knows neither positional arguments nor subcommands; their annotations
-are accepted and ignored. tests/scripts/test_bare.py holds it against tyro itself.
+them, --flag and --no-flag for truth values, positional arguments where a field is annotated so. It knows no
+subcommands; other annotations are accepted and ignored. tests/scripts/test_bare.py holds it against tyro itself.
 """
 
 import argparse
@@ -15,6 +15,12 @@ import typing
 class _Marker:
     """tyro.conf.NAME: NAME[type] is the type, and NAME(…) says nothing."""
 
+    def __init__(self, name):
+        self.name = name
+
+    def __repr__(self):
+        return self.name
+
     def __getitem__(self, kind):
         return kind
 
@@ -24,7 +30,7 @@ class _Marker:
 
 class _Conf:
     def __getattr__(self, name):
-        return _Marker()
+        return _Marker(name)
 
 
 conf = _Conf()
@@ -48,10 +54,21 @@ def _fields(options):
     return [(field, kinds[field.name]) for field in dataclasses.fields(options)]
 
 
+def _positional(options):
+    """The names of the fields annotated with tyro.conf.Positional."""
+    hints = typing.get_type_hints(options, include_extras=True)
+    return {
+        name for name, hint in hints.items() if "Positional" in map(repr, getattr(hint, "__metadata__", ()))
+    }
+
+
 def _add_flags(parser, options):
     for field, kind in _fields(options):
         if dataclasses.is_dataclass(kind):
             _add_flags(parser, kind)
+            continue
+        if field.name in _positional(options):
+            parser.add_argument(field.name, **{"nargs": "?", **_action(kind)})
             continue
         names = {f"--{field.name.replace('_', '-')}", f"--{field.name}"}
         parser.add_argument(*sorted(names), dest=field.name, **_action(kind))

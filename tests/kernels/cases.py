@@ -172,10 +172,11 @@ def attention_inputs(case: AttentionCase, dtype, device) -> list[Tensor]:
     if case.layout == "transposed":  # (B, H, T, D) in memory
         made = [randn(batch, h, length, width, seed=i).transpose(1, 2) for i, h in enumerate(heads)]
     elif case.layout == "sliced":  # rows wider than D
-        made = [randn(batch, length, h, width + 3, seed=i)[..., 1:-2] for i, h in enumerate(heads)]
+        made = [randn(batch, length, h, width + 3, seed=i) for i, h in enumerate(heads)]
     else:
         made = [randn(batch, length, h, width, seed=i) for i, h in enumerate(heads)]
-    return [(x * s).to(device, dtype) for x, s in zip(made, spread, strict=True)]
+    made = [(x * s).to(device, dtype) for x, s in zip(made, spread, strict=True)]
+    return [x[..., 1:-2] for x in made] if case.layout == "sliced" else made
 
 
 def gradients(outputs: tuple[Tensor, ...], grads: list[Tensor], inputs: list[Tensor]) -> list[Tensor]:

@@ -45,8 +45,8 @@ def emulated(toolchain) -> Emulated:
 
 
 @pytest.fixture(scope="session")
-def cuda(tmp_path_factory) -> Cuda:
-    return Cuda(tmp_path_factory.mktemp("ladder"))
+def cuda(toolchain) -> Cuda:
+    return Cuda(toolchain.folder.parent / "ladder")  # shared by all processes of the run
 
 
 def shapes_of(rung: Rung) -> list[tuple[int, ...]]:

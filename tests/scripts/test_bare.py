@@ -12,7 +12,8 @@ import tyro
 import sample
 from benchmarks import step
 from data.prepare import Prepare
-from kernels import bench, smoke
+from kernels import bench, resources, smoke
+from kernels.ladder import measure as ladder
 from model import GPTConfig
 from training.config import TrainConfig
 
@@ -35,6 +36,11 @@ LINES = [
     (bench.Options, ""),
     (smoke.Options, "--device emulated"),
     (step.Options, "--models tiny --nanogpt some/where --json x.json"),
+    (resources.Options, ""),
+    (resources.Options, "sm_80 sm_90"),
+    (ladder.Options, "attention_forward --repeat 3"),
+    (ladder.Options, "--repeat 3"),
+    (ladder.Options, "attention"),
     (Prepare, "--source stories --stories-bytes 1000 --vocab-size 300 --out some/where"),
     (Prepare, "--source text:a.txt text:b.txt --out some/where"),
     (sample.SampleConfig, "--run a/b --num-samples 2 --seed 7 --top-k 5 --temperature 0.8 --stop x"),

@@ -131,7 +131,7 @@ def test_each_sanitizer_watches_all_kernels_and_its_findings_fail_the_stage(chec
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tool.parent}:{os.environ['PATH']}")
     context = check.Check(rehearse=False, work=tmp_path)
-    result = check.run_stage("sanitize", context, tmp_path, time.monotonic() + 60)
+    result = check.run_stage("sanitize", context, tmp_path, time.monotonic() + 90)
     assert (result.state, result.note) == ("failed", "see the log: racecheck (9)")
     calls = sorted((tool.parent / "calls").read_text().splitlines())
     assert [call.split()[2] for call in calls] == ["initcheck", "memcheck", "racecheck", "synccheck"]

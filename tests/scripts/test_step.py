@@ -43,6 +43,33 @@ def test_ours_and_a_peer_from_a_folder_take_turns(tmp_path, capsys):
     assert rows["step tiny"]["peer"] == "nanoGPT" and rows["step tiny"]["ours"] > 0
 
 
+@pytest.mark.parametrize("broken", ["ours", "plain torch GPT"])
+def test_a_side_that_fails_costs_its_own_rows_only(broken, tmp_path, monkeypatch, refused):
+    def fails(*_, **__):
+        raise RuntimeError("CUDA out of memory\nand more")
+
+    monkeypatch.setattr(step, "ours" if broken == "ours" else "plain", fails)
+    target = tmp_path / "s.json"
+    said = refused(
+        step.main,
+        "--models",
+        "tiny",
+        "--no-compile",
+        "--steps",
+        "1",
+        "--device",
+        "cpu",
+        "--json",
+        str(target),
+    )
+    assert f"not all sides could run: tiny, {broken}: CUDA out of memory" in said
+    rows = {row["name"]: row["ratio"] for row in json.loads(target.read_text())["rows"]}
+    if broken == "ours":
+        assert set(rows) == {"step tiny, plain torch GPT's utilization"}
+    else:
+        assert set(rows) == {"step tiny", "step tiny, utilization"} and rows["step tiny"] is None
+
+
 def test_a_step_moves_the_weights_of_each_side_by_the_same_gradient(monkeypatch):
     monkeypatch.setattr(step, "precision_on", lambda device: torch.float32)
     torch.manual_seed(0)
