@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import cli, gpus
 from common.bench import Row, report, seconds
+from kernels.bench_cases import first_line
 from model import GPT, GPTConfig, accounting
 from training import devices, optimizer
 from training.config import TrainConfig
@@ -182,7 +183,7 @@ def measure(name: str, options: Options, device: torch.device) -> tuple[list[Row
             for _ in range(WARM_UP):
                 step()
         except RuntimeError as error:
-            wrong.append(f"{name}, {side}: {(str(error).splitlines() or [type(error).__name__])[0]}")
+            wrong.append(f"{name}, {side}: {first_line(error)}")
             continue
         steps[side], memory[side] = step, _peak_memory(device) - before
     times = {side: [] for side in steps}
@@ -226,6 +227,7 @@ def peak_flops(device: torch.device) -> tuple[str, float]:
 def rows(name: str, medians: dict[str, float], memory: dict[str, int], peak: tuple[str, float]) -> list[Row]:
     """The figures of one model as rows; the peer is the side that is not ours, if it ran."""
     model, peer = MODELS[name], next((side for side in medians if not side.startswith("ours")), "")
+    speeds = {side: model.step_tokens / median for side, median in medians.items()}
     operations = model.step_tokens * sum(accounting.flops_per_token(model.config).values())
     best = "ours, compiled" if "ours, compiled" in medians else "ours"
     found = []
@@ -233,13 +235,8 @@ def rows(name: str, medians: dict[str, float], memory: dict[str, int], peak: tup
         title = f"step {name}{side.removeprefix('ours')}"
         faster, fuller, smaller = (1.2, 0.45 if name == "gpt2-124m" else None, 1.25)
         goals = (faster, fuller, smaller) if model.goals and side == best else (None, None, None)
-        speed = model.step_tokens / medians[side]
-        if peer:
-            found.append(
-                Row(title, speed, "tokens/s", peer, model.step_tokens / medians[peer], goal=goals[0])
-            )
-        else:
-            found.append(Row(title, speed, "tokens/s"))
+        goal = goals[0] if peer else None
+        found.append(Row(title, speeds[side], "tokens/s", peer, speeds.get(peer), goal=goal))
         used = operations / medians[side] / 1e12
         found.append(Row(f"{title}, utilization", used, "TFLOP/s", peak[0], peak[1] / 1e12, goal=goals[1]))
         if memory.get(peer):

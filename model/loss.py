@@ -66,7 +66,8 @@ def head_loss(
     """
     budget = logits_budget(hidden.device.type) if budget is None else budget
     most = max(1, budget // (4 * len(weight)))
-    rows = max(1, math.ceil(len(hidden) / max(1, math.ceil(len(hidden) / most))))
+    chunks = max(1, math.ceil(len(hidden) / most))
+    rows = max(1, math.ceil(len(hidden) / chunks))
     train = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     loss, logits = _HeadLoss.apply(hidden, weight, targets, rows, train)
     count = (targets != IGNORED).sum().clamp(min=1)

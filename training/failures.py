@@ -44,9 +44,14 @@ class Damaged(ValueError):
         )
 
 
+def last_state(run: Path) -> Path:
+    """Where the last checkpoint has its state, if there is one."""
+    return files.whole_directory(run / "last") / "state.json"
+
+
 def last_good(run: Path) -> str:
     """Which checkpoint is there to go on from, in words."""
-    state = files.whole_directory(run / "last") / "state.json"
+    state = last_state(run)
     if not state.is_file():
         return "no checkpoint had been saved yet"
     return f"the last good checkpoint is {run / 'last'}, of step {files.read_json(state)['step']}"

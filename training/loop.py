@@ -261,9 +261,8 @@ class Trainer:
     def _peak(self) -> float:
         """What this device could compute at most, in operations per second."""
         peak = devices.matmul_flops(self.device, self.precision)
-        if (
-            self.device.type == "cuda"
-        ):  # its matrices are larger than a small model, and no part of the training
+        # Its matrices are larger than a small model, and no part of the training.
+        if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         return peak
 

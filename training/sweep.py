@@ -136,8 +136,7 @@ def _begun(run: Path) -> list[str]:
     """How train.py is told of a run that was stopped: one without a checkpoint begins anew."""
     if not run.is_dir() or (run / "report.json").is_file():
         return []
-    saved = (files.whole_directory(run / "last") / "state.json").is_file()
-    return ["--resume"] if saved else ["--overwrite"]
+    return ["--resume"] if failures.last_state(run).is_file() else ["--overwrite"]
 
 
 def sweep(options: Sweep) -> None:

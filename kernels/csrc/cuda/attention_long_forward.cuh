@@ -27,7 +27,7 @@ struct LongRows {
     using Queries = typename Memory::template Operands<false>;
     using Scores = Accumulator<16>[kLongKeys / 16][M];
 
-    int query;                       // of the first row
+    int query;                            // of the first row
     float maximum[M][2], sum[M][2] = {};  // of rows g and g + 8 of each tile; the sum of this lane
     Accumulator<D> out[M] = {};
 
