@@ -5,7 +5,7 @@
     python sample.py --interactive                           a story told in turns
     python sample.py --prompt-file prompts.txt --out told.jsonl
 
-What it does with a model is in training/text.py, scoring.py, probabilities.py and interactive.py.
+What it does with a model is in inference/text.py, scoring.py, probabilities.py and interactive.py.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ import tyro
 from common import cli, files
 
 if TYPE_CHECKING:
+    from inference.text import TextModel
     from model.rules import Rules
-    from training.text import TextModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if config.seed is None:
         config = dataclasses.replace(config, seed=random.randrange(1 << 32))
     rules, prompts = config.rules(), config.prompts()
-    from training.text import TextModel, check_stops
+    from inference.text import TextModel, check_stops
 
     check_stops(config.stop)
     text_model = TextModel.load(config.run, config.device, config.precision, config.compile)
@@ -159,15 +159,15 @@ def show_probabilities(text_model: "TextModel", ids: list[int]) -> None:
     """Prints the text of `ids` in colours and a table of its tokens."""
     from rich.console import Console
 
-    from training.probabilities import look, render
+    from inference.probabilities import look, render
 
     Console().print(render(look(text_model, ids)))
 
 
 def search(config: SampleConfig, text_model: "TextModel", prompt: str, ids: list[int]) -> None:
     """Prints the best continuations that beam search finds."""
+    from inference.text import said
     from model.beam import beam_search
-    from training.text import said
 
     room = text_model.model.config.block_size - len(ids)
     stop = () if config.ignore_eot or text_model.end is None else text_model.end
@@ -183,7 +183,7 @@ def score(config: SampleConfig, text_model: "TextModel") -> None:
     """Prints log P, perplexity and bits per byte of each text."""
     from rich.console import Console
 
-    from training import scoring
+    from inference import scoring
 
     texts = scoring.texts_of(config.score)
     Console().print(scoring.table(scoring.score_texts(text_model, texts)))
@@ -191,7 +191,7 @@ def score(config: SampleConfig, text_model: "TextModel") -> None:
 
 def interact(config: SampleConfig, text_model: "TextModel", rules: "Rules") -> None:
     """Tells a story in turns; a --prompt is its first one."""
-    from training import interactive
+    from inference import interactive
 
     dialogue = interactive.Dialogue(text_model, rules, config.max_new_tokens, config.seed, config.stop)
     if config.prompt:

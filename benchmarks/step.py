@@ -29,9 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import cli, gpus
 from common.bench import Row, report, seconds
-from kernels.bench_cases import first_line
+from inference import devices
+from kernels.workbench.bench_cases import first_line
 from model import GPT, GPTConfig, accounting
-from training import devices, optimizer
+from training import optimizer
 from training.config import TrainConfig
 
 WARM_UP = 2

@@ -34,8 +34,9 @@ from torch.nn import functional as F
 from common import cli
 from common.bench import Row, medians, report
 from data.prepare import Prepare, prepare
+from inference import devices
 from model import GPT
-from training import devices, loop, optimizer, processes
+from training import loop, optimizer, processes
 from training.config import PRESETS, TrainConfig, read_config, with_vocabulary_of_data
 from training.report import NoLog
 from training.watch import Bar

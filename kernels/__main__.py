@@ -8,11 +8,11 @@ from common import cli
 
 # Where the command's main(argv) is.
 _COMMANDS = {
-    "doctor": "kernels.doctor",
-    "bench": "kernels.bench",
+    "doctor": "kernels.workbench.doctor",
+    "bench": "kernels.workbench.bench",
     "ladder": "kernels.ladder.measure",
-    "trace": "kernels.trace",
-    "mutate": "kernels.mutation.report",
+    "trace": "kernels.workbench.trace",
+    "mutate": "kernels.workbench.mutation.report",
 }
 _USAGE = f"usage: python -m kernels {' | '.join(_COMMANDS)} [--help]"
 

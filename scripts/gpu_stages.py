@@ -176,7 +176,7 @@ def _last_line(printed: str) -> str:
 def sanitize(check: Check) -> Result:
     """Every kernel once under each of compute-sanitizer's TOOLS, which run side by side; without them on the CPU."""
     if check.rehearse:
-        printed = check.python("-m", "kernels.smoke", "--device", "cpu")
+        printed = check.python("-m", "kernels.workbench.smoke", "--device", "cpu")
         return Result("passed", f"{_last_line(printed)}; compute-sanitizer needs a GPU")
     home = toolchain.cuda_home() or "/usr/local/cuda"
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=f"{home}/bin")
@@ -186,7 +186,7 @@ def sanitize(check: Check) -> Result:
     # API errors are not counted: torch asks for functions that a driver may lack, and looks at every status itself.
     options = ["--report-api-errors", "no", "--error-exitcode", "9"]
     alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "OMP_NUM_THREADS": "2"}
-    program = [sys.executable, "-m", "kernels.smoke", "--device", "cuda"]
+    program = [sys.executable, "-m", "kernels.workbench.smoke", "--device", "cuda"]
     running = {tool: check.start(sanitizer, "--tool", tool, *options, *program, **alone) for tool in TOOLS}
     found = {}
     for tool, process in running.items():

@@ -88,7 +88,7 @@ def _not_measured() -> str:
 def goals() -> list[tuple[str, str, float]]:
     """Figure, peer and ratio of all that is to be reached on a GPU."""
     from benchmarks import step
-    from kernels.bench import goals as goals_of_kernels
+    from kernels.workbench.bench import goals as goals_of_kernels
 
     sides = {"ours, compiled": 1.0, "nanoGPT": 1.0}
     rows = [

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels.emulator import Toolchain
+from kernels.workbench.emulator import Toolchain
 
 torch.set_num_threads(1)  # the models of the tests are so small that a second thread only costs
 

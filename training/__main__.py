@@ -1,31 +1,30 @@
-"""python -m training evaluate | ablate | compare | sweep: what to do with runs, beside making one with train.py.
+"""The former names of commands that moved: python -m training evaluate | ablate | compare | sweep."""
 
-evaluate   what a trained model can do
-ablate     how much data it needs for that
-compare    several runs side by side
-sweep      runs over a grid of settings
-"""
-
+import importlib
+import sys
 from collections.abc import Sequence
 
 from common import cli
-from training.ablation import Ablate, ablate
-from training.assessment import Evaluate, evaluate
-from training.compare import Compare, compare
-from training.sweep import Sweep, sweep
 
-COMMANDS = {
-    "evaluate": (Evaluate, evaluate),
-    "ablate": (Ablate, ablate),
-    "compare": (Compare, compare),
-    "sweep": (Sweep, sweep),
+MOVED = {
+    "evaluate": ("evaluation", ()),
+    "ablate": ("experiments", ("ablate",)),
+    "compare": ("experiments", ("compare",)),
+    "sweep": ("experiments", ("sweep",)),
 }
 
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of python -m training."""
-    cli.dispatch(COMMANDS, argv, prog="python -m training")
+    """Run a command under its former name, and say the new one."""
+    name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
+    if name not in MOVED:
+        raise ValueError(
+            "python -m training has no commands: train with train.py; see python -m evaluation --help"
+        )
+    room, first = MOVED[name]
+    print(f"python -m training {name} is now python -m {' '.join((room, *first))}", file=sys.stderr)
+    importlib.import_module(f"{room}.__main__").main([*first, *rest])
 
 
 if __name__ == "__main__":

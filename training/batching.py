@@ -10,8 +10,8 @@ import os
 
 import torch
 
+from inference import devices
 from model import GPT, accounting
-from training import devices
 from training.options import TrainConfig
 from training.processes import Processes
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from common import cli, files
+from inference.run import weights_directory
 from model import GPTConfig, pretrained
 from training.options import TrainConfig
 
@@ -137,12 +138,6 @@ def _early_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     first.add_argument("--init-from", "--init_from", nargs="?")
     first.add_argument("--vocab-size", "--vocab_size", nargs="?")
     return first.parse_known_args(argv)[0]
-
-
-def weights_directory(directory: Path) -> Path:
-    """Where the weights of a model lie: the best of a run, or the directory itself."""
-    best = files.whole_directory(directory / "best")
-    return best if best.is_dir() else directory
 
 
 def prepare_data(config: TrainConfig) -> None:

@@ -5,8 +5,10 @@ import torch
 from bpe import Tokenizer
 from common import files
 from data.stories import coherence
+from evaluation import losses
+from inference import devices
 from model import GPT
-from training import devices, evaluate, run
+from training import run
 from training.checkpoint import Progress
 from training.config import TrainConfig
 from training.report import Report, peak_memory_mb
@@ -32,18 +34,18 @@ def judge(config: TrainConfig, progress: Progress, device: torch.device, precisi
         rows = max(1, PASS_TOKENS // config.model.block_size)
     with devices.autocast(device, precision):
         train_loss, val_loss = (
-            evaluate.full_loss(best, file, config.batches, rows, limit=len(val_file))
+            losses.full_loss(best, file, config.batches, rows, limit=len(val_file))
             for file in (train_file, val_file)
         )
     meta = val_file.meta
     built_in = all(source.split(":")[0] == "stories" for source in meta.source)
     count = max(config.coherence_stories, SHOWN_STORIES) if built_in else SHOWN_STORIES
     tokenizer = Tokenizer.load(directory / "tokenizer.json")
-    told = evaluate.tell_stories(best, tokenizer, count, temperature=config.temperature, seed=config.seed)
+    told = losses.tell_stories(best, tokenizer, count, temperature=config.temperature, seed=config.seed)
     return Report(
         val_loss=val_loss,
         train_loss=train_loss,
-        bits_per_byte=evaluate.bits_per_byte(val_loss, meta.tokens["val"], meta.bytes["val"]),
+        bits_per_byte=losses.bits_per_byte(val_loss, meta.tokens["val"], meta.bytes["val"]),
         coherence=coherence(told) if built_in else None,
         tokens=progress.tokens,
         seconds=progress.seconds,

@@ -17,13 +17,14 @@ from torch import Tensor
 from bpe import Tokenizer
 from common import files
 from data.batches import Sampler, TokenFile, prefetch, windows
+from evaluation import losses
+from inference import devices
+from inference.run import weights_directory
 from model import GPT, accounting
 from training import (
     batching,
     checkpoint,
-    devices,
     distributed,
-    evaluate,
     failures,
     judge,
     optimizer,
@@ -33,7 +34,7 @@ from training import (
     schedule,
     watch,
 )
-from training.config import TrainConfig, save_config, weights_directory
+from training.config import TrainConfig, save_config
 from training.processes import Processes, joined, this_process
 from training.scaling import LossScale
 
@@ -326,7 +327,7 @@ class Trainer:
 
     def _estimate(self, windows: Sampler, batches: int) -> float:
         with devices.autocast(self.device, self.precision):
-            return evaluate.estimate_loss(self.model, windows, batches)
+            return losses.estimate_loss(self.model, windows, batches)
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
@@ -334,7 +335,7 @@ class Trainer:
 
     def _tell(self, model: GPT) -> str:
         config = self.config
-        (story,) = evaluate.tell_stories(
+        (story,) = losses.tell_stories(
             model, self._tokenizer, 1, temperature=config.temperature, seed=config.seed
         )
         return story

@@ -6,14 +6,15 @@ import os
 import shutil
 from pathlib import Path
 
-from bpe import Tokenizer
 from common import files
 from data.batches import Sampler, TokenFile, windows
+from inference import devices
+from inference.run import same_tokenizer, weights_directory
 from model import pretrained
-from training import devices, watch
+from training import watch
 from training.batching import Batching
 from training.checkpoint import Progress
-from training.config import TrainConfig, save_config, weights_directory
+from training.config import TrainConfig, save_config
 from training.processes import Processes
 
 
@@ -42,14 +43,6 @@ def check_init_from(config: TrainConfig) -> None:
             f"{config.init_from} was trained with another tokenizer than that of {config.data}: prepare the data "
             f"with --tokenizer {theirs}"
         )
-
-
-def same_tokenizer(one: Path, other: Path) -> bool:
-    """Whether two files, maybe written by different programs, give texts the same ids."""
-    if one.read_bytes() == other.read_bytes():
-        return True
-    a, b = Tokenizer.load(one), Tokenizer.load(other)
-    return (a.vocab, a.merges, a.special_tokens) == (b.vocab, b.merges, b.special_tokens)
 
 
 def check_resumable(config: TrainConfig, progress: Progress) -> None:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from kernels import toolchain as builds
-from kernels.emulator import AccessCount, Library, Toolchain
+from kernels.workbench.emulator import AccessCount, Library, Toolchain
 
 HERE = Path(__file__).parent
 WIDTH = 64  # of a head: D in attention/arguments.cuh

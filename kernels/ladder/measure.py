@@ -18,10 +18,11 @@ import tyro
 from torch import Tensor
 
 from common import bench, cli
-from kernels import bench_gpu, reference
-from kernels.bench_cases import Turn
-from kernels.emulator import Toolchain
+from kernels import reference
 from kernels.ladder import OPS, Cuda, Emulated, Rung, prepare, rungs
+from kernels.workbench import bench_gpu
+from kernels.workbench.bench_cases import Turn
+from kernels.workbench.emulator import Toolchain
 
 # (rows, C) and (B, T, H, D): 256 rows are about as many as one multiprocessor gets of the 32768.
 COUNTED_SHAPES = {"layer_norm": (256, 384), "attention": (1, 256, 1, 64)}

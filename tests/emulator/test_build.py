@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernels import emulator
-from kernels.emulator import Toolchain
+from kernels.workbench import emulator
+from kernels.workbench.emulator import Toolchain
 
 SOURCE = """
 #include "platform.cuh"

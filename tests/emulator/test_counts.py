@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernels.emulator import AccessCount, Toolchain
+from kernels.workbench.emulator import AccessCount, Toolchain
 
 SOURCE = Path(__file__).parent / "programs" / "counts.cu"
 BLOCKS = 3

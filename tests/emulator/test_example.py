@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.emulator import CSRC, Library, Toolchain
+from kernels.workbench.emulator import CSRC, Library, Toolchain
 
 SOURCE = Path(__file__).parent / "programs" / "example.cu"
 NVCC = shutil.which("nvcc")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernels.emulator import Library, Toolchain
+from kernels.workbench.emulator import Library, Toolchain
 
 FOLDER = Path(__file__).parent / "programs" / "faults"
 SEEDS = range(3)

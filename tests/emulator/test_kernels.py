@@ -2,11 +2,11 @@
 
 import pytest
 
-from kernels import programs, trials
-from kernels.emulator import Toolchain
-from kernels.mutation.cases import CASES
-from kernels.mutation.runner import UNITS
-from kernels.trials import Norm
+from kernels.workbench import programs, trials
+from kernels.workbench.emulator import Toolchain
+from kernels.workbench.mutation.cases import CASES
+from kernels.workbench.mutation.runner import UNITS
+from kernels.workbench.trials import Norm
 
 FIRST, OTHERS = UNITS[: len(CASES)], UNITS[len(CASES) :]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from kernels.emulator import Toolchain
-from kernels.mutation import operators, report, runner
+from kernels.workbench.emulator import Toolchain
+from kernels.workbench.mutation import operators, report, runner
 
 NORM = runner.Unit("layer_norm_forward", "float32")
 CHANGES = {  # the changed line: how it is noticed

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.emulator import Library, Toolchain
+from kernels.workbench.emulator import Library, Toolchain
 
 SOURCE = Path(__file__).parent / "programs" / "primitives.cu"
 LANES = range(32)

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernels import trace, trace_plot
-from kernels.emulator import Event, Toolchain
+from kernels.workbench import trace, trace_plot
+from kernels.workbench.emulator import Event, Toolchain
 
 PROGRAMS = Path(__file__).parent / "programs"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels.emulator import Toolchain
+from kernels.workbench.emulator import Toolchain
 
 SOURCE = """
 #include "platform.cuh"

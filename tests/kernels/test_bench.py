@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from common import gpus
-from kernels import bench, bench_cases, bench_gpu
-from kernels.bench_cases import Case, Turn, Way
+from kernels.workbench import bench, bench_cases, bench_gpu
+from kernels.workbench.bench_cases import Case, Turn, Way
 
 
 class Clock:

@@ -4,9 +4,10 @@ import doctest
 
 import pytest
 
-from kernels import decode, dispatch, philox, reference, trace, trace_plot
-from kernels.mutation import operators
-from kernels.mutation import report as mutation_report
+from kernels import decode, dispatch, philox, reference
+from kernels.workbench import trace, trace_plot
+from kernels.workbench.mutation import operators
+from kernels.workbench.mutation import report as mutation_report
 
 MODULES = [decode, dispatch, philox, reference, trace, trace_plot, operators, mutation_report]
 

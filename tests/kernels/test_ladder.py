@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels import ladder, reference, resources
+from kernels import ladder, reference
 from kernels import toolchain as builds
 from kernels.__main__ import main
 from kernels.ladder import OPS, Cuda, Emulated, Rung, measure
+from kernels.workbench import resources
 from tests.kernels import cases
 from tests.kernels.cases import by
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from kernels import resources, toolchain
+from kernels import toolchain
+from kernels.workbench import resources
 
 pytestmark = [
     pytest.mark.slow,

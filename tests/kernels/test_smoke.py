@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import kernels
-from kernels import dispatch, smoke, toolchain
+from kernels import dispatch, toolchain
+from kernels.workbench import smoke
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = r"void slm::cuda::(\w+<[^(]*>)\("  # of a kernel's name, demangled
@@ -71,7 +72,7 @@ def test_the_cases_launch_every_kernel_in_every_version_that_is_compiled(tmp_pat
     folders = [f"-I{toolchain.CSRC / name}" for name in ("emulator", "cuda")]
     subprocess.run(["g++", "-std=c++17", "-shared", "-fPIC", *folders, source, "-o", recorder], check=True)
     done = subprocess.run(
-        [sys.executable, "-m", "kernels.smoke", "--device", "emulated"],
+        [sys.executable, "-m", "kernels.workbench.smoke", "--device", "emulated"],
         cwd=ROOT,
         env={**os.environ, "LD_PRELOAD": str(recorder), "LAUNCHES": str(tmp_path / "launches")},
         capture_output=True,

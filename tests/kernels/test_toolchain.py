@@ -10,7 +10,8 @@ import torch
 
 import kernels
 from kernels import __main__ as command
-from kernels import resources, toolchain
+from kernels import toolchain
+from kernels.workbench import resources
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,8 +12,8 @@ import tyro
 import sample
 from benchmarks import step
 from data.prepare import Prepare
-from kernels import bench, resources, smoke
 from kernels.ladder import measure as ladder
+from kernels.workbench import bench, resources, smoke
 from model import GPTConfig
 from training.config import TrainConfig
 

@@ -136,7 +136,8 @@ def test_each_sanitizer_watches_all_kernels_and_its_findings_fail_the_stage(chec
     calls = sorted((tool.parent / "calls").read_text().splitlines())
     assert [call.split()[2] for call in calls] == ["initcheck", "memcheck", "racecheck", "synccheck"]
     assert all(
-        call.startswith("1 --tool ") and call.endswith("-m kernels.smoke --device cuda") for call in calls
+        call.startswith("1 --tool ") and call.endswith("-m kernels.workbench.smoke --device cuda")
+        for call in calls
     )
 
 
@@ -170,7 +171,7 @@ def test_the_table_shows_each_goal_once_with_graph_and_eager_ratio(check):
 
 
 def test_every_goal_of_the_kernels_fits_one_screen(check):
-    from kernels import bench
+    from kernels.workbench import bench
 
     rows = [a_row(f"{name}, graph", peer, 1.0, goal=goal) for name, peer, goal in bench.goals()]
     shown = check.table(H100, {"bench": check.Result("passed", "", 0, rows)}).splitlines()

@@ -12,9 +12,10 @@ import torch
 
 import bpe
 import train as train_script
+from evaluation.losses import full_loss
 from model import GPT
 from training import config as cfg
-from training import evaluate, failures, loop, report
+from training import failures, loop, report
 from training.checkpoint import load_state, save_state
 from training.config import TrainConfig
 
@@ -106,7 +107,7 @@ def test_the_whole_file_is_evaluated_token_by_token(tiny):
         x, y = ids[start : min(start + block, 99)], ids[start + 1 : min(start + block, 99) + 1]
         logits, _ = trainer.model(x[None])
         total -= logits[0].log_softmax(-1).gather(1, y[:, None]).sum().item()
-    assert evaluate.full_loss(trainer.model, trainer.val_file, "random", 2, limit=100) == pytest.approx(
+    assert full_loss(trainer.model, trainer.val_file, "random", 2, limit=100) == pytest.approx(
         total / 99, rel=1e-5
     )
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import train as train_script
-from training import failures, loop, report, sweep, watch
+from experiments import sweep
+from training import failures, loop, report, watch
 from training.__main__ import main
 from training.config import save_config
 

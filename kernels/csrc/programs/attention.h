@@ -1,4 +1,4 @@
-// Attention's arguments, from what a program of kernels/emulator.py is handed (kernels/programs.py).
+// Attention's arguments, from what a program of kernels/workbench/emulator.py is handed (kernels/workbench/programs.py).
 //
 // numbers: B, T, H, Hkv, D, window, the bits of the scale, the dropout threshold (0: none), whether dq may be summed up
 // in any order, then for each tensor of (B, T, H, D) its strides along B, T and H.

@@ -1,4 +1,4 @@
-// Attention, backward, as a program of kernels/emulator.py; macros as in attention_forward.cu.
+// Attention, backward, as a program of kernels/workbench/emulator.py; macros as in attention_forward.cu.
 // tensors: grad_out, q, k, v, out, dq, dk, dv, lse, delta, dq_sum, seed.
 #include "attention.h"
 #include "dtypes.cuh"

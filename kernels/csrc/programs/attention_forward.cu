@@ -1,4 +1,4 @@
-// Attention, forward, as a program of kernels/emulator.py. SLM_KERNELS: what to include; SLM_CALL(p): the launcher;
+// Attention, forward, as a program of kernels/workbench/emulator.py. SLM_KERNELS: what to include; SLM_CALL(p): the launcher;
 // SLM_T: the dtype. tensors: q, k, v, out, lse, seed.
 #include "attention.h"
 #include "dtypes.cuh"

@@ -1,4 +1,4 @@
-// Layer norm, backward, as a program of kernels/emulator.py, for the dtype SLM_T.
+// Layer norm, backward, as a program of kernels/workbench/emulator.py, for the dtype SLM_T.
 // tensors: grad_out, x, weight, mean, rstd, grad_residual, grad_x, grad_weight, grad_bias, partials. numbers: rows, C,
 // distance of the rows of grad_out, x and grad_residual, whether there is a grad_residual, multiprocessors.
 #include "layer_norm_backward.cuh"

@@ -1,4 +1,4 @@
-// Layer norm, forward, as a program of kernels/emulator.py, for the dtype SLM_T.
+// Layer norm, forward, as a program of kernels/workbench/emulator.py, for the dtype SLM_T.
 // tensors: x, weight, bias, residual, out, sum, mean, rstd. numbers: rows, C, distance of the rows of x and of residual,
 // whether there is a bias, whether a residual, multiprocessors.
 #include "layer_norm_forward.cuh"

@@ -1,0 +1,1 @@
+"""What a trained model can do: held-out loss, minimal pairs, coherence, originality."""

@@ -1,0 +1,184 @@
+"""What a trained model can do, as one report: python -m evaluation RUN
+
+Likelihood (bits per byte, perplexity of held-out text), grammar and meaning (minimal pairs), coherence (the story
+checker), variety (distinct-n, repetition) and copying (the longest run of tokens that training data holds too).
+RUN/evaluation.json and RUN/evaluation.html hold what the table shows.
+"""
+
+import dataclasses
+import html
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from common import files
+from data.batches import TokenFile
+from data.stories import coherence
+from evaluation import losses, minimal_pairs, originality
+from inference.run import same_tokenizer, settings
+from inference.text import TextModel, said
+from model.rules import Rules
+
+BATCH = 32  # sequences at a time
+SEARCHED = 1 << 22  # tokens of the training file that are searched for copies
+SHOWN = 5  # stories and failed pairs in the report
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Says what a run's model can do: likelihood, grammar, coherence, variety, copying; table, JSON and HTML."""
+
+    run: tyro.conf.Positional[Path]
+    """Directory of a training run."""
+    data: Path | None = None
+    """Prepared data to evaluate on (that of the run)."""
+    pairs: int = 100
+    """Minimal pairs of each of the seven kinds."""
+    pairs_file: Path | None = None
+    """More pairs: kind, good text, bad text in each line, with tabs between."""
+    samples: int = 100
+    """Stories to sample."""
+    temperature: float = 0.7
+    """Of the samples."""
+    seed: int = 1234
+    """Of the samples."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        for name in ("pairs", "samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Assessment:
+    """The figures, and examples of what they stand for."""
+
+    figures: dict[str, float]
+    """Name -> value; shares lie between 0 and 1."""
+    failed_pairs: list[dict[str, Any]]
+    stories: list[str]
+
+    def table(self, title: str) -> Table:
+        """The figures, a line each."""
+        table = Table("figure", "value", title=title, title_justify="left")
+        for name, value in self.figures.items():
+            table.add_row(name, f"{value:.4g}")
+        return table
+
+
+def evaluate(options: Evaluate) -> None:
+    """Assesses a run, prints the table and writes both files."""
+    found = assess(options)
+    files.write_json(options.run / "evaluation.json", dataclasses.asdict(found))
+    files.write_text(options.run / "evaluation.html", html_page(options.run.name, found))
+    Console().print(found.table(str(options.run)))
+    print(f"written: {options.run / 'evaluation.json'}, {options.run / 'evaluation.html'}")
+
+
+def assess(options: Evaluate) -> Assessment:
+    """Everything there is to say about the model of a run."""
+    rules = Rules(temperature=options.temperature)
+    pairs = minimal_pairs.read(options.pairs_file) if options.pairs_file else []
+    pairs = minimal_pairs.make(options.pairs) + pairs
+    text_model = TextModel.load(options.run, options.device)
+    config = settings(options.run)
+    directory = options.data or Path(config["data"])
+    train, val = (TokenFile.open(directory, split) for split in ("train", "val"))
+    check_tokenizer(options.run, directory)
+    verdicts = minimal_pairs.judge(text_model, pairs)
+    rows = sample(text_model, options.samples, rules, options.seed)
+    texts = [said(text_model.tokenizer, ids).strip() for ids in rows]
+    figures = {
+        **likelihood(text_model, val, config["batches"]),
+        **{f"pairs: {kind}": share for kind, share in minimal_pairs.accuracy(verdicts).items()},
+        "coherence": coherence(texts),
+        **variety(texts),
+        **copying(rows, train),
+    }
+    failed = [dataclasses.asdict(verdict) for verdict in verdicts if not verdict.passed]
+    return Assessment(figures, failed[:SHOWN], texts[:SHOWN])
+
+
+def check_tokenizer(run: Path, data: Path) -> None:
+    """Ids mean the same in both, or nothing that follows makes sense."""
+    if not same_tokenizer(run / "tokenizer.json", data / "tokenizer.json"):
+        raise ValueError(f"{run} and {data} have different tokenizers: give --data that the run can read")
+
+
+def likelihood(text_model: TextModel, val: TokenFile, kind: str) -> dict[str, float]:
+    """Loss on the validation file, by windows of the `kind` that the run was trained on."""
+    loss = losses.full_loss(text_model.model, val, kind, BATCH)
+    return {
+        "bits per byte": losses.bits_per_byte(loss, val.meta.tokens["val"], val.meta.bytes["val"]),
+        "perplexity": math.exp(loss),
+        "nats per token": loss,
+    }
+
+
+def sample(text_model: TextModel, count: int, rules: Rules, seed: int) -> list[list[int]]:
+    """Ids of `count` stories, each as long as the context at most."""
+    start = text_model.encode("")
+    rows = []
+    for first in range(0, count, BATCH):
+        seeds = range(seed + first, seed + min(count, first + BATCH))
+        room = text_model.model.config.block_size - len(start)
+        rows += text_model.tell([start] * len(seeds), room, rules, seeds=seeds).finish()
+    return [telling.ids for telling in rows]
+
+
+def variety(texts: Sequence[str]) -> dict[str, float]:
+    """Distinct-1 to distinct-3, and the repetition of runs of four words within a story."""
+    shares = {f"distinct-{n}": originality.distinct(texts, n) for n in (1, 2, 3)}
+    return {**shares, "repetition": originality.repetition(texts)}
+
+
+def copying(rows: Sequence[Sequence[int]], train: TokenFile) -> dict[str, float]:
+    """The mean over stories of the longest run that the training data holds, in tokens and as a share."""
+    longest = originality.longest_copies(rows, train.tokens[:SEARCHED].tolist())
+    sizes = [(copied, len(ids)) for copied, ids in zip(longest, rows, strict=True) if ids]
+    if not sizes:
+        return {"longest copy, tokens": 0.0, "longest copy, share": 0.0}
+    return {
+        "longest copy, tokens": sum(copied for copied, _ in sizes) / len(sizes),
+        "longest copy, share": sum(copied / size for copied, size in sizes) / len(sizes),
+    }
+
+
+def html_page(name: str, found: Assessment) -> str:
+    """One page that needs nothing else; whatever a model or a user wrote is escaped."""
+    figures = "".join(
+        f"<tr><td>{html.escape(figure)}</td><td>{value:.4g}</td></tr>"
+        for figure, value in found.figures.items()
+    )
+    failed = "".join(map(_failed_row, found.failed_pairs)) or "<tr><td>none</td></tr>"
+    stories = "".join(f"<blockquote>{html.escape(text)}</blockquote>" for text in found.stories)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(name)}</title>\n'
+        f"<style>{_STYLE}</style></head>\n<body><h1>{html.escape(name)}</h1>\n<table>{figures}</table>\n"
+        f"<h2>Pairs where the wrong text was likelier</h2>\n<table>{failed}</table>\n"
+        f"<h2>Stories</h2>\n{stories}</body></html>\n"
+    )
+
+
+_STYLE = """
+body{font:16px/1.6 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
+td{padding:.1rem 1.5rem .1rem 0;vertical-align:top}
+blockquote{white-space:pre-wrap;border-left:3px solid #bbb;margin:1rem 0;padding:0 1rem}
+"""
+
+
+def _failed_row(verdict: dict[str, Any]) -> str:
+    """Kind, both texts from a little before they part, and both log-probabilities."""
+    pair = verdict["pair"]
+    letters = zip(pair["good"], pair["bad"], strict=False)
+    same = next((place for place, (good, bad) in enumerate(letters) if good != bad), 0)
+    texts = [html.escape(pair[side][max(0, same - 40) :]) for side in ("good", "bad")]
+    cells = [html.escape(pair["kind"]), *texts, f"{verdict['good']:.2f}", f"{verdict['bad']:.2f}"]
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"

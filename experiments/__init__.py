@@ -1,0 +1,1 @@
+"""Many runs: sweeps over settings, ablations of the data, comparisons."""

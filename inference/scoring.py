@@ -1,0 +1,132 @@
+"""How likely a model finds a text: log-probability of each token, perplexity, bits per byte."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from common import files
+from inference.text import TextModel
+from model import GPT
+
+BATCH_LOGITS = 1 << 25  # numbers in the logits of one batch: 128 MiB in float32
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """log P of a text in nats, after `<|endoftext|>`, and its length."""
+
+    text: str
+    log_probability: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """The number of equally likely tokens that would be as surprising, e^(-log P / tokens)."""
+        return math.exp(-self.log_probability / self.tokens)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """-log2 P per byte of UTF-8."""
+        return -self.log_probability / (math.log(2) * len(self.text.encode("utf-8", "replace")))
+
+
+def score_texts(text_model: TextModel, texts: Sequence[str]) -> list[Score]:
+    """The score of each text, none of them empty."""
+    if any(not text for text in texts):
+        raise ValueError("there is an empty text to score: give each at least one character")
+    rows = [text_model.encode(text) for text in texts]
+    if text_model.end is None:
+        raise ValueError(
+            "the tokenizer has no <|endoftext|>, so that a text's first token has no probability"
+        )
+    return [
+        Score(text, log_p.sum().item(), len(log_p))
+        for text, log_p in zip(texts, log_probabilities(text_model.model, rows), strict=True)
+    ]
+
+
+def log_probabilities(model: GPT, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+    """For each row of ids log P(id | ids before it) of all but the first: (len - 1,) of float64, on the CPU."""
+    size = model.config.block_size
+    spans = [(row, start, first) for row, ids in enumerate(rows) for start, first in windows(len(ids), size)]
+    spans.sort(key=lambda span: len(rows[span[0]]) - span[1])  # alike in length: little padding
+    pieces: list[dict[int, Tensor]] = [{} for _ in rows]  # of each row, by the window's start
+    for batch in _batches(spans, max(1, BATCH_LOGITS // (size * model.config.vocab_size))):
+        contexts = [rows[row][start : start + size + 1] for row, start, _ in batch]
+        for (row, start, first), log_p in zip(batch, _forward(model, contexts), strict=True):
+            pieces[row][start] = log_p[first - start - 1 :]
+    nothing = torch.empty(0, dtype=torch.float64)
+    return [torch.cat([nothing, *(parts[start] for start in sorted(parts))]) for parts in pieces]
+
+
+def windows(length: int, block_size: int) -> Iterator[tuple[int, int]]:
+    """(start, first id to predict) of windows by halves: every id has half a context before it, if there is as much.
+
+    >>> list(windows(10, block_size=4))
+    [(0, 1), (2, 5), (4, 7), (6, 9)]
+    """
+    start, first = 0, 1
+    step = max(1, block_size // 2)
+    while first < length:
+        yield start, first
+        first = start + block_size + 1
+        start += step
+
+
+def _batches(items: Sequence[tuple], size: int) -> Iterator[Sequence[tuple]]:
+    return (items[i : i + size] for i in range(0, len(items), size))
+
+
+@torch.inference_mode()
+def _forward(model: GPT, rows: Sequence[Sequence[int]]) -> list[Tensor]:
+    """log P of all ids but the first, for rows of at most block_size + 1 ids: each (len - 1,) of float64."""
+    widest = max(map(len, rows))
+    device = model.wte.weight.device
+    ids = torch.tensor([[*row, *[0] * (widest - len(row))] for row in rows], device=device)  # (B, T + 1)
+    logits = model(ids[:, :-1])[0].float()  # (B, T, V); padding stands behind, where nobody looks
+    chosen = logits.gather(-1, ids[:, 1:, None])[..., 0]  # (B, T)
+    log_p = (chosen - logits.logsumexp(-1)).double().cpu()
+    return [log_p[i, : len(row) - 1] for i, row in enumerate(rows)]
+
+
+def texts_of(arguments: Sequence[str]) -> list[str]:
+    """Each argument as it is, or the lines of the file that it names, without empty ones."""
+    texts = []
+    for argument in arguments:
+        if _is_file(argument):
+            lines = files.read_text(argument).splitlines()
+            texts += [line for line in lines if line.strip()]
+        else:
+            texts.append(argument)
+    if not texts:
+        raise ValueError(
+            f"there is nothing to score in {', '.join(arguments)}: give a text or a file of lines"
+        )
+    return texts
+
+
+def _is_file(argument: str) -> bool:
+    try:
+        return Path(argument).is_file()
+    except (OSError, ValueError):  # a text too long for a file name, or with a zero byte
+        return False
+
+
+def table(scores: Sequence[Score]) -> Table:
+    """The scores, one line each."""
+    shown = Table("log P", "perplexity", "bits per byte", "tokens", "text")
+    for score in scores:
+        shown.add_row(
+            f"{score.log_probability:.2f}",
+            f"{score.perplexity:.2f}",
+            f"{score.bits_per_byte:.3f}",
+            str(score.tokens),
+            Text(score.text),
+        )
+    return shown

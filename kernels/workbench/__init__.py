@@ -1,0 +1,1 @@
+"""What surrounds the kernels: measuring, proving, tracing and mutating them, on a GPU or on the emulator."""

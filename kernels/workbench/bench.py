@@ -1,0 +1,209 @@
+"""Times of the ops, forward and backward, beside the reference and PyTorch's own: µs, and GB/s or TFLOP/s.
+
+All ways to compute a case take turns in one process, on random data; medians are reported, and only of results that
+agree with each other. On a GPU each case is measured eagerly and as a CUDA graph (bench_gpu.py), and the share of the
+datasheet's rate is given. On the CPU each measured call follows one of its own kind, so that it finds the memory and
+the caches that a loop of it would, not what another call left.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from common import bench, cli, files, gpus, plots
+from common.memory import keep_freed_memory
+from kernels.workbench import bench_cases, bench_gpu
+from kernels.workbench.bench_cases import Case, Turn, Way
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PARTS = ("forward", "backward", "forward + backward")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Times the kernels, forward and backward, beside the reference and PyTorch's own ops."""
+
+    device: str = "auto"  # auto | cpu | cuda
+    dtype: str = "auto"  # auto: float32 on the CPU, bfloat16 on a GPU | float32 | bfloat16 | float16
+    repeat: int = 7  # turns; their median is reported
+    only: str = ""  # measure only the ops whose name contains this
+    tiny: bool = False  # shapes for a rehearsal, far too small to tell anything
+    compile: bool = False  # torch.compile as one more peer of the norms (compiles for a minute or so)
+    json: str | None = None  # also write the rows to this file
+    plot: str | None = None  # also draw the ratios into this image file
+
+    def __post_init__(self) -> None:
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"device is {self.device!r}: choose auto, cpu or cuda")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("device is cuda, but torch sees no NVIDIA GPU: choose cpu")
+        if self.dtype != "auto" and self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}: choose auto, {', '.join(DTYPES)}")
+        if self.repeat < 1:
+            raise ValueError(f"repeat is {self.repeat}: it must be at least 1")
+        if self.plot:
+            plots.check_path(self.plot)
+
+    @property
+    def resolved_device(self) -> str:
+        return self.device if self.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def resolved_dtype(self) -> str:
+        default = "bfloat16" if self.resolved_device == "cuda" else "float32"
+        return default if self.dtype == "auto" else self.dtype
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; its options are the fields of Options."""
+    options = cli.parse(Options, argv, prog="python -m kernels bench")
+    keep_freed_memory()  # as train.py does: else the times are those of page faults
+    with bench_gpu.own_stream(options.resolved_device):
+        rows, wrong = measure_all(options)
+    if not rows and not wrong:
+        raise ValueError(f"no op has {options.only!r} in its name")
+    bench.report("kernels", rows, options.json)
+    if options.plot:
+        plots.draw_ratios(
+            {f"{row.name} / {row.peer}": row.ratio for row in rows if row.unit == "µs"}, options.plot
+        )
+    if wrong:
+        raise ValueError(f"not measured, or not all of it: {'; '.join(wrong)}")
+
+
+def measure_all(options: Options) -> tuple[list[bench.Row], list[str]]:
+    """The rows of every case that ours has right, beside the peers that have; and of the others what differs."""
+    device, dtype = options.resolved_device, DTYPES[options.resolved_dtype]
+    rows = bench_gpu.ceilings(options.repeat) if device == "cuda" else []
+    wrong = []
+    for case in bench_cases.cases(device, dtype, options.only, options.compile, options.tiny):
+        differs = bench_cases.disagreements(case)
+        if "ours" in differs:
+            wrong.append(differs["ours"])
+        else:
+            for said in differs.values():  # a peer's fault costs its own rows only
+                print(f"left out: {said}", file=sys.stderr)
+            rows += measure(case.without(differs), options)
+            if device == "cuda" and not rows[-1].name.endswith("graph"):
+                wrong.append(f"{case.name}: ours cannot be captured in a CUDA graph")
+        if options.json:  # what is measured outlives a fault of a later case, and the end of the time
+            files.write_json(options.json, bench.as_json("kernels", rows))
+    return rows, wrong
+
+
+def measure(case: Case, options: Options) -> list[bench.Row]:
+    """Rows for forward, backward and both: ours beside every peer, and rates beside the best peer's."""
+    rows: list[bench.Row] = []
+    for part, work in zip(
+        PARTS, (case.work, case.backward_work, case.work + case.backward_work), strict=True
+    ):
+        name = f"{case.name} {options.resolved_dtype} {part}"
+        turns = {peer: turn(part, way, case.inputs) for peer, way in case.ways.items()}
+        if options.resolved_device == "cpu":
+            seconds = bench.medians(turns, repeat=options.repeat, warmup=2, settle=1)
+            rows += _rows(case, name, part, work, seconds)
+            continue
+        rows += _rows(case, name, part, work, bench_gpu.eager_seconds(turns, options.repeat))
+        del turns
+        seconds = bench_gpu.graph_seconds(_rotating(case, part), options.repeat)
+        if "ours" in seconds:
+            rows += _rows(case, f"{name}, graph", part, work, seconds)
+            rows += _share_of_peak(case, f"{name}, graph", part, work / seconds["ours"])
+    return rows
+
+
+def turn(part: str, way: Way, inputs: Sequence[Tensor]) -> Turn:
+    """One turn of a way; a backward alone runs again and again over one forward."""
+    if part == "forward":
+        call = torch.no_grad()(lambda: way.call(*inputs))
+    else:
+        with way.around():
+            once = way.outputs(inputs)
+        grads = bench_cases.upstream(once)
+
+        def call():
+            outputs = once if part == "backward" else way.outputs(inputs)
+            return torch.autograd.grad(outputs, inputs, grads, retain_graph=part == "backward")
+
+    return Turn(call, way.around)
+
+
+def _rotating(case: Case, part: str) -> dict[str, list[Turn]]:
+    """For a CUDA graph: each way that is worth one, on several sets of inputs."""
+    count = bench_gpu.rotations(sum(x.nbytes for x in case.inputs))
+    sets = [[x.detach().clone().requires_grad_() for x in case.inputs] for _ in range(count)]
+    return {
+        name: [turn(part, way, inputs) for inputs in sets] for name, way in case.ways.items() if way.graphed
+    }
+
+
+def _rows(case: Case, name: str, part: str, work: float, seconds: dict[str, float]) -> list[bench.Row]:
+    """Ours beside every peer in µs, then its rate beside that of the best peer."""
+    seconds = dict(seconds)
+    ours = seconds.pop("ours")
+    rows = [
+        bench.Row(
+            name, ours * 1e6, "µs", peer, value * 1e6, less_is_better=True, goal=_goal(case, part, peer)
+        )
+        for peer, value in seconds.items()
+    ]
+    if not seconds:
+        return [bench.Row(name, work / ours, case.unit)]
+    best = min(seconds, key=seconds.__getitem__)
+    goal = _goal(case, part, "best")
+    return [*rows, bench.Row(name, work / ours, case.unit, best, work / seconds[best], goal=goal)]
+
+
+def _share_of_peak(case: Case, name: str, part: str, rate: float) -> list[bench.Row]:
+    """Our rate beside the datasheet's of this GPU: the ratio is the share of the peak."""
+    sheet = gpus.datasheet(torch.cuda.get_device_name())
+    if sheet is None:
+        return []
+    peak = sheet.memory if case.unit == "GB/s" else sheet.bfloat16
+    return [bench.Row(name, rate, case.unit, "datasheet", peak, goal=_goal(case, part, "datasheet"))]
+
+
+def _goal(case: Case, part: str, peer: str) -> float | None:
+    """The ratio that we want to reach in this row, where there is one: on a GPU in bfloat16."""
+    x = case.inputs[0]
+    if x.device.type != "cuda" or x.dtype != torch.bfloat16:
+        return None
+    return goal(case.op, case.shape, part, peer)
+
+
+def goal(op: str, shape: tuple[int, ...], part: str, peer: str) -> float | None:
+    """The ratio that we want to reach on an H100; peer "best" is the fastest of them, "datasheet" the peak rate."""
+    if op == "causal_attention":
+        return _attention_goal(shape, part, peer)
+    shares = {384: 0.60, 768: 0.70, 1024: 0.75}
+    if (op, part, peer) == ("layer_norm", "forward", "datasheet"):
+        return shares.get(shape[-1])
+    goals = {
+        ("layer_norm", "forward"): 1.2,
+        ("layer_norm", "backward"): 1.4,
+        ("add_layer_norm", "forward + backward"): 1.5,
+    }
+    return goals.get((op, part)) if peer == "best" else None
+
+
+def _attention_goal(shape: tuple[int, ...], part: str, peer: str) -> float | None:
+    short, width = shape[1] <= 128, shape[3]
+    if peer == "SDPA cuDNN" and part in ("forward", "backward") and not short and width == 64:
+        return 0.8
+    goals = {"forward": 1.2, "backward": 1.5} if short else {"forward": 1.0, "backward": 0.9}
+    return goals.get(part) if peer == "SDPA flash" else None
+
+
+def goals() -> Iterator[tuple[str, str, float]]:
+    """Name of the row, peer and ratio of everything that we want to reach on a GPU."""
+    for op in ("layer_norm", "add_layer_norm", "causal_attention"):
+        shapes = bench_cases.ATTENTION_SHAPES if op == "causal_attention" else bench_cases.NORM_SHAPES
+        for shape in shapes["cuda"]:
+            for part in PARTS:
+                for peer in ("best", "datasheet", *bench_cases.SDPA_BACKENDS):
+                    wanted = goal(op, shape, part, peer)
+                    if wanted:
+                        yield f"{op} {shape} bfloat16 {part}", peer, wanted

@@ -1,0 +1,83 @@
+"""Small ragged inputs for each program of programs.py, chosen so that every line of the kernels matters.
+
+tests/emulator/test_kernels.py lets the kernels pass them; the mutation test expects every mutant to fail one.
+"""
+
+from kernels.workbench.trials import Attention, Case, Norm
+
+NORMS = [
+    Norm(3, 7),
+    Norm(11, 48, residual=True),
+    Norm(5, 384, bias=False),
+    Norm(9, 24, gap=8, residual=True),
+    Norm(3, 16, gap=3),
+    *(Norm(3, 48, residual=True, unaligned=name) for name in ("x", "residual", "grad_out", "grad_residual")),
+    *(Norm(3, 48, residual=True, unaligned=name) for name in ("weight", "bias")),
+    *(
+        Norm(2, columns, residual=columns % 512 != 0)
+        for columns in (136, 264, 392, 520, 776, 1024, 1032, 1544, 2048)
+    ),
+    Norm(2, 4096),
+    Norm(2, 1025, residual=True),
+    Norm(70, 40),
+    Norm(130, 5),
+    Norm(300, 8, multiprocessors=10),  # more lines of partial sums than a block has rows
+    Norm(2200, 3, multiprocessors=10),
+    Norm(0, 48),
+]
+# A weight whose random bits are exactly the threshold is dropped: here those of query 20, key 2 and query 22, key 19.
+AT_THE_THRESHOLD = [Attention(1, 33, 1, 16, dropout_p=1 - bits / 65536) for bits in (59252, 47023)]
+ONE_HOT = Attention(1, 70, 4, 32, spread=200.0)  # rows with scores far below zero only
+SHORT = [
+    Attention(1, 40, 2, 24),
+    Attention(2, 97, 2, 32, window=18, dropout_p=0.3),  # a tile of which one corner is seen
+    Attention(2, 97, 2, 64, window=20, dropout_p=0.3),
+    Attention(1, 17, 1, 96, spread=4.0),
+    Attention(1, 128, 1, 32, transposed=True),
+    Attention(1, 100, 1, 128, dropout_p=0.1),
+    Attention(1, 1, 1, 8),
+    Attention(1, 65, 2, 40, window=16, scale=0.5, transposed=True),
+    Attention(1, 64, 1, 16, window=1),
+    Attention(1, 100, 1, 16, window=31),  # the oldest key seen is the last of a tile
+    *AT_THE_THRESHOLD,
+]
+LONG = [
+    Attention(1, 70, 2, 24, kv_heads=1),
+    Attention(2, 130, 2, 32, kv_heads=1, window=66, dropout_p=0.2),
+    Attention(2, 130, 2, 64, kv_heads=1, window=66, dropout_p=0.2),
+    Attention(1, 200, 1, 96, spread=4.0),
+    Attention(1, 257, 1, 32, transposed=True),
+    Attention(1, 129, 1, 128, dropout_p=0.1),
+    Attention(1, 1, 1, 8),
+    Attention(1, 193, 1, 40, window=64, scale=0.5),
+    Attention(1, 300, 1, 32, window=95),
+    Attention(1, 150, 1, 16, window=1),
+    *AT_THE_THRESHOLD,
+]
+LONG_IN_ANY_ORDER = [
+    Attention(1, 70, 2, 24, kv_heads=1, any_order=True),
+    Attention(2, 130, 2, 64, kv_heads=1, window=70, dropout_p=0.2, any_order=True),
+    Attention(1, 97, 1, 96, window=31, transposed=True, any_order=True),
+    Attention(1, 150, 1, 16, window=1, any_order=True),
+]
+SIMPLE = [
+    Attention(1, 40, 2, 20, kv_heads=1),
+    Attention(2, 45, 2, 28, window=20, dropout_p=0.3),
+    Attention(1, 65, 1, 96, spread=2.0, transposed=True),
+    Attention(1, 33, 4, 128, kv_heads=2, dropout_p=0.1),
+    Attention(1, 1, 1, 1),
+    Attention(1, 97, 1, 33, window=33, scale=-0.5),
+    Attention(1, 96, 1, 8, window=1),
+    AT_THE_THRESHOLD[0],
+]
+GROUPED = Attention(2, 33, 4, 16, kv_heads=2)
+CASES: dict[str, list[Case]] = {
+    "layer_norm_forward": NORMS,
+    "layer_norm_backward": NORMS,
+    "attention_short_forward": [*SHORT, GROUPED, ONE_HOT],
+    "attention_short_backward": SHORT,
+    "attention_long_forward": [*LONG, ONE_HOT],
+    "attention_long_backward": LONG + LONG_IN_ANY_ORDER,
+    "attention_simple_forward": SIMPLE,
+    "attention_simple_backward": SIMPLE,
+}

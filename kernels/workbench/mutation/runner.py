@@ -1,0 +1,240 @@
+"""Builds each mutant in a copy of the sources and runs the cases on it, each in a process of its own.
+
+Verdicts are kept by the text that was compiled, so that a run that was stopped goes on where it was, and after a
+change of one kernel only what includes it runs again.
+"""
+
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import resource
+import signal
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+
+from kernels import reference
+from kernels.workbench import emulator, programs, trials
+from kernels.workbench.mutation import cases
+from kernels.workbench.mutation.operators import Mutant
+
+CUDA = emulator.CSRC / "cuda"
+# The twins of what the hardware does are held against the PTX documentation by tests/emulator.
+NOT_KERNELS = ("ptx.cuh", "launch.cuh", "platform.cuh", "dtypes.cuh")
+DTYPES = {
+    "attention_short_forward": ("bfloat16", "float16"),
+    "attention_short_backward": ("bfloat16",),
+    "attention_long_forward": ("bfloat16",),
+    "attention_long_backward": ("bfloat16",),
+    "attention_simple_forward": ("float32", "float64"),
+    "attention_simple_backward": ("float32", "float64"),
+    "layer_norm_forward": ("bfloat16", "float32", "float64"),
+    "layer_norm_backward": ("bfloat16", "float32", "float64"),
+}
+# What decides whether a mutant is noticed.
+ORACLE = [Path(module.__file__) for module in (cases, trials, programs, emulator, reference)]
+ORACLE += [path for folder in ("emulator", "programs") for path in sorted((emulator.CSRC / folder).iterdir())]
+CPU_SECONDS = 40  # of one mutant; the kernels as they are need 3 for a program
+GIVEN_UP = 900  # seconds, where the CPU's time does not pass
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One program in one dtype: what is built and run together. narrow: attention up to D = 32 only, built faster."""
+
+    program: str
+    dtype: str
+    narrow: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.program} {self.dtype}{' narrow' if self.narrow else ''}"
+
+    def cases(self) -> list[trials.Case]:
+        all_cases = cases.CASES[self.program]
+        return [case for case in all_cases if case.width <= 32] if self.narrow else all_cases
+
+    def includes(self) -> frozenset[str]:
+        """The files of csrc/cuda that it is made of."""
+        return _includes(self.program)
+
+
+@functools.cache
+def _includes(program: str) -> frozenset[str]:
+    found: set[str] = set()
+    waiting = [programs.PROGRAMS[program].kernels]
+    while waiting:
+        name = waiting.pop()
+        if name not in found and (CUDA / name).is_file():
+            found.add(name)
+            waiting += re.findall(r'#include "([\w.]+)"', (CUDA / name).read_text())
+    return frozenset(found)
+
+
+UNITS = [Unit(program, dtype) for program, dtypes in DTYPES.items() for dtype in dtypes]
+# each program once, then the other dtypes
+UNITS.sort(key=lambda unit: DTYPES[unit.program].index(unit.dtype))
+# What notices most comes first.
+STAGES = [
+    Unit(name, dtypes[0], True) for name, dtypes in DTYPES.items() if name.startswith("attention")
+] + UNITS
+
+
+def kernel_files() -> list[Path]:
+    """The sources to be changed."""
+    return [path for path in sorted(CUDA.glob("*.cuh")) if path.name not in NOT_KERNELS]
+
+
+class Runner:
+    """Judges mutants by what `units` give; `folder` keeps builds, copies and verdicts."""
+
+    def __init__(self, folder: Path, units: Sequence[Unit] = STAGES):
+        self.folder, self.units = folder, units
+        self.log = folder / "verdicts.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        self.known = dict(json.loads(line) for line in lines)
+        self.oracle = hashlib.sha256(b"".join(path.read_bytes() for path in ORACLE)).hexdigest()
+        self.trials: dict[Unit, list[trials.Trial]] = {}
+        self.work: dict[Unit, dict[str, int]] = {}
+
+    def prepare(self) -> None:
+        """Computes what is right, and lets the kernels as they are pass; ValueError when they do not."""
+        emulator.Toolchain(self.folder).objects()
+        for unit in self.units:
+            made = [trials.prepare(unit.program, case, unit.dtype) for case in unit.cases()]
+            self.trials[unit] = made
+        for unit in self.units:
+            verdict = self.verdict(unit, None)
+            if not verdict.startswith("work "):
+                raise ValueError(f"{unit} fails as it is: {verdict}")
+            self.work[unit] = json.loads(verdict.removeprefix("work "))
+
+    def judge(self, mutant: Mutant) -> str:
+        """How the mutant was noticed, or "survived"."""
+        for unit in self.units:
+            if mutant.file in unit.includes():
+                verdict = self.verdict(unit, mutant)
+                if verdict != "survived":
+                    return verdict
+        return "survived"
+
+    def verdict(self, unit: Unit, mutant: Mutant | None) -> str:
+        """Of one unit, from what is known or from a run."""
+        key = self._key(unit, mutant)
+        found = self.known.get(key) or self.known.get(key + self.oracle)
+        if found is None:
+            found = self._run_apart(unit, mutant)
+            if found == "survived" or found.startswith("work "):
+                key += self.oracle  # other cases may find it
+            self.known[key] = found
+            with self.log.open("a") as log:
+                log.write(json.dumps([key, found]) + "\n")
+        return found
+
+    def _key(self, unit: Unit, mutant: Mutant | None) -> str:
+        digest = hashlib.sha256(str(unit).encode())
+        for name in sorted(unit.includes()):
+            text = (CUDA / name).read_text()
+            digest.update((mutant.apply(text) if mutant and mutant.file == name else text).encode())
+        return digest.hexdigest()
+
+    def _run_apart(self, unit: Unit, mutant: Mutant | None) -> str:
+        """In a process that may crash, hang or eat its memory."""
+        context = multiprocessing.get_context("fork")
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=self._child, args=(sender, unit, mutant))
+        child.start()
+        sender.close()
+        try:
+            verdict = receiver.recv() if receiver.poll(GIVEN_UP) else "hangs"
+            if isinstance(verdict, Exception):  # of this tool, not of the mutant
+                raise verdict
+            return verdict
+        except EOFError:
+            child.join()
+            return "hangs" if child.exitcode in (-signal.SIGXCPU, -signal.SIGKILL) else "crashes"
+        finally:
+            child.kill()
+            child.join()
+
+    def _child(self, sender, unit: Unit, mutant: Mutant | None) -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        try:
+            with tempfile.TemporaryDirectory() as copy:
+                sender.send(self._observe(unit, mutant, Path(copy)))
+        except Exception as error:
+            sender.send(error)
+        os._exit(0)
+
+    def _observe(self, unit: Unit, mutant: Mutant | None, copy: Path) -> str:
+        copy_sources(copy, mutant, unit.narrow)
+        for made in emulator.Toolchain(self.folder).objects():
+            (copy / made.name).symlink_to(made.resolve())
+        try:
+            toolchain = emulator.Toolchain(copy, csrc=copy)
+            library = programs.build(toolchain, unit.program, unit.dtype, flags=["-g1"])
+        except RuntimeError:
+            return "does not compile"
+        return self._run_cases(unit, library)
+
+    def _run_cases(self, unit: Unit, library: emulator.Library) -> str:
+        try:
+            for i, trial in enumerate(self.trials[unit]):
+                wrong = trial.fault(trial.run(library, seed=i + 1, workers=1, count=True))
+                if wrong:
+                    return f"{wrong}, {unit.program}, {trial.name}"
+        except RuntimeError as error:
+            return f"reported: {str(error).splitlines()[0]}"
+        work = _work(library)
+        if unit not in self.work:
+            return f"work {json.dumps(work)}"
+        before = self.work[unit]
+        more = [
+            f"{space} {cost / before[space]:.3f} x" for space, cost in work.items() if cost > before[space]
+        ]
+        return f"more work: {', '.join(more)}, {unit}" if more else "survived"
+
+
+def _work(library: emulator.Library) -> dict[str, int]:
+    """What the runs since the last call cost, by where: AccessCount says in which units."""
+    totals = Counter()
+    for row in library.counts():
+        totals[row.space] += row.cost
+    return dict(totals)
+
+
+def copy_sources(copy: Path, mutant: Mutant | None, narrow: bool) -> None:
+    """Links to the sources, with the change; narrow: `with_padded_width` knows no width but 32."""
+    for folder in ("cuda", "programs"):
+        (copy / folder).mkdir(parents=True)
+        for path in (emulator.CSRC / folder).iterdir():
+            (copy / folder / path.name).symlink_to(path)
+    for path in (emulator.CSRC / "emulator", *emulator.CSRC.glob("*.h")):
+        (copy / path.name).symlink_to(path)
+    if mutant:
+        _replace(copy / "cuda" / mutant.file, mutant.apply)
+    if narrow:
+        width = re.compile(r"(?<=integral_constant<int, )\d+")
+        _replace(copy / "cuda" / "attention.cuh", lambda text: width.sub("32", text))
+
+
+def _replace(path: Path, change: Callable[[str], str]) -> None:
+    text = path.read_text()
+    path.unlink()  # perhaps a link to the source
+    path.write_text(change(text))
+
+
+def judge_all(runner: Runner, mutants: Sequence[Mutant], processes: int) -> Iterator[tuple[Mutant, str]]:
+    """Mutants with their verdicts, in the order in which they end."""
+    with ThreadPoolExecutor(processes) as pool:
+        running = {pool.submit(runner.judge, mutant): mutant for mutant in mutants}
+        for done in as_completed(running):
+            yield running[done], done.result()

@@ -1,0 +1,183 @@
+"""The kernels of csrc/cuda as programs of emulator.py, one dtype each: for the trace and for the mutation test.
+
+    library = programs.build(Toolchain(folder), "attention_short_forward", "bfloat16")
+    out, lse = programs.attention_forward(library, q, k, v)
+
+Arrays are numpy's; bfloat16, which numpy lacks, lies in uint16. What a kernel does not write stays NaN.
+"""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kernels import philox
+from kernels.workbench.emulator import Library, Toolchain
+
+# The dtypes: how C++ calls them, and what numpy keeps them in.
+CXX_NAMES = {"float32": "float", "float64": "double", "float16": "__half", "bfloat16": "__nv_bfloat16"}
+STORAGE = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": np.uint16}
+
+
+@dataclass(frozen=True)
+class Program:
+    """source: in csrc/programs. kernels: the header it includes; call: the launcher, with the arguments p."""
+
+    source: str
+    kernels: str
+    call: str = ""
+
+
+DISPATCH = "attention(p, slm::cuda::Limits{80, 163 * 1024}, nullptr)"
+PROGRAMS = {
+    "layer_norm_forward": Program("layer_norm_forward.cu", "layer_norm_forward.cuh"),
+    "layer_norm_backward": Program("layer_norm_backward.cu", "layer_norm_backward.cuh"),
+    **{
+        f"attention_{kind}_{way}": Program(
+            f"attention_{way}.cu", f"{header}.cuh", f"attention_{kind}(p, nullptr)"
+        )
+        for way in ("forward", "backward")
+        for kind, header in (
+            ("short", f"attention_short_{way}"),
+            ("long", f"attention_long_{way}"),
+            ("simple", "attention_simple"),
+        )
+    },
+    "attention_forward": Program("attention_forward.cu", "attention_any.h", DISPATCH),
+    "attention_backward": Program("attention_backward.cu", "attention_any.h", DISPATCH),
+}
+
+
+def build(toolchain: Toolchain, name: str, dtype: str, *, flags: Sequence[str] = ()) -> Library:
+    """The program `name` of PROGRAMS, compiled for a dtype with every check on."""
+    program = PROGRAMS[name]
+    names = [
+        f"-DSLM_T={CXX_NAMES[dtype]}",
+        f'-DSLM_KERNELS="{program.kernels}"',
+        f"-DSLM_CALL(p)={program.call}",
+    ]
+    source = toolchain.csrc / "programs" / program.source
+    return toolchain.compile(source, checked=True, flags=[*names, *flags])
+
+
+def unwritten(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """All bits set, a NaN in every floating dtype; aligned, so that the sectors touched are always the same."""
+    count = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    room = np.full(count + 64, 0xFF, np.uint8)
+    return room[-room.ctypes.data % 64 :][:count].view(dtype).reshape(shape)
+
+
+def statistics(dtype: np.dtype) -> type:
+    """What the statistics of tensors of this dtype are kept in."""
+    return np.float64 if dtype == np.float64 else np.float32
+
+
+# The tensors of each program, in the order in which it is handed them.
+TENSORS = {
+    "layer_norm_forward": ("x", "weight", "bias", "residual", "out", "sum", "mean", "rstd"),
+    "layer_norm_backward": (
+        *("grad_out", "x", "weight", "mean", "rstd", "grad_residual"),
+        *("grad_x", "grad_weight", "grad_bias", "partials"),
+    ),
+    "attention_forward": ("q", "k", "v", "out", "lse", "seed"),
+    "attention_backward": (
+        *("grad_out", "q", "k", "v", "out", "dq", "dk", "dv"),
+        *("lse", "delta", "dq_sum", "seed"),
+    ),
+}
+
+
+def kind_of(name: str, dtype: str) -> str:
+    """The dtype of the tensor `name` of a program for `dtype`."""
+    if name == "seed":
+        return "int64"
+    wide = name in ("mean", "rstd", "partials", "lse", "delta", "dq_sum") and dtype != "float64"
+    return "float32" if wide else dtype
+
+
+def layer_norm_forward(
+    library: Library, x, weight, bias=None, residual=None, multiprocessors: int = 1, **how
+) -> dict[str, np.ndarray]:
+    """out, mean, rstd and, with a residual, sum, for x and residual of (rows, C)."""
+    rows, columns = x.shape
+    wide = statistics(x.dtype)
+    made = [
+        unwritten(x.shape, x.dtype),
+        unwritten(x.shape, x.dtype),
+        *(unwritten((rows,), wide) for _ in range(2)),
+    ]
+    given = [x, weight, weight if bias is None else bias, x if residual is None else residual]
+    strides = [given[0].strides[0] // x.itemsize, given[3].strides[0] // x.itemsize]
+    numbers = [rows, columns, *strides, bias is not None, residual is not None, multiprocessors]
+    library.run("run", [*map(memory, given), *made], numbers, **how)
+    return dict(zip(TENSORS["layer_norm_forward"][4:], made, strict=True))
+
+
+def layer_norm_backward(
+    library: Library, grad_out, x, weight, mean, rstd, grad_residual=None, multiprocessors: int = 1, **how
+) -> dict[str, np.ndarray]:
+    """The gradients of x (rows, C), weight (C) and bias (C)."""
+    rows, columns = x.shape
+    lines = 4 * multiprocessors  # layer_norm_partials
+    made = [unwritten(shape, x.dtype) for shape in ((rows, columns), (columns,), (columns,))]
+    made.append(unwritten((lines, 2, columns), statistics(x.dtype)))
+    passed = grad_out if grad_residual is None else grad_residual
+    strides = [tensor.strides[0] // x.itemsize for tensor in (grad_out, x, passed)]
+    given = map(memory, (grad_out, x, weight, mean, rstd, passed))
+    numbers = [rows, columns, *strides, grad_residual is not None, multiprocessors]
+    library.run("run", [*given, *made], numbers, **how)
+    return dict(zip(TENSORS["layer_norm_backward"][6:], made, strict=True))
+
+
+def attention_forward(library: Library, q, k, v, options: dict, **how) -> dict[str, np.ndarray]:
+    """out and lse (B, H, T), for q (B, T, H, D) and k, v (B, T, Hkv, D). options: of `attention_numbers`."""
+    batch, length, heads, _ = q.shape
+    made = [unwritten(q.shape, q.dtype), unwritten((batch, heads, length), statistics(q.dtype))]
+    numbers, seed = attention_numbers([q, k, v, made[0]], q, k, **options)
+    library.run("run", [*map(memory, (q, k, v)), *made, seed], numbers, **how)
+    return {"out": made[0], "lse": made[1]}
+
+
+def attention_backward(
+    library: Library, grad_out, q, k, v, out, lse, options: dict, **how
+) -> dict[str, np.ndarray]:
+    """dq, dk and dv."""
+    batch, length, heads, width = q.shape
+    made = [unwritten(tensor.shape, q.dtype) for tensor in (q, k, v)]
+    given = [grad_out, q, k, v, out]
+    numbers, seed = attention_numbers([*given, *made], q, k, **options)
+    scratch = [unwritten(lse.shape, lse.dtype), unwritten((batch, heads, length, width), lse.dtype)]
+    tensors = [*map(memory, given), *made, lse, *scratch, seed]
+    library.run("run", tensors, numbers, **how)
+    return dict(zip(("dq", "dk", "dv"), made, strict=True))
+
+
+def attention_numbers(
+    tensors: Sequence[np.ndarray], q, k, *, scale=None, window=None, dropout_p=0.0, seed=0, any_order=False
+) -> tuple[list[int], np.ndarray]:
+    """What csrc/programs/attention.h reads, and the seed as a tensor."""
+    batch, length, heads, width = q.shape
+    (bits,) = struct.unpack("q", struct.pack("d", width**-0.5 if scale is None else scale))
+    threshold = philox.keep_threshold(dropout_p) if dropout_p else 0
+    shape = [
+        batch,
+        length,
+        heads,
+        k.shape[2],
+        width,
+        min(window or length, length),
+        bits,
+        threshold,
+        any_order,
+    ]
+    strides = [stride // tensor.itemsize for tensor in tensors for stride in tensor.strides[:3]]
+    return shape + strides, np.array([seed], np.int64)
+
+
+def memory(tensor: np.ndarray) -> np.ndarray:
+    """All elements from the first to the last of a view, as they lie in memory."""
+    if not tensor.size:
+        return tensor
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    return np.lib.stride_tricks.as_strided(tensor, (last // tensor.itemsize + 1,), (tensor.itemsize,))

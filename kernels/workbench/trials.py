@@ -1,0 +1,204 @@
+"""Inputs for the programs of programs.py, what they must give in float64, and how close.
+
+trial = prepare("attention_long_forward", Attention(batch=1, length=70, heads=2, width=24), "bfloat16")
+trial.fault(trial.run(library))  # None, or which result is wrong
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kernels import reference
+from kernels.workbench import programs
+from kernels.workbench.emulator import Library
+
+TORCH = {name: getattr(torch, name) for name in programs.STORAGE}
+# The largest error, in units of the dtype's last place at the largest exact value, or at 1 where that is larger.
+UNITS = {"bfloat16": 1.5, "float16": 1.5, "float32": 24, "float64": 24}
+STATISTICS = ("lse", "mean", "rstd")
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Rows of C elements, `gap` elements apart. unaligned: the input that begins where no pack of 16 bytes can.
+
+    multiprocessors: of the GPU that is played.
+    """
+
+    rows: int
+    columns: int
+    bias: bool = True
+    residual: bool = False
+    gap: int = 0
+    unaligned: str = ""
+    multiprocessors: int = 1
+
+
+@dataclass(frozen=True)
+class Attention:
+    """q of (B, T, H, D), k and v with `kv_heads`; `transposed`: (B, H, T, D) in memory."""
+
+    batch: int
+    length: int
+    heads: int
+    width: int
+    kv_heads: int | None = None
+    window: int | None = None
+    dropout_p: float = 0.0
+    scale: float | None = None
+    spread: float = 1.0  # standard deviation of q
+    transposed: bool = False
+    any_order: bool = False  # dq is a sum of atomic additions
+    seed: int = 12345678901  # of dropout
+
+    @property
+    def options(self) -> dict:
+        return {"scale": self.scale, "window": self.window, "dropout_p": self.dropout_p, "seed": self.seed}
+
+
+Case = Norm | Attention
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A case in one dtype. run(library, seed=…): the results by name; exact: what they must be, in float64."""
+
+    name: str
+    dtype: str
+    run: Callable[..., dict[str, np.ndarray]]
+    exact: dict[str, np.ndarray]
+
+    def fault(self, made: Mapping[str, np.ndarray]) -> str | None:
+        """The first result that is wrong, not finite or was not written; None when all are right."""
+        for name, exact in self.exact.items():
+            difference = np.abs(_values(made[name]) - exact).max(initial=0)
+            if not difference <= self.allowed(name):
+                return f"wrong {name}: off by {difference:.2g}, allowed {self.allowed(name):.2g}"
+        return None
+
+    def allowed(self, name: str) -> float:
+        """The largest error of a result; statistics are float32 or better."""
+        kind = "float32" if name in STATISTICS and self.dtype != "float64" else self.dtype
+        return UNITS[kind] * torch.finfo(TORCH[kind]).eps * max(1.0, np.abs(self.exact[name]).max(initial=0))
+
+
+def prepare(program: str, case: Case, dtype: str) -> Trial:
+    """Draws the inputs of a case and computes what the program must give."""
+    backward = program.endswith("backward")
+    if isinstance(case, Norm):
+        arguments, exact = (_norm_backward if backward else _norm_forward)(case, dtype)
+        call = programs.layer_norm_backward if backward else programs.layer_norm_forward
+        extra = {"multiprocessors": case.multiprocessors}
+    else:
+        arguments, exact = (_attention_backward if backward else _attention_forward)(case, dtype)
+        call = programs.attention_backward if backward else programs.attention_forward
+        extra = {"options": case.options | {"any_order": case.any_order}}
+    arrays = [None if tensor is None else _storage(tensor) for tensor in arguments]
+    if isinstance(case, Norm) and case.unaligned in (names := programs.TENSORS[program]):
+        which = names.index(case.unaligned)
+        arrays[which] = _shifted(arrays[which])
+
+    def run(library: Library, **how) -> dict[str, np.ndarray]:
+        return call(library, *arrays, **extra, **how)
+
+    return Trial(f"{case} {dtype}", dtype, run, {name: true.detach().numpy() for name, true in exact.items()})
+
+
+def _draw(*shape: int, seed: int, dtype: str, spread: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return (torch.randn(*shape, dtype=torch.float64, generator=generator) * spread).to(TORCH[dtype])
+
+
+def _storage(tensor: Tensor) -> np.ndarray:
+    """The same memory as programs.py wants it."""
+    tensor = tensor.detach()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _shifted(array: np.ndarray) -> np.ndarray:
+    """The same contiguous values, one element behind where a pack could begin."""
+    room = programs.unwritten((array.size + 1,), array.dtype)[1:]
+    room[:] = array.ravel()
+    return room.reshape(array.shape)
+
+
+def _values(array: np.ndarray) -> np.ndarray:
+    tensor = torch.from_numpy(array)
+    return (tensor.view(torch.bfloat16) if array.dtype == np.uint16 else tensor).double().numpy()
+
+
+def _statistic(exact: Tensor, dtype: str) -> Tensor:
+    return exact.detach().to(torch.float64 if dtype == "float64" else torch.float32).contiguous()
+
+
+# ---- layer norm ----
+
+
+def _rows(case: Norm, seed: int, dtype: str) -> Tensor:
+    return _draw(case.rows, case.columns + case.gap, seed=seed, dtype=dtype)[:, : case.columns]
+
+
+def _norm_forward(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
+    x, residual = (_rows(case, seed, dtype) for seed in range(2))
+    weight, bias = (_draw(case.columns, seed=seed, dtype=dtype) for seed in (2, 3))
+    total = (x + residual if case.residual else x).double()  # rounded before it is normalized
+    mean, rstd = reference.moments(total, 1e-5)
+    out = reference.layer_norm(total, weight.double(), bias.double() if case.bias else None)
+    exact = {"out": out, "mean": mean[:, 0], "rstd": rstd[:, 0]} | ({"sum": total} if case.residual else {})
+    return [x, weight, bias if case.bias else None, residual if case.residual else None], exact
+
+
+def _norm_backward(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
+    grad_out, x, grad_residual = (_rows(case, seed, dtype) for seed in range(3))
+    weight = _draw(case.columns, seed=3, dtype=dtype)
+    mean, rstd = (_statistic(moment[:, 0], dtype) for moment in reference.moments(x.double(), 1e-5))
+    exact = reference.layer_norm_backward(grad_out.double(), x.double(), weight.double())
+    grad_x = exact[0] + grad_residual.double() if case.residual else exact[0]
+    arguments = [grad_out, x, weight, mean, rstd, grad_residual if case.residual else None]
+    return arguments, {"grad_x": grad_x, "grad_weight": exact[1], "grad_bias": exact[2]}
+
+
+# ---- attention ----
+
+
+def _heads(case: Attention, count: int, seed: int, dtype: str, spread: float = 1.0) -> Tensor:
+    shape = (case.batch, case.length, count, case.width)
+    if not case.transposed:
+        return _draw(*shape, seed=seed, dtype=dtype, spread=spread)
+    shape = (case.batch, count, case.length, case.width)
+    drawn = _draw(*shape, seed=seed, dtype=dtype, spread=spread)
+    return drawn.transpose(1, 2)  # (B, H, T, D) -> (B, T, H, D)
+
+
+def _attention_inputs(case: Attention, dtype: str) -> list[Tensor]:
+    kv_heads = case.kv_heads or case.heads
+    q = _heads(case, case.heads, 0, dtype, case.spread)
+    return [q, _heads(case, kv_heads, 1, dtype), _heads(case, kv_heads, 2, dtype)]
+
+
+def _log_sum_exp(q: Tensor, k: Tensor, case: Attention) -> Tensor:
+    """(B, H, T) of the scores that are seen."""
+    scale = case.width**-0.5 if case.scale is None else case.scale
+    scores = torch.einsum("bihd,bjhd->bhij", q, k.repeat_interleave(q.shape[2] // k.shape[2], 2)) * scale
+    return scores.masked_fill(~reference.seen(case.length, case.window), -torch.inf).logsumexp(-1)
+
+
+def _attention_forward(case: Attention, dtype: str) -> tuple[list, dict[str, Tensor]]:
+    inputs = _attention_inputs(case, dtype)
+    q, k, v = (x.double() for x in inputs)
+    out = reference.causal_attention(q, k, v, **case.options)
+    return inputs, {"out": out, "lse": _log_sum_exp(q, k, case)}
+
+
+def _attention_backward(case: Attention, dtype: str) -> tuple[list, dict[str, Tensor]]:
+    inputs = _attention_inputs(case, dtype)
+    leaves = [x.double().requires_grad_() for x in inputs]
+    grad_out = _heads(case, case.heads, 3, dtype)
+    out = reference.causal_attention(*leaves, **case.options)
+    gradients = torch.autograd.grad(out, leaves, grad_out.double())
+    lse = _statistic(_log_sum_exp(leaves[0], leaves[1], case), dtype)
+    arguments = [grad_out, *inputs, out.to(TORCH[dtype]), lse]
+    return arguments, dict(zip(("dq", "dk", "dv"), gradients, strict=True))

@@ -1,0 +1,126 @@
+"""python -m training evaluate and ablate, as a user runs them on a run that babbles."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from bpe import Tokenizer, train
+from data.batches import TokenFile
+from data.stories import coherence
+from data.tokenfile import sha256
+from evaluation import suite as assessment
+from experiments import ablation
+from inference.text import TextModel
+from model.rules import Rules
+from training.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def evaluated(babble):
+    main(["evaluate", str(babble), "--pairs", "4", "--samples", "6"])
+    return json.loads((babble / "evaluation.json").read_text())
+
+
+def test_the_likelihood_is_that_of_the_runs_own_report(babble, evaluated):
+    report = json.loads((babble / "report.json").read_text())
+    assert evaluated["figures"]["nats per token"] == pytest.approx(report["val_loss"], rel=1e-4)
+    assert evaluated["figures"]["bits per byte"] == pytest.approx(report["bits_per_byte"], rel=1e-4)
+    assert evaluated["figures"]["perplexity"] == pytest.approx(math.exp(report["val_loss"]), rel=1e-3)
+
+
+def test_all_figures_are_there_and_shares_are_shares(evaluated):
+    figures = evaluated["figures"]
+    kinds = ("agreement", "article", "tense", "pronoun", "reference", "word order", "selection", "all")
+    shares = [*(f"pairs: {kind}" for kind in kinds), "coherence", "distinct-1", "distinct-2", "distinct-3"]
+    for name in [*shares, "repetition", "longest copy, share"]:
+        assert 0 <= figures[name] <= 1, name
+    assert len(evaluated["stories"]) == 5
+    assert all(verdict["good"] <= verdict["bad"] for verdict in evaluated["failed_pairs"])
+
+
+def test_samples_are_stories_of_different_seeds(babble):
+    text_model = TextModel.load(babble, "cpu")
+    rows = assessment.sample(text_model, 40, Rules(temperature=0.7), seed=3)
+    assert len(rows) == 40 and len(set(map(tuple, rows))) > 30
+    assert rows[35:] == assessment.sample(text_model, 5, Rules(temperature=0.7), seed=38)
+    assert coherence([text_model.tokenizer.decode(ids) for ids in rows]) < 1
+
+
+def test_the_page_escapes_what_a_model_says():
+    pair = {"kind": "<b>", "good": "a <script>", "bad": "a </td>"}
+    found = assessment.Assessment(
+        {"<i>": 1.0}, [{"pair": pair, "good": -2.0, "bad": -1.0}], ["<script>x</script>"]
+    )
+    page = assessment.html_page("run & <run>", found)
+    for word in ("<script>", "<b>", "<i>", "<run>", "a </td>"):
+        assert word not in page
+    assert "&lt;script&gt;x&lt;/script&gt;" in page
+
+
+@pytest.mark.parametrize(
+    "flags, complaint",
+    [
+        (["--pairs", "0"], "pairs is 0"),
+        (["--samples", "0"], "samples is 0"),
+        (["--temperature", "nan"], "temperature is nan"),
+        (["--pairs-file", "no/such.tsv"], "no/such.tsv"),
+        (["--data", "no/such"], "no/such"),
+    ],
+)
+def test_a_mistake_is_one_line(babble, refused, flags, complaint):
+    assert complaint in refused(main, "evaluate", str(babble), *flags)
+
+
+def test_a_directory_that_is_no_run_is_named(refused, tmp_path):
+    assert "holds no trained model" in refused(main, "evaluate", str(tmp_path))
+
+
+def test_data_of_another_tokenizer_is_refused(babble, refused, tmp_path, corpus):
+    shutil.copytree(corpus, tmp_path / "other")
+    path = tmp_path / "other" / "tokenizer.json"
+    train(["once upon a time"] * 9, 260, progress=False).save(path)
+    meta = json.loads((tmp_path / "other" / "meta.json").read_text())
+    meta["tokenizer_sha256"] = sha256(path)
+    (tmp_path / "other" / "meta.json").write_text(json.dumps(meta))
+    assert "different tokenizers" in refused(main, "evaluate", str(babble), "--data", str(tmp_path / "other"))
+
+
+def test_a_cut_keeps_whole_documents_and_counts_them(corpus, tmp_path):
+    ablation.cut(corpus, tmp_path / "cut", 7)
+    whole, cut = TokenFile.open(corpus, "train"), TokenFile.open(tmp_path / "cut", "train")
+    end = cut.meta.end_of_text
+    assert np.array_equal(cut.tokens, whole.tokens[: len(cut)])
+    assert (cut.tokens == end).sum() == 7 == cut.meta.documents["train"] and cut.tokens[-1] == end
+    text = Tokenizer.load(corpus / "tokenizer.json").decode_bytes(
+        [id for id in cut.tokens.tolist() if id != end]
+    )
+    assert cut.meta.bytes["train"] == len(text)
+    assert TokenFile.open(tmp_path / "cut", "val").meta.tokens["val"] == whole.meta.tokens["val"]
+
+
+@pytest.mark.parametrize("word", ["0", "x", "-3", "1.5", "k", "", "inf", "1e400"])
+def test_an_odd_number_of_documents_is_named(word):
+    with pytest.raises(ValueError, match="docs is"):
+        ablation.size(word)
+
+
+def test_more_documents_than_there_are_is_refused(corpus, refused, tmp_path):
+    complaint = refused(main, "ablate", "--docs", "9m", "--data", str(corpus), "--run", str(tmp_path))
+    assert "documents to train on, not 9,000,000" in complaint
+
+
+def test_an_ablation_of_nothing_is_refused(refused):
+    assert "docs is empty" in refused(main, "ablate", "--docs")
+
+
+@pytest.mark.slow
+def test_an_ablation_puts_runs_side_by_side(corpus, tmp_path):
+    flags = ["--steps", "3", "--pairs", "2", "--samples", "2", "--device", "cpu"]
+    main(["ablate", "--docs", "5", "20", "--data", str(corpus), "--run", str(tmp_path), *flags])
+    figures = json.loads((tmp_path / "ablation.json").read_text())
+    assert list(figures) == ["5", "20"] and figures["5"].keys() == figures["20"].keys()
+    assert (tmp_path / "ablation.png").stat().st_size > 10_000
+    assert "20 docs" in (tmp_path / "ablation.html").read_text()
