@@ -12,15 +12,16 @@ from data.batches import TokenFile
 from data.stories import coherence
 from data.tokenfile import sha256
 from evaluation import suite as assessment
+from evaluation.__main__ import main
 from experiments import ablation
+from experiments.__main__ import main as experiments_main
 from inference.text import TextModel
 from model.rules import Rules
-from training.__main__ import main
 
 
 @pytest.fixture(scope="module")
 def evaluated(babble):
-    main(["evaluate", str(babble), "--pairs", "4", "--samples", "6"])
+    main([str(babble), "--pairs", "4", "--samples", "6"])
     return json.loads((babble / "evaluation.json").read_text())
 
 
@@ -71,11 +72,11 @@ def test_the_page_escapes_what_a_model_says():
     ],
 )
 def test_a_mistake_is_one_line(babble, refused, flags, complaint):
-    assert complaint in refused(main, "evaluate", str(babble), *flags)
+    assert complaint in refused(main, str(babble), *flags)
 
 
 def test_a_directory_that_is_no_run_is_named(refused, tmp_path):
-    assert "holds no trained model" in refused(main, "evaluate", str(tmp_path))
+    assert "holds no trained model" in refused(main, str(tmp_path))
 
 
 def test_data_of_another_tokenizer_is_refused(babble, refused, tmp_path, corpus):
@@ -85,7 +86,7 @@ def test_data_of_another_tokenizer_is_refused(babble, refused, tmp_path, corpus)
     meta = json.loads((tmp_path / "other" / "meta.json").read_text())
     meta["tokenizer_sha256"] = sha256(path)
     (tmp_path / "other" / "meta.json").write_text(json.dumps(meta))
-    assert "different tokenizers" in refused(main, "evaluate", str(babble), "--data", str(tmp_path / "other"))
+    assert "different tokenizers" in refused(main, str(babble), "--data", str(tmp_path / "other"))
 
 
 def test_a_cut_keeps_whole_documents_and_counts_them(corpus, tmp_path):
@@ -108,18 +109,20 @@ def test_an_odd_number_of_documents_is_named(word):
 
 
 def test_more_documents_than_there_are_is_refused(corpus, refused, tmp_path):
-    complaint = refused(main, "ablate", "--docs", "9m", "--data", str(corpus), "--run", str(tmp_path))
+    complaint = refused(
+        experiments_main, "ablate", "--docs", "9m", "--data", str(corpus), "--run", str(tmp_path)
+    )
     assert "documents to train on, not 9,000,000" in complaint
 
 
 def test_an_ablation_of_nothing_is_refused(refused):
-    assert "docs is empty" in refused(main, "ablate", "--docs")
+    assert "docs is empty" in refused(experiments_main, "ablate", "--docs")
 
 
 @pytest.mark.slow
 def test_an_ablation_puts_runs_side_by_side(corpus, tmp_path):
     flags = ["--steps", "3", "--pairs", "2", "--samples", "2", "--device", "cpu"]
-    main(["ablate", "--docs", "5", "20", "--data", str(corpus), "--run", str(tmp_path), *flags])
+    experiments_main(["ablate", "--docs", "5", "20", "--data", str(corpus), "--run", str(tmp_path), *flags])
     figures = json.loads((tmp_path / "ablation.json").read_text())
     assert list(figures) == ["5", "20"] and figures["5"].keys() == figures["20"].keys()
     assert (tmp_path / "ablation.png").stat().st_size > 10_000

@@ -12,8 +12,8 @@ import torch
 
 import train as train_script
 from experiments import sweep
+from experiments.__main__ import main
 from training import failures, loop, report, watch
-from training.__main__ import main
 from training.config import save_config
 
 
