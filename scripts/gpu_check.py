@@ -8,11 +8,11 @@
     sample    sample.py on the model that the fused kernels trained
     step      benchmarks/step.py, compared with nanoGPT if NANOGPT names its folder
 
-The stages are in gpu_stages.py. Each has a time limit, and the next one starts whether it passed or not. Stages may be
-run one by one: figures of earlier calls are kept as long as the GPU and the kernels' sources stay the same. It ends
-with a table and writes benchmarks/results/DEVICE.json. Logs go to $OUT, else to build/gpu_check. Exit status: 0, 1 if
-a stage failed, 2 if nothing could start. --rehearse runs every stage at a tiny size on the CPU, to test the check
-itself, and keeps no result.
+The stages are in gpu_stages.py. Each has a time limit, and the next one starts whether it passed or not. Stages may
+be run one by one: figures of earlier calls are kept as long as the GPU and the kernels' sources stay the same. It
+ends with a table and writes benchmarks/results/DEVICE.json. Logs go to $OUT, else to build/gpu_check. Exit status: 0,
+1 if a stage failed, 2 if nothing could start. --rehearse runs every stage at a tiny size on the CPU, to test the
+check itself, and keeps no result.
 
 Standard library only, so that it runs where little is installed; a stage names the modules that it misses.
 """
