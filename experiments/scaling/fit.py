@@ -159,20 +159,15 @@ class Surface:
         """Return the (N, D) of least loss that c FLOPs can buy.
 
         For 6 N FLOPs per token this is N = G (c/6)^(beta / (alpha + beta)), equation 4 of the paper; other ways of
-        counting have no closed form, so log N is searched by golden sections.
+        counting have no closed form, so log N is searched on a grid that shrinks around its best point.
         """
         low, high = 0.0, np.log(c)
-        ratio = (np.sqrt(5) - 1) / 2
-
-        def loss(log_n: float) -> float:
+        for _ in range(16):
+            log_n = np.linspace(low, high, 33)
             n = np.exp(log_n)
-            return float(self.loss(n, c / flops_per_token(n)))
-
-        for _ in range(120):
-            left, right = high - ratio * (high - low), low + ratio * (high - low)
-            low, high = (low, right) if loss(left) < loss(right) else (left, high)
-        n = float(np.exp((low + high) / 2))
-        return n, float(c / flops_per_token(n))
+            best = int(np.argmin(self.loss(n, c / flops_per_token(n))))
+            low, high = log_n[max(best - 1, 0)], log_n[min(best + 1, 32)]
+        return float(n[best]), float(c / flops_per_token(n[best]))
 
 
 def parametric(runs: Runs, start: Surface | None = None) -> Surface:
@@ -228,7 +223,7 @@ def _check(runs: Runs) -> None:
             )
 
 
-def _grid(objective: Callable[[Tensor], Tensor], lowest: float, keep: int = 24) -> list[Tensor]:
+def _grid(objective: Callable[[Tensor], Tensor], lowest: float, keep: int = 6) -> list[Tensor]:
     """Return the best points of a grid of starts; with centred x and y every term is below the loss itself."""
     terms = [lowest + shift for shift in (-3.0, -2.0, -1.0, -0.5)]
     floors = [lowest + shift for shift in (-2.0, -1.0, -0.5, -0.2, -0.05)]
@@ -242,7 +237,7 @@ def _grid(objective: Callable[[Tensor], Tensor], lowest: float, keep: int = 24) 
 def _minimize(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
     theta = start.clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [theta], max_iter=500, tolerance_grad=1e-9, tolerance_change=1e-14, line_search_fn="strong_wolfe"
+        [theta], max_iter=300, tolerance_grad=1e-8, tolerance_change=1e-9, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:

@@ -1,7 +1,7 @@
 """A budget of FLOPs and what was bought with it: reserved before a run starts, refunded if it fails, never paid twice.
 
 The ledger is one JSON file that is replaced as a whole at every change, so a kill at any moment leaves it readable. A
-run that was killed stays reserved: when it is asked for again it continues from its checkpoint and is not charged again.
+run that was killed stays reserved: if it is asked for again, it continues from its checkpoint and is not charged again.
 """
 
 import dataclasses
