@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -29,6 +29,7 @@ from training.report import read_log
 
 Count = Literal["all", "non-embedding", "no-head"]
 Flops = Literal["6nd", "exact"]
+Launch = Callable[[Sequence[str], int], None]
 EVALUATIONS = 8  # points of a run's curve
 BYTES_PER_TOKEN = 2.7  # upper estimate for a vocabulary of 512 on the built-in stories
 
@@ -111,10 +112,14 @@ def flops_per_token(config: GPTConfig, count: Count, flops: Flops) -> float:
 class Runner:
     """Trains what it is asked for, once, within a budget of FLOPs."""
 
-    def __init__(self, plan: Plan, out: Path, budget: float, jobs: int = 1):
+    def __init__(
+        self, plan: Plan, out: Path, budget: float, jobs: int = 1, launch: Launch | None = None
+    ) -> None:
+        """`launch(arguments, threads)` runs Python, by default in a process of its own."""
         self.plan, self.out, self.jobs = plan, out, jobs
         self.ledger = Ledger(out / "ledger.json", budget)
         self.data = out / "tokens"
+        self._start = launch or run_python
 
     def grid(self) -> list[dict[str, int]]:
         """Return the hyperparameters of all runs of the plan, budget by budget."""
@@ -167,7 +172,7 @@ class Runner:
             "--vocab-size",
             str(self.plan.vocab_size),
         ]
-        self._python("-m", "data", "prepare", *words, "--out", str(self.data))
+        self._launch(["-m", "data", "prepare", *words, "--out", str(self.data)])
 
     def measure(self, hyperparameters: Mapping[str, Any]) -> Entry:
         """Train a run unless the record has it; return its entry."""
@@ -177,7 +182,7 @@ class Runner:
         run = self.out / "runs" / key(hyperparameters)
         try:
             if not (run / "report.json").is_file():
-                self._python("-m", "train", *self._flags(hyperparameters, run))
+                self._launch(["-m", "train", *self._flags(hyperparameters, run)])
         except RuntimeError as error:
             self.ledger.refund(entry, str(error))
             raise
@@ -209,6 +214,10 @@ class Runner:
         print(f"{dict(run)}: {entry.result['val_loss']:.4f} nats per token", flush=True)
         return entry
 
+    def _launch(self, arguments: Sequence[str]) -> None:
+        """Run Python on this job's share of the cores."""
+        self._start(arguments, max(1, available_cores() // self.jobs))
+
     def _flags(self, hyperparameters: Mapping[str, Any], run: Path) -> list[str]:
         """Return the arguments of train.py for a run that is new, or was stopped."""
         given = dict(hyperparameters)
@@ -231,24 +240,28 @@ class Runner:
         )
         return words + begun
 
-    def _python(self, *arguments: str) -> None:
-        """Run Python on its share of the cores; RuntimeError with the last line of its errors if it fails."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = str(max(1, cores // self.jobs))
-        paths = os.pathsep.join(filter(None, [str(PRESETS.parent), os.environ.get("PYTHONPATH")]))
-        environment = {**os.environ, "OMP_NUM_THREADS": threads, "PYTHONPATH": paths}
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        if done.returncode == 130:
-            raise KeyboardInterrupt
-        if done.returncode:
-            lines = done.stderr.strip().splitlines()
-            raise RuntimeError(lines[-1] if lines else f"exit status {done.returncode}")
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_python(arguments: Sequence[str], threads: int) -> None:
+    """Run Python on so many threads; RuntimeError with the last line of its errors if it fails."""
+    paths = os.pathsep.join(filter(None, [str(PRESETS.parent), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    if done.returncode == 130:
+        raise KeyboardInterrupt
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        raise RuntimeError(lines[-1] if lines else f"exit status {done.returncode}")
 
 
 def measured(run: Path) -> dict[str, Any]:
