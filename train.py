@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from common import cli
 
 if TYPE_CHECKING:
-    from training.options import TrainConfig
+    from training.config import TrainConfig
 
 
 @cli.command
@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Trains as `argv` says and prints the report."""
     # torch takes seconds to import: a wrong flag should not wait for more
     from training.config import parse_config
-    from training.processes import this_process
+    from training.distributed import this_process
 
     main_process = this_process().main
     try:

@@ -36,7 +36,7 @@ from common.bench import Row, medians, report
 from data.prepare import Prepare, prepare
 from inference import devices
 from model import GPT
-from training import loop, optimizer, processes
+from training import distributed, loop, optimizer
 from training.config import PRESETS, TrainConfig, read_config, with_vocabulary_of_data
 from training.report import NoLog
 from training.watch import Bar
@@ -141,7 +141,7 @@ def _one_of_two(rank: int, port: str, config: TrainConfig) -> int:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = port
-    with processes.joined(this := processes.this_process(), torch.device("cpu")):
+    with distributed.joined(this := distributed.this_process(), torch.device("cpu")):
         trainer = loop.Trainer(config, this)
         trainer._step(trainer.batches)
         return optimizer.state_bytes(trainer.optimizers)

@@ -12,8 +12,8 @@ import torch
 
 from inference import devices
 from model import GPT, accounting
-from training.options import TrainConfig
-from training.processes import Processes
+from training.config import TrainConfig
+from training.distributed import Processes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,8 +23,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from common import files
 from model import GPT
+from training.distributed import Processes
 from training.muon import Muon
-from training.processes import Processes
 
 Optimizers = Sequence[torch.optim.Optimizer]
 ALONE = Processes()

@@ -26,17 +26,14 @@ from training import (
     checkpoint,
     distributed,
     failures,
-    judge,
     optimizer,
-    profiling,
     report,
     run,
     schedule,
     watch,
 )
 from training.config import TrainConfig, save_config
-from training.processes import Processes, joined, this_process
-from training.scaling import LossScale
+from training.distributed import Processes, joined, this_process
 
 LOG_EVERY = 10
 Feed = Iterator[tuple[Tensor, Tensor]]
@@ -64,7 +61,7 @@ class Trainer:
         self.shares = self._share_optimizer()
         mine = self.shares.mine if self.shares else None
         self.optimizers = optimizer.make_optimizers(self.model, config, self.precision, mine)
-        self.scale = LossScale(active=self.precision == torch.float16)
+        self.scale = optimizer.LossScale(active=self.precision == torch.float16)
         self.progress = checkpoint.Progress(data=run.fingerprint(config.data))
         self.skips_in_a_row, self.saved_at = 0, time.monotonic()
 
@@ -130,7 +127,7 @@ class Trainer:
         if self.progress.batches:
             self.batches.load_state_dict(self.progress.batches)
         if self.progress.loss_scale and self.scale.active:
-            self.scale = LossScale(**self.progress.loss_scale)
+            self.scale = optimizer.LossScale(**self.progress.loss_scale)
 
     def describe(self) -> str:
         """What runs where and how, in one line."""
@@ -149,7 +146,7 @@ class Trainer:
         """Steps until the run is done; evaluates and saves on the way."""
         self.model.train()
         feed = prefetch(self.batches, self.device)
-        profiler = profiling.profiled(
+        profiler = watch.profiled(
             self.run / "profile", self.device, wanted=self.config.profile and self.processes.main
         )
         with failures.stop_signals() as stopping, contextlib.closing(feed), profiler as profile:
@@ -367,6 +364,6 @@ def train(config: TrainConfig) -> report.Report | None:
     if not processes.main:
         return None
     with failures.explained(config.run_directory, micro_batch):
-        result = judge.judge(config, trainer.progress, trainer.device, trainer.precision)
+        result = report.judge(config, trainer.progress, trainer.device, trainer.precision)
         result.write(trainer.run / "report.json")
     return result

@@ -5,15 +5,39 @@ those and neglects the rest. Muon replaces the update U S Vᵀ (its singular val
 direction of the update is equally long. Embeddings, heads, biases and norms stay with AdamW.
 """
 
+import abc
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
-from training.stepping import GroupOptimizer, local
+
+def local(tensor: Tensor) -> Tensor:
+    """The tensor itself, or of one that is divided among processes (FSDP2), this process's part."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+class GroupOptimizer(torch.optim.Optimizer, abc.ABC):
+    """An optimizer that moves one group of parameters after the other."""
+
+    @abc.abstractmethod
+    def move(self, group: dict[str, Any]) -> None:
+        """Moves the group's parameters that have a gradient."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Moves every parameter that has a gradient; a closure computes loss and gradients anew first."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self.move(group)
+        return loss
+
 
 # A quintic whose iteration drives singular values into about 0.7 … 1.2, in five steps those from 0.003 to 1: the
 # steepest slope at zero that stays in that band, found numerically by Jordan. Close to one is enough.

@@ -1,5 +1,6 @@
 """AdamW written out, the groups of parameters, and the choice between optimizers."""
 
+import dataclasses
 from collections.abc import Container, Iterable
 from typing import Any
 
@@ -9,9 +10,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from model import GPT
-from training.muon import Muon
-from training.options import TrainConfig
-from training.stepping import GroupOptimizer, local
+from training.config import TrainConfig
+from training.muon import GroupOptimizer, Muon, local
 
 
 class AdamW(GroupOptimizer):
@@ -143,3 +143,35 @@ def state_bytes(optimizers: Iterable[torch.optim.Optimizer]) -> int:
     """Memory of the optimizers' state in this process."""
     tensors = (value for each in optimizers for state in each.state.values() for value in state.values())
     return sum(local(tensor).nbytes for tensor in tensors)
+
+
+@dataclasses.dataclass
+class LossScale:
+    """A scale that grows and shrinks as torch.amp.GradScaler's does; 1 and fixed where it is not `active`.
+
+    >>> scale = LossScale(active=True, value=8.0, growth_interval=2)
+    >>> [(scale.update(finite), scale.value)[1] for finite in (True, False, True, True)]
+    [8.0, 4.0, 4.0, 8.0]
+    """
+
+    active: bool
+    value: float = 65536.0
+    growth_interval: int = 2000
+    good_steps: int = 0
+    """Steps without overflow since the scale last changed."""
+
+    def __post_init__(self) -> None:
+        if not self.active:
+            self.value = 1.0
+
+    def update(self, finite: bool) -> bool:
+        """Takes note of a step; returns whether an overflow may be the scale's own fault."""
+        if not self.active:
+            return False
+        if not finite:
+            self.value, self.good_steps = self.value / 2, 0
+            return self.value >= 1.0
+        self.good_steps += 1
+        if self.good_steps == self.growth_interval:
+            self.value, self.good_steps = self.value * 2, 0
+        return False

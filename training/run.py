@@ -15,7 +15,7 @@ from training import watch
 from training.batching import Batching
 from training.checkpoint import Progress
 from training.config import TrainConfig, save_config
-from training.processes import Processes
+from training.distributed import Processes
 
 
 def open_split(config: TrainConfig, split: str) -> TokenFile:

@@ -7,7 +7,7 @@ import torch
 
 from model import GPT
 from training import batching, run
-from training.processes import Processes
+from training.distributed import Processes
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from model import GPT
 from training import checkpoint, failures, loop, report, watch
-from training.scaling import LossScale
+from training.optimizer import LossScale
 
 
 def poison(monkeypatch, steps: range) -> None:
