@@ -166,7 +166,7 @@ def show_probabilities(text_model: "TextModel", ids: list[int]) -> None:
 
 def search(config: SampleConfig, text_model: "TextModel", prompt: str, ids: list[int]) -> None:
     """Prints the best continuations that beam search finds."""
-    from inference.text import said
+    from inference.run import decode
     from model.beam import beam_search
 
     room = text_model.model.config.block_size - len(ids)
@@ -176,7 +176,7 @@ def search(config: SampleConfig, text_model: "TextModel", prompt: str, ids: list
     )
     for number, beam in enumerate(found[: config.num_samples], 1):
         print(f"--- beam {number}, log P {beam.log_probability:.2f} ---")
-        print(f"{prompt}{said(text_model.tokenizer, beam.ids)}\n")
+        print(f"{prompt}{decode(text_model.tokenizer, beam.ids)}\n")
 
 
 def score(config: SampleConfig, text_model: "TextModel") -> None:

@@ -20,8 +20,8 @@ from common import files
 from data.batches import TokenFile
 from data.stories import coherence
 from evaluation import losses, minimal_pairs, originality
-from inference.run import same_tokenizer, settings
-from inference.text import TextModel, said
+from inference.run import decode, same_tokenizer, settings
+from inference.text import TextModel
 from model.rules import Rules
 
 BATCH = 32  # sequences at a time
@@ -94,7 +94,7 @@ def assess(options: Evaluate) -> Assessment:
     check_tokenizer(options.run, directory)
     verdicts = minimal_pairs.judge(text_model, pairs)
     rows = sample(text_model, options.samples, rules, options.seed)
-    texts = [said(text_model.tokenizer, ids).strip() for ids in rows]
+    texts = [decode(text_model.tokenizer, ids).strip() for ids in rows]
     figures = {
         **likelihood(text_model, val, config["batches"]),
         **{f"pairs: {kind}": share for kind, share in minimal_pairs.accuracy(verdicts).items()},

@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import os
+import resource
+import sys
 import time
 
 import torch
@@ -115,3 +117,11 @@ def matmul_flops(device: torch.device, precision: torch.dtype) -> float:
         (a @ a)[0, 0].item()  # reading one number waits for a GPU
         times.append(time.perf_counter() - start)
     return 2 * size**3 / min(times)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the peak memory in MB: allocated by torch on a GPU, resident in the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

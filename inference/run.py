@@ -1,6 +1,7 @@
 """Read what a training run left: its weights, its tokenizer, its settings."""
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,3 +26,8 @@ def same_tokenizer(one: Path, other: Path) -> bool:
         return True
     a, b = Tokenizer.load(one), Tokenizer.load(other)
     return (a.vocab, a.merges, a.special_tokens) == (b.vocab, b.merges, b.special_tokens)
+
+
+def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Return the text of ids that a model drew, without ids that only the model has (rows that pad its vocabulary)."""
+    return b"".join(tokenizer.vocab.get(id, b"") for id in ids).decode("utf-8", "replace")

@@ -65,11 +65,6 @@ class Telling:
         return next((n for n in sizes if any(stop.startswith(self._held[-n:]) for stop in self._stops)), 0)
 
 
-def said(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """The text of ids that a model drew. Ids that only the model has, rows that pad its vocabulary, say nothing."""
-    return b"".join(tokenizer.vocab.get(id, b"") for id in ids).decode("utf-8", "replace")
-
-
 def check_stops(stops: Sequence[str]) -> None:
     """An empty stop string would end every text at once."""
     if "" in stops:

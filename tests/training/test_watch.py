@@ -95,7 +95,7 @@ def test_a_missing_login_is_told_before_anything_is_written(tiny, refused, monke
 
     fake_wandb(monkeypatch, login=login)
     said = refused(train_script.main, "--data", str(tiny.data), "--run", str(tiny.run), "--wandb", "online")
-    assert "no key at all. Mend that, or give --wandb offline" in said
+    assert "no key at all. Fix that, or give --wandb offline" in said
     assert not tiny.run.exists()
 
 
