@@ -59,13 +59,13 @@ class Options:
 
 
 def quickstart(data: Path, **changes: Any) -> TrainConfig:
-    """The quickstart preset on this data."""
+    """Return the quickstart preset on this data."""
     config = dataclasses.replace(read_config(PRESETS / "quickstart.toml"), data=data, **changes)
     return with_vocabulary_of_data(config)
 
 
 def our_steps(config: TrainConfig) -> Callable[[], None]:
-    """A call that trains STEPS steps in our loop."""
+    """Return a call that trains STEPS steps in our loop."""
     trainer = loop.Trainer(config)
     bar, log = Bar(config.steps, 0, shown=False), NoLog()
     feed = loop.prefetch(trainer.batches, trainer.device)
@@ -81,7 +81,7 @@ def our_steps(config: TrainConfig) -> Callable[[], None]:
 
 
 def plain_steps(config: TrainConfig) -> Callable[[], None]:
-    """A call that trains STEPS steps as a plain torch loop does."""
+    """Return a call that trains STEPS steps as a plain torch loop does."""
     device = devices.choose_device(config.device)
     precision = devices.choose_precision(config.precision, device)
     torch.manual_seed(config.seed)
@@ -123,7 +123,7 @@ class Side:
         self._line.recv()
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._process.terminate()
         self._process.join()
 
@@ -140,7 +140,7 @@ def _serve(
 
 
 def _one_of_two(rank: int, port: str, config: TrainConfig) -> int:
-    """Takes a step as one of two processes; returns the bytes of its part of the optimizer's state."""
+    """Take a step as one of two processes; return the bytes of its part of the optimizer's state."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = port
@@ -151,7 +151,7 @@ def _one_of_two(rank: int, port: str, config: TrainConfig) -> int:
 
 
 def state_rows(data: Path) -> list[Row]:
-    """The optimizer's state of the quickstart model: the larger of two processes' parts, and the whole."""
+    """Measure the optimizer's state of the quickstart model: the larger of two processes' parts, and the whole."""
     context, rows = multiprocessing.get_context("spawn"), []
     for kind, shard in itertools.product(("muon", "fused"), ("optimizer", "full")):
         config = quickstart(data, optimizer=kind, device="cpu")
@@ -167,7 +167,7 @@ def state_rows(data: Path) -> list[Row]:
 
 
 def free_port() -> str:
-    """A port on which nobody listens."""
+    """Return a port on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
@@ -180,7 +180,7 @@ class Stopwatch:
         self.seconds = 0.0
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, timed."""
+        """Return the same function, timed."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
@@ -232,7 +232,7 @@ def _timed(watch: Stopwatch, owner: Any, name: str) -> Iterator[None]:
 
 
 def speed_rows(data: Path, rounds: int, threads: int) -> list[Row]:
-    """Tokens per second of the quickstart's loop and of the plain one, taking turns."""
+    """Measure tokens per second of the quickstart's loop and of the plain one, in turn."""
     config = quickstart(data)
     with contextlib.ExitStack() as sides:
         calls = {
@@ -254,7 +254,7 @@ def speed_rows(data: Path, rounds: int, threads: int) -> list[Row]:
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and reports."""
+    """Measure and report."""
     options = cli.parse(Options, argv, prog="benchmarks/train.py")
     with tempfile.TemporaryDirectory() as folder:
         data = options.data or Path(folder) / "stories"

@@ -23,13 +23,13 @@ T = TypeVar("T")
 
 
 def fail(message: str) -> NoReturn:
-    """Prints one line on stderr and leaves with exit code 2."""
+    """Print one line on stderr and leave with exit code 2."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def parse(options: type[T], argv: Sequence[str] | None, *, prog: str, default: T | None = None) -> T:
-    """Reads `argv` (sys.argv[1:] when None) into the dataclass `options`; flags come from its fields."""
+    """Read `argv` (sys.argv[1:] when None) into the dataclass `options`; flags come from its fields."""
     known = {} if default is None else {"default": default}
     box = io.StringIO()
     try:
@@ -43,7 +43,7 @@ def parse(options: type[T], argv: Sequence[str] | None, *, prog: str, default: T
 
 
 def dispatch(commands: Mapping[str, tuple[type, Callable]], argv: Sequence[str] | None, *, prog: str) -> None:
-    """Runs `commands[name] = (options, run)` for argv = [name, flags …] as run(parse(options, flags))."""
+    """Run `commands[name] = (options, run)` for argv = [name, flags …] as run(parse(options, flags))."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] in (["-h"], ["--help"]):
         print(f"usage: {prog} COMMAND [--help] …")
@@ -57,7 +57,7 @@ def dispatch(commands: Mapping[str, tuple[type, Callable]], argv: Sequence[str] 
 
 
 def _first_paragraph(box: str) -> str:
-    """The text of tyro's message between its title and the rule below, as one line.
+    """Return tyro's message between its title and the rule below it, as one line.
 
     The frame is drawn with dashes where the terminal's encoding is not UTF-8.
 
@@ -77,7 +77,7 @@ def _first_paragraph(box: str) -> str:
 
 
 def command(main: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a `main(argv)`: ValueError and OSError become one line and exit code 2, Ctrl-C exit code 130."""
+    """Wrap a `main(argv)`: ValueError and OSError become one line and exit code 2, Ctrl-C exit code 130."""
 
     @functools.wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> Any:
@@ -98,7 +98,7 @@ def command(main: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _explain(error: Exception) -> str:
-    """An OSError from the system names its file first; our own messages stand as they are."""
+    """Return the message; a system error names its file first."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

@@ -14,20 +14,20 @@ torch.set_num_threads(1)  # the models of the tests are so small that a second t
 
 @pytest.fixture(autouse=True)
 def seed():
-    """Every test draws the same random numbers, alone or behind others."""
+    """Seed every test, so that it draws the same random numbers alone or after others."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
 def toolchain(tmp_path_factory) -> Toolchain:
-    """The emulator, compiled once per run, however many processes share the tests."""
+    """Compile the emulator once per run, however many processes share the tests."""
     base = tmp_path_factory.getbasetemp()
     return Toolchain((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "emulator")
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
-    """Token files of 200 KB of built-in stories with 384 tokens of vocabulary."""
+    """Return token files of 200 KB of built-in stories with 384 tokens of vocabulary."""
     from data.__main__ import main
 
     directory = tmp_path_factory.mktemp("tokens") / "stories"
@@ -49,7 +49,7 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def babble(corpus, tmp_path_factory) -> Path:
-    """A run of 20 steps of a one-layer model: it babbles, but in whole characters."""
+    """Return a run of 20 steps of a one-layer model: it babbles, but in whole characters."""
     from model import GPTConfig
     from training import loop
     from training.config import TrainConfig, with_vocabulary_of_data
@@ -65,7 +65,7 @@ def babble(corpus, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def refused(capsys):
-    """Calls main(argv) and returns its error: one line on stderr, exit code 2."""
+    """Call main(argv) and return its error: one line on stderr, exit code 2."""
 
     def call(main, *argv: str) -> str:
         capsys.readouterr()  # what was said before does not count
