@@ -75,7 +75,9 @@ def bits_per_byte(loss: float, tokens: int, num_bytes: int) -> float:
     return loss * tokens / (math.log(2) * num_bytes)
 
 
-def tell_stories(model: GPT, tokenizer: Tokenizer, count: int, *, temperature: float, seed: int) -> list[str]:
+def sample_stories(
+    model: GPT, tokenizer: Tokenizer, count: int, *, temperature: float, seed: int
+) -> list[str]:
     """Sample `count` texts from `<|endoftext|>` on, each up to the next one or the context length."""
     end = tokenizer.special_tokens[END_OF_TEXT]
     rows = generate.generate_batch(

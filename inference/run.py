@@ -21,7 +21,7 @@ def settings(run: Path) -> dict[str, Any]:
 
 
 def same_tokenizer(one: Path, other: Path) -> bool:
-    """True if two files, maybe written by different programs, give texts the same ids."""
+    """True if two tokenizer.json, maybe written by different programs, give texts the same ids."""
     if one.read_bytes() == other.read_bytes():
         return True
     a, b = Tokenizer.load(one), Tokenizer.load(other)
@@ -29,5 +29,5 @@ def same_tokenizer(one: Path, other: Path) -> bool:
 
 
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """Return the text of ids that a model drew, without ids that only the model has (rows that pad its vocabulary)."""
+    """Return the text of ids that a model drew, without those of rows that only pad the model's vocabulary."""
     return b"".join(tokenizer.vocab.get(id, b"") for id in ids).decode("utf-8", "replace")

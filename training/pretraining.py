@@ -75,7 +75,7 @@ class Pretraining:
 
     def sample(self, model: GPT) -> dict[str, str]:
         """Return a story for the log."""
-        (story,) = losses.tell_stories(
+        (story,) = losses.sample_stories(
             model, self._tokenizer, 1, temperature=self.config.temperature, seed=self.config.seed
         )
         return {"story": story}
@@ -126,7 +126,7 @@ class Pretraining:
         checker = losses.coherence_checker(self.val_file.meta.source)
         count = max(config.coherence_stories, SHOWN_STORIES) if checker else SHOWN_STORIES
         tokenizer = Tokenizer.load(config.run_directory / "tokenizer.json")
-        stories = losses.tell_stories(
+        stories = losses.sample_stories(
             best, tokenizer, count, temperature=config.temperature, seed=config.seed
         )
         return stories[:SHOWN_STORIES], checker(stories) if checker else None

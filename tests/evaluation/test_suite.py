@@ -89,8 +89,8 @@ def test_data_of_another_tokenizer_is_refused(babble, refused, tmp_path, corpus)
     assert "different tokenizers" in refused(main, str(babble), "--data", str(tmp_path / "other"))
 
 
-def test_a_cut_keeps_whole_documents_and_counts_them(corpus, tmp_path):
-    ablation.cut(corpus, tmp_path / "cut", 7)
+def test_truncated_data_keep_whole_documents_and_counts_them(corpus, tmp_path):
+    ablation.truncate(corpus, tmp_path / "cut", 7)
     whole, cut = TokenFile.open(corpus, "train"), TokenFile.open(tmp_path / "cut", "train")
     end = cut.meta.end_of_text
     assert np.array_equal(cut.tokens, whole.tokens[: len(cut)])

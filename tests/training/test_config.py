@@ -91,7 +91,9 @@ def test_help_is_short_and_help_all_is_whole(corpus, capsys):
         with pytest.raises(SystemExit) as stop:
             cfg.parse_config(flags(corpus, flag))
         assert stop.value.code == 0
-        shown[flag] = set(re.findall(r"^(?:[│|] )? *(--[a-z][a-z0-9-]*)", capsys.readouterr().out, flags=re.MULTILINE))
+        shown[flag] = set(
+            re.findall(r"^(?:[│|] )? *(--[a-z][a-z0-9-]*)", capsys.readouterr().out, flags=re.MULTILINE)
+        )
     everyday = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cfg.Everyday)}
     assert shown["--help"] == everyday and len(everyday) == 15
     settings = [*dataclasses.fields(cfg.TrainConfig), *dataclasses.fields(GPTConfig)]
