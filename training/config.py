@@ -70,8 +70,9 @@ class Everyday:
 class Optimization:
     """How the weights move."""
 
-    batches: Literal["random", "documents"] = "random"
-    """Windows that start anywhere, or only where a document starts (best where documents fit the context)."""
+    batches: Literal["random", "documents", "epochs", "packed"] = "random"
+    """Windows that start anywhere; only where a document starts (best if documents fit the context); every window once
+    an epoch; or whole documents packed into rows."""
     optimizer: Literal["fused", "ours", "muon"] = "fused"
     """AdamW: torch's fused one or the plain one of training/optimizer.py (equal results); or Muon with AdamW."""
     muon_learning_rate: float = 0.02

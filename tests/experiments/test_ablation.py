@@ -8,6 +8,7 @@ import pytest
 from bpe import Tokenizer
 from data.batches import TokenFile
 from experiments import ablation
+from experiments.__main__ import main
 
 
 def test_truncated_data_keep_whole_documents_and_counts_them(corpus, tmp_path):

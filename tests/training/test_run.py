@@ -266,3 +266,11 @@ def test_a_bare_start_makes_the_corpus_and_trains(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "quickstart" / "report.json").is_file()
     meta = json.loads((tmp_path / "tokens" / "stories" / "meta.json").read_text())
     assert meta["source"][0].startswith("stories") and meta["vocab_size"] == 300
+
+
+@pytest.mark.parametrize("kind", ["epochs", "packed"])
+def test_every_kind_of_batches_trains_and_resumes(tiny, kind):
+    config = dataclasses.replace(tiny, batches=kind, steps=10)
+    loop.train(config)
+    result = loop.train(dataclasses.replace(config, steps=30, resume=True))
+    assert result.val_loss < math.log(384) - 1
