@@ -415,7 +415,7 @@ def prepare_data(config: TrainConfig, source: str) -> None:
     command = [sys.executable, "-m", "data", "prepare", "--source", source, "--out", str(config.data), *flags]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     if code := subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode:
-        raise SystemExit(code)  # the command has said why
+        raise SystemExit(code)  # the command has printed why
 
 
 def _saved_config(run: Path) -> Path:
