@@ -3,7 +3,7 @@
     RandomWindows   windows that start anywhere, uniformly: the course's get_batch
     DocumentStarts  windows that start where a document does, or whole blocks later in it
     EpochWindows    every window once an epoch, in an order drawn anew each epoch
-    StridedWindows  windows every `stride` tokens
+    StridedWindows  windows every `stride` tokens, for code of your own: no command uses them
     Documents       whole documents, packed or padded (data/documents.py)
     prefetch        makes the next batch while this one is trained on (data/prefetch.py)
 

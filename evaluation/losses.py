@@ -33,10 +33,10 @@ def estimate_loss(model: GPT, sampler: Sampler, batches: int) -> float:
 def full_loss(model: GPT, file: TokenFile, kind: str, batch_size: int, limit: int = LONGEST) -> float:
     """Return the mean loss in nats per token over about the first `limit` tokens of the file, each predicted once.
 
-    kind "documents": each document from its own beginning. Otherwise: adjacent windows, also across documents.
+    kind "random" or "epochs": adjacent windows, also across documents. Else each document from its own beginning.
     """
     block_size = model.config.block_size
-    if kind != "documents":
+    if kind in ("random", "epochs"):
         ids = torch.from_numpy(file.tokens[:limit].astype("int64"))
         return _mean_loss(model, _every_window(ids, block_size, batch_size))
     rows = Documents(file, batch_size, block_size, mode="pad", epochs=1)

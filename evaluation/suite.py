@@ -61,7 +61,7 @@ class Assessment:
     """The figures, and examples of them."""
 
     figures: dict[str, float]
-    """Name -> value; shares lie between 0 and 1."""
+    """Name -> value; fractions are between 0 and 1."""
     failed_pairs: list[dict[str, Any]]
     stories: list[str]
 

@@ -70,9 +70,9 @@ class Everyday:
 class Optimization:
     """How the weights move."""
 
-    batches: Literal["random", "documents", "epochs"] = "random"
-    """Windows that start anywhere, only where a document starts (best where documents fit the context), or adjacent
-    ones, each once an epoch."""
+    batches: Literal["random", "documents", "epochs", "packed"] = "random"
+    """Windows that start anywhere; only where a document starts (best if documents fit the context); every window once
+    an epoch; or whole documents packed into rows."""
     optimizer: Literal["fused", "ours", "muon"] = "fused"
     """AdamW: torch's fused one or the plain one of training/optimizer.py (equal results); or Muon with AdamW."""
     muon_learning_rate: float = 0.02
@@ -415,7 +415,7 @@ def prepare_data(config: TrainConfig, source: str) -> None:
     command = [sys.executable, "-m", "data", "prepare", "--source", source, "--out", str(config.data), *flags]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     if code := subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode:
-        raise SystemExit(code)  # the command has said why
+        raise SystemExit(code)  # the command has printed why
 
 
 def _saved_config(run: Path) -> Path:

@@ -169,7 +169,7 @@ class Trainer:
             raise failures.Diverged(self.run, self.progress.step, self.skips_in_a_row, text)
 
     def next_batch(self, feed: Iterator[Any]) -> Any:
-        """Return the next batch of `feed`, from which a resumed run will go on behind it."""
+        """Return the next batch of `feed`, after which a resumed run continues."""
         with self._saved_without_data():
             batch = next(feed)
         self.progress.batches = feed.state_dict()
@@ -244,7 +244,7 @@ class Trainer:
             return self.objective.estimate(self.model, batches, val_only=val_only)
 
     def save_due(self, stopping: bool) -> tuple[bool, bool]:
-        """Return if any process is asked to stop, and if it is time to save, for all processes alike."""
+        """Return if any process is asked to stop, and if it is time to save; the same in all processes."""
         config, step = self.config, self.progress.step
         minutes = (time.monotonic() - self.saved_at) / 60
         stop, late = self.processes.any(stopping, 0 < config.checkpoint_minutes <= minutes)

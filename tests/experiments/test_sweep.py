@@ -15,7 +15,7 @@ from training.config import save_config
 
 @pytest.fixture
 def preset(tiny, tmp_path) -> str:
-    """The tiny configuration as a preset of one's own."""
+    """The tiny configuration as a preset."""
     save_config(dataclasses.replace(tiny, run=tmp_path / "p", steps=4, eval_every=4, coherence_stories=1))
     text = (tmp_path / "p" / "config.toml").read_text()
     (tmp_path / "mine.toml").write_text(text)

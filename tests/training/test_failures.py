@@ -117,7 +117,7 @@ def test_float16_trains_and_goes_on_bit_for_bit_with_its_scale(tiny, tmp_path):
     assert again.val_loss == whole.val_loss
 
 
-def test_an_overflow_halves_the_scale_and_is_forgiven(tiny, monkeypatch):
+def test_an_overflow_halves_the_scale_and_does_not_count(tiny, monkeypatch):
     poison(monkeypatch, range(12))
     trainer = loop.Trainer(dataclasses.replace(tiny, precision="float16"))
     for _ in range(12):
