@@ -8,7 +8,7 @@ import numpy as np
 
 from bpe import Tokenizer
 from common import plots
-from data.documents import pieces
+from data.batches import pieces
 from data.tokenfile import Meta, TokenFile, chunks
 
 if TYPE_CHECKING:

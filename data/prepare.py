@@ -4,11 +4,12 @@ What is written does not depend on the number of workers, on the size of a part 
 """
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,10 @@ import numpy as np
 
 from bpe import END_OF_TEXT, Tokenizer, train
 from common.files import write_json
-from data.corpus import Corpus
+from data.clean import Seen
+from data.corpus import Corpus, Prepare
 from data.encode import Encoded, Encoder, encoded, text_key
-from data.options import Prepare
 from data.parts import Parts, locked
-from data.progress import progress_bar
-from data.seen import Seen
 from data.tokenfile import SPLITS, Meta, TokenFile, dtype_for, read_meta, sha256
 
 __all__ = ["Prepare", "prepare", "read_meta"]
@@ -196,3 +195,30 @@ def _meta(tokenizer: Tokenizer, recipe: dict[str, Any], totals: _Totals, folder:
         changed=totals.changed,
         recipe=recipe,
     )
+
+
+@contextlib.contextmanager
+def progress_bar(num_bytes: int | None, done: int = 0) -> Iterator[Callable[[int, int], None]]:
+    """Gives a function to call with the bytes read and the documents kept so far.
+
+    `num_bytes` is the size of it all, None if unknown: then no time left is shown. `done` was done before.
+    """
+    from rich import progress
+
+    columns = (
+        *("encoding", progress.BarColumn(), progress.DownloadColumn(), progress.TransferSpeedColumn()),
+        *(
+            "{task.fields[documents]:,} documents",
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
+        ),
+    )
+    with progress.Progress(*columns) as bars:
+        bar = bars.add_task("encoding", total=num_bytes, completed=done, documents=0)
+
+        def update(bytes_read: int, documents: int) -> None:
+            bars.update(bar, completed=bytes_read, documents=documents)
+
+        yield update
+        if num_bytes is not None:  # the size of the files counts their separators too
+            bars.update(bar, completed=num_bytes)

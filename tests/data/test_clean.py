@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.clean import clean
-from data.seen import Seen
+from data.clean import Seen, clean
 
 GOOD = "“Hi,” said José – it’s a “café”… Привет, 你好! naïve – 5 € †"
 
