@@ -1,4 +1,9 @@
-"""What every sampler of batches has in common: its share among processes and its position."""
+"""What the samplers in data/batches.py share: position, share of a rank, shuffled order, prefetching.
+
+Sampler    an iterator of batches whose position can be saved and restored
+permute    a shuffled order that is computed, not stored
+prefetch   prepares the next batches in a thread during the training step
+"""
 
 import abc
 import dataclasses
@@ -17,11 +22,11 @@ Batch = tuple[torch.Tensor, torch.Tensor]  # x, y: (B, T) int64
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Sampler(Iterator[Batch], abc.ABC):
-    """An iterator of (x, y) from `file` that can say where it stands and go there.
+    """An iterator of (x, y) over `file` whose position can be saved and restored.
 
-    Under `world_size` processes every rank takes its `batch_size` rows of each `batch_size · world_size`.
-    Raises a ValueError for sizes below 1 and a rank that is not there; samplers of windows also for a file too short
-    for one.
+    With `world_size` processes, each rank takes its `batch_size` rows of each `batch_size · world_size`.
+    Raises ValueError for sizes below 1 and for a rank outside the world; window samplers also for a file shorter than
+    one window.
     """
 
     file: TokenFile
@@ -46,18 +51,18 @@ class Sampler(Iterator[Batch], abc.ABC):
 
     @abc.abstractmethod
     def position(self) -> dict[str, int]:
-        """Where the next batch begins, in the sampler's own terms."""
+        """Return where the next batch begins, in the sampler's own terms."""
 
     @abc.abstractmethod
     def seek(self, position: dict[str, int]) -> None:
-        """Makes the batch at `position` the next one."""
+        """Make the batch at `position` the next one."""
 
     def state_dict(self) -> dict[str, Any]:
-        """The position as plain JSON values."""
+        """Return the position as plain JSON values."""
         return {"kind": type(self).__name__, "seed": self.seed, **self.position()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes to the position of `state`, seed included; ValueError when another kind saved it."""
+        """Continue at the position of `state`, with its seed; ValueError if another kind of sampler saved it."""
         state = dict(state)
         if (kind := state.pop("kind", None)) != type(self).__name__:
             raise ValueError(
@@ -69,10 +74,10 @@ class Sampler(Iterator[Batch], abc.ABC):
 
 
 def permute(indices: np.ndarray, n: int, key: tuple[int, ...], rounds: int = 6) -> np.ndarray:
-    """Where a permutation of 0 … n-1, chosen by `key`, sends `indices`; nothing of length n is stored.
+    """Apply to `indices` the permutation of 0 … n-1 that `key` selects; nothing of length n is stored.
 
-    A Feistel network permutes the 2k-bit numbers, 4^k >= n: each round adds a hash of one half to the other,
-    which can be undone and so loses nothing. A value outside 0 … n-1 is sent through again until it falls
+    A Feistel network permutes the 2k-bit numbers, 4^k >= n: each round combines one half with a hash of the
+    other, which can be undone and so loses nothing. A value outside 0 … n-1 goes through again until it falls
     inside ("cycle walking": Black and Rogaway, Ciphers with Arbitrary Finite Domains, 2002), fewer than
     4 times on average.
 
@@ -88,7 +93,7 @@ def permute(indices: np.ndarray, n: int, key: tuple[int, ...], rounds: int = 6) 
 
 
 def _feistel(values: np.ndarray, half: np.uint64, keys: np.ndarray) -> np.ndarray:
-    """Permutes numbers of 2·half bits."""
+    """Permute numbers of 2·half bits."""
     mask = (np.uint64(1) << half) - np.uint64(1)
     left, right = values >> half, values & mask
     for key in keys:
@@ -97,19 +102,19 @@ def _feistel(values: np.ndarray, half: np.uint64, keys: np.ndarray) -> np.ndarra
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
-    """SplitMix64's finalizer, mod 2^64 (Steele, Lea and Flood, 2014): every bit reaches every bit."""
+    """Apply SplitMix64's finalizer, mod 2^64 (Steele, Lea and Flood, 2014): every bit affects every bit."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
 
 
 class prefetch(Iterator[Batch]):
-    """Iterates over `sampler`'s batches on `device`, `depth` of them made ahead by a background thread.
+    """Iterates over `sampler`'s batches on `device`; a background thread prepares up to `depth` of them.
 
-    On a GPU the thread also puts them in pinned memory, from which the copy to the device runs without
-    waiting. `state_dict` is the position after the last batch handed out, whatever was made ahead. An error
-    in the sampler is raised by `next`. Close it, or use it in a `with`: the thread ends and the sampler is
-    left where it stood after the last batch handed out, so that it can be used again.
+    On a GPU the thread also puts them in pinned memory, from which the copy to the device runs
+    asynchronously. `state_dict` is the position after the last batch handed out, however many were prepared.
+    An error in the sampler is raised by `next`. Close it, or use it in a `with`: the thread ends, and the
+    sampler returns to the position after the last batch handed out, so that it can be used again.
     """
 
     def __init__(self, sampler: Sampler, device: str | torch.device = "cpu", depth: int = 2) -> None:
@@ -132,7 +137,7 @@ class prefetch(Iterator[Batch]):
             self._put((None, None, error))
 
     def _put(self, item: tuple) -> bool:
-        """Waits for room in the queue; False when the prefetcher was closed meanwhile."""
+        """Wait for room in the queue; return False if the prefetcher was closed in the meantime."""
         while not self._stop.is_set():
             try:
                 self._ready.put(item, timeout=0.1)
@@ -152,11 +157,11 @@ class prefetch(Iterator[Batch]):
         return x.to(self._device, non_blocking=True), y.to(self._device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position after the last batch handed out."""
+        """Return the position after the last batch handed out."""
         return self._state
 
     def close(self) -> None:
-        """Ends the thread; the sampler goes back to the batch after the last one handed out."""
+        """End the thread; the sampler returns to the batch after the last one handed out."""
         if not self._stop.is_set():
             self._stop.set()
             self._thread.join()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bpe import Tokenizer
 from common import files
-from data.batches import Sampler, TokenFile, prefetch, windows
+from data.batches import Sampler, TokenFile, prefetch, window_sampler
 from evaluation import losses
 from inference import devices
 from inference.run import weights_directory
@@ -323,7 +323,7 @@ class Trainer:
         """What the loss of a split is estimated on: the same in all processes, so nothing has to be agreed."""
         config = self.config
         size = self.cut.micro_batch if config.micro_batch == "auto" else config.micro_batch
-        return windows(file, config.batches, size, config.model.block_size)
+        return window_sampler(file, config.batches, size, config.model.block_size)
 
     def _estimate(self, windows: Sampler, batches: int) -> float:
         with devices.autocast(self.device, self.precision):

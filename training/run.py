@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from common import files
-from data.batches import Sampler, TokenFile, windows
+from data.batches import Sampler, TokenFile, window_sampler
 from inference import devices
 from inference.run import same_tokenizer, weights_directory
 from model import pretrained
@@ -32,7 +32,9 @@ def open_split(config: TrainConfig, split: str) -> TokenFile:
 def step_batches(file: TokenFile, config: TrainConfig, cut: Batching, processes: Processes) -> Sampler:
     """Endless (x, y) of this process's rows of a whole optimizer step, (rows, T) each."""
     size = config.model.block_size
-    return windows(file, config.batches, cut.rows, size, config.seed, processes.rank, processes.world_size)
+    return window_sampler(
+        file, config.batches, cut.rows, size, config.seed, processes.rank, processes.world_size
+    )
 
 
 def check_init_from(config: TrainConfig) -> None:
