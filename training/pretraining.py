@@ -13,8 +13,7 @@ from torch import Tensor
 
 from bpe import Tokenizer
 from common import files
-from data.batches import Documents, DocumentStarts, EpochWindows, RandomWindows, Sampler, TokenFile
-from data.documents import IGNORED
+from data.batches import IGNORED, Documents, DocumentStarts, EpochWindows, RandomWindows, Sampler, TokenFile
 from evaluation import losses
 from inference import devices
 from model import GPT
