@@ -72,6 +72,9 @@ class SampleConfig:
     """Compile the decode step: a CUDA graph on a GPU; takes half a minute to begin with."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+    kernels: Literal["auto", "torch", "fused", "emulated"] = "auto"
+    """Attention and norms by torch's ops, by our kernels, or by our CUDA on the CPU (slow); auto takes ours if they are
+    built for the device, unless SLM_KERNELS says otherwise."""
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "max_new_tokens", "batch_size"):
@@ -114,6 +117,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = cli.parse(SampleConfig, argv, prog="sample.py")
     if config.seed is None:
         config = dataclasses.replace(config, seed=random.randrange(1 << 32))
+    import kernels
+
+    with kernels.use(config.kernels):
+        answer(config)
+
+
+def answer(config: SampleConfig) -> None:
+    """Do what `config` says with the kernels that are in use."""
     rules, prompts = config.rules(), config.prompts()
     from inference.text import TextModel, check_stops
 

@@ -11,6 +11,7 @@ from typing import Literal
 import tyro
 
 from common import cli, files
+from kernels.dispatch import Kernels
 from model.config import GPTConfig
 
 
@@ -24,8 +25,8 @@ class Count:
     """Sequences of block_size tokens per step."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """What autocast computes in; weights, gradients and optimizer stay in float32."""
-    attention: Literal["torch", "sdpa", "fused"] | None = None
-    """Another attention than the preset's: "torch" shows what the scores cost."""
+    kernels: Kernels = "auto"
+    """Whose attention and norms: torch's, ours (fused), or our CUDA on the CPU (emulated)."""
     checkpoint_activations: bool = False
     """Recompute each block in the backward pass."""
 
@@ -61,14 +62,13 @@ class Export:
 def count(options: Count) -> None:
     """Prints the tables of model.accounting."""
     config = read_config(options.preset)
-    config = dataclasses.replace(
-        config,
-        attention=options.attention or config.attention,
-        checkpoint_activations=options.checkpoint_activations or config.checkpoint_activations,
-    )
+    again = options.checkpoint_activations or config.checkpoint_activations
+    config = dataclasses.replace(config, checkpoint_activations=again)
+    import kernels
     from model.accounting import report
 
-    report(config, options.preset, options.batch_size, options.precision)
+    with kernels.use(options.kernels):
+        report(config, options.preset, options.batch_size, options.precision)
 
 
 def export(options: Export) -> None:

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+import kernels
+from kernels.dispatch import Kernels
 from model.config import GPTConfig
 from model.gpt import GPT
 from model.loss import logits_budget
@@ -96,13 +98,15 @@ def saved_bytes(run: Callable[[], Any], owned: set[int]) -> int:
 
 
 def activations(config: GPTConfig, batch_size: int, precision: Precision = "float32") -> dict[str, int]:
-    """Bytes kept for the backward pass: "blocks", and "ends" for what stands around them and in the loss.
+    """Return the bytes kept for the backward pass: "blocks", and "ends" for embeddings, last norm and loss.
 
-    The residual stream counts as float32, although a GPU in bfloat16 keeps it in half of that.
+    By the kernels that `kernels.use` chose, on the CPU. The residual stream counts as float32, although a GPU in
+    bfloat16 keeps it in half of that.
     """
+    chosen = kernels.runs_on("cpu")
 
     def kept(layers: int) -> int:  # from two sequences on the bytes grow by the same amount with each
-        two, three = (_hidden_bytes(config, layers, batch, precision) for batch in (2, 3))
+        two, three = (_hidden_bytes(config, layers, batch, precision, chosen) for batch in (2, 3))
         return two + (batch_size - 2) * (three - two)
 
     block = kept(2) - kept(1)  # and with every layer
@@ -112,17 +116,18 @@ def activations(config: GPTConfig, batch_size: int, precision: Precision = "floa
 
 
 @functools.cache
-def _hidden_bytes(config: GPTConfig, layers: int, batch_size: int, precision: Precision) -> int:
-    """What autograd keeps from GPT.hidden with so many layers, none of them checkpointed."""
+def _hidden_bytes(
+    config: GPTConfig, layers: int, batch_size: int, precision: Precision, chosen: Kernels
+) -> int:
+    """Return what autograd keeps from GPT.hidden with this many layers, none of them checkpointed."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     config = dataclasses.replace(config, n_layer=layers, checkpoint_activations=False)
-    with FakeTensorMode(), _autocast(precision):
+    with kernels.use(chosen), FakeTensorMode(), _autocast(precision):
         gpt = GPT(config).train()
-        if config.attention != "torch":
-            # Flash attention keeps a seed and no mask; the op that the CPU falls back to would keep T × T.
-            for block in gpt.h:
-                block.attn.attn_dropout = 0.0
+        # Flash attention keeps a seed and no mask; the op that the CPU falls back to would keep T × T.
+        for block in gpt.h:
+            block.attn.attn_dropout = 0.0
         owned = {p.untyped_storage()._cdata for p in gpt.parameters()}
         idx = torch.zeros(batch_size, config.block_size, dtype=torch.long)
         return saved_bytes(lambda: gpt.hidden(idx), owned)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels import decode
+from kernels.reference import visible
 from model.config import GPTConfig
 from model.gpt import GPT
 
@@ -74,8 +75,7 @@ class KVCache:
         """`step` is GPT.hidden compiled, and then every step has the same shapes; see `compile_step`."""
         like = gpt.wte.weight
         self.gpt, self.device, self.rows, self.length = gpt, like.device, rows, length
-        wanted = like.dtype == torch.float32 and all(block.attn.backend == "fused" for block in gpt.h)
-        self.fused = wanted and decode.available(like.device.type)
+        self.fused = like.dtype == torch.float32 and decode.available(like.device.type)
         self.layers = [LayerCache(gpt.config, rows, length, like, self.fused) for _ in gpt.h]
         self.step = step
         if step is not None:
@@ -113,11 +113,9 @@ class KVCache:
         return _Place(into, positions, starts[0] if together else 0, length, mask)
 
     def _mask(self, positions: Tensor, length: int) -> Tensor:
-        """Which of `length` keys a query at `positions` (B, T) may see: (B, 1, T, L), alike in all heads."""
-        columns, queries = torch.arange(length, device=self.device), positions[:, None, :, None]
-        mask = columns <= queries
-        window = self.gpt.config.window
-        return mask if window is None else mask & (columns > queries - window)
+        """Which of `length` keys a query at `positions` (B, T) may see: (B, 1, T, L), the same in all heads."""
+        keys = torch.arange(length, device=self.device)
+        return visible(positions, keys, self.gpt.config.window)[:, None]  # (B, T, L) -> (B, 1, T, L)
 
     def keep(self, rows: Sequence[int]) -> None:
         """Keeps these rows only, in this order; a row may be named twice."""

@@ -5,6 +5,7 @@ A config is frozen. An impossible one is a ValueError that lists every field at 
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -45,8 +46,6 @@ class GPTConfig:
     """Sliding window: each token sees itself and the window - 1 tokens before it (None: all)."""
     tied_head: bool = True
     """Whether the output head is the token embedding itself."""
-    attention: Literal["torch", "sdpa", "fused"] = "sdpa"
-    """Who computes attention and norms: written out in plain torch, torch's own ops, or our kernels."""
     checkpoint_activations: bool = False
     """Recompute each block in the backward pass: a third more arithmetic, far less memory."""
 
@@ -121,6 +120,20 @@ class GPTConfig:
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name], **changes})
+
+
+# Fields that configs of earlier versions have, with the values that those versions knew. `attention` said which kernels
+# compute, never what: kernels.use and --kernels choose that now.
+RETIRED = {"attention": ("torch", "sdpa", "fused")}
+
+
+def without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a config file without the fields of earlier versions that change no result.
+
+    >>> without_retired({"n_layer": 2, "attention": "sdpa"})
+    {'n_layer': 2}
+    """
+    return {name: value for name, value in values.items() if value not in RETIRED.get(name, ())}
 
 
 def _is_number(value: Any) -> bool:

@@ -13,16 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model import pretrained
 from model.attention import Cache, CausalSelfAttention
 from model.config import GPTConfig
 from model.layers import (
-    GELU,
     MLP,
-    Dropout,
     LayerNorm,
     LearnedPositions,
     RMSNorm,
-    SiLU,
     SinusoidalPositions,
     SwiGLU,
     position_angles,
@@ -41,7 +39,7 @@ class Block(nn.Module):
         self.attn = CausalSelfAttention(config)
         self.ln_2 = _norm(config)
         self.mlp = _mlp(config)
-        self.drop = Dropout(config.dropout, config.attention)
+        self.drop = nn.Dropout(config.dropout)
         self.post = config.norm_place == "post"
 
     def forward(self, x: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
@@ -56,14 +54,14 @@ class Block(nn.Module):
 
 def _norm(config: GPTConfig) -> nn.Module:
     if config.norm == "rmsnorm":
-        return RMSNorm(config.n_embd, config.norm_eps, config.attention)
-    return LayerNorm(config.n_embd, config.bias, config.norm_eps, config.attention)
+        return RMSNorm(config.n_embd, config.norm_eps)
+    return LayerNorm(config.n_embd, config.bias, config.norm_eps)
 
 
 def _mlp(config: GPTConfig) -> nn.Module:
     if config.mlp == "swiglu":
-        return SwiGLU(config.n_embd, config.inner, config.bias, config.attention)
-    activation = SiLU(config.attention) if config.mlp == "silu" else GELU(config.attention)
+        return SwiGLU(config.n_embd, config.inner, config.bias)
+    activation = nn.SiLU() if config.mlp == "silu" else nn.GELU(approximate="tanh")
     return MLP(config.n_embd, config.inner, activation, config.bias)
 
 
@@ -81,7 +79,7 @@ class GPT(nn.Module):
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = _positions(config)
-        self.drop = Dropout(config.dropout, config.attention)
+        self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = _norm(config) if config.norm_place == "pre" else nn.Identity()  # post-norm ends in one
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -157,17 +155,34 @@ class GPT(nn.Module):
                 check_ids(targets[targets != IGNORED], self.config.vocab_size, "targets")
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, **changes: Any) -> "GPT":
-        """The model in `directory` (config.json, model.safetensors); see model.pretrained.load."""
-        from model.pretrained import load
+    def check_pretrained(cls, directory: str | Path, **changes: Any) -> GPTConfig:
+        """Return the config of the model in `directory`, with `changes`; raise what `from_pretrained` would.
 
-        return load(directory, **changes)
+        No weight is read and no memory taken for them.
+        """
+        config = pretrained.read_config(directory, **changes)
+        with torch.device("meta"):
+            shapes = cls(config).state_dict()
+        pretrained.check_weights(directory, config, shapes, crop="block_size" in changes)
+        return config
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, **changes: Any) -> "GPT":
+        """Return the model in `directory` (config.json, model.safetensors), in float32, on the CPU, ready to evaluate.
+
+        `changes` replace fields of its config, such as dropout=0.0; a smaller block_size crops learned positions, as
+        nanoGPT does. The errors are those of model.pretrained.read_config and read_weights.
+        """
+        config = cls.check_pretrained(directory, **changes)  # before there is memory for what the config asks for
+        gpt = cls(config)
+        crop = "block_size" in changes
+        gpt.load_state_dict(pretrained.read_weights(directory, config, gpt.state_dict(), crop=crop))
+        return gpt.eval()
 
     def save_pretrained(self, directory: str | Path, tokenizer: str | Path | None = None) -> None:
-        """Writes config.json, model.safetensors and a tokenizer, if given; see model.pretrained.save."""
-        from model.pretrained import save
-
-        save(self, directory, tokenizer)
+        """Write config.json, model.safetensors and a tokenizer, if given; see model.pretrained.save."""
+        check_unpacked(self, "be saved")
+        pretrained.save(directory, self.config, self.state_dict(), tokenizer)
 
 
 def stream_dtype(x: Tensor) -> torch.dtype:

@@ -66,7 +66,6 @@ class PackedBlock(nn.Module):
         self.inner = PackedLinear(block.mlp.c_fc, precision, before[1], "none" if gated else name)
         self.outer = PackedLinear(block.mlp.c_proj, precision)
         self.attn.c_attn = self.attn.c_proj = None  # what is packed need not be kept twice
-        self.attn.backend = "fused"
 
     def forward(self, x: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""

@@ -17,6 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 from common import cli, files
 from inference.run import weights_directory
 from model import GPTConfig, pretrained
+from model.config import without_retired
 from training.options import TrainConfig
 
 PRESETS = Path(__file__).parent.parent / "presets"
@@ -31,6 +32,7 @@ def read_config(path: Path) -> TrainConfig:
     model = values.pop("model", {})
     if not isinstance(model, dict):
         raise ValueError(f"{path}: model must be a table, [model]")
+    model = without_retired(model)
     base = GPTConfig.preset(model.pop("preset")) if "preset" in model else GPTConfig()
     return TrainConfig(
         model=dataclasses.replace(base, **_known(model, GPTConfig, path)), **_known(values, TrainConfig, path)

@@ -25,10 +25,7 @@ def judge(config: TrainConfig, progress: Progress, device: torch.device, precisi
     peak = peak_memory_mb(device)
     directory = config.run_directory
     train_file, val_file = (run.open_split(config, split) for split in ("train", "val"))
-    best = GPT.from_pretrained(
-        files.whole_directory(directory / "best"),
-        attention=devices.choose_kernels(config.kernels, config.model, device).attention,
-    ).to(device)
+    best = GPT.from_pretrained(files.whole_directory(directory / "best")).to(device)
     rows = config.micro_batch
     if rows == "auto":
         rows = max(1, PASS_TOKENS // config.model.block_size)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+import kernels
 from bpe import Tokenizer
 from common import files
 from data.batches import Sampler, TokenFile, prefetch, windows
@@ -70,7 +71,7 @@ class Trainer:
 
     def _make_model(self) -> GPT:
         """With random weights, or those to start from."""
-        shape = devices.choose_kernels(self.config.kernels, self.config.model, self.device)
+        shape = self.config.model
         if self.config.init_from is None or self.config.resume:
             return GPT(shape).to(self.device)
         run.check_init_from(self.config)
@@ -135,7 +136,7 @@ class Trainer:
     def describe(self) -> str:
         """What runs where and how, in one line."""
         where = devices.describe(
-            self.device, self.precision, self.model.config.attention, tf32=self.config.tf32
+            self.device, self.precision, kernels.runs_on(self.device.type), tf32=self.config.tf32
         )
         several = f" × {self.processes.world_size} processes" if self.processes.several else ""
         parameters = accounting.parameters(self.model.config)["total"]
@@ -357,7 +358,8 @@ def train(config: TrainConfig) -> report.Report | None:
     processes = this_process()
     device = processes.device(devices.choose_device(config.device))
     micro_batch = batching.deal(config, processes.world_size).micro_batch
-    with joined(processes, device), failures.explained(config.run_directory, micro_batch):
+    chosen = devices.choose_kernels(config.kernels, config.model, device)
+    with kernels.use(chosen), joined(processes, device), failures.explained(config.run_directory, micro_batch):
         trainer = Trainer(config, processes)
         log = trainer.prepare_run()
         bar = watch.Bar(config.steps, trainer.progress.step, shown=processes.main)
@@ -366,7 +368,7 @@ def train(config: TrainConfig) -> report.Report | None:
             trainer.train(log, bar)
     if not processes.main:
         return None
-    with failures.explained(config.run_directory, micro_batch):
+    with kernels.use(chosen), failures.explained(config.run_directory, micro_batch):
         result = judge.judge(config, trainer.progress, trainer.device, trainer.precision)
         result.write(trainer.run / "report.json")
     return result

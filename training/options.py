@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import tyro
 
+from kernels.dispatch import Kernels
 from model import GPTConfig
 
 ABOVE_ZERO = (
@@ -63,8 +64,9 @@ class TrainConfig:
     """Precision of matrix products (weights stay float32); auto takes bfloat16 where the hardware has it."""
     tf32: bool = True
     """Let GPUs multiply float32 matrices with 10-bit mantissas (TensorFloat-32), where they can."""
-    kernels: Literal["auto", "torch", "fused"] = "auto"
-    """Attention and norms by torch's ops or by ours; auto takes ours where they are built for the device."""
+    kernels: Kernels = "auto"
+    """Attention and norms by torch's ops, by our kernels, or by our CUDA on the CPU (slow); auto takes ours if they are
+    built for the device, unless SLM_KERNELS says otherwise."""
     compile: bool = False
     """Compile the model with torch.compile: slow to start, faster on long runs."""
     deterministic: bool = False

@@ -10,7 +10,7 @@ from common import files
 from data.batches import Sampler, TokenFile, windows
 from inference import devices
 from inference.run import same_tokenizer, weights_directory
-from model import pretrained
+from model import GPT
 from training import watch
 from training.batching import Batching
 from training.checkpoint import Progress
@@ -71,10 +71,10 @@ def check_settings(config: TrainConfig) -> None:
     """Refuses what cannot work, as far as it can be known before there is data."""
     check_free(config)
     device = devices.choose_device(config.device)
-    shape = devices.choose_kernels(config.kernels, config.model, device)
+    devices.choose_kernels(config.kernels, config.model, device)
     watch.wanted_trackers(config)
     if config.init_from is not None:
-        pretrained.check(weights_directory(config.init_from), **dataclasses.asdict(shape))
+        GPT.check_pretrained(weights_directory(config.init_from), **dataclasses.asdict(config.model))
 
 
 def check_free(config: TrainConfig) -> None:

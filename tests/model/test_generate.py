@@ -162,9 +162,8 @@ def test_a_long_text_may_be_asked_for_and_ended_early(tiny, monkeypatch):
     assert list(itertools.islice(stream(gpt, [1], 10**15, seed=3), 40)) == said
 
 
-@pytest.mark.parametrize("attention", ["torch", "sdpa", "fused"])
-def test_generation_under_autocast(tiny, attention):
-    gpt = tiny(attention=attention)
+def test_generation_under_autocast(tiny, each_kernel):
+    gpt = tiny()
     with torch.autocast("cpu", torch.bfloat16):
         found = list(stream(gpt, [1, 2], 40, temperature=0))
     assert len(found) == 40

@@ -42,8 +42,8 @@ def greedy(gpt2, ids, count):
     return said[0, len(ids) :].tolist()
 
 
-def test_transformers_weights_give_transformers_logits_and_text(theirs, tmp_path, batch, attention):
-    ours = GPT.from_pretrained(tmp_path / "theirs", attention=attention)
+def test_transformers_weights_give_transformers_logits_and_text(theirs, tmp_path, batch, each_kernel):
+    ours = GPT.from_pretrained(tmp_path / "theirs")
     torch.testing.assert_close(ours(batch[0])[0], theirs(batch[0]).logits, rtol=1e-5, atol=1e-5)
     assert list(stream(ours, [1, 2, 3], 29, temperature=0)) == greedy(theirs, [1, 2, 3], 29)
 
