@@ -20,8 +20,8 @@ def without_cache(gpt, ids, count):
     return said[len(ids) :]
 
 
-def test_the_cache_changes_no_greedy_token_even_past_the_context(tiny, variant, attention):
-    gpt = tiny(**{**variant, "attention": attention, "tied_head": False}).eval()
+def test_the_cache_changes_no_greedy_token_even_past_the_context(tiny, variant, each_kernel):
+    gpt = tiny(**{**variant, "tied_head": False}).eval()
     with torch.no_grad():
         for block in gpt.h:  # small weights and a tied head would only repeat the prompt's last id
             block.attn.c_attn.weight.mul_(20)
