@@ -32,7 +32,11 @@ class LayerNorm(nn.Module):
 
     def __init__(self, width: int, eps: float = 1e-5):
         super().__init__()
-        self.weight, self.bias, self.eps = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width)), eps
+        self.weight, self.bias, self.eps = (
+            nn.Parameter(torch.ones(width)),
+            nn.Parameter(torch.zeros(width)),
+            eps,
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         centered = x - x.mean(-1, keepdim=True)  # (B, T, C)

@@ -44,7 +44,9 @@ class NGram:
         asks the context that is one word shorter. The shortest asks the uniform distribution.
         """
         context = self._last(context)
-        shorter = self.smoothed(word, context[1:]) if context else 1 / (len(self.vocabulary) + 1)  # + 1: any other word
+        shorter = (
+            self.smoothed(word, context[1:]) if context else 1 / (len(self.vocabulary) + 1)
+        )  # + 1: any other word
         if context not in self.totals:
             return shorter
         seen, different = self.followers[context][word], len(self.followers[context])
@@ -88,12 +90,16 @@ def main() -> None:
     if len(words) < 100:
         sys.exit(f"{sys.argv[1]} has {len(words)} words: give a text of at least 100")
     train, test = words[: len(words) * 9 // 10], words[len(words) * 9 // 10 :]
-    print(f"{len(train):,} words to count, V = {len(set(train)):,} different ones; {len(test):,} to judge by\n")
+    print(
+        f"{len(train):,} words to count, V = {len(set(train)):,} different ones; {len(test):,} to judge by\n"
+    )
     print("n     possible     stored   unseen   perplexity smoothed")
     for n in range(1, 6):
         model = NGram(n, train)
         judged = f"{model.perplexity(test, smooth=False):12.1f} {model.perplexity(test):8.1f}"
-        print(f"{n} {len(model.vocabulary) ** n:12.1e} {model.stored():10,} {model.unseen(test):8.1%} {judged}")
+        print(
+            f"{n} {len(model.vocabulary) ** n:12.1e} {model.stored():10,} {model.unseen(test):8.1%} {judged}"
+        )
     print(f"\nn = 3 writes: {' '.join(NGram(3, train).write(40))}")
 
 

@@ -20,7 +20,9 @@ from basics.gpt import GPT, GPTConfig
 from basics.sample import generate
 
 
-def get_batch(ids: Tensor, batch_size: int, block_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def get_batch(
+    ids: Tensor, batch_size: int, block_size: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Return windows x (B, T) of ids (N,) that start anywhere, and y (B, T): at every place, the id that comes next."""
     starts = torch.randint(len(ids) - block_size, (batch_size,), generator=generator)  # (B,)
     windows = torch.stack([ids[i : i + block_size + 1] for i in starts])  # (B, T + 1)

@@ -173,7 +173,9 @@ class GPT(nn.Module):
         `changes` replace fields of its config, such as dropout=0.0; a smaller block_size crops learned positions, as
         nanoGPT does. The errors are those of model.pretrained.read_config and read_weights.
         """
-        config = cls.check_pretrained(directory, **changes)  # before there is memory for what the config asks for
+        config = cls.check_pretrained(
+            directory, **changes
+        )  # before there is memory for what the config asks for
         gpt = cls(config)
         crop = "block_size" in changes
         gpt.load_state_dict(pretrained.read_weights(directory, config, gpt.state_dict(), crop=crop))

@@ -84,9 +84,15 @@ def _save_tokenizer(source: Path, directory: Path, block_size: int) -> int | Non
     if not isinstance(content, dict) or "model" not in content:
         raise ValueError(f"{source} is no tokenizer.json: give the one that the model was trained with")
     special = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
-    roles = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT) if END_OF_TEXT in special else {}
+    roles = (
+        dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT) if END_OF_TEXT in special else {}
+    )
     # On the left, so that every row of a batch is continued from its own last token.
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size, "padding_side": "left"}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": block_size,
+        "padding_side": "left",
+    }
     write_json(directory / TOKENIZER, content)
     write_json(directory / "tokenizer_config.json", {**settings, **roles})
     return special.get(END_OF_TEXT)
@@ -154,7 +160,9 @@ def _shards(directory: Path) -> list[Path]:
         raise ValueError(f"{directory / INDEX} has no weight_map from weights to files of its directory")
     missing = sorted(name for name in names if not (directory / name).is_file())
     if missing:
-        raise FileNotFoundError(f"{directory} holds no {missing[0]}, which {INDEX} names: fetch all of its files")
+        raise FileNotFoundError(
+            f"{directory} holds no {missing[0]}, which {INDEX} names: fetch all of its files"
+        )
     return [directory / name for name in sorted(names)]
 
 
@@ -256,13 +264,17 @@ def _without_aliases(content: dict[str, Any], path: Path) -> dict[str, Any]:
     """Return the content with every field under its first name."""
     for alias, name in ALIASES.items():
         if content.get(alias, content.get(name)) != content.get(name, content.get(alias)):
-            raise ValueError(f"{path} has {name} {content[name]} and {alias} {content[alias]}: leave one of them out")
+            raise ValueError(
+                f"{path} has {name} {content[name]} and {alias} {content[alias]}: leave one of them out"
+            )
     renamed = {ALIASES.get(name, name): value for name, value in content.items()}
     return renamed
 
 
 def _mlp(content: dict[str, Any], path: Path) -> str:
-    odd = [f"{name}={content[name]}" for name, value in UNCHANGED.items() if content.get(name, value) != value]
+    odd = [
+        f"{name}={content[name]}" for name, value in UNCHANGED.items() if content.get(name, value) != value
+    ]
     activation = content.get("activation_function", "gelu_new")
     if activation not in tuple(ACTIVATIONS):
         odd.append(f"activation_function={activation}")
@@ -294,7 +306,12 @@ def to_gpt2_names(state: dict[str, Tensor], config: GPTConfig) -> dict[str, Tens
 
 
 def from_gpt2_names(
-    weights: dict[str, Tensor], config: GPTConfig, wanted: dict[str, Tensor], path: Path, *, crop: bool = False
+    weights: dict[str, Tensor],
+    config: GPTConfig,
+    wanted: dict[str, Tensor],
+    path: Path,
+    *,
+    crop: bool = False,
 ) -> dict[str, Tensor]:
     """Return the state dict for a model from weights under GPT-2's names, with or without the prefix."""
     found = {}
@@ -303,7 +320,9 @@ def from_gpt2_names(
         if not name.endswith((".attn.bias", ".attn.masked_bias")):  # causal masks that old files carry
             found[name] = tensor.mT if _is_conv1d(name, tensor) else tensor
     if crop and POSITIONS in found and config.positions == "learned":
-        found[POSITIONS] = found[POSITIONS][: config.block_size]  # (positions of the file, C) -> (block_size, C)
+        found[POSITIONS] = found[POSITIONS][
+            : config.block_size
+        ]  # (positions of the file, C) -> (block_size, C)
     if config.tied_head:
         found[HEAD] = found.get(EMBEDDING, wanted[EMBEDDING])
     _compare(wanted, found, path)

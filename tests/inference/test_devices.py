@@ -43,7 +43,9 @@ NOTHING, CPU = {}, {("fused", "cpu"): torch.ops.slm}
         ("fused", "torch", CPU, 64, "fused"),
     ],
 )
-def test_kernels_are_as_asked_or_ours_where_they_are_built(monkeypatch, wanted, environment, built, width, used):
+def test_kernels_are_as_asked_or_ours_where_they_are_built(
+    monkeypatch, wanted, environment, built, width, used
+):
     monkeypatch.setattr(dispatch, "_LIBRARIES", built)
     monkeypatch.setattr(dispatch, "_ENVIRONMENT", environment)
     config = GPTConfig(n_head=1, n_embd=width)

@@ -59,7 +59,10 @@ def test_choosing_torch_says_nothing(monkeypatch, capsys):
 def test_what_is_chosen_by_name_is_never_replaced(monkeypatch):
     monkeypatch.setattr(dispatch, "_LIBRARIES", {})
     monkeypatch.setitem(dispatch._STATES, "cpu", "no compiler")
-    with kernels.use("fused"), pytest.raises(ValueError, match="fused kernels are not there on cpu: no compiler"):
+    with (
+        kernels.use("fused"),
+        pytest.raises(ValueError, match="fused kernels are not there on cpu: no compiler"),
+    ):
         kernels.layer_norm(X, WEIGHT)
 
 
