@@ -74,8 +74,8 @@ class SampleConfig:
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
     kernels: Literal["auto", "torch", "fused", "emulated"] = "auto"
-    """Attention and norms by torch's ops, by ours (fused), or by our CUDA on the CPU (emulated, slow); auto takes ours if
-    they are built for the device, unless SLM_KERNELS names others."""
+    """Attention and norms by torch's ops, by ours (fused), or by our CUDA on the CPU (emulated, slow); auto takes ours
+    if they are built for the device, unless SLM_KERNELS names others."""
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "max_new_tokens", "batch_size"):

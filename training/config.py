@@ -57,8 +57,8 @@ class Everyday:
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
     kernels: Kernels = "auto"
-    """Attention and norms by torch's ops, by ours (fused), or by our CUDA on the CPU (emulated, slow); auto takes ours if
-    they are built for the device, unless SLM_KERNELS names others."""
+    """Attention and norms by torch's ops, by ours (fused), or by our CUDA on the CPU (emulated, slow); auto takes ours
+    if they are built for the device, unless SLM_KERNELS names others."""
     batch_tokens: int = 4096
     """Tokens per optimizer step over all processes: as many whole micro-batches as fit."""
     micro_batch: int | Literal["auto"] = 16
