@@ -22,7 +22,7 @@ from common import cli, files
 
 if TYPE_CHECKING:
     from inference.text import TextModel
-    from model.rules import Rules
+    from model.generate import Rules
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ class SampleConfig:
 
     def rules(self) -> "Rules":
         """Return the fields that say how the next token is drawn."""
-        from model.rules import Rules
+        from model.generate import Rules
 
         return Rules(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Rules)})
 

@@ -24,7 +24,7 @@ from evaluation import losses, minimal_pairs, originality
 from inference.run import decode, same_tokenizer, settings
 from inference.text import TextModel
 from kernels.dispatch import Kernels
-from model.rules import Rules
+from model.generate import Rules
 
 BATCH = 32  # sequences at a time
 SEARCHED = 1 << 22  # tokens of the training file that are searched for copies

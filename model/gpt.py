@@ -1,6 +1,6 @@
 """The GPT: token and position embeddings, a stack of blocks, a final norm, and a head.
 
-Parameter names are GPT-2's: wte, wpe, h.0.ln_1, h.0.attn.c_attn, …, ln_f, lm_head.
+Grown from basics/gpt.py. Parameter names are GPT-2's: wte, wpe, h.0.ln_1, h.0.attn.c_attn, …, ln_f, lm_head.
 """
 
 import math
@@ -31,7 +31,7 @@ INIT_STD = 0.02
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each added to the residual stream; normed before (GPT-2) or after."""
+    """Attention, then an MLP, each added to the residual stream; normalized before (GPT-2) or after."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -89,7 +89,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def _initialize(self) -> None:
-        """GPT-2's: deviation 0.02, zero biases; what is added to the stream by 1/sqrt(2 n_layer) less."""
+        """Draw weights as GPT-2: deviation 0.02, times 1/sqrt(2 n_layer) where they add to the stream; biases are 0."""
         residual = INIT_STD / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -98,9 +98,9 @@ class GPT(nn.Module):
                 parameter.normal_(0.0, residual if name.endswith("c_proj.weight") else INIT_STD)
 
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
-        """Logits (B, T, V) for ids idx (B, T), and with targets (B, T) the mean loss in nats per token.
+        """Return logits (B, T, V) for ids idx (B, T), and with targets (B, T) the mean loss in nats per token.
 
-        Targets of -100 are ignored. With targets the logits carry no gradient, and are None where they would
+        Targets of -100 are ignored. With targets the logits carry no gradient, and are None if they would
         not fit into one chunk (model.loss.logits_budget).
         """
         self._check(idx, targets)
@@ -116,7 +116,7 @@ class GPT(nn.Module):
     def hidden(
         self, idx: Tensor, positions: Tensor | None = None, caches: Sequence[Cache] | None = None
     ) -> Tensor:
-        """idx (B, T) -> what the head reads, (B, T, C). Positions (T,) or (B, T) count from 0 by default.
+        """Return what the head reads, idx (B, T) -> (B, T, C). Positions (T,) or (B, T) count from 0 by default.
 
         `caches`, one for each block, hold the keys and values of earlier tokens (model.cache).
         """
@@ -188,10 +188,10 @@ class GPT(nn.Module):
 
 
 def stream_dtype(x: Tensor) -> torch.dtype:
-    """What the residual stream x is kept in: bfloat16 on an NVIDIA GPU under autocast to that, else its own dtype.
+    """Return the dtype of the residual stream x: bfloat16 on an NVIDIA GPU under autocast to that, else x's own.
 
-    Embeddings are float32 under autocast, and so would be all that is added to them: twice the bytes for norms, sums
-    and what the backward pass keeps. On a CPU that is not what one waits for, and float16 has not the range.
+    Embeddings are float32 under autocast, and so would be everything that is added to them: twice the bytes for norms,
+    sums and what the backward pass keeps. A CPU gains nothing from fewer bytes here, and float16 lacks the range.
     """
     if x.device.type != "cuda" or x.dtype != torch.float32 or not torch.is_autocast_enabled("cuda"):
         return x.dtype
@@ -200,7 +200,7 @@ def stream_dtype(x: Tensor) -> torch.dtype:
 
 @contextmanager
 def evaluating(gpt: nn.Module) -> Iterator[None]:
-    """In evaluation mode inside a with block; the mode it was in is put back.
+    """Put the model into evaluation mode inside a with block, then back into the mode that it was in.
 
     >>> model = nn.Dropout()
     >>> with evaluating(model):
@@ -218,13 +218,13 @@ def evaluating(gpt: nn.Module) -> Iterator[None]:
 
 
 def check_unpacked(gpt: GPT, purpose: str) -> None:
-    """Raises a ValueError for a model of model.pack, whose weights lie in an order that only generation reads."""
+    """Raise a ValueError for a model of model.pack, whose weights are in an order that only generation reads."""
     if not isinstance(gpt.lm_head, nn.Linear):
         raise ValueError(f"a packed model cannot {purpose}: use the model that it was packed from")
 
 
 def check_ids(ids: Tensor, vocab_size: int, name: str) -> None:
-    """Raises a ValueError that lists the ids outside 0 … vocab_size - 1."""
+    """Raise a ValueError that lists the ids outside 0 … vocab_size - 1."""
     outside = ids[(ids < 0) | (ids >= vocab_size)]
     if len(outside):
         listed = ", ".join(str(i) for i in outside.unique()[:8].tolist())

@@ -1,8 +1,9 @@
 """Weights in and out, in the layout of GPT-2 on the Hugging Face hub: config.json and model.safetensors.
 
-A model that GPT-2's code can express loads in transformers.GPT2LMHeadModel. Every other one is written in the
-same way, but under model_type "slm", so that nobody takes it for a GPT-2; what GPT-2's config has no name for
-stands under the key "slm". Nothing is pickled.
+A model that GPT-2's code can express loads in transformers.GPT2LMHeadModel. Every other one is written in the same
+way, but under model_type "slm", so that no library takes it for a GPT-2; what GPT-2's config has no name for is under
+the key "slm". What changes the result in a config that is read is honoured or refused by name. Nothing is pickled.
+This file knows configs and state dicts only; GPT.from_pretrained and GPT.save_pretrained use it.
 """
 
 import contextlib

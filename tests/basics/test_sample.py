@@ -6,7 +6,7 @@ import torch
 import model
 from basics import gpt, sample
 from model import generate
-from model.rules import Rules
+from model.generate import Rules
 
 
 @pytest.fixture

@@ -57,4 +57,4 @@ def test_a_compiled_step_says_the_same_even_past_the_context(tiny):
     for _ in range(2):  # the second uses what the first compiled
         generation = Generation(gpt, prompts, 45, seed=4, step=step)
         list(generation)
-        assert generation.said == [prompt + ids for prompt, ids in zip(prompts, plain, strict=True)]
+        assert generation.ids == [prompt + ids for prompt, ids in zip(prompts, plain, strict=True)]
