@@ -102,7 +102,7 @@ def load_state(directory: Path, model: GPT, optimizers: Optimizers, rank: int = 
         raise FileNotFoundError(
             f"{directory} holds no saved state to resume from: start again with --overwrite instead of --resume"
         )
-    saved = GPT.from_pretrained(directory, attention=model.config.attention)
+    saved = GPT.from_pretrained(directory)
     if saved.config != model.config:
         raise ValueError(
             f"{directory} holds another model than the one configured: resume without model flags"

@@ -11,7 +11,7 @@ import torch
 from common import files
 from inference import devices
 from inference.run import same_tokenizer, weights_directory
-from model import GPT, pretrained
+from model import GPT
 from training import watch
 from training.checkpoint import Progress
 from training.config import TrainConfig, save_config
@@ -19,11 +19,12 @@ from training.config import TrainConfig, save_config
 
 def make_model(config: TrainConfig, device: torch.device) -> GPT:
     """Return a model with random weights, or with those to start from."""
-    shape = devices.choose_kernels(config.kernels, config.model, device)
+    devices.choose_kernels(config.kernels, config.model, device)
     if config.init_from is None or config.resume:
-        return GPT(shape).to(device)
+        return GPT(config.model).to(device)
     check_init_from(config)
-    return GPT.from_pretrained(weights_directory(config.init_from), **dataclasses.asdict(shape)).to(device)
+    directory = weights_directory(config.init_from)
+    return GPT.from_pretrained(directory, **dataclasses.asdict(config.model)).to(device)
 
 
 def check_init_from(config: TrainConfig) -> None:
@@ -62,10 +63,10 @@ def check_settings(config: TrainConfig) -> None:
     """Raise ValueError for settings that cannot work, as far as that is known before there is data."""
     check_free(config)
     device = devices.choose_device(config.device)
-    shape = devices.choose_kernels(config.kernels, config.model, device)
+    devices.choose_kernels(config.kernels, config.model, device)
     watch.wanted_trackers(config)
     if config.init_from is not None:
-        pretrained.check(weights_directory(config.init_from), **dataclasses.asdict(shape))
+        GPT.check_pretrained(weights_directory(config.init_from), **dataclasses.asdict(config.model))
 
 
 def check_free(config: TrainConfig) -> None:
