@@ -161,7 +161,7 @@ def _loss(config: TrainConfig) -> float:
 
         try:
             train(config)
-        except (failures.Diverged, failures.Damaged) as error:
+        except (failures.Diverged, failures.Damaged, failures.NothingLearned) as error:
             files.write_text(diverged, f"{error}\n")
             print(f"{config.run_directory}: {error}")
     return files.read_json(report)["val_loss"] if report.is_file() else math.inf

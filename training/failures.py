@@ -44,6 +44,16 @@ class Damaged(ValueError):
         )
 
 
+class NothingLearned(ValueError):
+    """Every step of the run was skipped."""
+
+    def __init__(self, run: Path, steps: int) -> None:
+        super().__init__(
+            f"all {steps} steps were skipped, because loss or gradient were not finite: {run} has learned nothing. "
+            "Lower --learning-rate, use --precision float32, or take more steps"
+        )
+
+
 def last_state(run: Path) -> Path:
     """Return the path of the last checkpoint's state, which may not exist."""
     return files.whole_directory(run / "last") / "state.json"
