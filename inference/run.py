@@ -18,8 +18,11 @@ def weights_directory(directory: Path) -> Path:
 
 
 def settings(run: Path) -> dict[str, Any]:
-    """Return what a run's config.toml says, field by field."""
-    return tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
+    """Return what the config.toml of a run, or of the run that a checkpoint belongs to, says, field by field."""
+    for directory in (run, run.parent):
+        if (path := directory / "config.toml").is_file():
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+    raise FileNotFoundError(f"{run} is no run of train.py (it has no config.toml): give the directory of one")
 
 
 def tokenizer_directory(weights: Path) -> Path | None:

@@ -78,10 +78,11 @@ def _without_weights(directory: Path) -> str:
             f"{directory} stopped before its first evaluation, so that there are no best weights yet: continue it with "
             f"python train.py --run {directory} --resume"
         )
-    return (
-        f"{directory} holds no trained model (neither best/ nor config.json): "
-        f"train one with python train.py --run {directory}"
-    )
+    if directory.exists():
+        return (
+            f"{directory} holds no trained model (neither best/ nor config.json): give the directory of a run"
+        )
+    return f"{directory} holds no trained model, it does not exist: train one with python train.py --run {directory}"
 
 
 @dataclasses.dataclass(frozen=True)

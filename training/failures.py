@@ -108,7 +108,10 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 def _memory_advice(micro_batch: int) -> str:
     if micro_batch == 1:
-        return "out of memory with --micro-batch 1: add --checkpoint-activations, or lower --block-size or --n-layer"
+        return (
+            "out of memory with --micro-batch 1: add --checkpoint-activations (a --resume takes it, too), or start "
+            "again with a smaller --block-size or --n-layer"
+        )
     return (
         f"out of memory with {micro_batch} sequences a pass: lower --micro-batch to {micro_batch // 2} "
         "(the results stay the same where that divides the batch), or let --micro-batch auto find out"
