@@ -168,9 +168,10 @@ class EpochWindows(StridedWindows):
         super().__post_init__()
 
 
-def windows(file: TokenFile, kind: str, *share: int) -> RandomWindows:
-    """Endless windows that start anywhere ("random") or where a document starts ("documents").
+def windows(file: TokenFile, kind: str, *share: int) -> Sampler:
+    """Return endless windows: "random" ones, where "documents" start, or adjacent ones, each once in every of the "epochs".
 
-    `share` is batch_size, block_size and, if need be, seed, rank and world_size.
+    `share` is batch_size, block_size and optionally seed, rank and world_size.
     """
-    return (DocumentStarts if kind == "documents" else RandomWindows)(file, *share)
+    kinds = {"random": RandomWindows, "documents": DocumentStarts, "epochs": EpochWindows}
+    return kinds[kind](file, *share)
