@@ -109,6 +109,7 @@ class Pretraining:
             train_loss=train_loss,
             bits_per_byte=losses.bits_per_byte(val_loss, val.meta.tokens["val"], val.meta.bytes["val"]),
             coherence=coherence,
+            skipped=progress.skipped,
             tokens=progress.tokens,
             seconds=progress.seconds,
             tokens_per_second=progress.tokens / progress.seconds,
