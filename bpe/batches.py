@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from bpe.pretokenize import blocks
-from bpe.workers import Pool, settle
+from common.workers import Pool, settle
 
 if TYPE_CHECKING:
     from bpe import Tokenizer

@@ -15,9 +15,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from bpe.pretokenize import Pattern, blocks, forced_cut, last_cut, repair_surrogates, split_special
+from bpe.pretokenize import (
+    Pattern,
+    blocks,
+    cut_pieces,
+    forced_cut,
+    last_cut,
+    repair_surrogates,
+    split_special,
+)
 from bpe.progress import Progress, no_progress
-from bpe.workers import WORTH_A_WORKER, ordered_map, sensible_workers
+from common.workers import WORTH_A_WORKER, ordered_map, sensible_workers
 
 Source = str | os.PathLike[str] | Sequence[os.PathLike[str]] | Iterable[str]
 
@@ -55,7 +63,7 @@ class PieceCounts:
 
     def add_text(self, text: str, pattern: Pattern) -> None:
         """Counts one ordinary text, without special tokens."""
-        first, *rest = pattern.pieces(text)
+        first, *rest = cut_pieces(text) if pattern.name else [text]
         if not rest:
             self.words.update(pattern.split(first))
             return

@@ -16,7 +16,8 @@ from bpe.counting import Source, count_pretokens
 from bpe.merging import Merge, Pair
 from bpe.pretokenize import END_OF_TEXT, Pattern
 from bpe.progress import Progress, no_progress, progress_bars
-from bpe.tokenizer import Tokenizer, check_names
+from bpe.tokenizer import Tokenizer
+from bpe.vocabulary import check_names
 
 logger = logging.getLogger("bpe")
 

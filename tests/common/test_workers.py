@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bpe import workers
-from bpe.workers import WORTH_A_WORKER, ordered_map, sensible_workers
+from common import workers
+from common.workers import WORTH_A_WORKER, ordered_map, sensible_workers
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
