@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -24,10 +24,13 @@ from bpe.pretokenize import (
     repair_surrogates,
     split_special,
 )
-from bpe.progress import Progress, no_progress
 from common.workers import WORTH_A_WORKER, ordered_map, sensible_workers
 
 Source = str | os.PathLike[str] | Sequence[os.PathLike[str]] | Iterable[str]
+
+Progress = Callable[
+    [int, int | None], None
+]  # called with what is done and the total, None if it is not known
 
 BLOCK = 1 << 22  # bytes of a file, or characters of strings, that a worker gets at once
 SLICE = 1 << 17  # characters that are cut at once: few enough to stay in the processor's cache
@@ -47,7 +50,7 @@ class FileBlock:
     end: int
 
     def read(self) -> str:
-        """Its text; bytes that are no UTF-8 become U+FFFD."""
+        """Return its text; bytes that are not UTF-8 become U+FFFD."""
         with open(self.path, "rb") as file:
             file.seek(self.start)
             return file.read(self.end - self.start).decode("utf-8", "replace")
@@ -62,7 +65,7 @@ class PieceCounts:
         self.dropped = 0  # how many pieces were dropped for want of room
 
     def add_text(self, text: str, pattern: Pattern) -> None:
-        """Counts one ordinary text, without special tokens."""
+        """Count one ordinary text, without special tokens."""
         first, *rest = cut_pieces(text) if pattern.name else [text]
         if not rest:
             self.words.update(pattern.split(first))
@@ -72,14 +75,14 @@ class PieceCounts:
         self.spaced.update(rest)
 
     def merge(self, other: "PieceCounts") -> None:
-        """Adds the counts of a block; where a table grows too large, its rarest pieces are dropped."""
+        """Add the counts of a block; if a table grows too large, its rarest pieces are dropped."""
         for mine, theirs in ((self.spaced, other.spaced), (self.words, other.words)):
             mine.update(theirs)
             if len(mine) > MAX_PIECES or sum(map(len, mine)) > MAX_CHARACTERS:
                 self.dropped += drop_rarest(mine, MAX_PIECES // 2, MAX_CHARACTERS // 2)
 
     def pretokens(self, pattern: Pattern) -> Counter[bytes]:
-        """The counts of the pre-tokens, as UTF-8, a very long one in slices."""
+        """Return the counts of the pre-tokens, as UTF-8, a very long one in slices."""
         counts: Counter[bytes] = Counter()
         for piece, count in self.spaced.items():
             for word in pattern.split_inner(" " + piece):
@@ -93,8 +96,12 @@ class PieceCounts:
         return counts
 
 
+def no_progress(done: int, total: int | None) -> None:
+    """Show nothing."""
+
+
 def drop_rarest(counts: Counter[str], max_pieces: int, max_characters: int) -> int:
-    """Keeps the most frequent pieces, of equally frequent ones the first; returns how many it dropped.
+    """Keep the most frequent pieces, the first of equally frequent ones; return how many were dropped.
 
     >>> counts = Counter("a b b c c c d".split())
     >>> drop_rarest(counts, 3, 100), counts
@@ -137,12 +144,12 @@ def count_pretokens(
     block: int = BLOCK,
     on_progress: Progress = no_progress,
 ) -> Counter[bytes]:
-    """Counts the pre-tokens of files or strings; special tokens are left out, and each ends a text.
+    """Count the pre-tokens of files or strings; special tokens are left out, and each ends a text.
 
-    `source` is a path, several paths, or an iterable of strings, each a text of its own. `max_bytes` stops
-    after so many bytes of the source. `on_progress(done, total)` hears of bytes (total None where it is not
+    `source` is a path, several paths, or an iterable of strings, each a separate text. `max_bytes` stops
+    after that many bytes of the source. `on_progress(done, total)` is called with bytes (total None if it is not
     known). The counts do not depend on `num_workers` or `block`, unless pieces had to be dropped or a text
-    had no place to be cut; a notice says so.
+    had no place to be cut; a warning says so.
     """
     if max_bytes is not None and max_bytes < 1:
         raise ValueError(f"max_bytes is {max_bytes}: give 1 or more, or None for everything")
@@ -165,7 +172,7 @@ def count_pretokens(
 
 
 def _as_paths(source: Source) -> list[Path] | None:
-    """The files that `source` names, or None where it holds the texts themselves."""
+    """Return the files that `source` names, or None if it holds the texts themselves."""
     if isinstance(source, (str, os.PathLike)):
         paths = [Path(source)]
     elif isinstance(source, Sequence) and source and all(isinstance(item, os.PathLike) for item in source):
@@ -194,7 +201,7 @@ def _file_jobs(
 
 
 def _file_cut(file: IO[bytes], start: int, end: int, special_tokens: Sequence[str]) -> int:
-    """Where to cut the bytes from `start` to about `end`."""
+    """Return where to cut the bytes from `start` to about `end`."""
     width = 1 << 14
     while True:
         width = min(width * 4, end - start)
@@ -213,7 +220,7 @@ def _file_cut(file: IO[bytes], start: int, end: int, special_tokens: Sequence[st
 
 
 def _limited(texts: Iterable[str], max_bytes: int | None) -> Iterator[str]:
-    """The texts up to `max_bytes` bytes of UTF-8; the last one is cut."""
+    """Yield the texts up to `max_bytes` bytes of UTF-8; the last one is cut."""
     room = max_bytes
     for text in texts:
         if not isinstance(text, str):
@@ -229,7 +236,7 @@ def _limited(texts: Iterable[str], max_bytes: int | None) -> Iterator[str]:
 
 
 def _text_jobs(texts: Iterable[str], special_tokens: Sequence[str], block: int) -> Iterator[list[str]]:
-    """Lists of texts of about `block` characters together; a longer text is cut."""
+    """Yield lists of texts of about `block` characters together; a longer text is cut."""
     job: list[str] = []
     length = 0
     for text in texts:
@@ -245,7 +252,7 @@ def _text_jobs(texts: Iterable[str], special_tokens: Sequence[str], block: int) 
 
 
 def _with_size(jobs: Iterator[list[str]]) -> tuple[Iterator[list[str]], int | None]:
-    """The jobs again, and their size in characters where it is too small for workers; else None."""
+    """Return the jobs again, and their size in characters if it is too small for workers, else None."""
     ahead, size = [], 0
     for job in jobs:
         ahead.append(job)
@@ -256,7 +263,7 @@ def _with_size(jobs: Iterator[list[str]]) -> tuple[Iterator[list[str]], int | No
 
 
 def _count(settings: tuple[Pattern, Sequence[str]], job: FileBlock | list[str]) -> tuple[int, PieceCounts]:
-    """Counts one block: its length (bytes of a file, characters of strings) and its pieces."""
+    """Count one block; return its length (bytes of a file, characters of strings) and its pieces."""
     pattern, special_tokens = settings
     counts = PieceCounts()
     if isinstance(job, FileBlock):

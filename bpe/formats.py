@@ -249,7 +249,7 @@ def _split_pattern(split: Mapping[str, Any]) -> Pattern:
         return pattern
     raise ValueError(
         f"pre_tokenizer.Split has the behavior {behavior}, {'inverted' if invert else 'not inverted'}: only "
-        f"Isolated is supported, or Removed and inverted with a pattern that has a name, but this one is {pattern.text!r}"
+        f"Isolated is supported, or Removed and inverted with a named pattern, not {pattern.text!r}"
     )
 
 
