@@ -151,11 +151,10 @@ def cut_pieces(text: str) -> list[str]:
 
 
 def _no_such_name(name: str) -> str:
+    known = {name: name for name in PATTERNS} | _OTHER_NAMES
     plain = re.sub(r"[ _-]|base$", "", name.lower())
-    known = {other.replace("-", ""): pattern for other, pattern in _OTHER_NAMES.items()} | {
-        n: n for n in PATTERNS
-    }
-    near = sorted({known[word] for word in difflib.get_close_matches(plain, known, cutoff=0.7)})
+    words = [plain] if plain in known else difflib.get_close_matches(plain, known, n=2, cutoff=0.6)
+    near = sorted({known[word] for word in words})
     hint = f" (did you mean {' or '.join(near)}?)" if near else ""
     return (
         f"no pattern is named {name!r}{hint}: use one of {', '.join(PATTERNS)}, "

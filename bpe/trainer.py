@@ -31,6 +31,7 @@ def train(
     num_workers: int | None = None,
     max_bytes: int | None = None,
     progress: bool = True,
+    end_of_text: str | None = None,
 ) -> Tokenizer:
     """Learn a tokenizer of `vocab_size` ids: 256 bytes, the merges, the special tokens.
 
@@ -52,6 +53,9 @@ def train(
             f"{256 + len(special_tokens)}"
         )
     pattern = Pattern.of(pattern)
+    Tokenizer(
+        [], special_tokens, pattern, end_of_text=end_of_text
+    )  # refuses what would be refused in the end
     with progress_bars(progress) as bars:
         counts = count_pretokens(
             source,
@@ -71,7 +75,7 @@ def train(
             len(merges),
             256 + len(merges) + len(special_tokens),
         )
-    return Tokenizer(merges, special_tokens, pattern)
+    return Tokenizer(merges, special_tokens, pattern, end_of_text=end_of_text)
 
 
 def learn_merges(
