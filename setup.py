@@ -15,6 +15,7 @@ The code runs on any processor of the family: the CPU kernels are compiled once 
 when they are loaded (kernels/csrc/cpu/level.h).
 """
 
+import errno
 import importlib.util
 import os
 import sys
@@ -127,10 +128,11 @@ def build_command():
         def run(self) -> None:
             try:
                 super().run()
-            except PermissionError as error:
-                raise SystemExit(
-                    f"error: cannot write {error.filename}: build in a copy of the project that you may write to"
-                ) from None
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise
+                fix = "build in a copy of the project that you may write to"
+                raise SystemExit(f"error: cannot write {error.filename}: {fix}") from None
 
         def build_extension(self, module) -> None:
             # Of a function that several objects hold, such as an inline one of torch, the linker keeps the first: so
