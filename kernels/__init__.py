@@ -8,15 +8,27 @@ Which implementation runs is said by `backends()` and chosen by `use(...)`. What
 in reference.py; how it is derived and made fast, in docs/kernels/.
 """
 
+from kernels.activation import gelu, swiglu
+from kernels.adamw import adamw_
+from kernels.cross_entropy import linear_cross_entropy
 from kernels.dispatch import backends, set_default, use
 from kernels.ops import add_layer_norm, causal_attention, causal_attention_qkvpacked, layer_norm
+from kernels.rms_norm import add_rms_norm, rms_norm
+from kernels.rotary import rotary
 
 __all__ = [
+    "adamw_",
     "add_layer_norm",
+    "add_rms_norm",
     "backends",
     "causal_attention",
     "causal_attention_qkvpacked",
+    "gelu",
     "layer_norm",
+    "linear_cross_entropy",
+    "rms_norm",
+    "rotary",
     "set_default",
+    "swiglu",
     "use",
 ]
