@@ -1,7 +1,7 @@
 """The console command `slm`: one name in front of every command of the project.
 
-    slm train --steps 100        is    python train.py --steps 100
-    slm data prepare …           is    python -m data prepare …
+slm train --steps 100        is    python train.py --steps 100
+slm data prepare …           is    python -m data prepare …
 """
 
 import importlib

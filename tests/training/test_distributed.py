@@ -220,7 +220,7 @@ def test_a_batch_that_cannot_be_divided_is_refused_by_the_main_process_alone(
     assert not (tmp_path / "run").exists()
 
 
-def test_buckets_are_cut_at_their_size_and_hold_everything():
+def test_buckets_end_at_their_size_and_hold_everything():
     parameters = [torch.zeros(n) for n in (10, 20, 5, 100, 1)]
-    buckets = list(distributed._buckets(parameters, limit=35 * 4))
+    buckets = list(distributed.buckets(parameters, limit=35 * 4))
     assert [[len(p) for p in bucket] for bucket in buckets] == [[10, 20, 5], [100], [1]]

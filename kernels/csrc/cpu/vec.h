@@ -161,6 +161,7 @@ inline void for_each_part(int64_t size, const Step& step) {
 }
 
 // exp(x) for x <= 0, to within two units in the last place; below exp(-86.5), the least normal numbers, it is 0.
+// NaN stays NaN.
 //
 // exp(x) = 2^n exp(r) with n the nearest integer to x / ln 2. Adding 1.5 * 2^23 leaves n in the low bits of the sum, from
 // where a shift moves it into the exponent. The polynomial interpolates (exp(r) - 1 - r) / r^2 at Chebyshev's points of
@@ -178,7 +179,8 @@ inline Vec<float> exp_negative(const Vec<float>& x) {
   const Vec<float> fraction = at::vec::fmadd(tail, r * r, r) + Vec<float>(1);
   const auto exponent = at::vec::cast<int32_t>(shifted) << Vec<int32_t>(23);
   const Vec<float> result = at::vec::cast<float>(at::vec::cast<int32_t>(fraction) + exponent);
-  return Vec<float>::blendv(result, Vec<float>(0), x < least);
+  const Vec<float> number = Vec<float>::blendv(result, Vec<float>(0), x < least);
+  return Vec<float>::blendv(number, x, x != x);  // the integer addition makes numbers of NaN
 }
 
 inline Vec<double> exp_negative(const Vec<double>& x) { return x.exp(); }
