@@ -4,14 +4,14 @@
 
 The two ops that decoding is made of, for the CPU, are in kernels.decode.
 
-Which implementation runs is said by `backends()` and chosen by `use(...)`. What each op must compute stands
-in reference.py; how it is derived and made fast, in docs/kernels/.
+`backends()` says which implementations are built, `runs_on(device_type)` which one runs, and `use(...)` chooses. What
+each op must compute is in reference.py; how it is derived and made fast, in docs/kernels/.
 """
 
 from kernels.activation import gelu, swiglu
 from kernels.adamw import adamw_
 from kernels.cross_entropy import linear_cross_entropy
-from kernels.dispatch import backends, set_default, use
+from kernels.dispatch import backends, runs_on, set_default, use
 from kernels.ops import add_layer_norm, causal_attention, causal_attention_qkvpacked, layer_norm
 from kernels.rms_norm import add_rms_norm, rms_norm
 from kernels.rotary import rotary
@@ -28,6 +28,7 @@ __all__ = [
     "linear_cross_entropy",
     "rms_norm",
     "rotary",
+    "runs_on",
     "set_default",
     "swiglu",
     "use",

@@ -16,7 +16,7 @@ def rotary(x: Tensor, angles: Tensor) -> Tensor:
     checks.check_rotary(x, angles)
     library = dispatch.library(x.device.type)
     if library is None:
-        return reference.rotary(x, angles)
+        return reference.rotate(x, angles)
     table = angles.to(statistics(x.dtype))
     table = table[None] if table.dim() == 2 else table  # (T, D/2) -> (1, T, D/2)
     return library.rotary(x, table.cos().contiguous(), table.sin().contiguous(), False)
