@@ -11,6 +11,7 @@ IGNORED = -100
 # Bytes of logits in one chunk. On a CPU a chunk of few rows would read and write the whole gradient of the weight for
 # little work; on a GPU it would leave multiprocessors idle.
 BUDGET = {"cpu": 32 * 2**20, "cuda": 2**30}
+FLOAT16_ROWS = 1024  # that a product sums in float16: no overflow where activations are below 64
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, budget: int | None = None) -> Tensor:
@@ -31,6 +32,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, budget
     dtype = _product_dtype(hidden, weight)
     budget = BUDGET.get(device, BUDGET["cuda"]) if budget is None else budget
     most = max(1, budget // (dtype.itemsize * weight.shape[0]))
+    most = min(most, FLOAT16_ROWS) if dtype == torch.float16 else most
     chunks = max(1, -(-hidden.shape[0] // most))
     rows = max(1, -(-hidden.shape[0] // chunks))  # of equal size but for the last
     gradients = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
