@@ -5,21 +5,25 @@
 
 namespace slm::cuda {
 
+__device__ __forceinline__ float square_root(float x) { return sqrtf(x); }
+
 inline constexpr int kMostTensors = 96;  // that fit into the arguments of a kernel, which are 4 KB
 inline constexpr int kAdamPiece = 4096;  // numbers that a block moves
 inline constexpr int kAdamThreads = 256;
 
+template <class T>
 struct AdamW {
-    float* parameter[kMostTensors];
-    const float* gradient[kMostTensors];
-    float* average[kMostTensors];
-    float* square[kMostTensors];
+    T* parameter[kMostTensors];
+    const T* gradient[kMostTensors];
+    T* average[kMostTensors];
+    T* square[kMostTensors];
     int64_t size[kMostTensors];
-    float beta1, beta2, eps, kept, rate, root, gradient_scale;  // kept: of the weight; root: of the bias correction
+    T beta1, beta2, eps, kept, rate, root, gradient_scale;  // kept: of the weight; root: of the bias correction
     int tensors;
 };
 
-__global__ void __launch_bounds__(kAdamThreads) adamw_pieces(const AdamW p) {
+template <class T>
+__global__ void __launch_bounds__(kAdamThreads) adamw_pieces(const AdamW<T> p) {
     int64_t piece = blockIdx.x;
     int tensor = 0;
     while (piece >= (p.size[tensor] + kAdamPiece - 1) / kAdamPiece) {
@@ -28,19 +32,20 @@ __global__ void __launch_bounds__(kAdamThreads) adamw_pieces(const AdamW p) {
     }
     const int64_t end = piece * kAdamPiece + kAdamPiece < p.size[tensor] ? piece * kAdamPiece + kAdamPiece : p.size[tensor];
     for (int64_t i = piece * kAdamPiece + threadIdx.x; i < end; i += kAdamThreads) {
-        const float gradient = p.gradient[tensor][i] * p.gradient_scale;
-        const float average = p.average[tensor][i] * p.beta1 + gradient * (1 - p.beta1);
-        const float square = p.square[tensor][i] * p.beta2 + gradient * gradient * (1 - p.beta2);
+        const T gradient = p.gradient[tensor][i] * p.gradient_scale;
+        const T average = p.average[tensor][i] * p.beta1 + gradient * (1 - p.beta1);
+        const T square = p.square[tensor][i] * p.beta2 + gradient * gradient * (1 - p.beta2);
         p.average[tensor][i] = average;
         p.square[tensor][i] = square;
-        p.parameter[tensor][i] = p.parameter[tensor][i] * p.kept + p.rate * (average / (sqrtf(square) * p.root + p.eps));
+        p.parameter[tensor][i] = p.parameter[tensor][i] * p.kept + p.rate * (average / (square_root(square) * p.root + p.eps));
     }
 }
 
-inline void adamw(const AdamW& p, cudaStream_t stream) {
+template <class T>
+void adamw(const AdamW<T>& p, cudaStream_t stream) {
     int64_t pieces = 0;
     for (int i = 0; i < p.tensors; ++i) pieces += ceil_div(p.size[i], kAdamPiece);
-    if (pieces > 0) launch(adamw_pieces, dim3(static_cast<unsigned>(pieces)), dim3(kAdamThreads), 0, stream, p);
+    if (pieces > 0) launch(adamw_pieces<T>, dim3(static_cast<unsigned>(pieces)), dim3(kAdamThreads), 0, stream, p);
 }
 
 }  // namespace slm::cuda

@@ -211,7 +211,7 @@ struct TrainingOps {
                     {lr, beta1, beta2, eps, weight_decay, gradient_scale, step});
         if (parameters.empty()) return;
         const Device device(parameters[0]);
-        AdamW p{};
+        AdamW<float> p{};
         p.beta1 = static_cast<float>(beta1);
         p.beta2 = static_cast<float>(beta2);
         p.eps = static_cast<float>(eps);
