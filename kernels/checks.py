@@ -169,17 +169,21 @@ def check_rotary(x: Tensor, angles: Tensor) -> None:
         f"angles has shape {_shape(angles)} and dtype {angles.dtype}: they must be (T, D / 2) or (B, T, D / 2) of "
         f"float32 for x of shape {_shape(x)}",
     )
-    check(angles.device == x.device, f"angles is on {angles.device} but x is on {x.device}: move one with .to(device)")
-    check(not angles.requires_grad, "angles requires a gradient, which rotary does not form: pass angles.detach()")
+    check(
+        angles.device == x.device,
+        f"angles is on {angles.device} but x is on {x.device}: move one with .to(device)",
+    )
+    check(
+        not angles.requires_grad,
+        "angles requires a gradient, which rotary does not form: pass angles.detach()",
+    )
 
 
 def check_linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
     """hidden: (N, C); weight: (V, C); targets: (N) int64. ValueError that names the argument."""
     for name, x in (("hidden", hidden), ("weight", weight)):
         _check_floating(name, x)
-    check(
-        hidden.dim() == 2 and hidden.shape[1] >= 1, f"hidden has shape {_shape(hidden)}: it must be (N, C)"
-    )
+    check(hidden.dim() == 2 and hidden.shape[1] >= 1, f"hidden has shape {_shape(hidden)}: it must be (N, C)")
     check(
         weight.dim() == 2 and weight.shape[0] >= 1 and weight.shape[1] == hidden.shape[1],
         f"weight has shape {_shape(weight)}: it must be (V, {hidden.shape[1]}) for hidden of shape {_shape(hidden)}",
@@ -208,7 +212,11 @@ def check_targets(targets: Tensor, vocab_size: int, ignored: int) -> None:
 
 
 def check_adamw(
-    parameters: list[Tensor], gradients: list[Tensor], averages: list[Tensor], squares: list[Tensor], step: int
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    averages: list[Tensor],
+    squares: list[Tensor],
+    step: int,
 ) -> None:
     """Four lists of one length; in each place contiguous float32 tensors of one shape."""
     count = len(parameters)

@@ -14,7 +14,9 @@ BUDGET = {"cpu": 32 * 2**20, "cuda": 2**30}
 FLOAT16_ROWS = 1024  # that a product sums in float16: no overflow where activations are below 64
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, budget: int | None = None) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, budget: int | None = None
+) -> Tensor:
     """Return the mean cross-entropy, in nats, of the logits hidden @ weight.T; 0 if every target is ignored.
 
     hidden: (N, C); weight: (V, C); targets: (N) int64 in 0..V-1, or -100 to be ignored. float32, float16, bfloat16
@@ -84,7 +86,9 @@ def _gradients(library, ctx, grad_loss, *_):
 
 def _is_one(factor: Tensor) -> bool:
     """True if no pass over the gradients is needed: the factor is known to be 1, and nothing more is derived."""
-    looked_at = factor.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.is_grad_enabled()
+    looked_at = (
+        factor.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.is_grad_enabled()
+    )
     return looked_at and factor.item() == 1
 
 

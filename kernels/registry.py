@@ -13,7 +13,9 @@ Context = Any  # torch's autograd context
 Gradients = Callable[..., tuple[Tensor | None, ...]]
 
 
-def register(op: str, fake: Callable, save: Callable | None = None, gradients: Gradients | None = None) -> None:
+def register(
+    op: str, fake: Callable, save: Callable | None = None, gradients: Gradients | None = None
+) -> None:
     """Registers an op of every library that is loaded; `save` and `gradients` only if it has a derivative.
 
     `save(ctx, inputs, output)` keeps what `gradients(library, ctx, *grads)` needs.

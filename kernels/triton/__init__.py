@@ -5,7 +5,7 @@
     cross_entropy.py   a row of logits in pieces, its maximum and sum taken together
     attention.py       FlashAttention-2, forward and backward: the tiles of csrc/cuda, without their lanes
 
-They are for reading and for comparing with csrc/cuda; `kernels.use` does not choose them. Triton is optional (pip install
-triton). Without a GPU, TRITON_INTERPRET=1 in the environment runs them on the CPU, one block after another, which is how
-the tests run them: tests/kernels/test_triton.py.
+They are for reading and for comparing with csrc/cuda; `kernels.use` does not choose them. Triton is optional (pip
+install triton). Without a GPU, TRITON_INTERPRET=1 in the environment runs them on the CPU, one block after another:
+tests/kernels/test_triton.py does.
 """

@@ -1,7 +1,7 @@
 """Causal attention in Triton, forward and backward: FlashAttention-2 (Dao 2023; derived in docs/kernels/attention.md).
 
-Forward and dq: a program owns a tile of queries and walks over the keys that it sees. dk and dv: a program owns a tile of
-keys and walks over the queries that see it. So every result has one owner, and no atomics are needed.
+Forward and dq: a program owns a tile of queries and walks over the keys that it sees. dk and dv: a program owns a
+tile of keys and walks over the queries that see it. So every result has one owner, and no atomics are needed.
 """
 
 from typing import Any
@@ -70,7 +70,9 @@ def _weights(queries, keys, lse, query, key, scale, length, TILE: tl.constexpr):
 
 
 @triton.jit
-def _backward_q(q, k, v, grad, lse, delta, dq, scale, length, WIDTH: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr):
+def _backward_q(
+    q, k, v, grad, lse, delta, dq, scale, length, WIDTH: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr
+):
     first, head = tl.program_id(0) * TILE, tl.program_id(1).to(tl.int64)
     offset, row_offset = head * length * WIDTH, head * length
     queries = _tile(q + offset, first, length, WIDTH, D, TILE)

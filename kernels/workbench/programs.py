@@ -48,7 +48,9 @@ PROGRAMS = {
     "rms_norm_forward": Program("rms_norm_forward.cu", "rms_norm.cuh"),
     "rms_norm_backward": Program("rms_norm_backward.cu", "rms_norm.cuh"),
     **{
-        f"{name}_{way}": Program(f"activation_{way}.cu", "activation.cuh", f"activation_{way}<{kind}>({rest})")
+        f"{name}_{way}": Program(
+            f"activation_{way}.cu", "activation.cuh", f"activation_{way}<{kind}>({rest})"
+        )
         for name, kind in BENDS.items()
         for way, rest in (("forward", "p, 1, nullptr"), ("backward", "p, nullptr"))
     },
@@ -108,7 +110,19 @@ TENSORS = {
 }
 
 
-WIDE = ("mean", "rstd", "partials", "x_partials", "lse", "delta", "dq_sum", "largest", "total", "target", "scale")
+WIDE = (
+    "mean",
+    "rstd",
+    "partials",
+    "x_partials",
+    "lse",
+    "delta",
+    "dq_sum",
+    "largest",
+    "total",
+    "target",
+    "scale",
+)
 
 
 def kind_of(name: str, dtype: str) -> str:

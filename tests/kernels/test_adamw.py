@@ -12,7 +12,10 @@ OPTIONS = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
 
 
 def draw(seed, device):
-    return [cases.randn(*shape, seed=seed + i, dtype=torch.float32, device=device) for i, shape in enumerate(SHAPES)]
+    return [
+        cases.randn(*shape, seed=seed + i, dtype=torch.float32, device=device)
+        for i, shape in enumerate(SHAPES)
+    ]
 
 
 @each_backend
@@ -34,7 +37,10 @@ def test_several_steps_are_torchs(backend):
 
 @each_backend
 def test_a_gradient_that_is_not_a_number_is_not_hidden(backend):
-    x, state = torch.ones(20, device=backend.device), [torch.zeros(20, device=backend.device) for _ in range(2)]
+    x, state = (
+        torch.ones(20, device=backend.device),
+        [torch.zeros(20, device=backend.device) for _ in range(2)],
+    )
     gradient = torch.ones(20, device=backend.device)
     gradient[7] = float("nan")
     with kernels.use(backend.choice):

@@ -132,7 +132,10 @@ def test_impossible_tokens_have_no_gradient(backend):
 def test_a_wrong_target_is_named(backend, wrong):
     hidden, weight, targets = inputs((5, 8, 530))
     targets[4] = wrong
-    with kernels.use(backend.choice), pytest.raises(ValueError, match=f"targets holds {wrong}: it must be in 0..529"):
+    with (
+        kernels.use(backend.choice),
+        pytest.raises(ValueError, match=f"targets holds {wrong}: it must be in 0..529"),
+    ):
         kernels.linear_cross_entropy(hidden, weight, targets)
 
 

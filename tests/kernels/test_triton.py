@@ -66,7 +66,9 @@ def test_rms_norm(dtype, shape):
 
 
 @each_dtype
-@pytest.mark.parametrize("shape", **by([(1, 1, 1, 1), (1, 17, 2, 16), (2, 33, 1, 24), (1, 65, 1, 40), (1, 0, 2, 8)]))
+@pytest.mark.parametrize(
+    "shape", **by([(1, 1, 1, 1), (1, 17, 2, 16), (2, 33, 1, 24), (1, 65, 1, 40), (1, 0, 2, 8)])
+)
 def test_attention(dtype, shape):
     def sdpa(q, k, v):
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
