@@ -54,6 +54,7 @@ def compile_flags() -> list[str]:
         *toolchain.openmp_flags(toolchain.compiler()),
         *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # what gcc says of its own AVX-512 headers,
         "-Wno-unknown-pragmas",  # and of torch's
+        "-Wno-psabi",  # vectors as arguments of functions that no other library calls
     ]
 
 
@@ -152,7 +153,7 @@ def build_command():
                 output_dir=str(folder),
                 macros=[("CPU_CAPABILITY", level), (f"CPU_CAPABILITY_{level}", None)],
                 include_dirs=module.include_dirs,
-                extra_postargs=[*compile_flags(), *flags],
+                extra_postargs=[*compile_flags(), *flags, "-g1"],  # lines without variables: smaller
             )
 
     return Build

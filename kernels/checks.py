@@ -118,3 +118,121 @@ def check_seed(seed: Tensor, device: torch.device) -> None:
         seed.numel() == 1 and seed.dtype == int64 and seed.device == device,
         f"seed must be one int64 on {device} where dropout_p > 0",
     )
+
+
+def check_gelu(x: Tensor, bias: Tensor | None, approximate: str) -> None:
+    """x: (..., C); bias: (C). ValueError that names the argument."""
+    _check_rows("x", x)
+    _check_bias("bias", bias, x)
+    check(approximate in ("tanh", "none"), f"approximate is '{approximate}': choose tanh or none")
+
+
+def check_swiglu(gate: Tensor, x: Tensor, gate_bias: Tensor | None, bias: Tensor | None) -> None:
+    """gate, x: (..., C); gate_bias, bias: (C). ValueError that names the argument."""
+    _check_rows("x", x)
+    _check_bias("bias", bias, x)
+    _check_like("gate", gate, "x", x)
+    check(gate.shape == x.shape, f"gate has shape {_shape(gate)} but x has {_shape(x)}: they must be equal")
+    _check_unit_stride("gate", gate)
+    _check_bias("gate_bias", gate_bias, x)
+
+
+def _check_rows(name: str, x: Tensor) -> None:
+    _check_floating(name, x)
+    check(
+        x.dim() >= 1 and x.shape[-1] >= 1, f"{name} has shape {_shape(x)}: it needs a last dimension C >= 1"
+    )
+    _check_unit_stride(name, x)
+
+
+def _check_bias(name: str, bias: Tensor | None, x: Tensor) -> None:
+    if bias is None:
+        return
+    check(
+        bias.shape == x.shape[-1:] and bias.is_contiguous(),
+        f"{name} has shape {_shape(bias)}: it must be contiguous with {x.shape[-1]} elements",
+    )
+    _check_like(name, bias, "x", x)
+
+
+def check_rotary(x: Tensor, angles: Tensor) -> None:
+    """x: (B, T, H, D) with an even D; angles: (T, D / 2) or (B, T, D / 2). ValueError that names the argument."""
+    _check_floating("x", x)
+    check(
+        x.dim() == 4 and x.shape[3] >= 2 and x.shape[3] % 2 == 0,
+        f"x has shape {_shape(x)}: it must be (B, T, H, D) with an even D",
+    )
+    _check_unit_stride("x", x)
+    wanted = (x.shape[1], x.shape[3] // 2)
+    check(
+        angles.dtype in (float32, float64) and angles.shape in (wanted, (1, *wanted), (x.shape[0], *wanted)),
+        f"angles has shape {_shape(angles)} and dtype {angles.dtype}: they must be (T, D / 2) or (B, T, D / 2) of "
+        f"float32 for x of shape {_shape(x)}",
+    )
+    check(
+        angles.device == x.device,
+        f"angles is on {angles.device} but x is on {x.device}: move one with .to(device)",
+    )
+    check(
+        not angles.requires_grad,
+        "angles requires a gradient, which rotary does not form: pass angles.detach()",
+    )
+
+
+def check_linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
+    """hidden: (N, C); weight: (V, C); targets: (N) int64. ValueError that names the argument."""
+    for name, x in (("hidden", hidden), ("weight", weight)):
+        _check_floating(name, x)
+    check(hidden.dim() == 2 and hidden.shape[1] >= 1, f"hidden has shape {_shape(hidden)}: it must be (N, C)")
+    check(
+        weight.dim() == 2 and weight.shape[0] >= 1 and weight.shape[1] == hidden.shape[1],
+        f"weight has shape {_shape(weight)}: it must be (V, {hidden.shape[1]}) for hidden of shape {_shape(hidden)}",
+    )
+    check(
+        targets.shape == hidden.shape[:1],
+        f"targets has shape {_shape(targets)}: it must be ({hidden.shape[0]})",
+    )
+    check(targets.dtype == int64, f"targets has dtype {targets.dtype}: convert it with .long()")
+    for name, x in (("weight", weight), ("targets", targets)):
+        check(
+            x.device == hidden.device,
+            f"{name} is on {x.device} but hidden is on {hidden.device}: move one with .to(device)",
+        )
+
+
+def check_targets(targets: Tensor, vocab_size: int, ignored: int) -> None:
+    """Targets on the CPU in 0..vocab_size-1, or ignored; elsewhere looking would stop the device's queue."""
+    if targets.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    wrong = targets[(targets != ignored) & ((targets < 0) | (targets >= vocab_size))]
+    if wrong.numel():
+        raise ValueError(
+            f"targets holds {wrong[0]}: it must be in 0..{vocab_size - 1}, or {ignored} to be ignored"
+        )
+
+
+def check_adamw(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    averages: list[Tensor],
+    squares: list[Tensor],
+    step: int,
+) -> None:
+    """Four lists of one length; in each place contiguous float32 tensors of one shape."""
+    count = len(parameters)
+    check(
+        len(gradients) == len(averages) == len(squares) == count,
+        f"there are {count} parameters, {len(gradients)} gradients, {len(averages)} averages and {len(squares)} "
+        "averages of squares: these must be as many",
+    )
+    for i, group in enumerate(zip(parameters, gradients, averages, squares, strict=True)):
+        for x in group:
+            check(
+                x.dtype == float32
+                and x.is_contiguous()
+                and x.shape == group[0].shape
+                and x.device == group[0].device,
+                f"parameter {i} of shape {_shape(group[0])} has a gradient or a state that is {x.dtype} of shape "
+                f"{_shape(x)}: all must be contiguous float32 of one shape on one device",
+            )
+    check(step >= 1, f"step is {step}: the first is 1")
