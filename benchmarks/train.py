@@ -36,7 +36,7 @@ from common.bench import Row, medians, report
 from data.prepare import Prepare, prepare
 from inference import devices
 from model import GPT
-from training import loop, optimizer, processes
+from training import distributed, loop, optimizer
 from training.config import PRESETS, TrainConfig, read_config, with_vocabulary_of_data
 from training.report import NoLog
 from training.watch import Bar
@@ -72,7 +72,10 @@ def our_steps(config: TrainConfig) -> Callable[[], None]:
 
     def steps() -> None:
         for _ in range(STEPS):
-            trainer._timed_step(feed, log, bar)
+            start = time.perf_counter()
+            step = trainer.step(trainer.next_batch(feed))
+            trainer.progress.seconds += time.perf_counter() - start
+            loop.log_step(trainer, step, log, bar)
 
     return steps
 
@@ -141,9 +144,9 @@ def _one_of_two(rank: int, port: str, config: TrainConfig) -> int:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = port
-    with processes.joined(this := processes.this_process(), torch.device("cpu")):
-        trainer = loop.Trainer(config, this)
-        trainer._step(trainer.batches)
+    with distributed.joined(this := distributed.this_process(), torch.device("cpu")):
+        trainer = loop.Trainer(config, processes=this)
+        trainer.step(next(trainer.batches))
         return optimizer.state_bytes(trainer.optimizers)
 
 
@@ -153,7 +156,7 @@ def state_rows(data: Path) -> list[Row]:
     for kind, shard in itertools.product(("muon", "fused"), ("optimizer", "full")):
         config = quickstart(data, optimizer=kind, device="cpu")
         alone = loop.Trainer(config)
-        alone._step(alone.batches)
+        alone.step(next(alone.batches))
         shared = dataclasses.replace(config, shard=shard)
         with ProcessPoolExecutor(2, context) as both:
             part = max(both.map(_one_of_two, range(2), [free_port()] * 2, [shared] * 2))
@@ -190,35 +193,42 @@ class Stopwatch:
 
 
 def overhead(data: Path, steps: int) -> tuple[float, float]:
-    """Return the median seconds of a step of the tinystories model, and of the loop's own part in it."""
+    """Return the median seconds of a step at the tinystories model, and of the loop's own part of it."""
     preset = read_config(PRESETS / "tinystories.toml")
     config = dataclasses.replace(preset, data=data, batch_tokens=1024, micro_batch=8, steps=steps)
     trainer, watch = loop.Trainer(config), Stopwatch()
     bar, log = Bar(steps, 0, shown=False), NoLog()
     bar.show, log.add = watch.around(bar.show), watch.around(log.add)
-    for name in ("_backward", "_move", "_next"):
-        setattr(trainer, name, watch.around(getattr(trainer, name)))
+    trainer.objective.loss = watch.around(trainer.objective.loss)
+    trainer.next_batch = watch.around(trainer.next_batch)
     trainer.model.zero_grad = watch.around(trainer.model.zero_grad)
+    for each in trainer.optimizers:
+        each.step = watch.around(each.step)
     whole, own = [], []
-    with contextlib.closing(loop.prefetch(trainer.batches, trainer.device)) as feed, _timed_clipping(watch):
+    with (
+        loop.prefetch(trainer.batches, trainer.device) as feed,
+        _timed(watch, torch.Tensor, "backward"),
+        _timed(watch, optimizer, "clip_gradient"),
+    ):
         for _ in range(steps):
             watch.seconds, start = 0.0, time.perf_counter()
-            trainer._timed_step(feed, log, bar)
-            if trainer.progress.step < steps:
-                trainer._after_step(log, bar, stop=False)
+            step = trainer.step(trainer.next_batch(feed))
+            trainer.progress.seconds += time.perf_counter() - start
+            loop.log_step(trainer, step, log, bar)
+            trainer.save_due(stopping=False)
             whole.append(time.perf_counter() - start)
             own.append(whole[-1] - watch.seconds)
     return statistics.median(whole), statistics.median(own)
 
 
 @contextlib.contextmanager
-def _timed_clipping(watch: Stopwatch) -> Iterator[None]:
-    before = optimizer.clip_gradient
-    optimizer.clip_gradient = watch.around(before)
+def _timed(watch: Stopwatch, owner: Any, name: str) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, watch.around(before))
     try:
         yield
     finally:
-        optimizer.clip_gradient = before
+        setattr(owner, name, before)
 
 
 def speed_rows(data: Path, rounds: int, threads: int) -> list[Row]:

@@ -42,18 +42,31 @@ def parse(options: type[T], argv: Sequence[str] | None, *, prog: str, default: T
         fail(f"{text} (see {prog} --help)")
 
 
-def dispatch(commands: Mapping[str, tuple[type, Callable]], argv: Sequence[str] | None, *, prog: str) -> None:
-    """Run `commands[name] = (options, run)` for argv = [name, flags …] as run(parse(options, flags))."""
+Command = tuple[type, Callable] | Mapping[str, "Command"]
+
+
+def dispatch(commands: Mapping[str, Command], argv: Sequence[str] | None, *, prog: str) -> None:
+    """Run `commands[name] = (options, run)` for argv = [name, flags …] as run(parse(options, flags)).
+
+    A mapping in place of the pair holds further commands, named by the next word.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] in (["-h"], ["--help"]):
         print(f"usage: {prog} COMMAND [--help] …")
-        for name, (options, _) in commands.items():
-            print(f"  {name:10} {inspect.getdoc(options).splitlines()[0]}")
+        for name, command in commands.items():
+            print(f"  {name:10} {_summary(command)}")
     elif not words or words[0] not in commands:
         fail(f"say what to do: {prog} {' | '.join(commands)} (each with --help)")
+    elif isinstance(command := commands[words[0]], Mapping):
+        dispatch(command, words[1:], prog=f"{prog} {words[0]}")
     else:
-        options, run = commands[words[0]]
+        options, run = command
         run(parse(options, words[1:], prog=f"{prog} {words[0]}"))
+
+
+def _summary(command: Command) -> str:
+    """Return the first line of a command's help, or the names of the commands below it."""
+    return " | ".join(command) if isinstance(command, Mapping) else inspect.getdoc(command[0]).splitlines()[0]
 
 
 def _first_paragraph(box: str) -> str:

@@ -2,11 +2,9 @@
 
     RandomWindows   windows that start anywhere, uniformly: the usual get_batch; train.py --batches random
     DocumentStarts  windows that start where a document does, or whole blocks later; train.py --batches documents
-    Documents       whole documents, padded or packed: what evaluation reads
-    EpochWindows    every window once an epoch, in a new order each epoch
-    StridedWindows  windows every `stride` tokens, as in courses that build a DataLoader with a stride
-
-No command uses the last two or packing: they are for training loops of your own.
+    EpochWindows    adjacent windows, each once an epoch, in a new order each epoch; train.py --batches epochs
+    Documents       whole documents, padded (read by evaluation) or packed; train.py --batches packed
+    StridedWindows  windows every `stride` tokens, as in courses with a DataLoader; for training loops of your own
 
 A sampler is an iterator. The contents of a batch depend only on the seed and on the batch's number, so the number
 is the whole state and a run can resume at the very next batch. With `world_size` processes the rows of one stream
@@ -33,21 +31,12 @@ __all__ = [
     "TokenFile",
     "document_ids",
     "prefetch",
-    "window_sampler",
 ]
 
 
 IGNORED = -100  # torch.nn.functional.cross_entropy's default ignore_index
 GROUP = 2048  # document spans that are packed together; their rows are kept until the group is used up
 ORDER_AHEAD = 8192  # windows whose place in the shuffled order is computed at once
-
-
-def window_sampler(file: TokenFile, kind: str, *share: int) -> "RandomWindows":
-    """Return an endless sampler of windows that start anywhere ("random") or where documents do ("documents").
-
-    `share` is batch_size, block_size and, if need be, seed, rank and world_size.
-    """
-    return (DocumentStarts if kind == "documents" else RandomWindows)(file, *share)
 
 
 class _Windows(Sampler):

@@ -9,7 +9,7 @@ import abc
 import dataclasses
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -108,7 +108,7 @@ def _mix(values: np.ndarray) -> np.ndarray:
     return values ^ (values >> np.uint64(31))
 
 
-class prefetch(Iterator[Batch]):
+class prefetch(Iterator[Any]):
     """Iterates over `sampler`'s batches on `device`; a background thread prepares up to `depth` of them.
 
     On a GPU the thread also puts them in pinned memory, from which the copy to the device runs
@@ -127,14 +127,14 @@ class prefetch(Iterator[Batch]):
 
     def _work(self) -> None:
         try:
-            for x, y in self._sampler:
+            for batch in self._sampler:
                 if self._device.type == "cuda":
-                    x, y = x.pin_memory(), y.pin_memory()
-                if not self._put((x, y, self._sampler.state_dict())):
+                    batch = map_tensors(batch, torch.Tensor.pin_memory)
+                if not self._put((batch, self._sampler.state_dict())):
                     return
-            self._put((None, None, StopIteration()))
+            self._put((None, StopIteration()))
         except Exception as error:
-            self._put((None, None, error))
+            self._put((None, error))
 
     def _put(self, item: tuple) -> bool:
         """Wait for room in the queue; return False if the prefetcher was closed in the meantime."""
@@ -146,15 +146,15 @@ class prefetch(Iterator[Batch]):
                 continue
         return False
 
-    def __next__(self) -> Batch:
+    def __next__(self) -> Any:
         if self._stop.is_set():
             raise StopIteration
-        x, y, state = self._ready.get()
+        batch, state = self._ready.get()
         if isinstance(state, BaseException):
             self.close()
             raise state
         self._state = state
-        return x.to(self._device, non_blocking=True), y.to(self._device, non_blocking=True)
+        return map_tensors(batch, lambda tensor: tensor.to(self._device, non_blocking=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position after the last batch handed out."""
@@ -172,3 +172,19 @@ class prefetch(Iterator[Batch]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def map_tensors(batch: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """Return a batch with every tensor changed: a tensor, or a tuple, dict or dataclass of batches.
+
+    >>> map_tensors((torch.ones(1), {"mask": torch.ones(1)}), lambda tensor: tensor + 1)
+    (tensor([2.]), {'mask': tensor([2.])})
+    """
+    if isinstance(batch, torch.Tensor):
+        return change(batch)
+    if isinstance(batch, dict):
+        return {name: map_tensors(part, change) for name, part in batch.items()}
+    if dataclasses.is_dataclass(batch):
+        parts = {f.name: map_tensors(getattr(batch, f.name), change) for f in dataclasses.fields(batch)}
+        return dataclasses.replace(batch, **parts)
+    return tuple(map_tensors(part, change) for part in batch)

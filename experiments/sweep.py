@@ -1,8 +1,8 @@
-"""python -m training sweep PRESET --grid learning_rate=1e-3,3e-3 --seeds 3: a run for every setting and seed.
+"""python -m experiments sweep PRESET --grid learning_rate=1e-3,3e-3 --seeds 3: a run for every setting and seed.
 
-Runs lie in OUT/FIELD=VALUE,…/seed-N. Finished ones are kept and an unfinished one goes on from its checkpoint, so
-the same command may be given again after a stop, or with a larger grid. A run that diverges counts as an infinite loss
-and leaves the reason in its diverged.txt: a learning rate that is too high is one of a sweep's answers.
+Runs are in OUT/FIELD=VALUE,…/seed-N. Finished ones are kept and an unfinished one continues from its checkpoint, so
+the same command can be repeated after a stop, or with a larger grid. A run that diverges counts as an infinite loss
+and leaves the reason in its diverged.txt: a learning rate that is too high is a result, too.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ SHORT = {"lr": "learning_rate"}
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """Trains a preset over a grid of settings, each with several seeds; prints a table and draws a plot."""
+    """Train a preset over a grid of settings, each with several seeds; print a table and draw a plot."""
 
     preset: Annotated[str, tyro.conf.Positional]
     """Name of a preset or path of a .toml file."""
@@ -37,9 +37,9 @@ class Sweep:
     out: Path = Path("runs/sweep")
     """Directory for the runs, table.json and sweep.png."""
     data: Path | None = None
-    """Directory of the token files, where the preset's is not meant."""
+    """Directory of the token files (default: the preset's)."""
     steps: int | None = None
-    """Steps of each run, where the preset's are not meant."""
+    """Steps of each run (default: the preset's)."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -48,36 +48,36 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One point of the grid and what its seeds reached."""
+    """One point of the grid and the losses of its seeds."""
 
     name: str
     losses: list[float]
-    """Validation losses by seed, nats per token; infinite where the run diverged."""
+    """Validation losses by seed, nats per token; infinite if the run diverged."""
 
     @property
     def mean(self) -> float:
-        """Of the seeds' validation losses, in nats per token."""
+        """Return the mean of the seeds' validation losses, in nats per token."""
         return statistics.fmean(self.losses)
 
     @property
     def deviation(self) -> float:
-        """Standard deviation over seeds; 0 for one, NaN where one diverged."""
+        """Return the standard deviation over seeds; 0 for one seed, NaN if one diverged."""
         if self.diverged:
             return math.nan
         return statistics.stdev(self.losses) if len(self.losses) > 1 else 0.0
 
     @property
     def diverged(self) -> int:
-        """How many seeds ended without a loss."""
+        """Return how many seeds ended without a loss."""
         return sum(not math.isfinite(loss) for loss in self.losses)
 
     def row(self) -> dict[str, Any]:
-        """What table.json holds of it: null stands for a loss that is not there."""
+        """Return the record for table.json, with null for a missing loss."""
         numbers = {"mean": self.mean, "deviation": self.deviation, "losses": self.losses}
         return {"setting": self.name, **{name: _finite(value) for name, value in numbers.items()}}
 
     def cells(self) -> tuple[str, str, str, str]:
-        """What the printed table shows of it."""
+        """Return the cells of the printed table."""
         seeds = len(self.losses)
         if self.diverged:
             return self.name, "diverged", "", f"{self.diverged} of {seeds}"
@@ -91,7 +91,7 @@ def _finite(value: Any) -> Any:
 
 
 def parse_grid(grid: tuple[str, ...]) -> dict[str, list[str]]:
-    """The values of each field.
+    """Return the values of each field.
 
     >>> parse_grid(("lr=1e-3,3e-3", "optimizer=muon"))
     {'learning_rate': ['1e-3', '3e-3'], 'optimizer': ['muon']}
@@ -107,7 +107,7 @@ def parse_grid(grid: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 def configurations(options: Sweep) -> Iterator[tuple[str, list[TrainConfig]]]:
-    """Each setting's name and its configurations, one for a seed; checked before anything is trained."""
+    """Yield each setting's name and its configurations, one for each seed; checked before anything is trained."""
     common = ["--preset", options.preset]
     common += ["--data", str(options.data)] if options.data else []
     common += ["--steps", str(options.steps)] if options.steps else []
@@ -128,19 +128,19 @@ def configurations(options: Sweep) -> Iterator[tuple[str, list[TrainConfig]]]:
 def _configuration(folder: Path, seed: int, flags: list[str]) -> TrainConfig:
     run = folder / f"seed-{seed}"
     return parse_config(
-        [*flags, "--seed", str(seed), "--run", str(run), *_begun(run)], prog="python -m training sweep"
+        [*flags, "--seed", str(seed), "--run", str(run), *_stopped(run)], prog="python -m experiments sweep"
     )
 
 
-def _begun(run: Path) -> list[str]:
-    """How train.py is told of a run that was stopped: one without a checkpoint begins anew."""
+def _stopped(run: Path) -> list[str]:
+    """Return the flag for a run that was stopped: one without a checkpoint starts again."""
     if not run.is_dir() or (run / "report.json").is_file():
         return []
     return ["--resume"] if failures.last_state(run).is_file() else ["--overwrite"]
 
 
 def sweep(options: Sweep) -> None:
-    """Trains what is missing, then prints, draws and writes the table."""
+    """Train what is missing, then print, draw and write the table."""
     plan = list(configurations(options))
     settings = [Setting(name, [_loss(config) for config in configs]) for name, configs in plan]
     settings.sort(key=lambda setting: setting.mean)
@@ -154,7 +154,7 @@ def sweep(options: Sweep) -> None:
 
 
 def _loss(config: TrainConfig) -> float:
-    """The validation loss of a run, which is trained unless it has ended."""
+    """Return the validation loss of a run, after training it unless it is finished."""
     report, diverged = config.run_directory / "report.json", config.run_directory / "diverged.txt"
     if not report.is_file() and not diverged.is_file():
         from training.loop import train
@@ -168,7 +168,7 @@ def _loss(config: TrainConfig) -> float:
 
 
 def draw(settings: list[Setting], path: Path) -> None:
-    """Mean and deviation of every setting, and each seed as a dot."""
+    """Draw mean and deviation of every setting, and each seed as a dot."""
     figure = plots.figure(7, 1 + 0.5 * len(settings))
     axes = figure.subplots()
     names = [setting.name for setting in settings]

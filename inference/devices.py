@@ -1,8 +1,10 @@
-"""Where a run computes, and in which precision: what is asked for where it exists, else the best there is."""
+"""The device and precision that a run computes with: those asked for, or by "auto" the best available."""
 
 import contextlib
 import dataclasses
 import os
+import resource
+import sys
 import time
 
 import torch
@@ -13,7 +15,7 @@ from model import GPTConfig
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first GPU that torch can use, else the CPU; a device that is not there is a ValueError."""
+    """Return the device; `auto` is the first GPU that torch can use, else the CPU. ValueError for a missing one."""
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return torch.device(accelerator.type if accelerator else "cpu")
@@ -27,13 +29,13 @@ def choose_device(name: str) -> torch.device:
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if not available[device.type] or (device.index or 0) >= count:
         raise ValueError(
-            f"device {name!r} is not there (or this build of torch cannot use it): choose --device cpu or auto"
+            f"device {name!r} is not available (or this build of torch cannot use it): choose --device cpu or auto"
         )
     return device
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware multiplies it faster than float32, else float32."""
+    """Return the dtype; `auto` is bfloat16 if the hardware multiplies it faster than float32, else float32."""
     if name != "auto":
         return getattr(torch, name)
     return torch.bfloat16 if _fast_bfloat16(device) else torch.float32
@@ -49,7 +51,7 @@ def _fast_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager[None]:
-    """Matrix products in `precision` with float32 weights; no context at all for float32."""
+    """Return a context for matrix products in `precision` with float32 weights; for float32 it does nothing."""
     if precision == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, precision)
@@ -69,7 +71,7 @@ def choose_kernels(name: str, config: GPTConfig, device: torch.device) -> GPTCon
 
 
 def set_up(device: torch.device, *, tf32: bool, deterministic: bool) -> None:
-    """The switches of the whole process: denormal numbers, freed memory, TensorFloat-32, repeatable algorithms."""
+    """Set process-wide switches: denormal numbers, freed memory, TensorFloat-32, deterministic algorithms."""
     if device.type == "cpu":
         # A converged tiny model has gradients of 1e-40, and a CPU is 20 to 50 times slower on such numbers.
         torch.set_flush_denormal(True)
@@ -82,12 +84,12 @@ def set_up(device: torch.device, *, tf32: bool, deterministic: bool) -> None:
 
 
 def has_tf32(device: torch.device) -> bool:
-    """Whether the device multiplies in TensorFloat-32: NVIDIA's GPUs since Ampere."""
+    """True if the device multiplies in TensorFloat-32: NVIDIA's GPUs since Ampere."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def describe(device: torch.device, precision: torch.dtype, attention: str, *, tf32: bool) -> str:
-    """Device, precision and kernels in one line.
+    """Return device, precision and kernels in one line.
 
     >>> describe(torch.device("cpu"), torch.bfloat16, "fused", tf32=True)
     'on cpu in bfloat16 with fused kernels'
@@ -103,9 +105,9 @@ def describe(device: torch.device, precision: torch.dtype, attention: str, *, tf
 
 
 def matmul_flops(device: torch.device, precision: torch.dtype) -> float:
-    """Floating-point operations per second of a large matrix product here: the 100 % of our MFU.
+    """Return the operations per second of a large matrix product: 100 % of our MFU.
 
-    Measured, not looked up, so that it means the same on every machine.
+    It is measured, not looked up, so that it means the same on every machine.
     """
     size = 8192 if device.type == "cuda" else 512
     a = torch.ones(size, size, device=device, dtype=precision)
@@ -115,3 +117,11 @@ def matmul_flops(device: torch.device, precision: torch.dtype) -> float:
         (a @ a)[0, 0].item()  # reading one number waits for a GPU
         times.append(time.perf_counter() - start)
     return 2 * size**3 / min(times)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the peak memory in MB: allocated by torch on a GPU, resident in the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

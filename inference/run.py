@@ -1,6 +1,7 @@
 """Read what a training run left: its weights, its tokenizer, its settings."""
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,13 @@ def settings(run: Path) -> dict[str, Any]:
 
 
 def same_tokenizer(one: Path, other: Path) -> bool:
-    """True if two files, maybe written by different programs, give texts the same ids."""
+    """True if two tokenizer.json, maybe written by different programs, give texts the same ids."""
     if one.read_bytes() == other.read_bytes():
         return True
     a, b = Tokenizer.load(one), Tokenizer.load(other)
     return (a.vocab, a.merges, a.special_tokens) == (b.vocab, b.merges, b.special_tokens)
+
+
+def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Return the text of ids that a model drew, without those of rows that only pad the model's vocabulary."""
+    return b"".join(tokenizer.vocab.get(id, b"") for id in ids).decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""A run's directory and data: opened, checked and claimed before anything is written."""
+"""A run's directory, model and settings: checked and claimed before anything is written."""
 
 import dataclasses
 import hashlib
@@ -6,39 +6,28 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
+
 from common import files
-from data.batches import Sampler, TokenFile, window_sampler
 from inference import devices
 from inference.run import same_tokenizer, weights_directory
-from model import pretrained
+from model import GPT, pretrained
 from training import watch
-from training.batching import Batching
 from training.checkpoint import Progress
 from training.config import TrainConfig, save_config
-from training.processes import Processes
 
 
-def open_split(config: TrainConfig, split: str) -> TokenFile:
-    """A token file that the configured model can read."""
-    file = TokenFile.open(config.data, split)
-    if config.model.vocab_size < file.vocab_size:
-        raise ValueError(
-            f"vocab_size {config.model.vocab_size} is smaller than the vocabulary of {config.data} "
-            f"({file.vocab_size}): leave --vocab-size out, or prepare the data with a smaller vocabulary"
-        )
-    return file
-
-
-def step_batches(file: TokenFile, config: TrainConfig, cut: Batching, processes: Processes) -> Sampler:
-    """Endless (x, y) of this process's rows of a whole optimizer step, (rows, T) each."""
-    size = config.model.block_size
-    return window_sampler(
-        file, config.batches, cut.rows, size, config.seed, processes.rank, processes.world_size
-    )
+def make_model(config: TrainConfig, device: torch.device) -> GPT:
+    """Return a model with random weights, or with those to start from."""
+    shape = devices.choose_kernels(config.kernels, config.model, device)
+    if config.init_from is None or config.resume:
+        return GPT(shape).to(device)
+    check_init_from(config)
+    return GPT.from_pretrained(weights_directory(config.init_from), **dataclasses.asdict(shape)).to(device)
 
 
 def check_init_from(config: TrainConfig) -> None:
-    """Weights to start from read the tokens of their own tokenizer only."""
+    """Raise ValueError if the weights to start from have another tokenizer than the data."""
     theirs = config.init_from / "tokenizer.json"
     if theirs.is_file() and not same_tokenizer(theirs, config.data / "tokenizer.json"):
         raise ValueError(
@@ -48,7 +37,7 @@ def check_init_from(config: TrainConfig) -> None:
 
 
 def check_resumable(config: TrainConfig, progress: Progress) -> None:
-    """A run goes on with its own data only, and not backwards."""
+    """Raise ValueError if a run is resumed with other data, or with fewer steps than it has taken."""
     ours, theirs = config.run_directory / "tokenizer.json", config.data / "tokenizer.json"
     if not ours.is_file() or not same_tokenizer(ours, theirs):
         raise ValueError(
@@ -65,12 +54,12 @@ def check_resumable(config: TrainConfig, progress: Progress) -> None:
 
 
 def fingerprint(data: Path) -> str:
-    """What tells one dataset from another: the SHA-256 of its meta.json."""
+    """Return the SHA-256 of the data's meta.json, which tells datasets apart."""
     return hashlib.sha256((data / "meta.json").read_bytes()).hexdigest()
 
 
 def check_settings(config: TrainConfig) -> None:
-    """Refuses what cannot work, as far as it can be known before there is data."""
+    """Raise ValueError for settings that cannot work, as far as that is known before there is data."""
     check_free(config)
     device = devices.choose_device(config.device)
     shape = devices.choose_kernels(config.kernels, config.model, device)
@@ -80,13 +69,13 @@ def check_settings(config: TrainConfig) -> None:
 
 
 def check_free(config: TrainConfig) -> None:
-    """Refuses a run directory that holds something, unless `overwrite`."""
+    """Raise ValueError if the run directory holds something, unless it may be set aside."""
     run = config.run_directory
     if run.exists() and not run.is_dir():
         raise ValueError(f"{run} is a file, not a directory for a run: choose another --run")
     if _holds_something(run) and not config.overwrite:
         raise ValueError(
-            f"{run} already holds a run: choose another --run, or go on with --resume, or --overwrite it"
+            f"{run} already holds a run: choose another --run, or continue it with --resume, or --overwrite it"
         )
 
 
@@ -95,7 +84,7 @@ def _holds_something(directory: Path) -> bool:
 
 
 def claim(config: TrainConfig) -> None:
-    """Makes the run directory with tokenizer and configuration in it; an old one is set aside."""
+    """Make the run directory with tokenizer and configuration in it; rename an old one to RUN.previous."""
     run = config.run_directory
     if _holds_something(run):
         previous = run.with_name(f"{run.name}.previous")

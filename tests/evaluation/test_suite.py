@@ -1,20 +1,16 @@
-"""python -m training evaluate and ablate, as a user runs them on a run that babbles."""
+"""python -m evaluation, as a user runs it on a run of twenty steps."""
 
 import json
 import math
 import shutil
 
-import numpy as np
 import pytest
 
-from bpe import Tokenizer, train
-from data.batches import TokenFile
+from bpe import train
 from data.stories import coherence
 from data.tokenfile import sha256
 from evaluation import suite as assessment
 from evaluation.__main__ import main
-from experiments import ablation
-from experiments.__main__ import main as experiments_main
 from inference.text import TextModel
 from model.rules import Rules
 
@@ -87,43 +83,3 @@ def test_data_of_another_tokenizer_is_refused(babble, refused, tmp_path, corpus)
     meta["tokenizer_sha256"] = sha256(path)
     (tmp_path / "other" / "meta.json").write_text(json.dumps(meta))
     assert "different tokenizers" in refused(main, str(babble), "--data", str(tmp_path / "other"))
-
-
-def test_a_cut_keeps_whole_documents_and_counts_them(corpus, tmp_path):
-    ablation.cut(corpus, tmp_path / "cut", 7)
-    whole, cut = TokenFile.open(corpus, "train"), TokenFile.open(tmp_path / "cut", "train")
-    end = cut.meta.end_of_text
-    assert np.array_equal(cut.tokens, whole.tokens[: len(cut)])
-    assert (cut.tokens == end).sum() == 7 == cut.meta.documents["train"] and cut.tokens[-1] == end
-    text = Tokenizer.load(corpus / "tokenizer.json").decode_bytes(
-        [id for id in cut.tokens.tolist() if id != end]
-    )
-    assert cut.meta.bytes["train"] == len(text)
-    assert TokenFile.open(tmp_path / "cut", "val").meta.tokens["val"] == whole.meta.tokens["val"]
-
-
-@pytest.mark.parametrize("word", ["0", "x", "-3", "1.5", "k", "", "inf", "1e400"])
-def test_an_odd_number_of_documents_is_named(word):
-    with pytest.raises(ValueError, match="docs is"):
-        ablation.size(word)
-
-
-def test_more_documents_than_there_are_is_refused(corpus, refused, tmp_path):
-    complaint = refused(
-        experiments_main, "ablate", "--docs", "9m", "--data", str(corpus), "--run", str(tmp_path)
-    )
-    assert "documents to train on, not 9,000,000" in complaint
-
-
-def test_an_ablation_of_nothing_is_refused(refused):
-    assert "docs is empty" in refused(experiments_main, "ablate", "--docs")
-
-
-@pytest.mark.slow
-def test_an_ablation_puts_runs_side_by_side(corpus, tmp_path):
-    flags = ["--steps", "3", "--pairs", "2", "--samples", "2", "--device", "cpu"]
-    experiments_main(["ablate", "--docs", "5", "20", "--data", str(corpus), "--run", str(tmp_path), *flags])
-    figures = json.loads((tmp_path / "ablation.json").read_text())
-    assert list(figures) == ["5", "20"] and figures["5"].keys() == figures["20"].keys()
-    assert (tmp_path / "ablation.png").stat().st_size > 10_000
-    assert "20 docs" in (tmp_path / "ablation.html").read_text()

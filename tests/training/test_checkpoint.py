@@ -28,14 +28,16 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def test_a_checkpoint_is_made_when_the_minutes_have_passed(tiny, monkeypatch):
     saved = []
-    monkeypatch.setattr(loop.Trainer, "_save", lambda trainer: saved.append(trainer.progress.step))
     clock = iter(range(0, 10_000, 20))  # every look at the clock is 20 seconds after the one before
     monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
     config = dataclasses.replace(tiny, steps=4, checkpoint_every=100, eval_every=100)
     trainer = loop.Trainer(dataclasses.replace(config, checkpoint_minutes=0.7))
     for _ in range(3):
         trainer.progress.step += 1
-        trainer._after_step(None, None, stop=False)
+        stop, due = trainer.save_due(False)
+        assert not stop
+        if due:
+            saved.append(trainer.progress.step)
     assert saved == [3]  # 60 seconds after the beginning; 40 were not enough
 
 
@@ -108,17 +110,17 @@ def test_twenty_runs_killed_at_random_moments_lose_nothing(tiny, tmp_path):
     expected, fork = weights(config.run / "last"), multiprocessing.get_context("fork")
     killed = 0
     for number in range(60):
-        cut = dataclasses.replace(config, run=tmp_path / f"cut-{number}")
-        child = fork.Process(target=loop.train, args=(cut,))
+        killed_run = dataclasses.replace(config, run=tmp_path / f"killed-{number}")
+        child = fork.Process(target=loop.train, args=(killed_run,))
         child.start()
-        while not (cut.run / "config.toml").exists():
+        while not (killed_run.run / "config.toml").exists():
             time.sleep(0.001)
         time.sleep(moments.uniform(0, 0.7 * duration))
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         killed += child.exitcode == -signal.SIGKILL  # else it had finished already
-        loop.train(dataclasses.replace(cut, resume=True))
-        assert same(weights(cut.run / "last"), expected), f"run {number}"
+        loop.train(dataclasses.replace(killed_run, resume=True))
+        assert same(weights(killed_run.run / "last"), expected), f"run {number}"
         if killed == 20:
             return
     pytest.fail(f"only {killed} runs could be killed in time")

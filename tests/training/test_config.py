@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,18 @@ def test_a_preset_with_a_mistake_is_refused(tmp_path, text, complaint):
 def test_values_that_cannot_work_are_refused(tiny, change, complaint):
     with pytest.raises(ValueError, match=complaint):
         dataclasses.replace(tiny, **change)
+
+
+def test_help_is_short_and_help_all_is_whole(corpus, capsys):
+    shown = {}
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as stop:
+            cfg.parse_config(flags(corpus, flag))
+        assert stop.value.code == 0
+        shown[flag] = set(
+            re.findall(r"^(?:[│|] )? *(--[a-z][a-z0-9-]*)", capsys.readouterr().out, flags=re.MULTILINE)
+        )
+    everyday = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cfg.Everyday)}
+    assert shown["--help"] == everyday and len(everyday) == 15
+    settings = [*dataclasses.fields(cfg.TrainConfig), *dataclasses.fields(GPTConfig)]
+    assert shown["--help-all"] == {f"--{f.name.replace('_', '-')}" for f in settings if f.name != "model"}
