@@ -2,9 +2,11 @@
 
     RandomWindows   windows that start anywhere, uniformly: the usual get_batch; train.py --batches random
     DocumentStarts  windows that start where a document does, or whole blocks later; train.py --batches documents
-    EpochWindows    adjacent windows, each once an epoch, in a new order each epoch; train.py --batches epochs
-    Documents       whole documents, padded (read by evaluation) or packed; train.py --batches packed
-    StridedWindows  windows every `stride` tokens, as in courses with a DataLoader; for training loops of your own
+    Documents       whole documents, padded (what evaluation reads) or packed; train.py --batches packed
+    EpochWindows    every window once an epoch, in a new order each epoch; train.py --batches epochs
+    StridedWindows  windows every `stride` tokens, as in courses that build a DataLoader with a stride
+
+No command uses StridedWindows: it is for training loops of your own.
 
 A sampler is an iterator. The contents of a batch depend only on the seed and on the batch's number, so the number
 is the whole state and a run can resume at the very next batch. With `world_size` processes the rows of one stream

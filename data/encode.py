@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bpe import END_OF_TEXT, Tokenizer
-from bpe.workers import ordered_map
+from common.workers import ordered_map
 from data.clean import clean
 from data.splitting import Segment, text_hash
 

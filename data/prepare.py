@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from bpe import END_OF_TEXT, Tokenizer, train
-from bpe.workers import sensible_workers
 from common.files import write_json
 from common.textfiles import glob_matches
+from common.workers import sensible_workers
 from data.clean import SeenHashes
 from data.corpus import Corpus, Prepare
 from data.encode import Encoded, Encoder, encoded, text_key

@@ -4,13 +4,16 @@ import json
 import shutil
 
 import pytest
+import tokenizers
 
 import sample
 from bpe import Tokenizer
+from inference.text import TextModel
 
 
 def run_sample(run, capsys, *flags: str) -> str:
-    sample.main(["--run", str(run), "--max-new-tokens", "40", "--seed", "1234", *flags])
+    length = () if "--score" in flags else ("--max-new-tokens", "40")
+    sample.main(["--run", str(run), "--seed", "1234", *length, *flags])
     return capsys.readouterr().out
 
 
@@ -59,6 +62,14 @@ def test_temperature_zero_is_greedy_and_so_is_top_one(babble, capsys):
         (["--interactive", "--show-probs"], "--interactive and --show-probs exclude each other"),
         (["--interactive", "--ignore-eot"], "--interactive knows no --ignore-eot"),
         (["--beams", "2", "--stop", "x"], "--beams knows no --stop"),
+        (["--beams", "2", "--temperature", "1"], "--beams knows no --temperature"),
+        (["--beams", "2", "--compile"], "--beams knows no --compile"),
+        (["--score", "a", "--prompt", "b"], "--score knows no --prompt"),
+        (["--score", "a", "--max-new-tokens", "1"], "--score knows no --max-new-tokens"),
+        (["--interactive", "--prompt-file", "b"], "--interactive knows no --prompt-file"),
+        (["--interactive", "--num-samples", "2"], "--interactive knows no --num-samples"),
+        (["--show-probs", "--batch-size", "2"], "--show-probs knows no --batch-size"),
+        (["--batch-size", "2"], "--batch-size has no effect without --out"),
         (["--score", ""], "an empty text to score"),
         (["--prompt", "once upon a time " * 50], "give a shorter prompt"),
         (["--run", "no/such/run"], "holds no trained model"),
@@ -181,3 +192,17 @@ def test_a_story_told_in_turns(babble, capsys, monkeypatch):
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     output = run_sample(babble, capsys, "--interactive")
     assert "error: top_p is 7.0" in output and "/help" in output
+
+
+def test_special_tokens_in_a_prompt_are_tokens_if_asked_for(babble):
+    theirs = tokenizers.Tokenizer.from_file(str(babble / "tokenizer.json"))
+    text = "One day.<|endoftext|>Two"
+    expected = theirs.encode(text).ids  # theirs always reads them as tokens
+    assert TextModel.load(babble, "cpu", special_tokens=True).encode(text)[1:] == expected
+    assert TextModel.load(babble, "cpu").encode(text)[1:] != expected
+
+
+def test_the_flag_for_special_tokens_reaches_the_prompt(babble, capsys):
+    flags = ["--prompt", "<|endoftext|>", "--num-samples", "1", "--max-new-tokens", "1", "--show-probs"]
+    assert "'<|endoftext|>'" in run_sample(babble, capsys, *flags, "--special-tokens")
+    assert "'<|endoftext|>'" not in run_sample(babble, capsys, *flags)

@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -21,8 +22,11 @@ import tyro
 
 from common import cli, files
 from data.tokenfile import read_meta
-from inference.run import weights_directory
+from inference.run import load_tokenizer, tokenizer_directory, weights_directory
+from kernels.dispatch import Kernels
 from model import GPTConfig, pretrained
+from model.config import without_retired
+from model.generate import Rules
 
 ROOT = Path(__file__).parent.parent
 PRESETS = ROOT / "presets"
@@ -54,8 +58,9 @@ class Everyday:
     """Seed of the initial weights, the batches, dropout and the sampled stories."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
-    kernels: Literal["auto", "torch", "fused"] = "auto"
-    """Attention and norms by torch's ops or by ours; auto takes ours where they are built for the device."""
+    kernels: Kernels = "auto"
+    """Attention and norms by torch's ops, by ours (fused), or by our CUDA on the CPU (emulated, slow); auto takes ours
+    if they are built for the device, unless SLM_KERNELS names others."""
     batch_tokens: int = 4096
     """Tokens per optimizer step over all processes: as many whole micro-batches as fit."""
     micro_batch: int | Literal["auto"] = 16
@@ -156,6 +161,7 @@ NOT_BELOW_ZERO = (
     "warmup_steps",
     "weight_decay",
     "grad_clip",
+    "coherence_stories",
     "temperature",
     "checkpoint_minutes",
 )
@@ -174,6 +180,12 @@ class TrainConfig(Everyday, Optimization, Hardware, Monitoring):
         for name in NOT_BELOW_ZERO:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must not be below 0")
+        for name in ("learning_rate", "muon_learning_rate", "final_learning_rate", "weight_decay"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be finite")
+        if not 0 <= self.seed < 1 << 62:
+            raise ValueError(f"seed is {self.seed}: it must be 0 or more, and below 2^62")
+        Rules(temperature=self.temperature)
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be in [0, 1)")
@@ -246,6 +258,7 @@ def read_config(path: Path) -> TrainConfig:
     model = values.pop("model", {})
     if not isinstance(model, dict):
         raise ValueError(f"{path}: model must be a table, [model]")
+    model = without_retired(model)
     base = GPTConfig.preset(model.pop("preset")) if "preset" in model else GPTConfig()
     return TrainConfig(
         model=dataclasses.replace(base, **_known(model, GPTConfig, path)), **_known(values, TrainConfig, path)
@@ -408,14 +421,24 @@ def prepare_data(config: TrainConfig, source: str) -> None:
             "prepare the data once, before several processes start: "
             f"python -m data prepare --source {source} --vocab-size {config.model.vocab_size} --out {config.data}"
         )
-    flags = ["--vocab-size", str(config.model.vocab_size)]
-    if config.init_from is not None:
-        tokenizer = config.init_from / "tokenizer.json"
-        flags = ["--tokenizer", str(tokenizer) if tokenizer.is_file() else "gpt2"]
+    if config.init_from is None:
+        flags = ["--vocab-size", str(config.model.vocab_size)]
+    else:
+        flags = ["--tokenizer", str(_tokenizer_json(config.init_from, config.data))]
     command = [sys.executable, "-m", "data", "prepare", "--source", source, "--out", str(config.data), *flags]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     if code := subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode:
         raise SystemExit(code)  # the command has printed why
+
+
+def _tokenizer_json(weights: Path, data: Path) -> Path:
+    """Return the tokenizer.json of the weights; GPT-2's two files are written as one next to the data."""
+    directory = tokenizer_directory(weights)
+    if directory is not None and (directory / "tokenizer.json").is_file():
+        return directory / "tokenizer.json"
+    written = data.with_name(f"{data.name}.tokenizer.json")
+    load_tokenizer(weights).save(written)
+    return written
 
 
 def _saved_config(run: Path) -> Path:

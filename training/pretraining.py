@@ -94,10 +94,7 @@ class Pretraining:
         The peak memory is that of the training, up to here.
         """
         peak, config, val = devices.peak_memory_mb(device), self.config, self.val_file
-        best = GPT.from_pretrained(
-            files.whole_directory(config.run_directory / "best"),
-            attention=devices.choose_kernels(config.kernels, config.model, device).attention,
-        ).to(device)
+        best = GPT.from_pretrained(files.whole_directory(config.run_directory / "best")).to(device)
         rows = config.micro_batch
         if rows == "auto":
             rows = max(1, PASS_TOKENS // config.model.block_size)
@@ -112,6 +109,7 @@ class Pretraining:
             train_loss=train_loss,
             bits_per_byte=losses.bits_per_byte(val_loss, val.meta.tokens["val"], val.meta.bytes["val"]),
             coherence=coherence,
+            skipped=progress.skipped,
             tokens=progress.tokens,
             seconds=progress.seconds,
             tokens_per_second=progress.tokens / progress.seconds,

@@ -1,4 +1,4 @@
-"""The lexicon of the built-in corpus: who, where, when and what; sentences are in beats.py, plots.py, journeys.py.
+"""The lexicon of the built-in corpus: who, where, when and what. The sentences are in beats, plots and journeys.
 
 Every list is a set of free choices that fit wherever its slot occurs. So that a tiny model can learn them, words
 that a story must repeat (a name, the object it is about) are short and common; variety comes from the rest.

@@ -35,6 +35,12 @@ def test_more_documents_than_there_are_is_refused(corpus, refused, tmp_path):
     assert "documents to train on, not 9,000,000" in complaint
 
 
+def test_an_evaluation_that_cannot_be_is_refused_before_training(corpus, refused, tmp_path):
+    flags = ["--docs", "5", "--data", str(corpus), "--run", str(tmp_path / "run"), "--samples", "0"]
+    assert "samples is 0" in refused(main, "ablate", *flags)
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_ablation_of_nothing_is_refused(refused):
     assert "docs is empty" in refused(main, "ablate", "--docs")
 
