@@ -26,6 +26,7 @@ from data.sampler import Batch, Sampler
 from data.tokenfile import TokenFile
 
 __all__ = [
+    "SAMPLERS",
     "DocumentStarts",
     "Documents",
     "EpochWindows",
@@ -35,7 +36,6 @@ __all__ = [
     "TokenFile",
     "document_ids",
     "prefetch",
-    "windows",
 ]
 
 
@@ -168,10 +168,9 @@ class EpochWindows(StridedWindows):
         super().__post_init__()
 
 
-def windows(file: TokenFile, kind: str, *share: int) -> Sampler:
-    """Return endless windows: "random" ones, where "documents" start, or adjacent ones, each once in every of the "epochs".
-
-    `share` is batch_size, block_size and optionally seed, rank and world_size.
-    """
-    kinds = {"random": RandomWindows, "documents": DocumentStarts, "epochs": EpochWindows}
-    return kinds[kind](file, *share)
+SAMPLERS: dict[str, type[Sampler]] = {
+    "random": RandomWindows,
+    "documents": DocumentStarts,
+    "epochs": EpochWindows,
+    "packed": Documents,
+}  # the kinds of batches that train.py can ask for

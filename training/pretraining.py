@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bpe import Tokenizer
 from common import files
-from data.batches import Documents, DocumentStarts, EpochWindows, RandomWindows, Sampler, TokenFile
+from data.batches import SAMPLERS, Sampler, TokenFile
 from data.documents import IGNORED
 from evaluation import losses
 from inference import devices
@@ -26,12 +26,6 @@ from training.report import Report
 
 Batch = tuple[Tensor, Tensor]  # x, y: (B, T) int64, y being x one token later
 SHOWN_STORIES = 3
-SAMPLERS = {
-    "random": RandomWindows,
-    "documents": DocumentStarts,
-    "epochs": EpochWindows,
-    "packed": Documents,
-}
 PASS_TOKENS = 32_768  # in an evaluation pass, if --micro-batch does not say
 
 
