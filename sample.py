@@ -23,7 +23,7 @@ from inference.run import check_seed
 
 if TYPE_CHECKING:
     from inference.text import TextModel
-    from model.rules import Rules
+    from model.generate import Rules
 
 
 MODES = ("beams", "interactive", "show_probs", "score", "out")
@@ -90,6 +90,9 @@ class SampleConfig:
     """Compile the decode step: a CUDA graph on a GPU; takes half a minute to start."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
+    kernels: Literal["auto", "torch", "fused", "emulated"] = "auto"
+    """Attention and norms by torch's ops, by ours (fused), or by our CUDA on the CPU (emulated, slow); auto takes ours
+    if they are built for the device, unless SLM_KERNELS names others."""
 
     def __post_init__(self) -> None:
         for name in ("num_samples", "max_new_tokens", "batch_size"):
@@ -119,7 +122,7 @@ class SampleConfig:
 
     def rules(self) -> "Rules":
         """Return the fields that say how the next token is drawn."""
-        from model.rules import Rules
+        from model.generate import Rules
 
         return Rules(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Rules)})
 
@@ -141,6 +144,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     config = cli.parse(SampleConfig, argv, prog="sample.py")
     if config.seed is None:
         config = dataclasses.replace(config, seed=random.randrange(1 << 32))
+    import kernels
+
+    with kernels.use(config.kernels):
+        answer(config)
+
+
+def answer(config: SampleConfig) -> None:
+    """Do what `config` says with the kernels that are in use."""
     rules, prompts = config.rules(), config.prompts()
     from inference.text import TextModel, check_stops
 

@@ -30,6 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import cli, gpus
 from common.bench import Row, report, seconds
 from inference import devices
+from kernels import use
+from kernels.dispatch import Kernels
 from kernels.workbench.bench_cases import first_line
 from model import GPT, GPTConfig, accounting
 from training import optimizer
@@ -105,14 +107,19 @@ class Side:
     """One model and its optimizer; calling it trains one step."""
 
     def __init__(
-        self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], adamw: torch.optim.Optimizer
+        self,
+        model: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        adamw: torch.optim.Optimizer,
+        kernels: Kernels,
     ):
         self.parameters, self.loss, self.adamw = list(model.parameters()), loss, adamw
+        self.kernels = kernels
 
     def step(self, x: Tensor, y: Tensor, clip: Callable[[list[Tensor], float], Any]) -> None:
         """Train one step on x, y: (passes, B, T), on the device of the model."""
         for some_x, some_y in zip(x, y, strict=True):
-            with devices.autocast(x.device, precision_on(x.device)):
+            with use(self.kernels), devices.autocast(x.device, precision_on(x.device)):
                 loss = self.loss(some_x, some_y) / len(x)
             loss.backward()
         clip(self.parameters, 1.0)
@@ -122,20 +129,20 @@ class Side:
 
 def ours(model: Model, device: torch.device, compiled: bool) -> Side:
     """Return our GPT on the fused kernels, with our loss and the optimizer of training/."""
-    gpt = GPT(devices.choose_kernels("fused", model.config, device)).to(device).train()
+    gpt = GPT(model.config).to(device).train()
     called = torch.compile(gpt) if compiled else gpt
-    return Side(gpt, lambda x, y: called(x, y)[1], model.optimizer(gpt, device))
+    return Side(gpt, lambda x, y: called(x, y)[1], model.optimizer(gpt, device), "fused")
 
 
 def plain(model: Model, device: torch.device, compiled: bool) -> Side:
     """Return our GPT on torch's operators with the loss that one would write first."""
-    gpt = GPT(devices.choose_kernels("torch", model.config, device)).to(device).train()
+    gpt = GPT(model.config).to(device).train()
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         logits = gpt.lm_head(gpt.hidden(x))  # (B, T) -> (B, T, V)
         return F.cross_entropy(logits.flatten(0, 1), y.flatten())  # (B T, V), (B T,)
 
-    return Side(gpt, torch.compile(loss) if compiled else loss, model.optimizer(gpt, device))
+    return Side(gpt, torch.compile(loss) if compiled else loss, model.optimizer(gpt, device), "torch")
 
 
 def nanogpt(model: Model, device: torch.device, compiled: bool, folder: Path) -> Side:
@@ -152,7 +159,7 @@ def nanogpt(model: Model, device: torch.device, compiled: bool, folder: Path) ->
     )
     adamw = gpt.configure_optimizers(0.1, 6e-4, (0.9, 0.95), device.type)
     called = torch.compile(gpt) if compiled else gpt
-    return Side(gpt, lambda x, y: called(x, y)[1], adamw)
+    return Side(gpt, lambda x, y: called(x, y)[1], adamw, "torch")
 
 
 def sides(model: Model, device: torch.device, options: Options) -> dict[str, Callable[[], Side]]:

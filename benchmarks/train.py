@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+import kernels
 from common import cli
 from common.bench import Row, medians, report
 from data.prepare import Prepare, prepare
@@ -85,7 +86,7 @@ def plain_steps(config: TrainConfig) -> Callable[[], None]:
     device = devices.choose_device(config.device)
     precision = devices.choose_precision(config.precision, device)
     torch.manual_seed(config.seed)
-    model = GPT(dataclasses.replace(config.model, attention="sdpa")).to(device)
+    model = GPT(config.model).to(device)
     adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
     tokens = np.memmap(config.data / "train.bin", dtype=np.uint16, mode="r")
     size, rows = config.model.block_size, config.step_tokens // config.model.block_size
@@ -95,7 +96,7 @@ def plain_steps(config: TrainConfig) -> Callable[[], None]:
             starts = torch.randint(len(tokens) - size, (rows,))
             x = torch.stack([torch.from_numpy(tokens[i : i + size].astype(np.int64)) for i in starts])
             y = torch.stack([torch.from_numpy(tokens[i + 1 : i + 1 + size].astype(np.int64)) for i in starts])
-            with devices.autocast(device, precision):
+            with kernels.use("torch"), devices.autocast(device, precision):
                 logits = model.lm_head(model.hidden(x.to(device)))  # (B, T) -> (B, T, V)
                 loss = F.cross_entropy(logits.flatten(0, 1), y.to(device).flatten())  # (B T, V), (B T,)
             loss.backward()

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from bpe import END_OF_TEXT, Tokenizer
-from data.batches import Documents, Sampler, TokenFile
-from data.documents import IGNORED
+from data.batches import IGNORED, Documents, Sampler, TokenFile
 from inference.run import decode
 from model import GPT, generate
 from model.gpt import evaluating

@@ -16,13 +16,15 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+import kernels
 from common import files
 from data.batches import TokenFile
 from data.stories import coherence
 from evaluation import losses, minimal_pairs, originality
 from inference.run import check_seed, decode, same_tokenizer, settings
 from inference.text import TextModel
-from model.rules import Rules
+from kernels.dispatch import Kernels
+from model.generate import Rules
 
 BATCH = 32  # sequences at a time
 SEARCHED = 1 << 22  # tokens of the training file that are searched for copies
@@ -49,6 +51,8 @@ class Evaluate:
     """Seed of the samples."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
+    kernels: Kernels = "auto"
+    """Attention and norms by torch's ops, by our kernels (fused), or by our CUDA on the CPU (emulated, slow)."""
 
     def __post_init__(self) -> None:
         for name in ("pairs", "samples"):
@@ -85,7 +89,12 @@ def evaluate(options: Evaluate) -> None:
 
 
 def assess(options: Evaluate) -> Assessment:
-    """Return all figures and examples for the model of a run."""
+    """Return all figures of a run's model, computed by the kernels that the options name."""
+    with kernels.use(options.kernels):
+        return _assess(options)
+
+
+def _assess(options: Evaluate) -> Assessment:
     rules = Rules(temperature=options.temperature)
     pairs = minimal_pairs.read(options.pairs_file) if options.pairs_file else []
     pairs = minimal_pairs.make(options.pairs) + pairs

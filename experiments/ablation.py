@@ -20,6 +20,7 @@ from bpe import Tokenizer
 from common import files, plots
 from data.tokenfile import TokenFile, read_meta
 from evaluation.suite import Evaluate, assess
+from kernels.dispatch import Kernels
 
 SUFFIXES = {"k": 1_000, "m": 1_000_000}
 
@@ -44,6 +45,8 @@ class Ablate:
     """Stories to sample from each run."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+    kernels: Kernels = "auto"
+    """Attention and norms by torch's ops, by our kernels (fused), or by our CUDA on the CPU (emulated, slow)."""
 
     def __post_init__(self) -> None:
         if not self.sizes:
@@ -52,7 +55,7 @@ class Ablate:
 
     def evaluation(self, run: Path) -> Evaluate:
         """Return the options by which a run is evaluated."""
-        return Evaluate(run, pairs=self.pairs, samples=self.samples, device=self.device)
+        return Evaluate(run, pairs=self.pairs, samples=self.samples, device=self.device, kernels=self.kernels)
 
     @property
     def sizes(self) -> list[int]:
@@ -101,6 +104,7 @@ def _run(options: Ablate, count: int) -> dict[str, float]:
     truncate(options.data, data, count)
     steps = [] if options.steps is None else ["--steps", str(options.steps)]
     flags = ["--preset", options.preset, "--data", str(data), "--run", str(run), "--device", options.device]
+    flags += ["--kernels", options.kernels]
     train(parse_config([*flags, *steps, "--overwrite"]))
     return assess(options.evaluation(run)).figures
 

@@ -1,7 +1,6 @@
 """The device and precision that a run computes with: those asked for, or by "auto" the best available."""
 
 import contextlib
-import dataclasses
 import os
 import resource
 import sys
@@ -11,6 +10,7 @@ import torch
 
 import kernels
 from common.memory import keep_freed_memory
+from kernels.dispatch import Kernels
 from model import GPTConfig
 
 
@@ -57,17 +57,13 @@ def autocast(device: torch.device, precision: torch.dtype) -> contextlib.Abstrac
     return torch.autocast(device.type, precision)
 
 
-def choose_kernels(name: str, config: GPTConfig, device: torch.device) -> GPTConfig:
-    """The model's config with attention and norms by torch's ops ("torch") or by ours ("fused").
+def choose_kernels(name: Kernels, config: GPTConfig, device: torch.device) -> Kernels:
+    """Return which kernels run the model on the device: "torch", "fused" or "emulated".
 
-    "auto" takes ours where they are built for the device, unless the config asks for plain torch operations.
+    ValueError if `name` asks for what cannot be had.
     """
-    built = kernels.backends().get(device.type, "not built for this kind of device")
-    if name == "fused" and built != "available":
-        raise ValueError(f"--kernels fused asks for what is not there on {device}: {built}")
-    best = "fused" if built == "available" else "sdpa"
-    auto = "torch" if config.attention == "torch" else best
-    return dataclasses.replace(config, attention={"torch": "sdpa", "fused": "fused", "auto": auto}[name])
+    with kernels.use(name):
+        return kernels.runs_on(device.type, config.head_dim)
 
 
 def set_up(device: torch.device, *, tf32: bool, deterministic: bool) -> None:
@@ -88,14 +84,14 @@ def has_tf32(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def describe(device: torch.device, precision: torch.dtype, attention: str, *, tf32: bool) -> str:
+def describe(device: torch.device, precision: torch.dtype, chosen: Kernels, *, tf32: bool) -> str:
     """Return device, precision and kernels in one line.
 
     >>> describe(torch.device("cpu"), torch.bfloat16, "fused", tf32=True)
     'on cpu in bfloat16 with fused kernels'
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    ops = {"fused": "fused kernels", "sdpa": "torch's kernels", "torch": "plain torch operations"}[attention]
+    ops = {"fused": "fused kernels", "torch": "torch's kernels", "emulated": "emulated kernels"}[chosen]
     words = str(precision).removeprefix("torch.")
     if precision == torch.float32 and tf32 and has_tf32(device):
         words = "float32 (TF32 products)"

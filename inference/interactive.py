@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from inference.text import TextModel
 from model.cache import context_start
-from model.rules import Rules
+from model.generate import Rules
 
 HELP = """\
 Write how the story begins or continues; after an empty line the model continues by itself.

@@ -11,9 +11,8 @@ from bpe import END_OF_TEXT, Tokenizer
 from inference.run import load_tokenizer, weights_directory
 from model import GPT
 from model.cache import compile_step
-from model.generate import Generation
+from model.generate import Generation, Rules
 from model.pack import Precision, pack
-from model.rules import Rules
 
 
 class Continuation:

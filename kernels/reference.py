@@ -83,16 +83,24 @@ def attention_weights(q: Tensor, k: Tensor, scale: float | None, window: int | N
 
 
 def seen(length: int, window: int | None, device: torch.device | str = "cpu") -> Tensor:
-    """(T, T), True where query i (row) sees key j (column).
+    """Return (T, T), True where query i (row) sees key j (column).
 
     >>> seen(3, window=2).int()
     tensor([[1, 0, 0],
             [1, 1, 0],
             [0, 1, 1]], dtype=torch.int32)
     """
-    position = torch.arange(length, device=device)
-    distance = position[:, None] - position[None, :]
-    return (distance >= 0) & (distance < (length if window is None else window))
+    positions = torch.arange(length, device=device)
+    return visible(positions, positions, window)
+
+
+def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
+    """Return (…, T, L), True where a query at its position (…, T) sees the key at its position (L).
+
+    It sees no later key and, with a window, only the last `window` up to its own.
+    """
+    distance = queries[..., None] - keys  # (…, T, 1) - (L) -> (…, T, L)
+    return distance >= 0 if window is None else (distance >= 0) & (distance < window)
 
 
 def dropout_factors(q: Tensor, dropout_p: float, seed: int | None) -> Tensor:
@@ -182,20 +190,24 @@ def cached_attention(
     heads = qkv.shape[2] - 2 * groups
     q, k, v = qkv.split([heads, groups, groups], dim=2)  # (B, T, H, D), twice (B, T, Hkv, D)
     if angles is not None:
-        q, k = _rotate(q, angles), _rotate(k, angles)
+        q, k = rotate(q, angles), rotate(k, angles)
     rows = torch.arange(batch) if rows is None else rows
     positions = positions.expand(batch, -1)  # (1 or B, T) -> (B, T)
     keys[rows[:, None], :, positions], values[rows[:, None], :, positions] = k, v
-    distance = positions[:, :, None] - torch.arange(length)  # (B, T, L)
-    hidden = (distance < 0) | (distance >= (length if window is None else window))
+    hidden = ~visible(positions, torch.arange(length), window)  # (B, T, L)
     k, v = (x[rows].repeat_interleave(heads // groups, dim=1) for x in (keys, values))  # (B, H, L, D)
     scores = torch.einsum("bthd,bhjd->bhtj", q, k) * q.shape[-1] ** -0.5
     weights = scores.masked_fill(hidden[:, None], -torch.inf).softmax(-1)
     return torch.einsum("bhtj,bhjd->bthd", weights, v)
 
 
-def _rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Neighbouring pairs of x (B, T, H, D) as complex numbers, turned by angles (…, T, D / 2)."""
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())  # (B, T, H, D / 2)
-    turned = pairs * torch.polar(torch.ones_like(angles), angles)[..., None, :]
-    return torch.view_as_real(turned).flatten(-2)
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotary positions: turn each pair of neighbours (x[2i], x[2i+1]) by its angle (Su et al. 2021).
+
+    x (B, T, H, D), angles (T, D/2) or (B, T, D/2). The dot product of a turned query and a turned key depends on the
+    distance between their positions only.
+    """
+    cos, sin = angles.cos()[..., None, :], angles.sin()[..., None, :]  # (…, T, D/2) -> (…, T, 1, D/2)
+    even, odd = _wide(x).unflatten(-1, (-1, 2)).unbind(-1)  # (B, T, H, D) -> two of (B, T, H, D/2)
+    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
+    return turned.flatten(-2).to(x.dtype)  # (B, T, H, D/2, 2) -> (B, T, H, D)

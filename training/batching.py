@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from data.prefetch import map_tensors
+from data.sampler import map_tensors
 from inference import devices
 from model import GPT, accounting
 from training.config import TrainConfig

@@ -139,8 +139,7 @@ def load_state(directory: Path, model: GPT, optimizers: Optimizers, rank: int = 
             f"{directory} holds no saved state to resume from: start again with --overwrite instead of --resume"
         )
     # How the model is computed may change on resuming, not what is computed.
-    computed = {name: getattr(model.config, name) for name in ("attention", "checkpoint_activations")}
-    saved = GPT.from_pretrained(directory, **computed)
+    saved = GPT.from_pretrained(directory, checkpoint_activations=model.config.checkpoint_activations)
     if saved.config != model.config:
         raise ValueError(
             f"{directory} holds another model than the one configured: resume without model flags"

@@ -23,8 +23,10 @@ import tyro
 from common import cli, files
 from data.tokenfile import read_meta
 from inference.run import check_seed, load_tokenizer, tokenizer_directory, weights_directory
+from kernels.dispatch import Kernels
 from model import GPTConfig, pretrained
-from model.rules import Rules
+from model.config import without_retired
+from model.generate import Rules
 
 ROOT = Path(__file__).parent.parent
 PRESETS = ROOT / "presets"
@@ -56,8 +58,9 @@ class Everyday:
     """Seed of the initial weights, the batches, dropout and the sampled stories."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
-    kernels: Literal["auto", "torch", "fused"] = "auto"
-    """Attention and norms by torch's ops or by ours; auto takes ours where they are built for the device."""
+    kernels: Kernels = "auto"
+    """Attention and norms by torch's ops, by ours (fused), or by our CUDA on the CPU (emulated, slow); auto takes ours
+    if they are built for the device, unless SLM_KERNELS names others."""
     batch_tokens: int = 4096
     """Tokens per optimizer step over all processes: as many whole micro-batches as fit."""
     micro_batch: int | Literal["auto"] = 16
@@ -254,6 +257,7 @@ def read_config(path: Path) -> TrainConfig:
     model = values.pop("model", {})
     if not isinstance(model, dict):
         raise ValueError(f"{path}: model must be a table, [model]")
+    model = without_retired(model)
     base = GPTConfig.preset(model.pop("preset")) if "preset" in model else GPTConfig()
     return TrainConfig(
         model=dataclasses.replace(base, **_known(model, GPTConfig, path)), **_known(values, TrainConfig, path)

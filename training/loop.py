@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+import kernels
 from data.batches import Sampler, prefetch
 from inference import devices
 from model import GPT, accounting
@@ -289,7 +290,7 @@ class Trainer:
         """Return the report on the run and write it; only in rank 0, where the others have left."""
         if not self.processes.main:
             return None
-        with failures.explained(self.run, self.batching.micro_batch):
+        with kernels.use(self.config.kernels), failures.explained(self.run, self.batching.micro_batch):
             result = self.objective.report(self.progress, self.device, self.precision)
             result.write(self.run / "report.json")
         return result
@@ -302,7 +303,7 @@ class Trainer:
     def describe(self) -> str:
         """Return what runs where and how, in one line."""
         where = devices.describe(
-            self.device, self.precision, self.model.config.attention, tf32=self.config.tf32
+            self.device, self.precision, kernels.runs_on(self.device.type), tf32=self.config.tf32
         )
         several = f" × {self.processes.world_size} processes" if self.processes.several else ""
         parameters = accounting.parameters(self.model.config)["total"]
@@ -318,6 +319,7 @@ def train(
 ) -> Report | None:
     """Train as configured; return the report in rank 0. failures.Interrupted is raised after a clean stop."""
     with (
+        kernels.use(config.kernels),
         opened(config, make_objective) as (trainer, log, bar),
         failures.stop_signals() as stopping,
         prefetch(trainer.batches, trainer.device) as feed,

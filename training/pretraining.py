@@ -13,8 +13,7 @@ from torch import Tensor
 
 from bpe import Tokenizer
 from common import files
-from data.batches import SAMPLERS, Sampler, TokenFile
-from data.documents import IGNORED
+from data.batches import IGNORED, SAMPLERS, Sampler, TokenFile
 from evaluation import losses
 from inference import devices
 from model import GPT
@@ -89,10 +88,7 @@ class Pretraining:
         The peak memory is that of the training, up to here.
         """
         peak, config, val = devices.peak_memory_mb(device), self.config, self.val_file
-        best = GPT.from_pretrained(
-            files.whole_directory(config.run_directory / "best"),
-            attention=devices.choose_kernels(config.kernels, config.model, device).attention,
-        ).to(device)
+        best = GPT.from_pretrained(files.whole_directory(config.run_directory / "best")).to(device)
         rows = config.micro_batch
         if rows == "auto":
             rows = max(1, PASS_TOKENS // config.model.block_size)

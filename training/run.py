@@ -13,7 +13,7 @@ from common import files
 from data.tokenfile import sha256
 from inference import devices
 from inference.run import load_tokenizer, same_tokenizer, tokenizer_directory, weights_directory
-from model import GPT, pretrained
+from model import GPT
 from training import watch
 from training.checkpoint import Progress
 from training.config import TrainConfig, save_config
@@ -21,12 +21,13 @@ from training.config import TrainConfig, save_config
 
 def make_model(config: TrainConfig, device: torch.device) -> GPT:
     """Return a model with random weights, or with those to start from unless a checkpoint will replace them."""
-    shape = devices.choose_kernels(config.kernels, config.model, device)
+    devices.choose_kernels(config.kernels, config.model, device)
     resumed = config.resume and has_checkpoint(config.run_directory)
     if config.init_from is None or resumed:
-        return GPT(shape).to(device)
+        return GPT(config.model).to(device)
     check_init_from(config)
-    return GPT.from_pretrained(weights_directory(config.init_from), **dataclasses.asdict(shape)).to(device)
+    directory = weights_directory(config.init_from)
+    return GPT.from_pretrained(directory, **dataclasses.asdict(config.model)).to(device)
 
 
 def has_checkpoint(run: Path) -> bool:
@@ -83,10 +84,10 @@ def check_settings(config: TrainConfig) -> None:
     """Raise ValueError for settings that cannot work, as far as that is known before there is data."""
     check_free(config)
     device = devices.choose_device(config.device)
-    shape = devices.choose_kernels(config.kernels, config.model, device)
+    devices.choose_kernels(config.kernels, config.model, device)
     watch.wanted_trackers(config)
     if config.init_from is not None:
-        pretrained.check(weights_directory(config.init_from), **dataclasses.asdict(shape))
+        GPT.check_pretrained(weights_directory(config.init_from), **dataclasses.asdict(config.model))
         tokenizer = load_tokenizer(_tokenizer_of_weights(config))
         if tokenizer.vocab_size > config.model.vocab_size:
             raise ValueError(

@@ -12,7 +12,7 @@ from data.tokenfile import sha256
 from evaluation import suite as assessment
 from evaluation.__main__ import main
 from inference.text import TextModel
-from model.rules import Rules
+from model.generate import Rules
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from bpe import Tokenizer
 from inference.interactive import Dialogue, answer
 from inference.text import TextModel
 from model import GPT, GPTConfig
-from model.rules import Rules
+from model.generate import Rules
 
 
 @pytest.fixture

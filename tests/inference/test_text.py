@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from bpe import Tokenizer
 from inference.text import Continuation, TextModel
 from model import GPT, GPTConfig
-from model.generate import stream
-from model.rules import Rules
+from model.generate import Rules, stream
 
 BYTES = Tokenizer([])
 

@@ -20,8 +20,8 @@ def without_cache(gpt, ids, count):
     return said[len(ids) :]
 
 
-def test_the_cache_changes_no_greedy_token_even_past_the_context(tiny, variant, attention):
-    gpt = tiny(**{**variant, "attention": attention, "tied_head": False}).eval()
+def test_the_cache_changes_no_greedy_token_even_past_the_context(tiny, variant, each_kernel):
+    gpt = tiny(**{**variant, "tied_head": False}).eval()
     with torch.no_grad():
         for block in gpt.h:  # small weights and a tied head would only repeat the prompt's last id
             block.attn.c_attn.weight.mul_(20)
@@ -162,9 +162,8 @@ def test_a_long_text_may_be_asked_for_and_ended_early(tiny, monkeypatch):
     assert list(itertools.islice(stream(gpt, [1], 10**15, seed=3), 40)) == said
 
 
-@pytest.mark.parametrize("attention", ["torch", "sdpa", "fused"])
-def test_generation_under_autocast(tiny, attention):
-    gpt = tiny(attention=attention)
+def test_generation_under_autocast(tiny, each_kernel):
+    gpt = tiny()
     with torch.autocast("cpu", torch.bfloat16):
         found = list(stream(gpt, [1, 2], 40, temperature=0))
     assert len(found) == 40

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.rules import Rules, draw, keep_min_p, keep_top_k, keep_top_p, penalize_repetition
+from model.generate import Rules, draw, keep_min_p, keep_top_k, keep_top_p, penalize_repetition
 
 
 @pytest.mark.parametrize(

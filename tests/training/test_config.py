@@ -37,6 +37,15 @@ def test_a_preset_of_ones_own(corpus, tmp_path):
     assert config.run_directory.name == "mine"
 
 
+@pytest.mark.parametrize("attention", ["torch", "sdpa", "fused"])
+def test_files_of_earlier_versions_are_read_without_their_choice_of_kernels(tiny, tmp_path, attention):
+    """It said who computes, not what: --kernels says that now."""
+    cfg.save_config(tiny)
+    path = tiny.run / "config.toml"
+    path.write_text(path.read_text() + f'attention = "{attention}"\n')  # [model] is the last table
+    assert cfg.read_config(path) == tiny
+
+
 def test_the_saved_configuration_reads_back_equal(tiny):
     odd = dataclasses.replace(tiny, grad_clip=math.inf, data=Path('tokens/a "b" \\ 🦔'))
     for config in (tiny, odd):
@@ -57,6 +66,8 @@ def test_a_step_takes_the_whole_micro_batches_that_fit(tiny):
         ("steps = true", "steps is True, not an int"),
         ("[model]\nn_layers = 5", "unknown field 'n_layers': did you mean 'n_layer'?"),
         ("[model]\npreset = 'gpt9'", "gpt9"),
+        ("[model]\nattention = 'flash'", "unknown field 'attention'"),
+        ("kernels = 'sdpa'", "kernels is 'sdpa', not 'auto' or 'torch' or 'fused' or 'emulated'"),
         ("model = 5", "must be a table"),
         ("steps = ", "not valid TOML"),
     ],

@@ -16,7 +16,7 @@ from model import GPT
 from training import distributed, report
 
 ROOT = Path(__file__).parents[2]
-MODEL = "--n-layer 2 --n-head 2 --n-embd 32 --block-size 32 --attention sdpa --kernels torch"
+MODEL = "--n-layer 2 --n-head 2 --n-embd 32 --block-size 32 --kernels torch"
 RUN = (
     "--batch-tokens 512 --micro-batch 4 --eval-every 50 --eval-batches 2 --coherence-stories 1 --device cpu "
     "--precision float32 --batches random --warmup-steps 2 --schedule constant --learning-rate 3e-3"

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import bpe
+import kernels
 import train as train_script
 from evaluation.losses import full_loss
+from kernels import dispatch
 from model import GPT
 from training import config as cfg
 from training import failures, loop, report
@@ -274,3 +276,24 @@ def test_every_kind_of_batches_trains_and_resumes(tiny, kind):
     loop.train(config)
     result = loop.train(dataclasses.replace(config, steps=30, resume=True))
     assert result.val_loss < math.log(384) - 1
+
+
+def test_the_first_line_says_which_kernels_run_and_they_do(tiny, monkeypatch, capsys):
+    seen, original = set(), loop.Trainer.step
+
+    def step(trainer, batch):
+        seen.add(kernels.runs_on("cpu"))
+        return original(trainer, batch)
+
+    monkeypatch.setattr(loop.Trainer, "step", step)
+    before = kernels.runs_on("cpu")
+    loop.train(dataclasses.replace(tiny, kernels="torch", steps=2, coherence_stories=1))
+    assert "with torch's kernels" in " ".join(capsys.readouterr().err.split())
+    assert seen == {"torch"} and kernels.runs_on("cpu") == before
+
+
+def test_kernels_that_cannot_be_had_are_refused_before_anything_is_written(tiny, monkeypatch):
+    monkeypatch.setattr(dispatch, "_LIBRARIES", {})
+    with pytest.raises(ValueError, match="the fused kernels are not there on cpu"):
+        loop.train(dataclasses.replace(tiny, kernels="fused"))
+    assert not tiny.run.exists()
