@@ -58,18 +58,6 @@ def test_a_run_killed_before_its_first_checkpoint_begins_at_the_beginning(tiny, 
     assert same(weights(tiny.run / "last"), weights(other.run / "last"))
 
 
-def test_a_resume_on_another_dataset_is_refused(tiny, refused):
-    loop.train(dataclasses.replace(tiny, steps=2))
-    meta = tiny.data / "meta.json"
-    text = meta.read_text()
-    try:
-        meta.write_text(text.replace("{", "{ ", 1))
-        flags = ["--data", str(tiny.data), "--run", str(tiny.run), "--resume"]
-        assert "another dataset" in refused(train_script.main, *flags)
-    finally:
-        meta.write_text(text)
-
-
 def test_a_fine_tuning_starts_from_the_best_weights_of_a_run(tiny, tmp_path, refused):
     loop.train(tiny)
     flags = ["--data", str(tiny.data), "--run", str(tmp_path / "tuned"), "--init-from", str(tiny.run)]

@@ -96,6 +96,20 @@ def test_values_that_cannot_work_are_refused(tiny, change, complaint):
         dataclasses.replace(tiny, **change)
 
 
+@pytest.mark.parametrize(
+    "unused",
+    [
+        "--optimizer fused --muon-learning-rate 0.1",
+        "--schedule cosine --decay-share 0.5",
+        "--schedule constant --final-learning-rate 0.1",
+    ],
+)
+def test_a_flag_that_nothing_reads_is_refused(corpus, unused):
+    with pytest.raises(ValueError, match=r"has no effect with --(optimizer|schedule)"):
+        cfg.parse_config(flags(corpus, *unused.split()))
+    cfg.parse_config(flags(corpus, *unused.split()[:2]))
+
+
 def test_help_is_short_and_help_all_is_whole(corpus, capsys):
     shown = {}
     for flag in ("--help", "--help-all"):
