@@ -25,6 +25,20 @@ if TYPE_CHECKING:
     from model.generate import Rules
 
 
+MODES = ("beams", "interactive", "show_probs", "score", "out")
+USED_BY_ALL = ("run", "precision", "device", "seed")
+RULES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "compile")
+PROMPTS = ("prompt", "prompt_file", "special_tokens", "num_samples", "max_new_tokens", "ignore_eot")
+USED: dict[str | None, tuple[str, ...]] = {
+    None: (*PROMPTS, *RULES, "stop"),
+    "show_probs": (*PROMPTS, *RULES, "stop"),
+    "out": (*PROMPTS, *RULES, "stop", "batch_size"),
+    "beams": PROMPTS,
+    "interactive": (*RULES, "prompt", "special_tokens", "max_new_tokens", "stop"),
+    "score": ("special_tokens",),
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class SampleConfig:
     """Continue a prompt, or sample a story from nothing."""
@@ -35,6 +49,8 @@ class SampleConfig:
     """Text to continue; empty starts a new story."""
     prompt_file: Path | None = None
     """A file with a prompt in each line, instead of --prompt."""
+    special_tokens: bool = False
+    """Read special tokens such as <|endoftext|> in prompts and texts as tokens, not as their letters."""
     num_samples: int = 3
     """How many continuations of each prompt."""
     max_new_tokens: int = 300
@@ -83,16 +99,25 @@ class SampleConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if self.prompt and self.prompt_file:
             raise ValueError("both --prompt and --prompt-file are given: choose one")
-        modes = [
-            name for name in ("beams", "interactive", "show_probs", "score", "out") if getattr(self, name)
-        ]
+        modes = [name for name in MODES if getattr(self, name)]
         if len(modes) > 1:
             raise ValueError(f"--{' and --'.join(modes).replace('_', '-')} exclude each other: choose one")
-        for mode, flag in (("interactive", "ignore_eot"), ("beams", "stop")):
-            if getattr(self, mode) and getattr(self, flag):
-                raise ValueError(f"--{mode} knows no --{flag.replace('_', '-')}: leave one of them out")
+        self._check_unused(modes[0] if modes else None)
         if self.seed is not None and not 0 <= self.seed < 1 << 62:
             raise ValueError(f"seed is {self.seed}: it must be 0 or more, and below 2^62")
+
+    def _check_unused(self, mode: str | None) -> None:
+        """Raise ValueError for a flag that the mode (None: sampling to the terminal) would ignore."""
+        for field in dataclasses.fields(self):
+            if (
+                field.name in (*MODES, *USED_BY_ALL, *USED[mode])
+                or getattr(self, field.name) == field.default
+            ):
+                continue
+            flag = f"--{field.name.replace('_', '-')}"
+            if mode is None:
+                raise ValueError(f"{flag} has no effect without --out: leave it out")
+            raise ValueError(f"--{mode.replace('_', '-')} knows no {flag}: leave one of them out")
 
     def rules(self) -> "Rules":
         """Return the fields that say how the next token is drawn."""
@@ -130,7 +155,9 @@ def answer(config: SampleConfig) -> None:
     from inference.text import TextModel, check_stops
 
     check_stops(config.stop)
-    text_model = TextModel.load(config.run, config.device, config.precision, config.compile)
+    text_model = TextModel.load(
+        config.run, config.device, config.precision, config.compile, special_tokens=config.special_tokens
+    )
     if config.score:
         score(config, text_model)
     elif config.interactive:

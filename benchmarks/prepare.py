@@ -59,7 +59,7 @@ def documents(text: Path | None) -> list[bytes]:
         return [story.encode() for story in corpus(10_000_000)]
     whole = text.read_bytes()
     splitter = Splitter(choose(whole[: 1 << 20], "<|endoftext|>"))
-    return [piece.text for piece in splitter.documents([whole])]
+    return [segment.text for segment in splitter.documents([whole])]
 
 
 def write_repeated(path: Path, texts: list[bytes], num_bytes: int) -> None:

@@ -15,10 +15,11 @@ import glob
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
 
 from bpe import END_OF_TEXT
 from data import hub
-from data.splitting import Piece, Splitter, choose, pieces
+from data.splitting import Segment, Splitter, choose, split_long
 from data.stories import corpus
 
 BLOCK = 1 << 20  # bytes of a file that are read at a time
@@ -34,26 +35,36 @@ FORMS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How sources are read."""
+    """The options that say how sources are read."""
 
-    stories_bytes: int = 10_000_000
-    seed: int = 0
+    split_documents: Literal["auto", "separator", "line", "break", "whole"] = "auto"
+    """Where documents end in text files: at --separator, at every line break, at single line breaks (blank lines
+    separate paragraphs), at the end of the file, or whichever fits the first megabyte."""
     separator: str = END_OF_TEXT
-    split_documents: str = "auto"
+    """What separates two documents in a text file."""
+    stories_bytes: int = 10_000_000
+    """How much of the built-in corpus to make."""
+    seed: int = 0
+    """Seed of the built-in corpus."""
     local_files_only: bool = False
+    """Use no network, as with HF_HUB_OFFLINE=1: datasets of the hub come from the cache."""
+
+    def __post_init__(self) -> None:
+        if self.stories_bytes < 1:
+            raise ValueError(f"--stories-bytes must be at least 1, not {self.stories_bytes}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A corpus: `documents()` starts anew at each call; `num_bytes` is what its files hold, None if unknown.
+    """A corpus: `documents()` starts from the beginning at each call; `num_bytes` is its size, None if unknown.
 
     `fingerprint` changes when the content does: names, sizes and times of files.
     """
 
     spec: str
-    documents: Callable[[], Iterator[Piece]]
+    documents: Callable[[], Iterator[Segment]]
     num_bytes: int | None = None
     fingerprint: tuple = ()
     notice: str = ""
@@ -79,7 +90,7 @@ def open_source(spec: str, reading: Reading) -> Source:
     raise ValueError(f"unknown source {spec!r}: use {FORMS}")
 
 
-def mix(sources: Iterable[Source], weights: Iterable[float]) -> Iterator[Piece]:
+def mix(sources: Iterable[Source], weights: Iterable[float]) -> Iterator[Segment]:
     """Documents of all sources, their bytes in the ratio of `weights`; ends when one source does.
 
     The next document always comes from the source that is furthest behind its share, so that the mixture is
@@ -90,23 +101,20 @@ def mix(sources: Iterable[Source], weights: Iterable[float]) -> Iterator[Piece]:
     given = [0.0] * len(streams)  # bytes over weight
     while True:
         behind = given.index(min(given))
-        piece = next(streams[behind], None)
-        while piece is not None:
-            given[behind] += max(len(piece.text), 1) / weights[behind]
-            yield piece
-            if piece.ends:
+        segment = next(streams[behind], None)
+        while segment is not None:
+            given[behind] += max(len(segment.text), 1) / weights[behind]
+            yield segment
+            if segment.ends:
                 break
-            piece = next(streams[behind])
+            segment = next(streams[behind])
         else:
             return
 
 
 def _built_in(reading: Reading) -> Source:
-    if reading.stories_bytes < 1:
-        raise ValueError(f"--stories-bytes must be at least 1, not {reading.stories_bytes}")
-
-    def documents() -> Iterator[Piece]:
-        return (Piece(text.encode()) for text in corpus(reading.stories_bytes, reading.seed))
+    def documents() -> Iterator[Segment]:
+        return (Segment(text.encode()) for text in corpus(reading.stories_bytes, reading.seed))
 
     return Source("stories", documents, reading.stories_bytes)
 
@@ -126,7 +134,7 @@ def _files(spec: str, pattern: str) -> list[str]:
 
 
 def _of_files(
-    spec: str, paths: list[str], documents: Callable[[], Iterator[Piece]], notice: str = ""
+    spec: str, paths: list[str], documents: Callable[[], Iterator[Segment]], notice: str = ""
 ) -> Source:
     stats = [(path, os.stat(path)) for path in paths]
     fingerprint = tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
@@ -140,7 +148,7 @@ def _text(spec: str, paths: list[str], reading: Reading) -> Source:
         notice = f"{spec}: --split-documents {mode} (chosen from the first megabyte)"
     splitter = Splitter(mode, reading.separator)
 
-    def documents() -> Iterator[Piece]:
+    def documents() -> Iterator[Segment]:
         return itertools.chain.from_iterable(splitter.documents(_blocks(path)) for path in paths)
 
     return _of_files(spec, paths, documents, notice)
@@ -162,13 +170,13 @@ def _blocks(path: str) -> Iterator[bytes]:
 
 
 def _table(spec: str, kind: str, paths: list[str], column: str | None) -> Source:
-    def documents() -> Iterator[Piece]:
+    def documents() -> Iterator[Segment]:
         return itertools.chain.from_iterable(_rows_of_file(kind, path, column) for path in paths)
 
     return _of_files(spec, paths, documents)
 
 
-def _rows_of_file(kind: str, path: str, column: str | None) -> Iterator[Piece]:
+def _rows_of_file(kind: str, path: str, column: str | None) -> Iterator[Segment]:
     extra = {"keep_default_na": False} if kind == "csv" else {}  # the words NA and null are words
     try:
         loaded = hub.load(FILE_KINDS[kind], data_files=[path], streaming=True, **extra)
@@ -179,15 +187,15 @@ def _rows_of_file(kind: str, path: str, column: str | None) -> Iterator[Piece]:
         raise ValueError(f"{path} cannot be read as {kind}: {error}") from error
 
 
-def _rows(where: str, loaded: Iterable, column: str | None) -> Iterator[Piece]:
+def _rows(where: str, loaded: Iterable, column: str | None) -> Iterator[Segment]:
     """The texts of one column; a missing value is an empty document, to be counted as such."""
     for table in loaded.with_format("arrow").iter(batch_size=ROWS):
         for text in hub.text_column(where, table, column):
-            yield from pieces(text or b"")
+            yield from split_long(text or b"")
 
 
 def _hub(spec: str, name: hub.Name, reading: Reading) -> Source:
-    def documents() -> Iterator[Piece]:
+    def documents() -> Iterator[Segment]:
         return _rows(spec, hub.load_name(name, reading.local_files_only), name.column)
 
     def validation() -> Source:

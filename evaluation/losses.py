@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from bpe import END_OF_TEXT, Tokenizer
-from data.batches import Documents, Sampler, TokenFile
-from data.documents import IGNORED
+from data.batches import IGNORED, Documents, Sampler, TokenFile
 from inference.run import decode
 from model import GPT, generate
 from model.gpt import evaluating
@@ -33,10 +32,10 @@ def estimate_loss(model: GPT, sampler: Sampler, batches: int) -> float:
 def full_loss(model: GPT, file: TokenFile, kind: str, batch_size: int, limit: int = LONGEST) -> float:
     """Return the mean loss in nats per token over about the first `limit` tokens of the file, each predicted once.
 
-    kind "random": adjacent windows, also across documents. "documents": each document from its own beginning.
+    kind "random" or "epochs": adjacent windows, also across documents. Else each document from its own beginning.
     """
     block_size = model.config.block_size
-    if kind == "random":
+    if kind in ("random", "epochs"):
         ids = torch.from_numpy(file.tokens[:limit].astype("int64"))
         return _mean_loss(model, _every_window(ids, block_size, batch_size))
     rows = Documents(file, batch_size, block_size, mode="pad", epochs=1)

@@ -65,7 +65,7 @@ class Assessment:
     """The figures, and examples of them."""
 
     figures: dict[str, float]
-    """Name -> value; shares lie between 0 and 1."""
+    """Name -> value; fractions are between 0 and 1."""
     failed_pairs: list[dict[str, Any]]
     stories: list[str]
 
@@ -117,7 +117,7 @@ def _assess(options: Evaluate) -> Assessment:
 
 def check_tokenizer(run: Path, data: Path) -> None:
     """Raise ValueError if the ids of run and data have different meanings."""
-    if not same_tokenizer(run / "tokenizer.json", data / "tokenizer.json"):
+    if not same_tokenizer(run, data):
         raise ValueError(f"{run} and {data} have different tokenizers: give --data that the run can read")
 
 

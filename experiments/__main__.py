@@ -1,4 +1,4 @@
-"""python -m experiments ablate | compare | sweep | scaling: what many runs tell.
+"""python -m experiments ablate | compare | sweep | scaling: experiments with many runs.
 
 ablate     how much data a model needs
 compare    several runs side by side

@@ -51,6 +51,11 @@ class Ablate:
     def __post_init__(self) -> None:
         if not self.sizes:
             raise ValueError("docs is empty: give numbers of documents, such as 1k 10k")
+        self.evaluation(self.run)  # refuses what it cannot do before anything is trained
+
+    def evaluation(self, run: Path) -> Evaluate:
+        """Return the options by which a run is evaluated."""
+        return Evaluate(run, pairs=self.pairs, samples=self.samples, device=self.device, kernels=self.kernels)
 
     @property
     def sizes(self) -> list[int]:
@@ -101,10 +106,7 @@ def _run(options: Ablate, count: int) -> dict[str, float]:
     flags = ["--preset", options.preset, "--data", str(data), "--run", str(run), "--device", options.device]
     flags += ["--kernels", options.kernels]
     train(parse_config([*flags, *steps, "--overwrite"]))
-    evaluation = Evaluate(
-        run, pairs=options.pairs, samples=options.samples, device=options.device, kernels=options.kernels
-    )
-    return assess(evaluation).figures
+    return assess(options.evaluation(run)).figures
 
 
 def truncate(source: Path, target: Path, count: int) -> None:

@@ -1,11 +1,14 @@
 """python -m experiments sweep PRESET --grid learning_rate=1e-3,3e-3 --seeds 3: a run for every setting and seed.
 
 Runs are in OUT/FIELD=VALUE,…/seed-N. Finished ones are kept and an unfinished one continues from its checkpoint, so
-the same command can be repeated after a stop, or with a larger grid. A run that diverges counts as an infinite loss
-and leaves the reason in its diverged.txt: a learning rate that is too high is a result, too.
+the same command can be repeated after a stop, or with a larger grid. A result belongs to its whole recipe, all
+settings and data: with another one the run is trained again. A run that diverges counts as an infinite loss and
+leaves the reason in its diverged.txt: a learning rate that is too high is a result, too.
 """
 
 import dataclasses
+import functools
+import hashlib
 import itertools
 import math
 import statistics
@@ -18,10 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 from common import files, plots
+from model import GPTConfig
 from training import failures
 from training.config import TrainConfig, parse_config
+from training.run import fingerprint
 
 SHORT = {"lr": "learning_rate"}
+NOT_SWEPT = ("run", "resume", "overwrite", "preset", "source", "init_from")
+SETTINGS = (*dataclasses.fields(TrainConfig), *dataclasses.fields(GPTConfig))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +51,8 @@ class Sweep:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ValueError(f"--seeds is {self.seeds}: it must be at least 1")
+        if self.seeds > 1 and any(part.startswith("seed=") for part in self.grid):
+            raise ValueError("the seeds are given by --seeds and by --grid: leave one of them out")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,44 +108,57 @@ def parse_grid(grid: tuple[str, ...]) -> dict[str, list[str]]:
     fields: dict[str, list[str]] = {}
     for part in grid:
         name, _, values = part.partition("=")
+        name = SHORT.get(name, name).replace("-", "_")
         listed = [value for value in values.split(",") if value]
         if not name or not listed:
             raise ValueError(f"--grid {part!r} is not FIELD=VALUE,VALUE")
-        fields[SHORT.get(name, name)] = listed
+        if name in NOT_SWEPT:
+            raise ValueError(f"--grid {part!r}: the sweep itself sets {name}, choose another field")
+        if name in fields or len(set(listed)) < len(listed):
+            raise ValueError(f"--grid {part!r} repeats a field or a value: give each once")
+        fields[name] = listed
     return fields
 
 
 def configurations(options: Sweep) -> Iterator[tuple[str, list[TrainConfig]]]:
     """Yield each setting's name and its configurations, one for each seed; checked before anything is trained."""
-    common = ["--preset", options.preset]
-    common += ["--data", str(options.data)] if options.data else []
-    common += ["--steps", str(options.steps)] if options.steps else []
     grid = parse_grid(options.grid)
+    common = ["--preset", options.preset]
+    for field in ("data", "steps"):
+        if (value := getattr(options, field)) is not None:
+            if field in grid:
+                raise ValueError(f"{field} is given by --{field} and by --grid: leave one of them out")
+            common += [f"--{field}", str(value)]
+    seeds = grid.pop("seed", None) or [str(seed) for seed in range(1, options.seeds + 1)]
     for values in itertools.product(*grid.values()):
         point = dict(zip(grid, values, strict=True))
         name = ",".join(f"{field}={value}" for field, value in point.items()) or "preset"
-        flags = [word for field, value in point.items() for word in (f"--{field.replace('_', '-')}", value)]
-        yield (
-            name,
-            [
-                _configuration(options.out / name, seed, common + flags)
-                for seed in range(1, options.seeds + 1)
-            ],
-        )
+        flags = [word for field, value in point.items() for word in _flag(field, value)]
+        yield name, [_configuration(options.out / name, seed, common + flags) for seed in seeds]
 
 
-def _configuration(folder: Path, seed: int, flags: list[str]) -> TrainConfig:
+def _flag(field: str, value: str) -> list[str]:
+    """Return the words of train.py's command line that set a field."""
+    flag, kinds = field.replace("_", "-"), {f.name: f.type for f in SETTINGS}
+    if kinds.get(field) is not bool:
+        return [f"--{flag}", value]
+    if value not in ("true", "false"):
+        raise ValueError(f"--grid {field}={value}: {field} is true or false")
+    return [f"--{flag}" if value == "true" else f"--no-{flag}"]
+
+
+def _configuration(folder: Path, seed: str, flags: list[str]) -> TrainConfig:
     run = folder / f"seed-{seed}"
-    return parse_config(
-        [*flags, "--seed", str(seed), "--run", str(run), *_stopped(run)], prog="python -m experiments sweep"
-    )
+    return parse_config([*flags, "--seed", seed, "--run", str(run)], prog="python -m experiments sweep")
 
 
-def _stopped(run: Path) -> list[str]:
-    """Return the flag for a run that was stopped: one without a checkpoint starts again."""
-    if not run.is_dir() or (run / "report.json").is_file():
-        return []
-    return ["--resume"] if failures.last_state(run).is_file() else ["--overwrite"]
+def recipe(config: TrainConfig) -> str:
+    """Return a hash of everything that a result depends on: all settings, and the tokens of the data."""
+    settings = dataclasses.replace(config, run=None, resume=False, overwrite=False).to_toml()
+    return hashlib.sha256(f"{settings}\n{_fingerprint(config.data)}".encode()).hexdigest()
+
+
+_fingerprint = functools.cache(fingerprint)
 
 
 def sweep(options: Sweep) -> None:
@@ -155,16 +177,29 @@ def sweep(options: Sweep) -> None:
 
 def _loss(config: TrainConfig) -> float:
     """Return the validation loss of a run, after training it unless it is finished."""
-    report, diverged = config.run_directory / "report.json", config.run_directory / "diverged.txt"
-    if not report.is_file() and not diverged.is_file():
-        from training.loop import train
-
-        try:
-            train(config)
-        except (failures.Diverged, failures.Damaged) as error:
-            files.write_text(diverged, f"{error}\n")
-            print(f"{config.run_directory}: {error}")
+    run = config.run_directory
+    report, diverged, kept = run / "report.json", run / "diverged.txt", run.with_name(f"{run.name}.recipe")
+    mine = kept.is_file() and kept.read_text(encoding="utf-8") == recipe(config)
+    if not mine or not (report.is_file() or diverged.is_file()):
+        _train(config, kept, resume=mine and failures.last_state(run).is_file())
     return files.read_json(report)["val_loss"] if report.is_file() else math.inf
+
+
+def _train(config: TrainConfig, kept: Path, *, resume: bool) -> None:
+    """Train or resume a run; set aside what was there of another recipe, or without a checkpoint."""
+    from training.loop import train
+
+    run = config.run_directory
+    if run.is_dir() and not resume:
+        print(
+            f"{run}: trained with other settings or data, or without a checkpoint: renamed to {run.name}.previous"
+        )
+    files.write_text(kept, recipe(config))
+    try:
+        train(dataclasses.replace(config, resume=resume, overwrite=not resume))
+    except (failures.Diverged, failures.Damaged, failures.NothingLearned) as error:
+        files.write_text(run / "diverged.txt", f"{error}\n")
+        print(f"{run}: {error}")
 
 
 def draw(settings: list[Setting], path: Path) -> None:

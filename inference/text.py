@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from bpe import END_OF_TEXT, Tokenizer
-from inference.run import weights_directory
+from inference.run import load_tokenizer, weights_directory
 from model import GPT
 from model.cache import compile_step
 from model.generate import Generation, Rules
@@ -77,20 +77,11 @@ def _without_weights(directory: Path) -> str:
             f"{directory} stopped before its first evaluation, so that there are no best weights yet: continue it with "
             f"python train.py --run {directory} --resume"
         )
-    return (
-        f"{directory} holds no trained model (neither best/ nor config.json): "
-        f"train one with python train.py --run {directory}"
-    )
-
-
-def load_tokenizer(directory: Path) -> Tokenizer:
-    """Return the tokenizer of a directory: tokenizer.json, or GPT-2's vocab.json and merges.txt."""
-    names = ("vocab.json", "merges.txt")
-    if (directory / "tokenizer.json").is_file():
-        return Tokenizer.load(directory / "tokenizer.json")
-    if all((directory / name).is_file() for name in names):
-        return Tokenizer.from_gpt2(*(directory / name for name in names))
-    raise FileNotFoundError(f"{directory} holds no tokenizer.json: copy it from where the model was trained")
+    if directory.exists():
+        return (
+            f"{directory} holds no trained model (neither best/ nor config.json): give the directory of a run"
+        )
+    return f"{directory} holds no trained model, it does not exist: train one with python train.py --run {directory}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +92,8 @@ class TextModel:
     tokenizer: Tokenizer
     step: Callable[..., Tensor] | None = None
     """A compiled decode step; see model.cache.compile_step."""
+    special_tokens: bool = False
+    """True to encode special tokens in texts as tokens, not as their letters."""
 
     @classmethod
     def load(
@@ -109,6 +102,7 @@ class TextModel:
         device: str = "auto",
         precision: Precision | None = None,
         compile: bool = False,
+        special_tokens: bool = False,
     ) -> "TextModel":
         """Load the best weights of a run, or the model of a Hugging Face directory, with its tokenizer.
 
@@ -130,7 +124,7 @@ class TextModel:
         model = model.to(choose_device(device)).eval()
         if precision is not None:
             model = pack(model, precision)
-        return cls(model, tokenizer, compile_step(model) if compile else None)
+        return cls(model, tokenizer, compile_step(model) if compile else None, special_tokens)
 
     @property
     def end(self) -> int | None:
@@ -140,7 +134,7 @@ class TextModel:
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text` as the beginning of a document."""
         start = [] if self.end is None else [self.end]
-        ids = start + self.tokenizer.encode(text)
+        ids = start + self.tokenizer.encode(text, allowed_special="all" if self.special_tokens else ())
         if not ids:
             raise ValueError(f"the prompt is empty, and the tokenizer has no {END_OF_TEXT} to start from")
         return ids

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 IGNORED = -100
+FLOAT16_ROWS = 1024  # positions that are summed in float16: no overflow if activations are below 64
 
 
 def logits_budget(device: str) -> int:
@@ -80,7 +81,15 @@ def _part_loss(hidden: Tensor, weight: Tensor, targets: Tensor, train: bool) -> 
     if not train:
         return logits, losses.sum(), None, None
     gradient = gradient.to(logits.dtype)
-    return logits, losses.sum(), gradient @ weight, gradient.mT @ hidden  # (N, V) @ (V, C), (V, N) @ (N, C)
+    return logits, losses.sum(), gradient @ weight, _weight_gradient(gradient, hidden)  # (N, V) @ (V, C)
+
+
+def _weight_gradient(gradient: Tensor, hidden: Tensor) -> Tensor:
+    """Return gradient.mT @ hidden, (V, N) @ (N, C), whose sum over positions could overflow float16 (65,504)."""
+    if gradient.dtype != torch.float16:
+        return gradient.mT @ hidden
+    parts = zip(gradient.split(FLOAT16_ROWS), hidden.split(FLOAT16_ROWS), strict=True)
+    return sum((some.mT @ rows).float() for some, rows in parts)
 
 
 class _HeadLoss(torch.autograd.Function):

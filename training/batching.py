@@ -6,12 +6,13 @@ whole micro-batches make up `batch_tokens`.
 """
 
 import dataclasses
+import operator
 import os
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from data.sampler import map_tensors
 from inference import devices
 from model import GPT, accounting
 from training.config import TrainConfig
@@ -66,28 +67,12 @@ def split(batch: Any, rows: int) -> list[Any]:
     >>> split((torch.arange(4), {"mask": torch.ones(4)}), rows=2)[1]
     (tensor([2, 3]), {'mask': tensor([1., 1.])})
     """
-    return [select(batch, slice(first, first + rows)) for first in range(0, _count_rows(batch), rows)]
-
-
-def select(batch: Any, rows: slice) -> Any:
-    """Return the `rows` of every tensor of a batch."""
-    if isinstance(batch, Tensor):
-        return batch[rows]
-    if isinstance(batch, dict):
-        return {name: select(part, rows) for name, part in batch.items()}
-    if dataclasses.is_dataclass(batch):
-        return type(batch)(*(select(part, rows) for part in _parts(batch)))
-    return tuple(select(part, rows) for part in batch)
-
-
-def _count_rows(batch: Any) -> int:
-    return len(batch) if isinstance(batch, Tensor) else _count_rows(_parts(batch)[0])
-
-
-def _parts(batch: Any) -> list[Any]:
-    if dataclasses.is_dataclass(batch):
-        return [getattr(batch, field.name) for field in dataclasses.fields(batch)]
-    return list(batch.values() if isinstance(batch, dict) else batch)
+    lengths: list[int] = []
+    map_tensors(batch, lambda tensor: lengths.append(len(tensor)) or tensor)
+    return [
+        map_tensors(batch, operator.itemgetter(slice(first, first + rows)))
+        for first in range(0, lengths[0], rows)
+    ]
 
 
 def fit_memory(

@@ -9,14 +9,16 @@ parameter's name, however many processes wrote it: a run can be resumed with ano
 """
 
 import dataclasses
+import math
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -44,13 +46,26 @@ class Progress:
     loss_scale: dict[str, Any] = dataclasses.field(default_factory=dict)
     """State of the loss scaling, in float16."""
     data: str = ""
-    """SHA-256 of the data's meta.json."""
+    """Fingerprint of the token files."""
+    copies: list[int] = dataclasses.field(default_factory=list)
+    """Steps whose checkpoints were copied, in the order of the run."""
 
 
-def save_weights(directory: Path, model: GPT) -> None:
-    """Replace `directory` by one with the model's weights and config."""
+def save_best(directory: Path, model: GPT, val_loss: float) -> None:
+    """Replace `directory` by one with the model's weights and config; the weights' metadata has their loss."""
     with files.atomic_directory(directory) as aside:
         model.save_pretrained(aside)
+        weights = aside / "model.safetensors"
+        save_file(load_file(weights), weights, metadata={"format": "pt", "val_loss": repr(val_loss)})
+
+
+def best_loss(directory: Path) -> float:
+    """Return the validation loss of the weights in RUN/best; infinite if there are none or it is not known."""
+    path = files.whole_directory(directory) / "model.safetensors"
+    if not path.is_file():
+        return math.inf
+    with safe_open(path, "pt") as file:
+        return float((file.metadata() or {}).get("val_loss", math.inf))
 
 
 def save_state(
@@ -84,15 +99,36 @@ def whole_model(model: GPT) -> GPT:
     return whole
 
 
-def keep_copy(run: Path, step: int, keep: int) -> None:
-    """With `keep` above 1, copy RUN/last to RUN/step-N by hard links, and delete all but the newest `keep`."""
+def keep_copies(run: Path, progress: Progress, keep: int) -> None:
+    """With `keep` above 1, copy RUN/last to RUN/step-N by hard links; of the copies made so far keep the newest.
+
+    Nothing else is replaced or deleted, whatever its name.
+    """
     if keep == 1:
         return
-    with files.atomic_directory(run / f"step-{step:08d}") as aside:
-        for file in (run / "last").iterdir():
-            os.link(file, aside / file.name)
-    for old in sorted(run.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
+    copy = _copy_of(run, progress.step)
+    if copy.exists() and not _is_copy(copy, progress.step):
+        print(
+            f"{copy} is no checkpoint of this run and stays: RUN/last was not copied there", file=sys.stderr
+        )
+    else:
+        with files.atomic_directory(copy) as aside:
+            for file in (run / "last").iterdir():
+                os.link(file, aside / file.name)
+    for step in progress.copies[:-keep]:
+        if _is_copy(old := _copy_of(run, step), step):
+            shutil.rmtree(old)
+    progress.copies = progress.copies[-keep:]
+
+
+def _copy_of(run: Path, step: int) -> Path:
+    return run / f"step-{step:08d}"
+
+
+def _is_copy(directory: Path, step: int) -> bool:
+    """True if a directory is a checkpoint of that step."""
+    state = directory / "state.json"
+    return state.is_file() and files.read_json(state).get("step") == step
 
 
 def load_state(directory: Path, model: GPT, optimizers: Optimizers, rank: int = 0) -> Progress:
@@ -102,7 +138,8 @@ def load_state(directory: Path, model: GPT, optimizers: Optimizers, rank: int = 
         raise FileNotFoundError(
             f"{directory} holds no saved state to resume from: start again with --overwrite instead of --resume"
         )
-    saved = GPT.from_pretrained(directory)
+    # How the model is computed may change on resuming, not what is computed.
+    saved = GPT.from_pretrained(directory, checkpoint_activations=model.config.checkpoint_activations)
     if saved.config != model.config:
         raise ValueError(
             f"{directory} holds another model than the one configured: resume without model flags"

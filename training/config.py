@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -21,10 +22,11 @@ import tyro
 
 from common import cli, files
 from data.tokenfile import read_meta
-from inference.run import weights_directory
+from inference.run import load_tokenizer, tokenizer_directory, weights_directory
 from kernels.dispatch import Kernels
 from model import GPTConfig, pretrained
 from model.config import without_retired
+from model.generate import Rules
 
 ROOT = Path(__file__).parent.parent
 PRESETS = ROOT / "presets"
@@ -73,8 +75,9 @@ class Everyday:
 class Optimization:
     """How the weights move."""
 
-    batches: Literal["random", "documents"] = "random"
-    """Windows that start anywhere, or only where a document starts (best where documents fit the context)."""
+    batches: Literal["random", "documents", "epochs", "packed"] = "random"
+    """Windows that start anywhere; only where a document starts (best if documents fit the context); every window once
+    an epoch; or whole documents packed into rows."""
     optimizer: Literal["fused", "ours", "muon"] = "fused"
     """AdamW: torch's fused one or the plain one of training/optimizer.py (equal results); or Muon with AdamW."""
     muon_learning_rate: float = 0.02
@@ -158,6 +161,7 @@ NOT_BELOW_ZERO = (
     "warmup_steps",
     "weight_decay",
     "grad_clip",
+    "coherence_stories",
     "temperature",
     "checkpoint_minutes",
 )
@@ -176,6 +180,12 @@ class TrainConfig(Everyday, Optimization, Hardware, Monitoring):
         for name in NOT_BELOW_ZERO:
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must not be below 0")
+        for name in ("learning_rate", "muon_learning_rate", "final_learning_rate", "weight_decay"):
+            if not math.isfinite(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be finite")
+        if not 0 <= self.seed < 1 << 62:
+            raise ValueError(f"seed is {self.seed}: it must be 0 or more, and below 2^62")
+        Rules(temperature=self.temperature)
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be in [0, 1)")
@@ -411,14 +421,24 @@ def prepare_data(config: TrainConfig, source: str) -> None:
             "prepare the data once, before several processes start: "
             f"python -m data prepare --source {source} --vocab-size {config.model.vocab_size} --out {config.data}"
         )
-    flags = ["--vocab-size", str(config.model.vocab_size)]
-    if config.init_from is not None:
-        tokenizer = config.init_from / "tokenizer.json"
-        flags = ["--tokenizer", str(tokenizer) if tokenizer.is_file() else "gpt2"]
+    if config.init_from is None:
+        flags = ["--vocab-size", str(config.model.vocab_size)]
+    else:
+        flags = ["--tokenizer", str(_tokenizer_json(config.init_from, config.data))]
     command = [sys.executable, "-m", "data", "prepare", "--source", source, "--out", str(config.data), *flags]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     if code := subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode:
-        raise SystemExit(code)  # the command has said why
+        raise SystemExit(code)  # the command has printed why
+
+
+def _tokenizer_json(weights: Path, data: Path) -> Path:
+    """Return the tokenizer.json of the weights; GPT-2's two files are written as one next to the data."""
+    directory = tokenizer_directory(weights)
+    if directory is not None and (directory / "tokenizer.json").is_file():
+        return directory / "tokenizer.json"
+    written = data.with_name(f"{data.name}.tokenizer.json")
+    load_tokenizer(weights).save(written)
+    return written
 
 
 def _saved_config(run: Path) -> Path:

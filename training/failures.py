@@ -44,6 +44,16 @@ class Damaged(ValueError):
         )
 
 
+class NothingLearned(ValueError):
+    """Every step of the run was skipped."""
+
+    def __init__(self, run: Path, steps: int) -> None:
+        super().__init__(
+            f"all {steps} steps were skipped, because loss or gradient were not finite: {run} has learned nothing. "
+            "Lower --learning-rate, use --precision float32, or take more steps"
+        )
+
+
 def last_state(run: Path) -> Path:
     """Return the path of the last checkpoint's state, which may not exist."""
     return files.whole_directory(run / "last") / "state.json"
@@ -98,7 +108,10 @@ def _out_of_memory(error: RuntimeError) -> bool:
 
 def _memory_advice(micro_batch: int) -> str:
     if micro_batch == 1:
-        return "out of memory with --micro-batch 1: add --checkpoint-activations, or lower --block-size or --n-layer"
+        return (
+            "out of memory with --micro-batch 1: add --checkpoint-activations (a --resume takes it, too), or start "
+            "again with a smaller --block-size or --n-layer"
+        )
     return (
         f"out of memory with {micro_batch} sequences a pass: lower --micro-batch to {micro_batch // 2} "
         "(the results stay the same where that divides the batch), or let --micro-batch auto find out"

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 import kernels
-from common import files
 from data.batches import Sampler, prefetch
 from inference import devices
 from model import GPT, accounting
@@ -170,7 +169,7 @@ class Trainer:
             raise failures.Diverged(self.run, self.progress.step, self.skips_in_a_row, text)
 
     def next_batch(self, feed: Iterator[Any]) -> Any:
-        """Return the next batch of `feed`, from which a resumed run will go on behind it."""
+        """Return the next batch of `feed`, after which a resumed run continues."""
         with self._saved_without_data():
             batch = next(feed)
         self.progress.batches = feed.state_dict()
@@ -190,26 +189,41 @@ class Trainer:
             ) from error
 
     def prepare_run(self) -> report.Log | report.NoLog:
-        """Make the run directory, or continue what is in it; return its log."""
-        if self.config.resume:
-            self.resume()
-        else:
-            run.check_free(self.config)
-        self.processes.barrier()  # every process has read before rank 0 writes
-        if not self.processes.main:
-            return report.NoLog()
-        if self.config.resume:
-            save_config(self.config)
-        else:
-            run.claim(self.config)
-        trackers = [tracker(self.config, self.progress.step) for tracker in self._trackers]
-        return report.Log(self.run / "log.jsonl", keep_before=self.progress.step, trackers=trackers)
+        """Make the run directory, or continue what is in it; return its log, which locks the run until it is closed."""
+        lock = run.Lock()
+        (taken,) = self.processes.any(self.processes.main and not lock.take(self.run))
+        if taken:
+            raise ValueError(f"another process is training {self.run}: wait for it, or choose another --run")
+        try:
+            if self.config.resume:
+                self.resume()
+            else:
+                run.check_free(self.config)
+            self.processes.barrier()  # every process has read before rank 0 writes
+            if not self.processes.main:
+                return report.NoLog()
+            if self.config.resume:
+                save_config(self.config)
+            else:
+                run.claim(self.config)
+                lock.take(self.run)  # the new directory: an older one has been renamed
+            trackers = [tracker(self.config, self.progress.step) for tracker in self._trackers]
+            path = self.run / "log.jsonl"
+            return report.Log(path, keep_before=self.progress.step, trackers=trackers, closing=lock.release)
+        except BaseException:
+            lock.release()
+            raise
 
     def resume(self) -> None:
         """Load the last checkpoint; a run that was killed before its first starts from the beginning."""
         run.check_resumable(self.config, self.progress)
-        if not files.whole_directory(self.run / "last").is_dir():
-            return
+        if run.has_checkpoint(self.run):
+            self._load()
+        # After a return to an older checkpoint RUN/best may be better than any that this one knows of.
+        best = checkpoint.best_loss(self.run / "best")
+        self.progress.best_val_loss = min(self.progress.best_val_loss, best)
+
+    def _load(self) -> None:
         self.progress = checkpoint.load_state(
             self.run / "last", self.model, self.optimizers, self.processes.rank
         )
@@ -232,20 +246,26 @@ class Trainer:
             return
         finite = math.isfinite(figures["val_loss"])
         texts = self.objective.sample(whole) if finite else {"story": "(none: the loss is not a number)"}
-        log.add(step=progress.step - 1, tokens=progress.tokens, seconds=progress.seconds, **figures, **texts)
+        log.add(
+            step=max(0, progress.step - 1),
+            tokens=progress.tokens,
+            seconds=progress.seconds,
+            **figures,
+            **texts,
+        )
         bar.show(progress.step, val_loss=figures["val_loss"])
         for text in texts.values():
             bar.print_sample(progress.step, text)
         report.plot_loss(log.records, self.run / "loss.png")
         if better:
-            checkpoint.save_weights(self.run / "best", whole)
+            checkpoint.save_best(self.run / "best", whole, figures["val_loss"])
 
     def _estimate(self, batches: int, *, val_only: bool = False) -> dict[str, float]:
         with devices.autocast(self.device, self.precision):
             return self.objective.estimate(self.model, batches, val_only=val_only)
 
     def save_due(self, stopping: bool) -> tuple[bool, bool]:
-        """Return if any process is asked to stop, and if it is time to save, for all processes alike."""
+        """Return if any process is asked to stop, and if it is time to save; the same in all processes."""
         config, step = self.config, self.progress.step
         minutes = (time.monotonic() - self.saved_at) / 60
         stop, late = self.processes.any(stopping, 0 < config.checkpoint_minutes <= minutes)
@@ -257,9 +277,12 @@ class Trainer:
             if not math.isfinite(self._estimate(1, val_only=True)["val_loss"]):
                 return False
         self.progress.loss_scale = dataclasses.asdict(self.scale) if self.scale.active else {}
+        if self.config.keep > 1:
+            before = [step for step in self.progress.copies if step != self.progress.step]
+            self.progress.copies = [*before, self.progress.step]
         checkpoint.save_state(self.run / "last", self.model, self.optimizers, self.progress, self.processes)
         if self.processes.main:
-            checkpoint.keep_copy(self.run, self.progress.step, self.config.keep)
+            checkpoint.keep_copies(self.run, self.progress, self.config.keep)
         self.saved_at = time.monotonic()
         return True
 
@@ -303,6 +326,8 @@ def train(
         trainer.profiler() as profile,
     ):
         progress = trainer.progress
+        if progress.step == 0 and config.init_from is not None:
+            trainer.evaluate(log, bar)  # so that RUN/best is never worse than the weights to start from
         while progress.step < config.steps:
             start = time.perf_counter()
             step = trainer.step(trainer.next_batch(feed))
@@ -312,6 +337,8 @@ def train(
             last = progress.step == config.steps
             if progress.step % config.eval_every == 0 or last:
                 trainer.evaluate(log, bar)
+            if last and progress.skipped == progress.step:
+                raise failures.NothingLearned(trainer.run, progress.step)
             stop, due = trainer.save_due(bool(stopping))
             if due and not trainer.save() and (stop or last):
                 raise failures.Damaged(trainer.run, progress.step)
@@ -350,6 +377,7 @@ def log_step(trainer: Trainer, step: Step, log: report.Log | report.NoLog, bar: 
         "loss": step.loss.item(),
         "learning_rate": step.learning_rate,
         "gradient_norm": step.gradient_norm.item(),
+        "skipped": progress.skipped,
         "tokens_per_second": speed,
     }
     log.add(step=progress.step - 1, **figures)

@@ -88,11 +88,11 @@ class Muon(GroupOptimizer):
 
     def move(self, group: dict[str, Any]) -> None:
         """Update the group's matrices that have a gradient, those of one shape together."""
-        alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+        same_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
         for parameter in group["params"]:
             if parameter.grad is not None:
-                alike[parameter.shape].append(parameter)
-        for shape, parameters in alike.items():
+                same_shape[parameter.shape].append(parameter)
+        for shape, parameters in same_shape.items():
             self._update(shape, parameters, group)
 
     def _update(self, shape: torch.Size, parameters: list[Tensor], group: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bpe import Tokenizer
 from common import files
-from data.batches import Sampler, TokenFile, windows
+from data.batches import IGNORED, Documents, DocumentStarts, EpochWindows, RandomWindows, Sampler, TokenFile
 from evaluation import losses
 from inference import devices
 from model import GPT
@@ -25,6 +25,12 @@ from training.report import Report
 
 Batch = tuple[Tensor, Tensor]  # x, y: (B, T) int64, y being x one token later
 SHOWN_STORIES = 3
+SAMPLERS = {
+    "random": RandomWindows,
+    "documents": DocumentStarts,
+    "epochs": EpochWindows,
+    "packed": Documents,
+}
 PASS_TOKENS = 32_768  # in an evaluation pass, if --micro-batch does not say
 
 
@@ -42,20 +48,14 @@ class Pretraining:
         """
         config, size = self.config, self.config.model.block_size
         rows = batching.micro_batch if config.micro_batch == "auto" else config.micro_batch
-        batches = windows(
-            self.train_file,
-            config.batches,
-            batching.rows,
-            size,
-            config.seed,
-            processes.rank,
-            processes.world_size,
-        )
+        sampler = SAMPLERS[config.batches]
         self._windows = {
-            "train_loss": windows(self.train_file, config.batches, rows, size),
-            "val_loss": windows(self.val_file, config.batches, rows, size),
+            "train_loss": sampler(self.train_file, rows, size),
+            "val_loss": sampler(self.val_file, rows, size),
         }
-        return batches
+        return sampler(
+            self.train_file, batching.rows, size, config.seed, processes.rank, processes.world_size
+        )
 
     def loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the mean loss over a batch, in nats per token."""
@@ -63,7 +63,7 @@ class Pretraining:
 
     def weight(self, batch: Batch) -> float:
         """Return the number of tokens that the loss is the mean over."""
-        return batch[1].numel()
+        return (batch[1] != IGNORED).sum().item()
 
     def estimate(self, model: GPT, batches: int, *, val_only: bool = False) -> dict[str, float]:
         """Return the mean loss over some batches, the same at every call, of both splits or of validation only."""
@@ -109,6 +109,7 @@ class Pretraining:
             train_loss=train_loss,
             bits_per_byte=losses.bits_per_byte(val_loss, val.meta.tokens["val"], val.meta.bytes["val"]),
             coherence=coherence,
+            skipped=progress.skipped,
             tokens=progress.tokens,
             seconds=progress.seconds,
             tokens_per_second=progress.tokens / progress.seconds,

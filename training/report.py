@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,9 +15,19 @@ from training.watch import Tracker, scalars
 class Log:
     """RUN/log.jsonl: one JSON object per line, for training steps and evaluations."""
 
-    def __init__(self, path: Path, *, keep_before: int = 0, trackers: Sequence[Tracker] = ()) -> None:
-        """Open the log without the lines of step `keep_before` and later, from a run that went further."""
-        self.path, self._trackers = path, trackers
+    def __init__(
+        self,
+        path: Path,
+        *,
+        keep_before: int = 0,
+        trackers: Sequence[Tracker] = (),
+        closing: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Open the log without the lines of step `keep_before` and later, from a run that went further.
+
+        `closing` is called when the log is closed, such as to unlock the run.
+        """
+        self.path, self._trackers, self._closing = path, trackers, closing
         self.records = [r for r in read_log(path) if r["step"] < keep_before] if keep_before else []
         files.write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
         self._file: IO[str] = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
@@ -35,6 +45,7 @@ class Log:
         self._file.close()
         for tracker in self._trackers:
             tracker.close()
+        self._closing()
 
 
 class NoLog:
@@ -90,6 +101,8 @@ class Report:
     """Of the validation text."""
     coherence: float | None
     """Fraction of sampled stories that the story checker passes."""
+    skipped: int
+    """Steps skipped because loss or gradient were not finite."""
     tokens: int
     """Tokens trained on, counted at each use."""
     seconds: float
@@ -118,6 +131,8 @@ class Report:
             f"peak memory      {self.peak_memory_mb:,.0f} MB",
             f"written to       {run}",
         ]
+        if self.skipped:
+            lines.append(f"skipped          {self.skipped:,} steps, whose loss or gradient was not finite")
         for number, story in enumerate(self.stories, 1):
             lines += ["", f"--- story {number} ---", story]
         console.print("\n".join(lines), markup=False, highlight=False)

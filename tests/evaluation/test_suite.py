@@ -83,3 +83,17 @@ def test_data_of_another_tokenizer_is_refused(babble, refused, tmp_path, corpus)
     meta["tokenizer_sha256"] = sha256(path)
     (tmp_path / "other" / "meta.json").write_text(json.dumps(meta))
     assert "different tokenizers" in refused(main, str(babble), "--data", str(tmp_path / "other"))
+
+
+def test_a_checkpoint_of_a_run_is_evaluated_with_the_runs_tokenizer_and_data(babble, evaluated, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(babble, run)
+    main([str(run / "best"), "--pairs", "4", "--samples", "6"])
+    figures = json.loads((run / "best" / "evaluation.json").read_text())["figures"]
+    assert figures == evaluated["figures"]
+
+
+def test_weights_that_are_no_run_are_named(babble, refused, tmp_path):
+    shutil.copytree(babble / "best", tmp_path / "weights")
+    shutil.copy(babble / "tokenizer.json", tmp_path / "weights")
+    assert "is no run of train.py" in refused(main, str(tmp_path / "weights"))

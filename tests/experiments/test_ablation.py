@@ -8,19 +8,20 @@ import pytest
 from bpe import Tokenizer
 from data.batches import TokenFile
 from experiments import ablation
+from experiments.__main__ import main
 
 
 def test_truncated_data_keep_whole_documents_and_counts_them(corpus, tmp_path):
-    ablation.truncate(corpus, tmp_path / "cut", 7)
-    whole, cut = TokenFile.open(corpus, "train"), TokenFile.open(tmp_path / "cut", "train")
-    end = cut.meta.end_of_text
-    assert np.array_equal(cut.tokens, whole.tokens[: len(cut)])
-    assert (cut.tokens == end).sum() == 7 == cut.meta.documents["train"] and cut.tokens[-1] == end
+    ablation.truncate(corpus, tmp_path / "short", 7)
+    whole, short = TokenFile.open(corpus, "train"), TokenFile.open(tmp_path / "short", "train")
+    end = short.meta.end_of_text
+    assert np.array_equal(short.tokens, whole.tokens[: len(short)])
+    assert (short.tokens == end).sum() == 7 == short.meta.documents["train"] and short.tokens[-1] == end
     text = Tokenizer.load(corpus / "tokenizer.json").decode_bytes(
-        [id for id in cut.tokens.tolist() if id != end]
+        [id for id in short.tokens.tolist() if id != end]
     )
-    assert cut.meta.bytes["train"] == len(text)
-    assert TokenFile.open(tmp_path / "cut", "val").meta.tokens["val"] == whole.meta.tokens["val"]
+    assert short.meta.bytes["train"] == len(text)
+    assert TokenFile.open(tmp_path / "short", "val").meta.tokens["val"] == whole.meta.tokens["val"]
 
 
 @pytest.mark.parametrize("word", ["0", "x", "-3", "1.5", "k", "", "inf", "1e400"])
@@ -32,6 +33,12 @@ def test_an_odd_number_of_documents_is_named(word):
 def test_more_documents_than_there_are_is_refused(corpus, refused, tmp_path):
     complaint = refused(main, "ablate", "--docs", "9m", "--data", str(corpus), "--run", str(tmp_path))
     assert "documents to train on, not 9,000,000" in complaint
+
+
+def test_an_evaluation_that_cannot_be_is_refused_before_training(corpus, refused, tmp_path):
+    flags = ["--docs", "5", "--data", str(corpus), "--run", str(tmp_path / "run"), "--samples", "0"]
+    assert "samples is 0" in refused(main, "ablate", *flags)
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_ablation_of_nothing_is_refused(refused):

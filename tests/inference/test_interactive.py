@@ -1,4 +1,4 @@
-"""A story told in turns, line by line."""
+"""An interactive session, line by line."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Text as it is told: whole characters, stop strings, reasons to end."""
+"""Text as it is sampled: whole characters, stop strings, reasons to end."""
 
 import pytest
 from hypothesis import given
@@ -20,13 +20,13 @@ def test_the_pieces_are_the_text_before_its_first_stop(text, stops):
     pieces.append(continuation.finish())
     found = [at for at in map(text.find, stops) if at >= 0]
     first_end = min((text.find(stop) + len(stop) for stop in stops if stop in text), default=None)
-    told = "".join(pieces)
-    assert told == continuation.text
+    shown = "".join(pieces)
+    assert shown == continuation.text
     if not found:
-        assert told == text and not continuation.stopped
+        assert shown == text and not continuation.stopped
     else:  # as it was read when the first stop was complete, the earliest beginning counts
         seen = text[:first_end]
-        assert told == seen[: min(at for at in map(seen.find, stops) if at >= 0)]
+        assert shown == seen[: min(at for at in map(seen.find, stops) if at >= 0)]
         assert continuation.stopped
 
 
@@ -52,8 +52,8 @@ def test_a_batch_tells_what_the_model_says(text_model):
     prompts = [text_model.encode("One day"), text_model.encode("")]
     continuations = text_model.generate(prompts, 60, Rules(), seeds=[3, 9])
     pieces = {0: "", 1: ""}
-    for said in continuations:
-        for row, piece in said.items():
+    for drawn in continuations:
+        for row, piece in drawn.items():
             pieces[row] += piece
     for row, seed in enumerate([3, 9]):
         ids = list(stream(text_model.model, prompts[row], 60, stop=text_model.end, seed=seed))

@@ -110,17 +110,17 @@ def test_twenty_runs_killed_at_random_moments_lose_nothing(tiny, tmp_path):
     expected, fork = weights(config.run / "last"), multiprocessing.get_context("fork")
     killed = 0
     for number in range(60):
-        cut = dataclasses.replace(config, run=tmp_path / f"cut-{number}")
-        child = fork.Process(target=loop.train, args=(cut,))
+        killed_run = dataclasses.replace(config, run=tmp_path / f"killed-{number}")
+        child = fork.Process(target=loop.train, args=(killed_run,))
         child.start()
-        while not (cut.run / "config.toml").exists():
+        while not (killed_run.run / "config.toml").exists():
             time.sleep(0.001)
         time.sleep(moments.uniform(0, 0.7 * duration))
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         killed += child.exitcode == -signal.SIGKILL  # else it had finished already
-        loop.train(dataclasses.replace(cut, resume=True))
-        assert same(weights(cut.run / "last"), expected), f"run {number}"
+        loop.train(dataclasses.replace(killed_run, resume=True))
+        assert same(weights(killed_run.run / "last"), expected), f"run {number}"
         if killed == 20:
             return
     pytest.fail(f"only {killed} runs could be killed in time")

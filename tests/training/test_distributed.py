@@ -117,7 +117,7 @@ def alone(corpus, tmp_path_factory) -> Path:
 
 
 def train_in(count: int, corpus: Path, alone: Path, folder: Path) -> Path:
-    """Trains every kind in `count` processes, and goes on from a single process's half in the divided ones."""
+    """Train every kind in `count` processes, and resume the half run of a single process in the sharded ones."""
     cases = [{"argv": flags(corpus, folder / kind, more)} for kind, more in KINDS.items()]
     for kind in DIVIDED:
         half = folder / f"{kind}-resumed"
@@ -129,7 +129,7 @@ def train_in(count: int, corpus: Path, alone: Path, folder: Path) -> Path:
     lost = flags(corpus, folder / "lost", f"{KINDS['torch']} --checkpoint-every 10")
     ended = run_cases(count, [*cases, {"argv": lost, "leave_at": 25}], folder)
     assert [process.returncode for process in ended] == [2, 9, *[2] * (count - 2)], ended[0].stderr[-2000:]
-    (folder / "said").write_text(ended[0].stderr)
+    (folder / "stderr").write_text(ended[0].stderr)
     return folder
 
 
@@ -198,7 +198,7 @@ def test_four_processes_learn_what_one_does(corpus, alone, tmp_path):
 
 
 def test_a_lost_process_ends_the_run_with_a_message_and_it_goes_on(corpus, alone, pair):
-    last = (pair / "said").read_text().strip().splitlines()[-1]
+    last = (pair / "stderr").read_text().strip().splitlines()[-1]
     assert last.startswith("error: a process of this run is gone; the last good checkpoint is")
     assert "of step 20: start all again with --resume" in last
     train_script.main(flags(corpus, pair / "lost", "--resume"))

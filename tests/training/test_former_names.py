@@ -1,4 +1,4 @@
-"""Commands that moved to rooms of their own still answer to their former names."""
+"""Commands that moved to other rooms still run under their former names."""
 
 import pytest
 

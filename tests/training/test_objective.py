@@ -74,7 +74,7 @@ class Counting(Sampler):
 
 
 class CountOn(Pretraining):
-    """Counting instead of stories, with figures of its own in the log."""
+    """Counting instead of stories, with its own figures in the log."""
 
     def open(self, batching, processes):
         super().open(batching, processes)

@@ -1,4 +1,4 @@
-"""A run from beginning to end: what it writes, that it learns, that it stops and goes on without a trace."""
+"""A run from beginning to end: what it writes, that it learns, that a stopped run resumes exactly."""
 
 import dataclasses
 import json
@@ -250,8 +250,8 @@ def test_a_model_wider_than_the_vocabulary_speaks_and_is_resumed_as_wide(tiny):
 def test_state_of_another_program_is_refused_with_its_name(tiny, refused):
     loop.train(dataclasses.replace(tiny, steps=2))
     (tiny.run / "last" / "state.json").write_text('{"step": 2, "speed": 3}')
-    said = refused(train_script.main, *flags(tiny, "--resume", "--steps", "3"))
-    assert "state.json is not what train.py writes" in said
+    message = refused(train_script.main, *flags(tiny, "--resume", "--steps", "3"))
+    assert "state.json is not what train.py writes" in message
 
 
 def test_damaged_state_is_refused_with_its_name(tiny, refused):
@@ -268,6 +268,14 @@ def test_a_bare_start_makes_the_corpus_and_trains(tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "quickstart" / "report.json").is_file()
     meta = json.loads((tmp_path / "tokens" / "stories" / "meta.json").read_text())
     assert meta["source"][0].startswith("stories") and meta["vocab_size"] == 300
+
+
+@pytest.mark.parametrize("kind", ["epochs", "packed"])
+def test_every_kind_of_batches_trains_and_resumes(tiny, kind):
+    config = dataclasses.replace(tiny, batches=kind, steps=10)
+    loop.train(config)
+    result = loop.train(dataclasses.replace(config, steps=30, resume=True))
+    assert result.val_loss < math.log(384) - 1
 
 
 def test_the_first_line_says_which_kernels_run_and_they_do(tiny, monkeypatch, capsys):

@@ -26,8 +26,8 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_written(
 ):
     monkeypatch.setattr(watch.importlib.util, "find_spec", lambda name: None)
     package = flag.strip("-").split("=")[0]
-    said = refused(train_script.main, "--data", str(tiny.data), "--run", str(tiny.run), *flag.split("="))
-    assert f"pip install {package}" in said
+    message = refused(train_script.main, "--data", str(tiny.data), "--run", str(tiny.run), *flag.split("="))
+    assert f"pip install {package}" in message
     assert not tiny.run.exists()
 
 
@@ -89,8 +89,10 @@ def test_a_missing_login_is_told_before_anything_is_written(tiny, refused, monke
         raise Refused("no key\nat all.")
 
     fake_wandb(monkeypatch, login=login)
-    said = refused(train_script.main, "--data", str(tiny.data), "--run", str(tiny.run), "--wandb", "online")
-    assert "no key at all. Fix that, or give --wandb offline" in said
+    message = refused(
+        train_script.main, "--data", str(tiny.data), "--run", str(tiny.run), "--wandb", "online"
+    )
+    assert "no key at all. Fix that, or give --wandb offline" in message
     assert not tiny.run.exists()
 
 

@@ -28,7 +28,7 @@ def small_model() -> nn.Module:
 
 
 def train(replica: distributed.Replica, model: nn.Module, move: Callable[[], None]) -> None:
-    """Each process learns from ids of its own."""
+    """Train on ids that differ between processes."""
     generator = torch.Generator().manual_seed(dist.get_rank())
     for _ in range(STEPS):
         ids = torch.randint(50, (4, 8), generator=generator)

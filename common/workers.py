@@ -19,8 +19,7 @@ WORTH_A_WORKER = 4_000_000  # characters: below this, starting a process takes l
 
 
 def sensible_workers(num_workers: int | None, size: int | None, worth: int = WORTH_A_WORKER) -> int:
-    """How many processes to use for `size` characters (None: unknown, taken as large); 1 means this process
-    only.
+    """Return how many processes to use for `size` characters (None: unknown, taken as large); 1 is this one only.
 
     A number that was asked for is taken, except in a daemon process, which may not have children.
     """
@@ -31,10 +30,11 @@ def sensible_workers(num_workers: int | None, size: int | None, worth: int = WOR
     if num_workers is not None:
         return num_workers
     most = MAX_WORKERS if size is None else size // worth
-    return max(1, min(most, MAX_WORKERS, _available_cores()))
+    return max(1, min(most, MAX_WORKERS, available_cores()))
 
 
-def _available_cores() -> int:
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -54,7 +54,7 @@ class Pool:
         self._executor: ProcessPoolExecutor | None = None
 
     def submit(self, job: Any) -> Future[Any]:
-        """Has one job done; its result is for `explained`."""
+        """Start one job and return its future; wait for it inside `explained`."""
         if self._executor is None:
             context = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(self.num_workers, context, _keep, self._settings)
@@ -63,17 +63,17 @@ class Pool:
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:
-        """ChildProcessError where a process dies; the next job begins with new ones."""
+        """Raise ChildProcessError if a process dies; the next job starts new ones."""
         try:
             yield
         except BrokenProcessPool as error:
             self._executor = None
             raise ChildProcessError(
-                "a worker process died, most often for want of memory: try fewer workers"
+                "a worker process died, most often because memory ran out: try fewer workers"
             ) from error
 
     def map(self, jobs: Iterable[Any]) -> Iterator[Any]:
-        """The results in the order of the jobs, of which only a few are in flight: they may be endless."""
+        """Yield the results in the order of the jobs. Only a few jobs are in flight, so they may be endless."""
         in_flight: deque[Future[Any]] = deque()
         try:
             with self.explained():
@@ -88,14 +88,14 @@ class Pool:
 
 
 def settle(futures: Iterable[Future[Any]]) -> None:
-    """Cancels what has not begun and waits for the rest."""
+    """Cancel the jobs that have not begun and wait for the others."""
     wait([future for future in futures if not future.cancel()])
 
 
 def ordered_map(
     call: Callable[[Any, Any], Any], shared: Any, jobs: Iterable[Any], num_workers: int
 ) -> Iterator[Any]:
-    """`call(shared, job)` for each job, in order, over processes that end with the last one.
+    """Yield `call(shared, job)` for each job, in order, over processes that end with the last one.
 
     One worker means this process.
     """
@@ -108,7 +108,7 @@ _kept: tuple[Callable[[Any, Any], Any], Any]
 
 
 def _keep(settings: bytes) -> None:
-    """In a worker, before its first job. Ctrl-C is for the process that gives it work; it goes when that goes."""
+    """Prepare a worker: it ignores Ctrl-C, which is for its parent, and ends with its parent."""
     global _kept
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_leave_with_parent, daemon=True).start()
@@ -129,7 +129,7 @@ def _run(job: Any) -> Any:
 
 @contextlib.contextmanager
 def _no_main_module() -> Iterator[None]:
-    """While processes start, hides the user's script, which multiprocessing would run again in each of them.
+    """Hide the user's script while processes start: multiprocessing would run it again in each of them.
 
     Workers import what they need from this package. So a script without `if __name__ == "__main__"`, a
     program read from standard input and an interactive session can all use workers.

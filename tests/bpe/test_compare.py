@@ -2,8 +2,7 @@
 
 import pytest
 
-from bpe.baselines import ByteTokenizer, CharTokenizer, WordTokenizer
-from bpe.compare import compare, measure
+from bpe.compare import ByteTokenizer, CharTokenizer, WordTokenizer, compare, measure
 from data.stories import corpus as stories
 
 TEXT = "The dog's ball, naïve 😀\n\tThe end."

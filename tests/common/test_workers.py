@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bpe import workers
-from bpe.workers import WORTH_A_WORKER, ordered_map, sensible_workers
+from common import workers
+from common.workers import WORTH_A_WORKER, ordered_map, sensible_workers
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -41,7 +41,7 @@ def test_no_guard_is_needed(way, tmp_path):
 
 
 def test_small_inputs_stay_in_this_process(monkeypatch):
-    monkeypatch.setattr(workers, "_available_cores", lambda: 8)
+    monkeypatch.setattr(workers, "available_cores", lambda: 8)
     assert sensible_workers(None, 0) == sensible_workers(None, 2 * WORTH_A_WORKER - 1) == 1
     assert sensible_workers(None, 3 * WORTH_A_WORKER) == 3
     assert sensible_workers(None, None) == 8
