@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bpe import END_OF_TEXT, Tokenizer, train
-from bpe.workers import sensible_workers
+from common.workers import sensible_workers
 from common.files import write_json
 from data.clean import SeenHashes
 from data.corpus import Corpus, Prepare
