@@ -302,7 +302,8 @@ def test_bench_writes_the_common_layout_and_a_plot(tmp_path, capsys):
     written = json.loads((tmp_path / "b.json").read_text())
     assert set(written) == {"benchmark", "machine", "date", "rows"}
     names = {row["name"].split()[0] for row in written["rows"]}
-    assert names == {"layer_norm", "add_layer_norm", "causal_attention"}
+    norms = {"layer_norm", "add_layer_norm", "rms_norm"}
+    assert names == norms | {"causal_attention", "gelu", "swiglu", "linear_cross_entropy"}
     assert {"F.layer_norm", "reference", "SDPA math"} <= {row["peer"] for row in written["rows"]}
     assert all(row["ours"] > 0 and row["ratio"] > 0 for row in written["rows"])
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
