@@ -14,7 +14,7 @@
 #include "memory.h"
 #include "rows.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 namespace {
 
 // Calls body(Function()) for "tanh" or "none", which the check has found it to be.
@@ -148,11 +148,12 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> swiglu_backward(const
 }
 
 }  // namespace
-}  // namespace slm
 
-TORCH_LIBRARY_IMPL(slm, CPU, m) {
-  m.impl("gelu", slm::gelu);
-  m.impl("gelu_backward", slm::gelu_backward);
-  m.impl("swiglu", slm::swiglu);
-  m.impl("swiglu_backward", slm::swiglu_backward);
+void register_activation(torch::Library& m) {
+  m.impl("gelu", gelu);
+  m.impl("gelu_backward", gelu_backward);
+  m.impl("swiglu", swiglu);
+  m.impl("swiglu_backward", swiglu_backward);
 }
+
+}  // namespace slm::CPU_CAPABILITY

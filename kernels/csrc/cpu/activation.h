@@ -3,7 +3,7 @@
 
 #include "vec.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 
 // s = 1 / (1 + e^-x) and 1 - s, each to full precision: by e^-|x|, which does not overflow.
 template <typename A>
@@ -108,4 +108,4 @@ inline void store_narrow(const Vec<compute_t<T>>& vec, T* to, Count count) {
   }
 }
 
-}  // namespace slm
+}  // namespace slm::CPU_CAPABILITY

@@ -9,7 +9,7 @@
 #include "../ops.h"
 #include "vec.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 namespace {
 
 constexpr int64_t kPiece = 8192;  // numbers that a task moves
@@ -62,6 +62,7 @@ void adamw(at::TensorList parameters, at::TensorList gradients, at::TensorList m
 }
 
 }  // namespace
-}  // namespace slm
 
-TORCH_LIBRARY_IMPL(slm, CPU, m) { m.impl("adamw_", slm::adamw); }
+void register_adamw(torch::Library& m) { m.impl("adamw_", adamw); }
+
+}  // namespace slm::CPU_CAPABILITY

@@ -14,7 +14,7 @@
 #include "rows.h"
 #include "vec.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 namespace {
 
 constexpr int64_t kTileWidth = 512;
@@ -121,6 +121,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> op(const at::Tensor& hidden, cons
 }
 
 }  // namespace
-}  // namespace slm
 
-TORCH_LIBRARY_IMPL(slm, CPU, m) { m.impl("linear_cross_entropy", slm::op); }
+void register_cross_entropy(torch::Library& m) { m.impl("linear_cross_entropy", op); }
+
+}  // namespace slm::CPU_CAPABILITY

@@ -13,7 +13,7 @@
 #include "norm.h"
 #include "rows.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 namespace {
 
 // out = (x - mean) * rstd * weight + bias for one row.
@@ -165,10 +165,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> layer_norm_backward(const at::Ten
 }
 
 }  // namespace
-}  // namespace slm
 
-TORCH_LIBRARY_IMPL(slm, CPU, m) {
-  m.impl("layer_norm", slm::layer_norm);
-  m.impl("add_layer_norm", slm::add_layer_norm);
-  m.impl("layer_norm_backward", slm::layer_norm_backward);
+void register_layer_norm(torch::Library& m) {
+  m.impl("layer_norm", layer_norm);
+  m.impl("add_layer_norm", add_layer_norm);
+  m.impl("layer_norm_backward", layer_norm_backward);
 }
+
+}  // namespace slm::CPU_CAPABILITY

@@ -13,7 +13,7 @@
 #include "memory.h"
 #include "rows.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 namespace {
 
 template <typename A>
@@ -162,10 +162,11 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_backward(const at::Tensor& grad_out,
 }
 
 }  // namespace
-}  // namespace slm
 
-TORCH_LIBRARY_IMPL(slm, CPU, m) {
-  m.impl("rms_norm", slm::rms_norm);
-  m.impl("add_rms_norm", slm::add_rms_norm);
-  m.impl("rms_norm_backward", slm::rms_norm_backward);
+void register_rms_norm(torch::Library& m) {
+  m.impl("rms_norm", rms_norm);
+  m.impl("add_rms_norm", add_rms_norm);
+  m.impl("rms_norm_backward", rms_norm_backward);
 }
+
+}  // namespace slm::CPU_CAPABILITY

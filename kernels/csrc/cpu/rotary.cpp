@@ -8,7 +8,7 @@
 #include "memory.h"
 #include "rows.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 namespace {
 
 // One head of one token: (x0, x1) becomes (x0 cos - x1 sin, x0 sin + x1 cos) for each of `pairs` pairs.
@@ -47,6 +47,7 @@ at::Tensor rotary(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& 
 }
 
 }  // namespace
-}  // namespace slm
 
-TORCH_LIBRARY_IMPL(slm, CPU, m) { m.impl("rotary", slm::rotary); }
+void register_rotary(torch::Library& m) { m.impl("rotary", rotary); }
+
+}  // namespace slm::CPU_CAPABILITY

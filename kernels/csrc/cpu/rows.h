@@ -12,7 +12,7 @@
 #include "../ops.h"
 #include "vec.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 
 // Rows that one task takes, and whose part of the gradients of weight and bias is summed before the parts are: fixed,
 // so that the sums do not depend on the number of threads.
@@ -83,4 +83,4 @@ void add_rows(const A* a, const A* b, T* sum, A* values, int64_t size, bool larg
   }
 }
 
-}  // namespace slm
+}  // namespace slm::CPU_CAPABILITY
