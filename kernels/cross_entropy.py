@@ -27,11 +27,11 @@ def linear_cross_entropy(
     """
     checks.check_linear_cross_entropy(hidden, weight, targets)
     device = hidden.device.type
+    dtype = _product_dtype(hidden, weight)
     library = dispatch.library(device)
     if library is None:
         checks.check_targets(targets, len(weight), IGNORED)
         return _plain(hidden, weight, targets)
-    dtype = _product_dtype(hidden, weight)
     budget = BUDGET.get(device, BUDGET["cuda"]) if budget is None else budget
     most = max(1, budget // (dtype.itemsize * weight.shape[0]))
     most = min(most, FLOAT16_ROWS) if dtype == torch.float16 else most
@@ -86,10 +86,8 @@ def _gradients(library, ctx, grad_loss, *_):
 
 def _is_one(factor: Tensor) -> bool:
     """True if no pass over the gradients is needed: the factor is known to be 1, and nothing more is derived."""
-    looked_at = (
-        factor.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.is_grad_enabled()
-    )
-    return looked_at and factor.item() == 1
+    known = type(factor) is Tensor and factor.device.type == "cpu" and not torch.compiler.is_compiling()
+    return known and not torch.is_grad_enabled() and factor.item() == 1
 
 
 register("linear_cross_entropy", _fake, _save, _gradients)

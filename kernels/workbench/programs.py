@@ -211,7 +211,7 @@ LINES = 64  # kMostLines in columns.cuh
 def rms_norm_forward(
     library: Library, x, weight, residual=None, sm_count: int = 1, **how
 ) -> dict[str, np.ndarray]:
-    """out, rstd and, with a residual, sum, for x and residual of (rows, C)."""
+    """Return out, rstd and, with a residual, sum, for x and residual of (rows, C)."""
     rows, columns = x.shape
     made = [unwritten(x.shape, x.dtype), unwritten(x.shape, x.dtype), unwritten((rows,), statistics(x.dtype))]
     given = [x, weight, x if residual is None else residual]
@@ -224,7 +224,7 @@ def rms_norm_forward(
 def rms_norm_backward(
     library: Library, grad_out, x, weight, rstd, grad_residual=None, sm_count: int = 1, **how
 ) -> dict[str, np.ndarray]:
-    """The gradients of x (rows, C) and weight (C)."""
+    """Return the gradients of x (rows, C) and weight (C)."""
     rows, columns = x.shape
     made = [unwritten(shape, x.dtype) for shape in ((rows, columns), (columns,))]
     made.append(unwritten((LINES, columns), statistics(x.dtype)))
@@ -237,7 +237,7 @@ def rms_norm_backward(
 
 
 def activation_forward(library: Library, gate, gate_bias, x=None, bias=None, **how) -> dict[str, np.ndarray]:
-    """out (rows, C); gate_bias and bias: (C), both or neither; x: for SwiGLU."""
+    """Return out (rows, C); gate_bias and bias: (C), both or neither; x: for SwiGLU."""
     (rows, columns), gated = gate.shape, x is not None
     given = _activation_inputs(gate, gate_bias, x, bias)
     made = unwritten(gate.shape, gate.dtype)
@@ -250,7 +250,7 @@ def activation_forward(library: Library, gate, gate_bias, x=None, bias=None, **h
 def activation_backward(
     library: Library, grad_out, gate, gate_bias, x=None, bias=None, **how
 ) -> dict[str, np.ndarray]:
-    """The gradients of gate and its bias, and for SwiGLU of x and its bias."""
+    """Return the gradients of gate and its bias, and for SwiGLU of x and its bias."""
     (rows, columns), gated = gate.shape, x is not None
     given = [grad_out, *_activation_inputs(gate, gate_bias, x, bias)]
     made = [unwritten(shape, gate.dtype) for shape in (gate.shape, gate.shape, (columns,), (columns,))]
@@ -262,13 +262,13 @@ def activation_backward(
 
 
 def _activation_inputs(gate, gate_bias, x, bias) -> list[np.ndarray]:
-    """What a kernel that is told to leave an input out may be handed in its place is any memory."""
+    """Return what a kernel is handed; in place of an input that it is told to leave out, any memory."""
     gate_bias = gate[0] if gate_bias is None else gate_bias
     return [gate, gate_bias, gate if x is None else x, gate_bias if bias is None else bias]
 
 
 def cross_entropy(library: Library, logits, targets, scale, **how) -> dict[str, np.ndarray]:
-    """The gradient (rows, V) and the statistics (rows,); logits contiguous."""
+    """Return the gradient (rows, V) and the statistics (rows,); logits contiguous."""
     rows, columns = logits.shape
     gradient = unwritten(logits.shape, logits.dtype)
     gradient[...] = logits

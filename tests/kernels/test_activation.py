@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import kernels
 from kernels import reference
 from tests.kernels import cases
-from tests.kernels.cases import by, each_backend, each_dtype
+from tests.kernels.cases import by, each_backend, each_dtype, each_fused
 
 SHAPES = [(5, 1), (3, 7), (2, 3, 48), (17, 127), (300, 33), (3, 1023), (0, 16), (2, 0, 8), (97,)]
 each_shape = pytest.mark.parametrize("shape", **by(SHAPES))
@@ -74,7 +74,7 @@ def test_rows_may_be_strided_and_biases_missing(backend):
     torch.testing.assert_close(gated, run(lambda gate, x: F.silu(gate) * x, [gate, x], grad))
 
 
-@each_backend
+@each_fused
 @each_form
 def test_what_is_not_finite_is_as_in_torch(backend, approximate):
     x = torch.tensor([float("nan"), float("inf"), 1.0, 100.0, -100.0, -1e30, 1e30], device=backend.device)
