@@ -254,17 +254,17 @@ SLM_EXPAND(TORCH_LIBRARY, SLM_LIBRARY, m) {
       " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
   // deterministic: of the backward. Where it is false, dq may be a sum whose order varies from run to run.
   m.def(
-      "causal_attention(Tensor q, Tensor k, Tensor v, float scale, int? window, float dropout_p, Tensor? seed,"
+      "causal_attention(Tensor q, Tensor k, Tensor v, float scale, SymInt? window, float dropout_p, Tensor? seed,"
       " bool deterministic=True) -> (Tensor out, Tensor lse)");
   m.def(
       "causal_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, float scale,"
-      " int? window, float dropout_p, Tensor? seed, bool deterministic=True) -> (Tensor dq, Tensor dk, Tensor dv)");
+      " SymInt? window, float dropout_p, Tensor? seed, bool deterministic=True) -> (Tensor dq, Tensor dk, Tensor dv)");
   m.def(
-      "causal_attention_qkvpacked(Tensor qkv, float scale, int? window, float dropout_p, Tensor? seed,"
+      "causal_attention_qkvpacked(Tensor qkv, float scale, SymInt? window, float dropout_p, Tensor? seed,"
       " bool deterministic=True) -> (Tensor out, Tensor lse)");
   m.def(
       "causal_attention_qkvpacked_backward(Tensor grad_out, Tensor qkv, Tensor out, Tensor lse, float scale,"
-      " int? window, float dropout_p, Tensor? seed, bool deterministic=True) -> Tensor dqkv");
+      " SymInt? window, float dropout_p, Tensor? seed, bool deterministic=True) -> Tensor dqkv");
   // A decode step; on the CPU only, and without a derivative.
   m.def(
       "packed_linear(Tensor x, Tensor weight, int outputs, Tensor? scales, Tensor? bias, str norm, Tensor? norm_weight,"
