@@ -49,7 +49,7 @@ class Options:
 
 
 def make_peers(tokenizer: Tokenizer) -> tuple[Any, Any]:
-    """tiktoken and Hugging Face with the same vocabulary."""
+    """Return tiktoken and Hugging Face with the same vocabulary."""
     import tiktoken
     import tokenizers
 
@@ -67,14 +67,14 @@ def make_peers(tokenizer: Tokenizer) -> tuple[Any, Any]:
 def megabytes_per_second(
     calls: dict[str, tuple[Callable[[str], Any], str]], repeat: int, warmup: int = 1
 ) -> dict[str, float]:
-    """Speed of each call on its text, the calls taking turns."""
+    """Return the speed of each call on its text; the calls take turns."""
     bound = {name: (lambda call=call, text=text: call(text)) for name, (call, text) in calls.items()}
     times = bench.medians(bound, repeat, warmup)
     return {name: len(text.encode()) / 1e6 / times[name] for name, (_, text) in calls.items()}
 
 
 def speed_rows(options: Options, tokenizer: Tokenizer, text: str) -> list[bench.Row]:
-    """One thread, warm and cold."""
+    """Measure one thread, with a warm and a cold cache."""
     tiktoken, hugging_face = make_peers(tokenizer)
     ids = tokenizer.encode(text)
     if not ids == tiktoken.encode_ordinary(text) == hugging_face.encode(text).ids:
@@ -109,7 +109,7 @@ def speed_rows(options: Options, tokenizer: Tokenizer, text: str) -> list[bench.
 
 
 def worker_rows(options: Options, tokenizer: Tokenizer, text: str) -> list[bench.Row]:
-    """Several processes beside one, the workers warm; the way of text and ids to them and back is counted."""
+    """Measure several processes against one, workers warm, transfer of texts and ids included."""
     # Texts that are alike, but not the same object, which would never leave the processor's cache.
     texts = [text[start:] + text[:start] for start in range(options.batch_copies)]
 
@@ -131,7 +131,7 @@ def worker_rows(options: Options, tokenizer: Tokenizer, text: str) -> list[bench
 
 
 def long_piece_rows(tokenizer: Tokenizer) -> list[bench.Row]:
-    """Pieces without an end, where a quadratic method would take hours."""
+    """Measure pieces without an end, where a quadratic method would take hours."""
     noise = random.Random(0).randbytes(2_000_000).decode("utf-8", "replace")
     units = {"the letter a": "a", "spaces": " ", "one emoji": "😀", "random bytes": noise}
     found = []
@@ -148,7 +148,7 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
 
 def stream_row(options: Options, tokenizer: Tokenizer, text: str) -> bench.Row:
-    """Growth of this process's peak memory while a long stream is encoded; run first, as a peak never falls."""
+    """Measure how much this process's peak memory grows over a long stream; run first, as a peak never falls."""
     size = len(text.encode())
     chunks = [text[start : start + 65_536] for start in range(0, len(text), 65_536)]
     before = peak_megabytes()
@@ -161,7 +161,7 @@ def stream_row(options: Options, tokenizer: Tokenizer, text: str) -> bench.Row:
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and reports."""
+    """Measure and report."""
     options = cli.parse(Options, argv, prog="benchmarks/bpe_encode.py")
     os.environ["RAYON_NUM_THREADS"] = "1"  # before tokenizers is imported
     text = read_text(options.text)

@@ -44,7 +44,7 @@ class Options:
 
 
 def read_text(path: Path | None) -> str:
-    """The file's text, or a megabyte of the built-in corpus."""
+    """Return the file's text, or a megabyte of the built-in corpus."""
     if path is not None:
         return path.read_text(encoding="utf-8", errors="replace")
     from data.stories import corpus
@@ -53,14 +53,14 @@ def read_text(path: Path | None) -> str:
 
 
 def train_ours(path: Path, vocab_size: int, threads: int | None) -> Any:
-    """Trains from a file; None threads lets it choose."""
+    """Train from a file; None threads lets it choose."""
     from bpe import train
 
     return train(path, vocab_size, special_tokens=(), num_workers=threads, progress=False)
 
 
 def train_theirs(path: Path, vocab_size: int) -> Any:
-    """The same with Hugging Face tokenizers."""
+    """Train the same with Hugging Face tokenizers."""
     import tokenizers
     from tokenizers.pre_tokenizers import ByteLevel
 
@@ -74,13 +74,13 @@ def train_theirs(path: Path, vocab_size: int) -> Any:
 
 
 def peak_megabytes(pid: int | str = "self") -> float:
-    """Peak resident memory in MiB of a process since it began its program (Linux; ru_maxrss is its parent's too)."""
+    """Return the peak resident memory in MiB of this program (Linux; ru_maxrss would include its parent)."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) / 1024
 
 
 def training_peak(path: Path, options: Options) -> float:
-    """Peaks in MiB of a fresh process that trains and of its workers, added."""
+    """Return the peaks in MiB of a fresh process that trains and of its workers, added."""
     program = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
         "from benchmarks.bpe_train import train_ours\n"
@@ -98,7 +98,7 @@ def training_peak(path: Path, options: Options) -> float:
 
 
 def timed_rows(path: Path, text: str, vocab_size: int, threads: int | None, repeat: int) -> list[bench.Row]:
-    """Seconds of both trainers on the file, and how many tokens and ids came of it."""
+    """Time both trainers on the file, and count the tokens and ids that result."""
     made: dict[str, Any] = {}
 
     def ours() -> None:
@@ -119,7 +119,7 @@ def timed_rows(path: Path, text: str, vocab_size: int, threads: int | None, repe
 
 
 def rows(options: Options, folder: Path) -> list[bench.Row]:
-    """All that is measured."""
+    """Return all rows."""
     text = read_text(options.text)
     warm_up, small, large = (folder / name for name in ("warm_up", "small", "large"))
     warm_up.write_text("a small text, so that imports are not counted")
@@ -138,7 +138,7 @@ def rows(options: Options, folder: Path) -> list[bench.Row]:
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and reports."""
+    """Measure and report."""
     options = cli.parse(Options, argv, prog="benchmarks/bpe_train.py")
     os.environ["RAYON_NUM_THREADS"] = str(options.threads)  # before tokenizers is imported
     with tempfile.TemporaryDirectory() as folder:

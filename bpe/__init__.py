@@ -4,13 +4,24 @@
     tokenizer = train("stories.txt", 10_000)
     tokenizer.save("tokenizer.json")
 
-Read in this order: pretokenize (where text is cut), trainer (how merges are learnt), merging (how they
-are applied), tokenizer (encode and decode), formats (files). counting, batches and workers make it fast.
-docs/bpe.md explains it by hand.
+basics/bpe.py is the whole idea in one file; this room makes it exact and fast. Read in this order: pretokenize (where
+text is cut), trainer (how merges are learnt), merging (how they are applied), vocabulary and tokenizer (encode and
+decode), formats (files). piecetable, counting and batches make it fast. docs/bpe.md explains it by hand.
 """
+
+from typing import Any
 
 from bpe.pretokenize import END_OF_TEXT
 from bpe.tokenizer import Tokenizer
-from bpe.trainer import train
+from bpe.vocabulary import id_dtype
 
-__all__ = ["END_OF_TEXT", "Tokenizer", "train"]
+__all__ = ["END_OF_TEXT", "Tokenizer", "id_dtype", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the trainer when it is asked for, so that encoding does not load it."""
+    if name == "train":
+        from bpe.trainer import train
+
+        return train
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,8 @@
 """Many texts to ids, over processes that stay ready between calls.
 
-One process encodes about 100 MB a second, so the way to another and back has to cost little. A pipe would
-copy everything several times, through the kernel; here texts and ids lie in blocks of shared memory, used
-again and again, and the pipe carries only names and lengths. The process that asks encodes too: what it does
-itself needs no way at all.
+One process encodes about 100 MB a second, so transfer has to be cheap. A pipe would copy everything several times,
+through the kernel; here texts and ids are in blocks of shared memory, which are reused, and the pipe carries only
+names and lengths. The calling process encodes, too: what it does itself needs no transfer.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from bpe.pretokenize import blocks
-from bpe.workers import Pool, settle
+from common.workers import Pool, settle
 
 if TYPE_CHECKING:
     from bpe import Tokenizer
@@ -53,7 +52,7 @@ class Reply(NamedTuple):
 
 
 class BatchEncoder:
-    """Encodes in `num_workers` processes, this one among them."""
+    """Encodes in `num_workers` processes, of which this one is the first."""
 
     def __init__(self, tokenizer: Tokenizer, num_workers: int) -> None:
         self.num_workers = num_workers
@@ -63,7 +62,7 @@ class BatchEncoder:
     def encode(
         self, tokenizer: Tokenizer, texts: Iterable[str], special_tokens: Sequence[str]
     ) -> Iterator[np.ndarray]:
-        """The ids of each text, an array (n,), in order."""
+        """Yield the ids of each text, an array (n,), in order."""
         ids = bytearray()
         with contextlib.closing(self._packed(tokenizer, texts, special_tokens)) as found:
             for packed, last in found:
@@ -75,7 +74,7 @@ class BatchEncoder:
     def _packed(
         self, tokenizer: Tokenizer, texts: Iterable[str], special_tokens: Sequence[str]
     ) -> Iterator[tuple[memoryview, bool]]:
-        """The packed ids of each part, and whether a text ends with it."""
+        """Yield the packed ids of each part, and True if a text ends with it."""
         waiting: deque[_Sent] = deque()
         with contextlib.ExitStack() as stack, self.pool.explained():
             free = _Blocks(stack)
@@ -111,12 +110,12 @@ class _Sent(NamedTuple):
 
 
 def _room() -> int:
-    """How many blocks shared memory can hold. A container has 64 MB of it by default, and to write to more is fatal."""
+    """Return how many blocks shared memory can hold: a container has 64 MB of it, and writing to more is fatal."""
     return shutil.disk_usage(SHARED).free // LARGEST if os.path.isdir(SHARED) else sys.maxsize
 
 
 class _Blocks:
-    """Blocks of shared memory that are used again; `stack` takes them away in the end."""
+    """Blocks of shared memory that are reused; `stack` removes them in the end."""
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._free: list[SharedMemory] = []
@@ -124,7 +123,7 @@ class _Blocks:
         self._room = _room()
 
     def take(self) -> SharedMemory | None:
-        """A block that nobody uses; None where there is room for no other."""
+        """Return a block that is not in use, or None if there is no room for another one."""
         if self._free:
             return self._free.pop()
         if not self._room:
@@ -136,7 +135,7 @@ class _Blocks:
         return block
 
     def read(self, sent: _Sent) -> Iterator[tuple[memoryview, bool]]:
-        """The packed ids of each part of a batch; then its block is free."""
+        """Yield the packed ids of each part of a batch; then its block is free."""
         reply = sent.reply.result()
         start = reply.start
         with memoryview(sent.block.buf if sent.block else reply.data) as source:
@@ -149,7 +148,7 @@ class _Blocks:
 
 
 def _parts(texts: Iterable[str], special_tokens: Sequence[str], named: bool) -> Iterator[Part]:
-    """The texts, a long one in parts that can be encoded apart."""
+    """Yield the texts, a long one in parts that can be encoded apart."""
     for text in texts:
         part = ""
         for after in blocks([text], special_tokens, BATCH) if named and len(text) > 2 * BATCH else [text]:
@@ -160,7 +159,7 @@ def _parts(texts: Iterable[str], special_tokens: Sequence[str], named: bool) -> 
 
 
 def _batches(parts: Iterable[Part]) -> Iterator[list[Part]]:
-    """Consecutive parts of about BATCH characters together."""
+    """Yield consecutive parts of about BATCH characters together."""
     batch: list[Part] = []
     size = 0
     for part in parts:
@@ -185,7 +184,7 @@ def _encode_here(tokenizer: Tokenizer, batch: list[Part], special_tokens: Sequen
 
 
 def _encode_job(tokenizer: Tokenizer, job: Job) -> Reply:
-    """In a worker: does a job."""
+    """Do a job, in a worker."""
     block = _attached(job.name) if job.name else None
     source = block.buf if block else memoryview(job.data)
     reply = _encode_each(tokenizer, _read_texts(source, job.lengths), job.special_tokens)
@@ -205,5 +204,5 @@ def _read_texts(source: memoryview, lengths: list[int]) -> Iterator[str]:
 
 @functools.lru_cache(maxsize=8)
 def _attached(name: str) -> SharedMemory:
-    """A block of another process; to map it anew for every job would cost a page fault for every 4 KiB."""
+    """Return a block of another process; mapping it again for every job would cost a page fault per 4 KiB."""
     return SharedMemory(name)

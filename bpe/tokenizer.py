@@ -1,41 +1,38 @@
 """Text to token ids and back, by the merges of a trained byte-level BPE.
 
-A dictionary maps a piece of text (a word with its leading space and what follows it up to the next one) to
-its ids, so that common text costs one look-up per piece. Training is in trainer.py, files in formats.py.
+`encode` and `decode` of basics/bpe.py, made exact for special tokens, long texts and streams, and fast: a dictionary
+maps a piece of text (a word with its leading space and what follows it up to the next one) to its ids, so that
+common text costs one look-up per piece; in a long text all pieces are looked up at once (piecetable.py). Training is
+in trainer.py, files are in formats.py.
 """
 
 import array
 import codecs
-import contextlib
 import functools
-import itertools
 import os
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bpe.batches import BatchEncoder
-from bpe.merging import Merge, Pair, merge
-from bpe.piecetable import PADDING, PieceTable, find_cuts, spare_special
-from bpe.pretokenize import Pattern, blocks, repair_surrogates, split_special
-from bpe.workers import sensible_workers
+from bpe.merging import MANY, SHORT, BatchMerger, merge
+from bpe.piecetable import Pieces, PieceTable
+from bpe.pretokenize import Pattern, blocks, cut_pieces, repair_surrogates, split_special
+from bpe.vocabulary import Vocabulary
 
 BLOCK = 1 << 17  # characters that are encoded at once: few enough to stay in the processor's cache
 WORTH_ARRAYS = 1 << 10  # characters from which the table of pieces is faster than a dictionary
+WORTH_SHARED_INTS = 1 << 10  # ids from which a list takes its integers from a table
+FEW_UNKNOWN = 0.03  # share of the pieces that are rather looked up one by one than put into the table
 CACHED_PIECES = 1 << 16  # pieces in one generation of the cache; there are two
 LONGEST_CACHED = 128  # characters
 WORTH_A_WORKER = 64_000_000  # characters: one process encodes them before another has warmed up
 AllowedSpecial = Collection[str]  # "all", or the special tokens that are to be recognised
 
 
-class Tokenizer:
-    """A byte-level BPE tokenizer.
-
-    `merges` are pairs of byte strings, first learnt first. By default ids 0..255 are the bytes, then come
-    the merges, then the special tokens; `vocab` (id -> bytes, without special tokens) gives other ids.
-    `special_tokens` are names, or names with their ids. `pattern` is gpt2, cl100k, o200k or a regular
-    expression. Anything inconsistent is a ValueError.
+class Tokenizer(Vocabulary):
+    """A byte-level BPE tokenizer. Vocabulary describes the arguments.
 
     >>> tokenizer = Tokenizer([(b"h", b"i"), (b" ", b"hi")], special_tokens=["<end>"])
     >>> tokenizer.encode("hi hi<end>"), tokenizer.encode("hi hi<end>", allowed_special="all")
@@ -44,91 +41,57 @@ class Tokenizer:
     'hi hi<end>'
     """
 
-    def __init__(
-        self,
-        merges: Iterable[Merge],
-        special_tokens: Mapping[str, int] | Sequence[str] = (),
-        pattern: str | Pattern = "gpt2",
-        *,
-        vocab: Mapping[int, bytes] | None = None,
-    ) -> None:
-        self.merges: list[Merge] = [(bytes(left), bytes(right)) for left, right in merges]
-        self.pattern = Pattern.of(pattern)
-        if vocab is None:
-            vocab = dict(enumerate([bytes([byte]) for byte in range(256)] + [a + b for a, b in self.merges]))
-        if not isinstance(special_tokens, Mapping):
-            check_names(special_tokens)
-            special_tokens = {token: len(vocab) + index for index, token in enumerate(special_tokens)}
-        self.special_tokens: dict[str, int] = dict(special_tokens)
-        self._ids = _checked_ids(vocab, self.special_tokens)
-        self._ranks, self._made = _merge_table(self.merges, self._ids)
-        self._byte_ids = [self._ids[bytes([byte])] for byte in range(256)]
-        tokens = {**vocab, **{id: token.encode() for token, id in self.special_tokens.items()}}
-        self.vocab: dict[int, bytes] = dict(sorted(tokens.items()))
-        self.dtype = np.dtype(np.uint16 if self.vocab_size <= 1 << 16 else np.uint32)
-        self._pretokens = _Cache(self._encode_pretoken)
-        self._pieces = _Cache(self._encode_piece)
+    @functools.wraps(Vocabulary.__init__)
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._byte_ids = [self._ids.get(bytes([byte]), -1) for byte in range(256)]
+        self._merger = BatchMerger(self._ranks, self._made, self._byte_ids, self.dtype)
+        self._pretokens, self._pieces = _Cache(), _Cache()
         self._table = PieceTable(self.dtype)
-        self._batches: BatchEncoder | None = None
-
-    @property
-    def vocab_size(self) -> int:
-        """The greatest id plus one: the number of rows an embedding needs."""
-        return next(reversed(self.vocab)) + 1
-
-    def __repr__(self) -> str:
-        special = ", ".join(self.special_tokens) or "none"
-        name = self.pattern.name or "own"
-        return f"Tokenizer({self.vocab_size} ids, pattern {name}, special tokens: {special})"
-
-    def __reduce__(self) -> tuple:
-        """Workers get the tokenizer without its cache."""
-        ordinary = {id: token for token, id in self._ids.items()}
-        make = functools.partial(Tokenizer, vocab=ordinary)
-        return make, (self.merges, self.special_tokens, self.pattern)
+        self._batches = None
 
     # Encoding
 
     def encode(self, text: str, allowed_special: AllowedSpecial = ()) -> list[int]:
-        """The ids of `text`. Special tokens are ordinary text unless allowed, by name or with "all".
+        """Return the ids of `text`. Special tokens are ordinary text unless allowed, by name or with "all".
 
         A surrogate pair is read as its character, a lone surrogate as U+FFFD. Raises a ValueError for an allowed
         special token that this tokenizer does not have.
         """
-        return self.encode_to_numpy(text, allowed_special).tolist()
+        return self._list(self.encode_to_numpy(text, allowed_special))
 
     def encode_to_numpy(self, text: str, allowed_special: AllowedSpecial = ()) -> np.ndarray:
-        """The ids of `text` as an array (n,) of uint16 where the vocabulary fits, else uint32."""
-        special_tokens = self._allowed(allowed_special)
+        """Return the ids of `text` as an array (n,) of uint16 if the vocabulary fits, else uint32."""
         packed = bytearray()
-        for block in blocks([text], special_tokens, BLOCK) if self.pattern.name else [text]:
-            packed += self._encode_block(block, special_tokens)
+        for block, tokens in self._blocks([text], self._matched(self._allowed(allowed_special))):
+            packed += self._encode_block(block, tokens)
         return np.frombuffer(packed, self.dtype)
 
     def encode_iterable(self, chunks: Iterable[str], allowed_special: AllowedSpecial = ()) -> Iterator[int]:
-        """The ids of the joined chunks, as they come, in constant memory.
+        """Yield the ids of the joined chunks, as they come, in constant memory.
 
-        Text is held back until a place where no token can cross: a space, or a single line break. With a
-        pattern of one's own no such place is known, and the text is held to its end.
+        Text is held back until a place that no token can cross: a space, or a single line break. With a
+        regular expression of your own no such place is known, and the text is held to its end.
         """
-        special_tokens = self._allowed(allowed_special)
-        held = blocks(chunks, special_tokens, BLOCK) if self.pattern.name else ["".join(chunks)]
-        for block in held:
-            yield from np.frombuffer(self._encode_block(block, special_tokens), self.dtype).tolist()
+        for block, tokens in self._blocks(chunks, self._matched(self._allowed(allowed_special))):
+            yield from np.frombuffer(self._encode_block(block, tokens), self.dtype).tolist()
 
     def encode_batch(
         self, texts: Iterable[str], num_workers: int | None = None, allowed_special: AllowedSpecial = ()
     ) -> list[list[int]]:
-        """`encode` of each text, in order; over several processes where there is enough text."""
-        return [ids.tolist() for ids in self.encode_batch_to_numpy(texts, num_workers, allowed_special)]
+        """Return `encode` of each text, in order; over several processes if there is enough text."""
+        return [self._list(ids) for ids in self.encode_batch_to_numpy(texts, num_workers, allowed_special)]
 
     def encode_batch_to_numpy(
         self, texts: Iterable[str], num_workers: int | None = None, allowed_special: AllowedSpecial = ()
     ) -> Iterator[np.ndarray]:
-        """`encode_to_numpy` of each text, in order; the texts are drawn as they are needed.
+        """Yield `encode_to_numpy` of each text, in order; the texts are drawn as they are needed.
 
-        Worker processes stay ready for the next call as long as this tokenizer is there.
+        Worker processes stay ready for the next call until this tokenizer is deleted.
         """
+        from bpe.batches import BatchEncoder
+        from common.workers import sensible_workers
+
         special_tokens = self._allowed(allowed_special)
         size = sum(map(len, texts)) if isinstance(texts, Sequence) else None
         workers = sensible_workers(num_workers, size, WORTH_A_WORKER)
@@ -147,97 +110,147 @@ class Tokenizer:
             allowed_special = (allowed_special,)
         if unknown := [token for token in allowed_special if token not in self.special_tokens]:
             known = ", ".join(map(repr, self.special_tokens)) or "none"
-            raise ValueError(f"{unknown[0]!r} is no special token of this tokenizer, which has {known}")
+            raise ValueError(f"{unknown[0]!r} is not a special token of this tokenizer: it has {known}")
         return tuple(allowed_special)
 
-    def _encode_block(self, text: str, special_tokens: Sequence[str]) -> bytes:
-        """Packed ids of a block of text."""
-        present = tuple(token for token in special_tokens if token in text)
-        if present and self.pattern.name and len(text) >= WORTH_ARRAYS:
-            with contextlib.suppress(UnicodeEncodeError):
-                return self._encode_long(text, present)
-        packed = bytearray()
-        for index, part in enumerate(split_special(text, present)):
-            if index % 2:
-                packed += self._pack([self.special_tokens[part]])
-                continue
-            try:
-                packed += self._encode_ordinary(part)
-            except UnicodeEncodeError:
-                packed += self._encode_ordinary(repair_surrogates(part))
-        return bytes(packed)
+    def _blocks(
+        self, texts: Iterable[str], tokens: Mapping[str, int]
+    ) -> Iterator[tuple[str, Mapping[str, int]]]:
+        """Yield blocks of the joined texts that can be encoded apart, each with the tokens to look for in it."""
+        found = blocks(texts, tuple(tokens), BLOCK) if self.pattern.name else ["".join(texts)]
+        if not (self.nfc or self.normalized):
+            yield from ((block, tokens) for block in found)
+            return
+        late = {unicodedata.normalize("NFC", name) if self.nfc else name for name in self.normalized}
+        first = {name: id for name, id in tokens.items() if name not in late}
+        second = {name: id for name, id in tokens.items() if name in late}
+        for block in map(repair_surrogates, found):
+            for index, part in enumerate(split_special(block, first)):
+                if index % 2:
+                    yield part, first
+                else:
+                    yield unicodedata.normalize("NFC", part) if self.nfc else part, second
 
-    def _encode_ordinary(self, text: str) -> bytes:
-        """Packed ids of a text without special tokens."""
-        if self.pattern.name is None:
-            return self._join(self.pattern.split(text))
-        return self._encode_short(text) if len(text) < WORTH_ARRAYS else self._encode_long(text)
+    def _encode_block(self, text: str, tokens: Mapping[str, int]) -> bytes:
+        """Return the packed ids of a block of text, in which `tokens` are recognised."""
+        present = {token: id for token, id in tokens.items() if token in text}
+        try:
+            if self.pattern.name and len(text) >= WORTH_ARRAYS:
+                return self._encode_long(text, present)
+            if not present:
+                return self._encode_short(text)
+            parts = enumerate(split_special(text, present))
+            return b"".join([self._pack([present[p]]) if i % 2 else self._encode_short(p) for i, p in parts])
+        except UnicodeEncodeError:
+            return self._encode_block(repair_surrogates(text), tokens)
 
     def _encode_short(self, text: str) -> bytes:
-        """One look-up in a dictionary per piece."""
-        first, *rest = self.pattern.pieces(text)
-        if not rest:
-            return self._join(self.pattern.split(first))
-        last = rest.pop()
-        head = self._join(self.pattern.split_inner(first))
-        tail = self._join(self.pattern.split(" " + last))
-        return b"".join((head, *map(self._pieces.__getitem__, rest), tail))
+        """Return the packed ids of a text without special tokens, by one look-up in a dictionary per piece."""
+        first, *inner = cut_pieces(text) if self.pattern.name else [text]
+        if not inner:
+            return b"".join(self._encode_pretokens(self.pattern.split(text)))
+        last = inner.pop()
+        head = self._encode_pretokens(self.pattern.split_inner(first))
+        values = list(map(self._pieces.get, inner))
+        for place, piece in enumerate(inner):
+            if values[place] is None:
+                pretokens = self.pattern.split_inner(" " + piece)
+                values[place] = self._pieces.older.get(piece) or b"".join(self._encode_pretokens(pretokens))
+                self._pieces.remember(piece, values[place])
+        return b"".join((*head, *values, *self._encode_pretokens(self.pattern.split(" " + last))))
 
-    def _encode_long(self, text: str, special_tokens: Sequence[str] = ()) -> bytes:
-        """All pieces at once, from the table; `special_tokens` are those that are there."""
-        encoded = text.encode()
-        data = np.frombuffer(encoded + PADDING, np.uint8)
-        cuts, encode, special = find_cuts(data), self._pieces.__getitem__, np.array([], np.int64)
-        if special_tokens:
-            cuts, special = spare_special(encoded, cuts, special_tokens)
-            encode = functools.partial(self._encode_special_piece, special_tokens)
-        if not cuts.size:
-            return self._encode_uncut(text, special_tokens, self.pattern.split)
-        head = encoded[: cuts[0]].decode()
-        tail = encoded[cuts[-1] :].decode()
-        inner = special[(special >= 0) & (special < len(cuts) - 1)]
-        return (
-            self._encode_uncut(head, special_tokens, self.pattern.split_inner)
-            + self._table.encode_pieces(encoded, data, cuts, encode, inner)
-            + self._encode_uncut(tail, special_tokens, self.pattern.split)
-        )
+    def _encode_long(self, text: str, tokens: Mapping[str, int]) -> bytes:
+        """Return the packed ids of a text, all pieces at once; `tokens` are those that are in it."""
+        pieces = Pieces(text.encode(), tuple(tokens))
+        if not pieces.cuts.size:
+            return self._encode_uncut(text, tokens, self._encode_whole)
+        ids, unknown, places = self._table.look_up(pieces)
+        if len(unknown) > FEW_UNKNOWN * len(pieces.cuts):
+            new = pieces.distinct(unknown)
+            pretokens = self.pattern.split_inner(pieces.joined(new))
+            self._table.store(pieces, new, pretokens, self._encode_pretokens(pretokens))
+            ids, unknown, places = self._table.look_up(pieces)
+        names = pieces.names(unknown)
+        values = [None] * len(names) if tokens else list(map(self._pieces.get, names))
+        for index, name in enumerate(names):
+            if values[index] is None:
+                values[index] = self._encode_uncut(" " + name, tokens, self._encode_inner)
+        head = self._encode_uncut(pieces.head, tokens, self._encode_inner)
+        tail = self._encode_uncut(pieces.tail, tokens, self._encode_whole)
+        return b"".join((head, *_interleaved(ids, places, values), tail))
 
-    def _encode_uncut(
-        self, text: str, special_tokens: Sequence[str], split: Callable[[str], list[str]]
-    ) -> bytes:
-        """A text between two cuts. It ends at each special token; `split` is for what follows the last one."""
-        *before, last = split_special(text, special_tokens)
-        parts: list[bytes] = []
-        for ordinary, special in zip(before[::2], before[1::2], strict=True):
-            parts.append(self._join(self.pattern.split(ordinary)))
-            parts.append(self._pack([self.special_tokens[special]]))
-        return b"".join((*parts, self._join(split(last))))
+    def _encode_uncut(self, text: str, tokens: Mapping[str, int], encode: Callable[[str], bytes]) -> bytes:
+        """Return the packed ids of a text that ends at each of the `tokens`; `encode` is for the rest of it."""
+        if not any(token in text for token in tokens):
+            return encode(text)
+        *before, last = split_special(text, tokens)
+        packed = bytearray()
+        for ordinary, token in zip(before[::2], before[1::2], strict=True):
+            packed += self._encode_whole(ordinary) + self._pack([tokens[token]])
+        return bytes(packed) + encode(last)
 
-    def _encode_special_piece(self, special_tokens: Sequence[str], piece: str) -> bytes:
-        """As `_encode_piece`, for a piece that may hold special tokens."""
-        if any(token in piece for token in special_tokens):
-            return self._encode_uncut(" " + piece, special_tokens, self.pattern.split_inner)
-        return self._pieces[piece]
+    def _encode_whole(self, text: str) -> bytes:
+        """Return the packed ids of a text with its end, without looking for pieces."""
+        return b"".join(self._encode_pretokens(self.pattern.split(text)))
 
-    def _encode_piece(self, piece: str) -> bytes:
-        """A piece from the middle of a text, which has lost its leading space."""
-        return self._join(self.pattern.split_inner(" " + piece))
+    def _encode_inner(self, piece: str) -> bytes:
+        """Return the packed ids of one piece from before the last cut, with its space if it has one."""
+        key = piece[1:] if piece.startswith(" ") else None
+        value = self._pieces.get(key) or self._pieces.older.get(key)
+        if value is None:
+            value = b"".join(self._encode_pretokens(self.pattern.split_inner(piece)))
+            if key is not None:
+                self._pieces.remember(key, value)
+        return value
 
-    def _join(self, pretokens: Iterable[str]) -> bytes:
-        return b"".join(map(self._pretokens.__getitem__, pretokens))
+    def _encode_pretokens(self, pretokens: Sequence[str]) -> list[bytes]:
+        """Return the packed ids of each pre-token; new ones are merged, many of them at once."""
+        values = list(map(self._pretokens.get, pretokens))
+        if None not in values:
+            return values
+        unknown = dict.fromkeys(p for p, value in zip(pretokens, values, strict=True) if value is None)
+        found = {p: value for p in unknown if (value := self._known(p)) is not None}
+        new = {p: p.encode() for p in unknown if p not in found}
+        short = [p for p, data in new.items() if len(data) <= SHORT]
+        if len(short) >= MANY:
+            found.update(zip(short, self._merger.merge([new.pop(p) for p in short]), strict=True))
+        for pretoken, data in new.items():
+            ids = [self._byte_ids[byte] for byte in data]
+            found[pretoken] = self._pack(merge(ids, self._ranks, self._made))
+        for pretoken, value in found.items():
+            self._pretokens.remember(pretoken, value)
+        return [found[p] if value is None else value for p, value in zip(pretokens, values, strict=True)]
 
-    def _encode_pretoken(self, pretoken: str) -> bytes:
-        ids = [self._byte_ids[byte] for byte in pretoken.encode()]
-        return self._pack(merge(ids, self._ranks, self._made))
+    def _known(self, pretoken: str) -> bytes | None:
+        """Return the packed ids of a pre-token that needs no merging."""
+        if self.ignore_merges and (id := self._ids.get(pretoken.encode())) is not None:
+            return self._pack([id])
+        return self._pretokens.older.get(pretoken)
 
     def _pack(self, ids: Sequence[int]) -> bytes:
         return array.array("H" if self.dtype == np.uint16 else "I", ids).tobytes()
 
+    def _list(self, ids: np.ndarray) -> list[int]:
+        """Return the ids as a list; in a long one equal ids are one object, which is faster to make and smaller."""
+        if len(ids) < WORTH_SHARED_INTS or self.vocab_size > 1 << 20:
+            return ids.tolist()
+        return self._integers.take(ids).tolist()
+
+    @functools.cached_property
+    def _integers(self) -> np.ndarray:
+        """The integers (vocab_size,) as Python objects."""
+        return np.arange(self.vocab_size).astype(object)
+
     # Decoding
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes that the ids stand for. An id that is not in the vocabulary is a ValueError."""
-        ids = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
+        """Return the bytes of the ids, given as integers, an array or a tensor (n,).
+
+        An id that is not in the vocabulary is a ValueError.
+        """
+        ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+        if not isinstance(ids, list) or (ids and isinstance(ids[0], list)):
+            raise ValueError("ids must have one dimension: decode the rows of a batch one by one")
         try:
             return b"".join(map(self.vocab.__getitem__, ids))
         except KeyError as error:
@@ -247,12 +260,17 @@ class Tokenizer:
                 f"(ids 0..{self.vocab_size - 1})"
             ) from None
 
-    def decode(self, ids: Iterable[int], errors: str = "replace") -> str:
-        """The text that the ids stand for; `errors` as in bytes.decode, for bytes that are no UTF-8."""
+    def decode(
+        self, ids: Iterable[int], errors: str = "replace", *, skip_special_tokens: bool = False
+    ) -> str:
+        """Return the text of the ids; `errors` as in bytes.decode, for bytes that are not UTF-8."""
+        if skip_special_tokens:
+            special = set(self.special_tokens.values())
+            ids = [id for id in (ids.tolist() if hasattr(ids, "tolist") else ids) if id not in special]
         return self.decode_bytes(ids).decode("utf-8", errors)
 
     def decode_stream(self, ids: Iterable[int], errors: str = "replace") -> Iterator[str]:
-        """The text piece by piece as the ids come; a character is given out when its last byte is there."""
+        """Yield the text piece by piece as the ids come; a character is yielded when its last byte is there."""
         decoder = codecs.getincrementaldecoder("utf-8")(errors)
         for id in ids:
             if text := decoder.decode(self.decode_bytes([id])):
@@ -263,35 +281,49 @@ class Tokenizer:
     # Files: see formats.py
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes Hugging Face's tokenizer.json."""
+        """Write Hugging Face's tokenizer.json."""
         from bpe import formats
 
         formats.save_json(self, Path(path))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Tokenizer":
-        """Reads Hugging Face's tokenizer.json of a byte-level BPE; a ValueError names what cannot be done alike."""
+        """Read Hugging Face's tokenizer.json of a byte-level BPE, or that of a folder.
+
+        A ValueError names what this tokenizer cannot do in the same way.
+        """
         from bpe import formats
 
-        return formats.load_json(Path(path))
+        path = Path(path)
+        return formats.load_json(cls, path / "tokenizer.json" if path.is_dir() else path)
 
     @classmethod
     def gpt2(cls, directory: str | os.PathLike[str] | None = None) -> "Tokenizer":
-        """GPT-2's own tokenizer, from `directory` or from where gpt2.py finds it; else a FileNotFoundError."""
+        """Return GPT-2's own tokenizer, from `directory` or from where gpt2.py finds it; else a FileNotFoundError."""
         from bpe.gpt2 import find
 
         vocab_json, merges_txt = find(directory)
         return cls.from_gpt2(vocab_json, merges_txt)
 
     @classmethod
-    def from_gpt2(cls, vocab_json: str | os.PathLike[str], merges_txt: str | os.PathLike[str]) -> "Tokenizer":
-        """Reads GPT-2's two files, vocab.json (encoder.json) and merges.txt (vocab.bpe)."""
+    def from_gpt2(
+        cls,
+        vocab_json: str | os.PathLike[str],
+        merges_txt: str | os.PathLike[str],
+        pattern: str | Pattern | None = None,
+        special_tokens: Sequence[str] = (),
+    ) -> "Tokenizer":
+        """Read the two files of GPT-2, vocab.json (encoder.json) and merges.txt (vocab.bpe).
+
+        The pattern is the one that `save_gpt2` noted in merges.txt, else GPT-2's. A token that no merge makes is a
+        special token if it looks like one (<…> or […]) or is named in `special_tokens`; else it is a ValueError.
+        """
         from bpe import formats
 
-        return formats.load_gpt2(Path(vocab_json), Path(merges_txt))
+        return formats.load_gpt2(cls, Path(vocab_json), Path(merges_txt), pattern, special_tokens)
 
     def save_gpt2(self, directory: str | os.PathLike[str]) -> None:
-        """Writes vocab.json and merges.txt into `directory`."""
+        """Write vocab.json and merges.txt into `directory`; `from_gpt2` finds a pattern other than GPT-2's again."""
         from bpe import formats
 
         formats.save_gpt2(self, Path(directory))
@@ -303,85 +335,38 @@ class Tokenizer:
         pattern: str | Pattern = "gpt2",
         special_tokens: Mapping[str, int] | Sequence[str] = (),
     ) -> "Tokenizer":
-        """Reads a tiktoken rank file, which holds neither the pattern nor the special tokens."""
+        """Read a tiktoken rank file, which holds neither the pattern nor the special tokens."""
         from bpe import formats
 
-        return formats.load_tiktoken(Path(path), pattern, special_tokens)
+        return formats.load_tiktoken(cls, Path(path), pattern, special_tokens)
 
     def save_tiktoken(self, path: str | os.PathLike[str]) -> None:
-        """Writes a tiktoken rank file; the pattern and the special tokens have no place in it."""
+        """Write a tiktoken rank file; the pattern and the special tokens have no place in it."""
         from bpe import formats
 
         formats.save_tiktoken(self, Path(path))
 
 
 class _Cache(dict[str, bytes]):
-    """Remembers what `encode` gave, in two generations: memory is bounded and what is in use stays."""
+    """Packed ids by text, in two generations: memory is bounded and what is in use stays."""
 
-    def __init__(self, encode) -> None:
-        self.encode = encode
+    def __init__(self) -> None:
         self.older: dict[str, bytes] = {}
 
-    def __missing__(self, key: str) -> bytes:
-        value = self.older.get(key)
-        if value is None:
-            value = self.encode(key)
+    def remember(self, key: str, value: bytes) -> None:
+        """Keep the value for `key`, unless the text is long; a full generation becomes the older one."""
         if len(key) <= LONGEST_CACHED:
             if len(self) >= CACHED_PIECES:
                 self.older = dict(self)
                 self.clear()
             self[key] = value
-        return value
 
 
-def check_names(special_tokens: Sequence[str]) -> None:
-    """Refuses what is no list of different names."""
-    if isinstance(special_tokens, str):
-        raise ValueError(f"special_tokens is the string {special_tokens!r}: give a list or a tuple of names")
-    if len(set(special_tokens)) < len(special_tokens):
-        raise ValueError(f"special_tokens holds a name twice: {list(special_tokens)}")
-
-
-def _checked_ids(vocab: Mapping[int, bytes], special_tokens: Mapping[str, int]) -> dict[bytes, int]:
-    """bytes -> id of the ordinary tokens, after all that can be wrong with ids was looked for."""
-    ids = {token: id for id, token in vocab.items()}
-    if len(ids) < len(vocab):
-        twice = next(token for id, token in vocab.items() if ids[token] != id)
-        raise ValueError(f"the token {twice!r} has two ids in the vocabulary")
-    if missing := [byte for byte in range(256) if bytes([byte]) not in ids]:
-        raise ValueError(
-            f"the vocabulary has no token for the byte 0x{missing[0]:02x} ({len(missing)} of 256 lack one), "
-            "but a byte-level BPE needs all of them"
-        )
-    seen = set(vocab)
-    for token, id in special_tokens.items():
-        if not token:
-            raise ValueError("a special token is the empty string: give it a name")
-        if id in seen:
-            raise ValueError(f"the special token {token!r} has the id {id}, which another token has too")
-        seen.add(id)
-    if min(seen) < 0 or max(seen) >= 1 << 32:
-        raise ValueError(f"ids run from {min(seen)} to {max(seen)}: they must lie in 0..2**32-1")
-    if (gap := next(id for id in itertools.count() if id not in seen)) < max(vocab):
-        raise ValueError(f"no token has the id {gap}: the vocabulary has a gap")
-    return ids
-
-
-def _merge_table(merges: Sequence[Merge], ids: Mapping[bytes, int]) -> tuple[dict[Pair, int], list[int]]:
-    """(left id, right id) -> rank, and rank -> id of what the merge makes."""
-    ranks: dict[Pair, int] = {}
-    made: list[int] = []
-    for rank, (left, right) in enumerate(merges):
-        for part in (left, right, left + right):
-            if part not in ids:
-                raise ValueError(
-                    f"merge {rank} ({left!r} + {right!r}) needs the token {part!r}, which does not exist"
-                )
-        ranks[ids[left], ids[right]] = rank
-        made.append(ids[left + right])
-    if len(ranks) < len(merges):
-        raise ValueError(f"{len(merges) - len(ranks)} of the {len(merges)} merges stand there twice")
-    if orphans := {id for token, id in ids.items() if len(token) > 1}.difference(made):
-        orphan = next(token for token, id in ids.items() if id in orphans)
-        raise ValueError(f"no merge makes the token {orphan!r} (id {ids[orphan]})")
-    return ranks, made
+def _interleaved(packed: bytes, places: np.ndarray, values: Sequence[bytes]) -> Iterator[bytes]:
+    """Yield `packed` with each value put in at its place."""
+    start = 0
+    for place, value in zip(places.tolist(), values, strict=True):
+        yield packed[start:place]
+        yield value
+        start = place
+    yield packed[start:]

@@ -1,22 +1,23 @@
 """Counts of pre-tokens to merges: the training half of byte-pair encoding (Sennrich et al. 2016, on bytes
 as in GPT-2).
 
-Each step merges the most frequent adjacent pair everywhere. Done naively a step reads the whole corpus;
-here a step touches only the words that hold the pair, and only the pairs beside it change their counts. Of
-pairs with equal counts the lexicographically greatest pair of byte strings is merged, so the result depends
-on nothing but the counts.
+`train` of basics/bpe.py, made fast: there a step counts every pair of the corpus; here a step touches only the words
+that hold the merged pair, and only its neighbours change their counts. If counts are equal, the lexicographically
+greatest pair of byte strings is merged, so the result depends on nothing but the counts.
 """
 
+import contextlib
 import heapq
 import logging
+import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from bpe.counting import Source, count_pretokens
+from bpe.counting import Progress, Source, count_pretokens, no_progress
 from bpe.merging import Merge, Pair
 from bpe.pretokenize import END_OF_TEXT, Pattern
-from bpe.progress import Progress, no_progress, progress_bars
-from bpe.tokenizer import Tokenizer, check_names
+from bpe.tokenizer import Tokenizer
+from bpe.vocabulary import check_names
 
 logger = logging.getLogger("bpe")
 
@@ -30,15 +31,16 @@ def train(
     num_workers: int | None = None,
     max_bytes: int | None = None,
     progress: bool = True,
+    end_of_text: str | None = None,
 ) -> Tokenizer:
-    """Learns a tokenizer of `vocab_size` ids: 256 bytes, the merges, the special tokens.
+    """Learn a tokenizer of `vocab_size` ids: 256 bytes, the merges, the special tokens.
 
     `source` is a path (str or pathlib.Path), several paths (pathlib.Path), or an iterable of texts.
-    `pattern` is gpt2, cl100k, o200k or a regular expression. `max_bytes` trains on so many bytes of the
-    source. `num_workers` None uses the cores where the corpus is large enough. The result does not depend
-    on the number of workers. Where the corpus runs out of pairs the vocabulary stays smaller, and a notice
-    says so. Raises a ValueError for an impossible vocabulary size or pattern and for an empty corpus, a
-    FileNotFoundError for a path that is no file.
+    `pattern` is a name (pretokenize.PATTERNS) or a regular expression. `max_bytes` trains on that many bytes
+    from the beginning of the source. With `num_workers` None all cores are used if the corpus is large enough. The
+    result does not depend on the number of workers. If the corpus runs out of pairs the vocabulary stays
+    smaller, and a warning says so. Raises a ValueError for an impossible vocabulary size or pattern, for an empty
+    corpus and for files that are not text, a FileNotFoundError for a path that is not a file.
 
     >>> train(["low low low lower lowest"], 260, progress=False).merges
     [(b'o', b'w'), (b'l', b'ow'), (b' ', b'low')]
@@ -51,6 +53,9 @@ def train(
             f"{256 + len(special_tokens)}"
         )
     pattern = Pattern.of(pattern)
+    Tokenizer(
+        [], special_tokens, pattern, end_of_text=end_of_text
+    )  # refuses what would be refused in the end
     with progress_bars(progress) as bars:
         counts = count_pretokens(
             source,
@@ -70,13 +75,13 @@ def train(
             len(merges),
             256 + len(merges) + len(special_tokens),
         )
-    return Tokenizer(merges, special_tokens, pattern)
+    return Tokenizer(merges, special_tokens, pattern, end_of_text=end_of_text)
 
 
 def learn_merges(
     counts: Mapping[bytes, int], n_merges: int, on_progress: Progress = no_progress
 ) -> list[Merge]:
-    """The first `n_merges` merges for pre-tokens with these counts; fewer where no pair is left.
+    """Return the first `n_merges` merges for pre-tokens with these counts; fewer if no pair is left.
 
     >>> learn_merges({b"hug": 10, b"pug": 5, b"hugs": 5}, 2)
     [(b'u', b'g'), (b'h', b'ug')]
@@ -92,7 +97,7 @@ def learn_merges(
 
 
 class _PairTable:
-    """Words as lists of ids, how often each pair stands in them, and which words hold it."""
+    """Words as lists of ids, how often each pair occurs in them, and which words hold it."""
 
     def __init__(self, counts: Mapping[bytes, int]) -> None:
         self.tokens = [bytes([byte]) for byte in range(256)]
@@ -112,7 +117,7 @@ class _PairTable:
         return -self.counts[pair], self.order[pair[0]], self.order[pair[1]], pair
 
     def most_frequent(self) -> Pair | None:
-        """The pair to merge next. The heap is lazy: an entry of another count is put back or dropped."""
+        """Return the pair to merge next. The heap is lazy: an entry with an old count is put back or dropped."""
         while self.heap:
             entry = heapq.heappop(self.heap)
             pair = entry[-1]
@@ -124,7 +129,7 @@ class _PairTable:
         return None
 
     def merge(self, pair: Pair) -> None:
-        """Makes a new token of `pair`, in every word that holds it."""
+        """Make a new token of `pair`, in every word that holds it."""
         new = len(self.tokens)
         self.tokens.append(self.tokens[pair[0]] + self.tokens[pair[1]])
         self.order.append(_descending(self.tokens[new]))
@@ -167,5 +172,32 @@ _DESCENDING = str.maketrans({byte: 255 - byte for byte in range(256)})
 
 
 def _descending(token: bytes) -> str:
-    """A key that sorts greater byte strings first; the mark at its end puts "ab" before its prefix "a"."""
+    """Return a key that sorts greater byte strings first; the mark at its end puts "ab" before its prefix "a"."""
     return token.decode("latin-1").translate(_DESCENDING) + "\u0100"
+
+
+class Bars:
+    """A progress bar per step of the work, or none if there is no terminal."""
+
+    def __init__(self, display=None) -> None:
+        self.display = display
+
+    def update(self, step: str) -> Progress:
+        """Return a function that moves the bar named `step`."""
+        if self.display is None:
+            return no_progress
+        task = self.display.add_task(step, total=None)
+        return lambda done, total: self.display.update(task, completed=done, total=total)
+
+
+@contextlib.contextmanager
+def progress_bars(wanted: bool) -> Iterator[Bars]:
+    """Show bars on standard error while the block runs, if they are wanted and it is a terminal."""
+    if not (wanted and sys.stderr is not None and sys.stderr.isatty()):
+        yield Bars()
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Display
+
+    with Display(console=Console(stderr=True), transient=True) as display:
+        yield Bars(display)

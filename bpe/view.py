@@ -1,4 +1,4 @@
-"""Tokens made visible: coloured spans with ids and bytes, in the terminal or as one self-contained HTML page."""
+"""Shows tokens as coloured spans with ids and bytes, in the terminal or as one self-contained HTML page."""
 
 import dataclasses
 import html
@@ -26,12 +26,12 @@ class Span:
 
     @property
     def hexadecimal(self) -> str:
-        """The bytes as they are written in a hex dump."""
+        """The bytes as in a hex dump."""
         return self.token.hex(" ")
 
 
 def spans(tokenizer: Tokenizer, text: str) -> list[Span]:
-    r"""The tokens of `text`; special tokens are recognised.
+    r"""Return the tokens of `text`; special tokens are recognised.
 
     Parts of a character are shown by their bytes.
 
@@ -48,14 +48,14 @@ def _shown(token: bytes) -> str:
 
 
 def summary(text: str, found: Sequence[Span]) -> str:
-    """How long the text is, in characters, bytes and tokens."""
+    """Return the length of the text in characters, bytes and tokens."""
     size = sum(len(span.token) for span in found)
     ratio = f", {size / len(found):.2f} bytes per token" if found else ""
     return f"{len(text):,} characters, {size:,} bytes, {len(found):,} tokens{ratio}"
 
 
 def render_terminal(text: str, tokenizers: dict[str, Tokenizer], rows: int) -> RenderableType:
-    """For each tokenizer the coloured text, its counts, and a table of the first `rows` tokens."""
+    """Return for each tokenizer the coloured text, its counts, and a table of the first `rows` tokens."""
     parts: list[RenderableType] = []
     for name, tokenizer in tokenizers.items():
         found = spans(tokenizer, text)
@@ -75,12 +75,12 @@ def _token_table(found: Sequence[Span], rows: int) -> RenderableType:
 
 
 def write_html(path: Path, text: str, tokenizers: dict[str, Tokenizer]) -> None:
-    """Writes the page, one column for each tokenizer; everything that comes from the text is escaped."""
+    """Write the page, one column for each tokenizer; everything that comes from the text is escaped."""
     write_text(path, html_page(text, tokenizers))
 
 
 def html_page(text: str, tokenizers: dict[str, Tokenizer]) -> str:
-    """One HTML page that needs nothing else: spans with id and bytes in their titles, counts above."""
+    """Return one HTML page that needs nothing else: spans with id and bytes in their titles, counts above."""
     columns = "".join(_column(name, text, spans(tokenizer, text)) for name, tokenizer in tokenizers.items())
     colours = "".join(f".c{index}{{background:{colour}}}" for index, colour in enumerate(COLOURS))
     return (

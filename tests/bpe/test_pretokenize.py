@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bpe.piecetable import PADDING, WHITE_LEADS, find_cuts
-from bpe.pretokenize import PATTERNS, Pattern, blocks, forced_cut, last_cut, split_special
+from bpe.pretokenize import PATTERNS, Pattern, blocks, cut_pieces, forced_cut, last_cut, split_special
 from tests.bpe.peers import NASTY
 
 LETTERS = [
@@ -56,7 +56,7 @@ def by_pieces(pattern: Pattern, pieces: list[str]) -> list[str]:
 @given(text=texts)
 def test_cutting_at_spaces_changes_nothing(name, text):
     pattern = Pattern.of(name)
-    first, *rest = pattern.pieces(text)
+    first, *rest = cut_pieces(text)
     assert by_pieces(pattern, [first, *(" " + piece for piece in rest)]) == whole(name, text)
 
 
@@ -125,7 +125,7 @@ def test_an_own_pattern_loses_nothing():
 
 
 def test_an_own_pattern_must_be_a_regular_expression():
-    with pytest.raises(ValueError, match="neither one of gpt2, cl100k, o200k nor a regular expression"):
+    with pytest.raises(ValueError, match=r"neither one of gpt2, .* nor a regular expression"):
         Pattern.of("(")
 
 

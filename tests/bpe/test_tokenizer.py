@@ -7,7 +7,6 @@ import re
 import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from unittest import mock
 
 import numpy as np
@@ -16,8 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import bpe.tokenizer
+from basics import bpe as basics
 from bpe import Tokenizer, piecetable, train
-from bpe.merging import _merge_long, _merge_short
+from bpe.merging import BatchMerger, _merge_long, merge
 from data.stories import corpus as stories
 from tests.bpe.peers import NASTY
 
@@ -55,7 +55,7 @@ def test_special_tokens_are_text_unless_allowed(tokenizer):
 
 def test_an_unknown_special_token_is_named(tokenizer):
     with pytest.raises(
-        ValueError, match=r"'<x>' is no special token of this tokenizer, which has '<\|endoftext"
+        ValueError, match=r"'<x>' is not a special token of this tokenizer: it has '<\|endoftext"
     ):
         tokenizer.encode("text", {"<x>"})
 
@@ -187,27 +187,39 @@ def test_workers_get_the_whole_tokenizer(tokenizer):
 # Merging
 
 
-def ranks_of(tokenizer: Tokenizer):
-    return tokenizer._ranks, tokenizer._made
+PAIRS = ["a b", "b a", "a a", "ab a", "ab ab", "aa b", "b c", "ba bc", "c _"]
 
 
 @settings(max_examples=300, deadline=None)
-@given(ids=st.lists(st.sampled_from([97, 98, 99, 32]), max_size=60), order=st.randoms(use_true_random=False))
-def test_both_ways_to_merge_agree_even_on_merges_that_no_training_gives(ids, order):
-    pairs = [(97, 98), (98, 97), (97, 97), (256, 97), (256, 256), (258, 98), (98, 99), (257, 262), (99, 32)]
-    order.shuffle(pairs)
-    ranks = {pair: rank for rank, pair in enumerate(pairs)}
-    made = [256 + (rank * 7) % len(pairs) for rank in range(len(pairs))]
-    assert _merge_long(ids, ranks, made) == _merge_short(ids, ranks, made) == slowly(ids, ranks, made)
+@given(
+    words=st.lists(st.text("abc_", min_size=1, max_size=60), min_size=1, max_size=8),
+    order=st.randoms(use_true_random=False),
+)
+def test_all_ways_to_merge_agree_with_basics_even_on_merges_that_no_training_gives(words, order):
+    """In any order: a merge may come before those that make its parts."""
+    order.shuffle(pairs := [tuple(part.encode() for part in pair.split()) for pair in PAIRS])
+    tokenizer = Tokenizer(pairs)
+    tables = tokenizer._ranks, tokenizer._made
+    expected = [
+        [
+            tokenizer._ids[token]
+            for token in basics.merge_word(word.encode(), {pair: i for i, pair in enumerate(pairs)})
+        ]
+        for word in words
+    ]
+    assert [_merge_long(list(word.encode()), *tables) for word in words] == expected
+    assert [merge(list(word.encode()), *tables) for word in words] == expected
+    merger = BatchMerger(*tables, range(256), tokenizer.dtype)
+    packed = merger.merge([word.encode() for word in words])
+    assert [np.frombuffer(ids, tokenizer.dtype).tolist() for ids in packed] == expected
 
 
-def slowly(ids, ranks, made):
-    """The definition: again and again the leftmost of the pairs of lowest rank."""
-    ids = list(ids)
-    while candidates := [(ranks[pair], place) for place, pair in enumerate(pairwise(ids)) if pair in ranks]:
-        rank, place = min(candidates)
-        ids[place : place + 2] = [made[rank]]
-    return ids
+@settings(max_examples=200, deadline=None)
+@given(text=st.lists(st.sampled_from(NASTY) | st.text(), max_size=20).map("".join))
+def test_ids_equal_those_of_basics(tokenizer, text):
+    assert tokenizer.encode(text) == basics.encode(text, tokenizer.merges)
+    ids = basics.encode(text, tokenizer.merges)
+    assert tokenizer.decode(ids) == basics.decode(ids, tokenizer.merges)
 
 
 # Memory

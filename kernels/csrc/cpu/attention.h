@@ -12,7 +12,7 @@
 #include "matmul.h"
 #include "vec.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 
 constexpr int64_t kTile = 64;  // queries and keys in a tile
 
@@ -109,4 +109,4 @@ void keep_factors(const AttentionShape& shape, int64_t batch, int64_t head, int6
   }
 }
 
-}  // namespace slm
+}  // namespace slm::CPU_CAPABILITY

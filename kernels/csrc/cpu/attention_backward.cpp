@@ -13,7 +13,7 @@
 #include "attention.h"
 #include "memory.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 namespace {
 
 // What the backward reads and writes, with its outputs: tensors of (B, T, H, D), and lse (B, H, T).
@@ -243,9 +243,10 @@ at::Tensor causal_attention_qkvpacked_backward(const at::Tensor& grad_out, const
 }
 
 }  // namespace
-}  // namespace slm
 
-TORCH_LIBRARY_IMPL(slm, CPU, m) {
-  m.impl("causal_attention_backward", slm::causal_attention_backward);
-  m.impl("causal_attention_qkvpacked_backward", slm::causal_attention_qkvpacked_backward);
+void register_attention_backward(torch::Library& m) {
+  m.impl("causal_attention_backward", causal_attention_backward);
+  m.impl("causal_attention_qkvpacked_backward", causal_attention_qkvpacked_backward);
 }
+
+}  // namespace slm::CPU_CAPABILITY

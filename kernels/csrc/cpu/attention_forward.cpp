@@ -13,7 +13,7 @@
 #include "attention.h"
 #include "memory.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 namespace {
 
 constexpr int64_t kChunk = 256;  // queries of a task
@@ -195,9 +195,10 @@ std::tuple<at::Tensor, at::Tensor> causal_attention_qkvpacked(const at::Tensor& 
 }
 
 }  // namespace
-}  // namespace slm
 
-TORCH_LIBRARY_IMPL(slm, CPU, m) {
-  m.impl("causal_attention", slm::causal_attention);
-  m.impl("causal_attention_qkvpacked", slm::causal_attention_qkvpacked);
+void register_attention_forward(torch::Library& m) {
+  m.impl("causal_attention", causal_attention);
+  m.impl("causal_attention_qkvpacked", causal_attention_qkvpacked);
 }
+
+}  // namespace slm::CPU_CAPABILITY

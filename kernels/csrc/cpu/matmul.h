@@ -7,7 +7,7 @@
 
 #include "vec.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 
 constexpr int kGroupRows = 4;    // rows of the result that a product computes at once
 constexpr int kGroupVecs = 4;    // and vectors of columns: 16 sums in registers, enough to hide the latency of an FMA
@@ -93,4 +93,4 @@ inline void product(Left<T> left, Right<const T> right, Right<T> result, Span ve
   }
 }
 
-}  // namespace slm
+}  // namespace slm::CPU_CAPABILITY

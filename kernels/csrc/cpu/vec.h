@@ -1,17 +1,6 @@
-// SIMD vectors for the CPU kernels: at::vec at the width of the machine that builds, and rows of any dtype as
-// rows of the dtype that we compute in.
-//
-// The extension is compiled on the machine that runs it (-march=native), so the width is known here and no dispatch
-// is needed at run time.
+// SIMD vectors for the CPU kernels: at::vec at the width of the instruction set that this copy is compiled for
+// (level.h), and rows of any dtype as rows of the dtype that we compute in.
 #pragma once
-
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
-#define CPU_CAPABILITY AVX512
-#define CPU_CAPABILITY_AVX512
-#elif defined(__AVX2__) && defined(__FMA__)
-#define CPU_CAPABILITY AVX2
-#define CPU_CAPABILITY_AVX2
-#endif
 
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
@@ -19,7 +8,9 @@
 #include <algorithm>
 #include <type_traits>
 
-namespace slm {
+#include "level.h"
+
+namespace slm::CPU_CAPABILITY {
 
 template <typename T>
 using Vec = at::vec::Vectorized<T>;
@@ -199,4 +190,4 @@ inline T max_of(const Vec<T>& vec) {
   return at::vec::vec_reduce_all<T>([](Vec<T>& a, Vec<T>& b) { return at::vec::maximum(a, b); }, vec);
 }
 
-}  // namespace slm
+}  // namespace slm::CPU_CAPABILITY
