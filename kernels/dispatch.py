@@ -70,7 +70,10 @@ def _has_code_for(capability: tuple[int, int], code: str) -> bool:
 _STATES = {"cpu": _fused_state, "cuda": _cuda_state(), "emulated": _emulated_state}
 # The op libraries by (choice, device type); a pair that is missing runs on torch.
 _LIBRARIES = {("fused", device): torch.ops.slm for device in ("cpu", "cuda") if _STATES[device] == AVAILABLE}
+if _fused is not None:
+    _LIBRARIES["fused", "meta"] = torch.ops.slm  # shapes alone
 if _emulated is not None:
+    _LIBRARIES["emulated", "meta"] = torch.ops.slm_emulated
     _LIBRARIES["emulated", "cpu"] = torch.ops.slm_emulated
 
 _ENVIRONMENT = os.environ.get("SLM_KERNELS") or "auto"

@@ -60,7 +60,7 @@ def causal_attention(
     *,
     scale: float | None = None,
     dropout_p: float = 0.0,
-    seed: int | None = None,
+    seed: int | Tensor | None = None,
     window: int | None = None,
 ) -> Tensor:
     """softmax(q kᵀ scale) v in which query i sees the keys j <= i; q: (B, T, H, D), k, v: (B, T, Hkv, D).
@@ -103,13 +103,13 @@ def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
     return distance >= 0 if window is None else (distance >= 0) & (distance < window)
 
 
-def dropout_factors(q: Tensor, dropout_p: float, seed: int | None) -> Tensor:
+def dropout_factors(q: Tensor, dropout_p: float, seed: int | Tensor | None) -> Tensor:
     """(B, H, T, T): 0 where a weight is dropped, 1 / keep where it stays; float64."""
     if seed is None:
         raise ValueError("the reference draws no random numbers: pass a seed where dropout_p > 0")
     batch, length, heads, _ = q.shape
     threshold = philox.keep_threshold(dropout_p)
-    kept = philox.bits(seed, batch, heads, length).to(q.device) < threshold
+    kept = philox.bits(seed, batch, heads, length, q.device) < threshold
     return kept.double() * (65536 / threshold)
 
 

@@ -336,17 +336,17 @@ SLM_EXPAND(TORCH_LIBRARY, SLM_LIBRARY, m) {
       " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
   // deterministic: of the backward. Where it is false, dq may be a sum whose order varies from run to run.
   m.def(
-      "causal_attention(Tensor q, Tensor k, Tensor v, float scale, int? window, float dropout_p, Tensor? seed,"
+      "causal_attention(Tensor q, Tensor k, Tensor v, float scale, SymInt? window, float dropout_p, Tensor? seed,"
       " bool deterministic=True) -> (Tensor out, Tensor lse)");
   m.def(
       "causal_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, float scale,"
-      " int? window, float dropout_p, Tensor? seed, bool deterministic=True) -> (Tensor dq, Tensor dk, Tensor dv)");
+      " SymInt? window, float dropout_p, Tensor? seed, bool deterministic=True) -> (Tensor dq, Tensor dk, Tensor dv)");
   m.def(
-      "causal_attention_qkvpacked(Tensor qkv, float scale, int? window, float dropout_p, Tensor? seed,"
+      "causal_attention_qkvpacked(Tensor qkv, float scale, SymInt? window, float dropout_p, Tensor? seed,"
       " bool deterministic=True) -> (Tensor out, Tensor lse)");
   m.def(
       "causal_attention_qkvpacked_backward(Tensor grad_out, Tensor qkv, Tensor out, Tensor lse, float scale,"
-      " int? window, float dropout_p, Tensor? seed, bool deterministic=True) -> Tensor dqkv");
+      " SymInt? window, float dropout_p, Tensor? seed, bool deterministic=True) -> Tensor dqkv");
   // rstd: (rows); the backward of both: of add_rms_norm with x = sum and grad_residual = the gradient of sum.
   m.def("rms_norm(Tensor x, Tensor weight, float eps) -> (Tensor out, Tensor rstd)");
   m.def("add_rms_norm(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor out, Tensor sum, Tensor rstd)");
