@@ -112,8 +112,12 @@ def _parts_match(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
     if not pattern or not path:
         return pattern == path or set(pattern) == {"**"}
     first, *rest = pattern
+    if first == "**" and _parts_match(tuple(rest), path):
+        return True
+    if path[0].startswith(".") > first.startswith("."):  # a wildcard finds no hidden files
+        return False
     if first == "**":
-        return any(_parts_match(tuple(rest), path[start:]) for start in range(len(path) + 1))
+        return _parts_match(pattern, path[1:])
     return fnmatch.fnmatchcase(path[0], first) and _parts_match(tuple(rest), path[1:])
 
 

@@ -64,6 +64,23 @@ def test_documents_do_not_depend_on_blocks_or_segments(mode, parts, lines, limit
         segment.text.decode()  # no character is cut through
 
 
+@pytest.mark.parametrize("separator", ["<|endoftext|>", "a b"])
+@pytest.mark.parametrize("mode", ["separator", "whole"])
+@given(data=st.data(), size=st.integers(1, 9), limit=st.integers(8, 30))
+def test_blocks_may_be_cut_anywhere(mode, separator, data, size, limit):
+    words = st.sampled_from([separator, separator[:-1], "\n", "\n\n", " ", "Once", "é€🙂", "."])
+    text = "".join(data.draw(st.lists(words, max_size=40))).encode()
+    cut = [text[start : start + size] for start in range(0, len(text), size)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splitting, "LONGEST", limit)
+        patch.setattr(splitting, "PASSAGE", limit)
+        found = list(Splitter(mode, separator).documents(cut))
+    parts = text.split(separator.encode()) if mode == "separator" else [text]
+    assert whole_documents(found) == [part.strip() for part in parts if part.strip()]
+    for segment in found:
+        segment.text.decode()  # no character is cut through
+
+
 @pytest.mark.parametrize("mode", ["separator", "break", "whole"])
 def test_much_blank_space_is_no_document(mode, monkeypatch):
     monkeypatch.setattr(splitting, "LONGEST", 8)
