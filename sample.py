@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from common import cli, files
+from inference.run import check_seed
 
 if TYPE_CHECKING:
     from inference.text import TextModel
@@ -103,8 +104,8 @@ class SampleConfig:
         if len(modes) > 1:
             raise ValueError(f"--{' and --'.join(modes).replace('_', '-')} exclude each other: choose one")
         self._check_unused(modes[0] if modes else None)
-        if self.seed is not None and not 0 <= self.seed < 1 << 62:
-            raise ValueError(f"seed is {self.seed}: it must be 0 or more, and below 2^62")
+        if self.seed is not None:
+            check_seed(self.seed)
 
     def _check_unused(self, mode: str | None) -> None:
         """Raise ValueError for a flag that the mode (None: sampling to the terminal) would ignore."""

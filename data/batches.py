@@ -24,6 +24,7 @@ from data.sampler import Batch, Sampler, permute, prefetch
 from data.tokenfile import TokenFile, chunks
 
 __all__ = [
+    "SAMPLERS",
     "DocumentStarts",
     "Documents",
     "EpochWindows",
@@ -304,3 +305,11 @@ def document_ids(y: torch.Tensor, end_of_text: int) -> torch.Tensor:
     """
     ends = (y == end_of_text).long()
     return ends.cumsum(1) - ends
+
+
+SAMPLERS: dict[str, type[Sampler]] = {
+    "random": RandomWindows,
+    "documents": DocumentStarts,
+    "epochs": EpochWindows,
+    "packed": Documents,
+}  # the kinds of batches that train.py can ask for

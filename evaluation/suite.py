@@ -21,7 +21,7 @@ from common import files
 from data.batches import TokenFile
 from data.stories import coherence
 from evaluation import losses, minimal_pairs, originality
-from inference.run import decode, same_tokenizer, settings
+from inference.run import check_seed, decode, same_tokenizer, settings
 from inference.text import TextModel
 from kernels.dispatch import Kernels
 from model.generate import Rules
@@ -38,7 +38,7 @@ class Evaluate:
     run: tyro.conf.Positional[Path]
     """Directory of a training run."""
     data: Path | None = None
-    """Prepared data to evaluate on (that of the run)."""
+    """Prepared data to evaluate on (default: that of the run)."""
     pairs: int = 100
     """Minimal pairs of each of the seven kinds."""
     pairs_file: Path | None = None
@@ -46,11 +46,11 @@ class Evaluate:
     samples: int = 100
     """Stories to sample."""
     temperature: float = 0.7
-    """Of the samples."""
+    """Temperature of the samples."""
     seed: int = 1234
-    """Of the samples."""
+    """Seed of the samples."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+    """cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
     kernels: Kernels = "auto"
     """Attention and norms by torch's ops, by our kernels (fused), or by our CUDA on the CPU (emulated, slow)."""
 
@@ -58,6 +58,8 @@ class Evaluate:
         for name in ("pairs", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        check_seed(self.seed)
+        Rules(temperature=self.temperature)
 
 
 @dataclasses.dataclass(frozen=True)

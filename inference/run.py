@@ -64,3 +64,9 @@ def same_tokenizer(one: Path, other: Path) -> bool:
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """Return the text of ids that a model drew, without those of rows that only pad the model's vocabulary."""
     return b"".join(tokenizer.vocab.get(id, b"") for id in ids).decode("utf-8", "replace")
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError for a seed that some random generator cannot take, or from which others are counted up."""
+    if not 0 <= seed < 1 << 62:
+        raise ValueError(f"seed is {seed}: it must be 0 or more, and below 2^62")

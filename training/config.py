@@ -22,7 +22,7 @@ import tyro
 
 from common import cli, files
 from data.tokenfile import read_meta
-from inference.run import load_tokenizer, tokenizer_directory, weights_directory
+from inference.run import check_seed, load_tokenizer, tokenizer_directory, weights_directory
 from kernels.dispatch import Kernels
 from model import GPTConfig, pretrained
 from model.config import without_retired
@@ -183,8 +183,7 @@ class TrainConfig(Everyday, Optimization, Hardware, Monitoring):
         for name in ("learning_rate", "muon_learning_rate", "final_learning_rate", "weight_decay"):
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be finite")
-        if not 0 <= self.seed < 1 << 62:
-            raise ValueError(f"seed is {self.seed}: it must be 0 or more, and below 2^62")
+        check_seed(self.seed)
         Rules(temperature=self.temperature)
         for name in ("beta1", "beta2"):
             if not 0 <= getattr(self, name) < 1:
@@ -344,7 +343,28 @@ def parse_flags(argv: Sequence[str] | None, start: TrainConfig, *, prog: str) ->
         cli.parse(EverydayFlags, words, prog=prog, default=EverydayFlags(known["everyday"]))
     flags = cli.parse(Flags, words, prog=prog, default=Flags(**known, model=start.model))
     values = {name: value for group in GROUPS for name, value in vars(getattr(flags, group)).items()}
-    return TrainConfig(**values, model=flags.model)
+    config = TrainConfig(**values, model=flags.model)
+    _check_unused(start, config)
+    return config
+
+
+# A field that only some values of another one read.
+READ_BY = {
+    "muon_learning_rate": ("optimizer", ("muon",)),
+    "decay_share": ("schedule", ("wsd",)),
+    "final_learning_rate": ("schedule", ("cosine", "wsd")),
+}
+
+
+def _check_unused(start: TrainConfig, config: TrainConfig) -> None:
+    """Raise ValueError for a flag that changes a setting which no other setting lets the run read."""
+    for name, (other, values) in READ_BY.items():
+        if getattr(config, name) != getattr(start, name) and getattr(config, other) not in values:
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(
+                f"{flag} has no effect with --{other} {getattr(config, other)}: leave it out, or choose "
+                f"--{other} {' or '.join(values)}"
+            )
 
 
 def parse_config(

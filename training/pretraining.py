@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bpe import Tokenizer
 from common import files
-from data.batches import IGNORED, Documents, DocumentStarts, EpochWindows, RandomWindows, Sampler, TokenFile
+from data.batches import IGNORED, SAMPLERS, Sampler, TokenFile
 from evaluation import losses
 from inference import devices
 from model import GPT
@@ -25,12 +25,6 @@ from training.report import Report
 
 Batch = tuple[Tensor, Tensor]  # x, y: (B, T) int64, y being x one token later
 SHOWN_STORIES = 3
-SAMPLERS = {
-    "random": RandomWindows,
-    "documents": DocumentStarts,
-    "epochs": EpochWindows,
-    "packed": Documents,
-}
 PASS_TOKENS = 32_768  # in an evaluation pass, if --micro-batch does not say
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from common import files
+from common.workers import available_cores
 from data.tokenfile import read_meta
 from experiments.scaling.fit import Runs
 from experiments.scaling.ledger import Entry, Ledger, OverBudget, key
@@ -239,11 +240,6 @@ class Runner:
             ["--resume"] if failures.last_state(run).is_file() else ["--overwrite"] if run.is_dir() else []
         )
         return words + begun
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_python(arguments: Sequence[str], threads: int) -> None:

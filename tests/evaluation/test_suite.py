@@ -63,6 +63,7 @@ def test_the_page_escapes_what_a_model_says():
         (["--pairs", "0"], "pairs is 0"),
         (["--samples", "0"], "samples is 0"),
         (["--temperature", "nan"], "temperature is nan"),
+        (["--seed", str(2**64)], "seed is 18446744073709551616"),
         (["--pairs-file", "no/such.tsv"], "no/such.tsv"),
         (["--data", "no/such"], "no/such"),
     ],

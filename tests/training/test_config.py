@@ -39,7 +39,7 @@ def test_a_preset_of_ones_own(corpus, tmp_path):
 
 @pytest.mark.parametrize("attention", ["torch", "sdpa", "fused"])
 def test_files_of_earlier_versions_are_read_without_their_choice_of_kernels(tiny, tmp_path, attention):
-    """It said who computes, not what: --kernels says that now."""
+    """It chose who computes, not what: --kernels does that now."""
     cfg.save_config(tiny)
     path = tiny.run / "config.toml"
     path.write_text(path.read_text() + f'attention = "{attention}"\n')  # [model] is the last table
@@ -94,6 +94,20 @@ def test_a_preset_with_a_mistake_is_refused(tmp_path, text, complaint):
 def test_values_that_cannot_work_are_refused(tiny, change, complaint):
     with pytest.raises(ValueError, match=complaint):
         dataclasses.replace(tiny, **change)
+
+
+@pytest.mark.parametrize(
+    "unused",
+    [
+        "--optimizer fused --muon-learning-rate 0.1",
+        "--schedule cosine --decay-share 0.5",
+        "--schedule constant --final-learning-rate 0.1",
+    ],
+)
+def test_a_flag_that_nothing_reads_is_refused(corpus, unused):
+    with pytest.raises(ValueError, match=r"has no effect with --(optimizer|schedule)"):
+        cfg.parse_config(flags(corpus, *unused.split()))
+    cfg.parse_config(flags(corpus, *unused.split()[:2]))
 
 
 def test_help_is_short_and_help_all_is_whole(corpus, capsys):
