@@ -93,7 +93,10 @@ def plain_steps(config: TrainConfig) -> Callable[[], None]:
     model = GPT(config.model).to(device)
     adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
     tokens = np.fromfile(config.data / "train.bin", dtype=np.uint16)
-    ids, starts = torch.from_numpy(tokens.astype(np.int64)), torch.Generator().manual_seed(config.seed)  # (N,)
+    ids, starts = (
+        torch.from_numpy(tokens.astype(np.int64)),
+        torch.Generator().manual_seed(config.seed),
+    )  # (N,)
     size, rows = config.model.block_size, config.step_tokens // config.model.block_size
 
     def steps() -> None:

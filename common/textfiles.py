@@ -110,8 +110,10 @@ def _parts(path: str | os.PathLike) -> tuple[str, ...]:
 
 def _parts_match(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
     if not pattern or not path:
-        return pattern == path or set(pattern) == {"**"}
+        return pattern == path
     first, *rest = pattern
+    if pattern == ("**",):
+        return not any(part.startswith(".") for part in path)
     if first == "**" and _parts_match(tuple(rest), path):
         return True
     if path[0].startswith(".") > first.startswith("."):  # a wildcard finds no hidden files

@@ -11,6 +11,7 @@ import tyro
 
 from bpe import END_OF_TEXT
 from common import cli
+from common.files import read_text
 from data.prepare import Prepare, prepare
 from data.stories import check, stories
 from data.tokenfile import SPLITS
@@ -84,7 +85,7 @@ def run_stories(options: Stories) -> None:
         told = itertools.islice(stories(options.seed), options.count)
         print(f"\n{END_OF_TEXT}\n".join(told))
         return
-    texts = [part.strip() for part in options.check.read_text(encoding="utf-8").split(END_OF_TEXT)]
+    texts = [part.strip() for part in read_text(options.check).split(END_OF_TEXT)]
     texts = [text for text in texts if text]
     if not texts:
         raise ValueError(f"{options.check} is empty: give stories separated by <|endoftext|>")

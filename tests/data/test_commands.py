@@ -96,12 +96,18 @@ def test_stories_are_printed_and_checked(tmp_path, capsys):
         (["stories", "--seed", "-1"], "seed"),
         (["stories", "--check", "{}/none"], "none"),
         (["stories", "--check", "{}/file"], "is empty"),
+        (["stories", "--check", "{}/utf16"], "is not text: byte 1 is 0"),
+        (
+            ["prepare", "--out", "{}/x", "--vocab-size", "300", "--source", "text:{}/utf16"],
+            "is not text: byte 1 is 0",
+        ),
     ],
 )
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path, refused, argv, reason):
     (tmp_path / "file").touch()
+    (tmp_path / "utf16").write_bytes("Once upon a time.".encode("utf-16-le"))
     assert reason in refused(main, *(word.replace("{}", str(tmp_path)) for word in argv))
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "utf16"]
 
 
 def test_help_explains_every_command(capsys):
