@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 BLOCK = 1 << 20  # bytes that are read at a time
-ZEROS = 100  # a text in which one byte of so many, or more, is zero is not UTF-8
+ZEROS = 100  # a file in which 1 byte in 100 or more is zero is UTF-16 or binary
 
 MAGIC = {  # first bytes -> compression
     b"\x1f\x8b": "gzip",

@@ -53,7 +53,8 @@ def run_prepare(options: Prepare) -> None:
         meta = prepare(options)
     except KeyboardInterrupt:
         print(
-            f"{options.out} is unfinished: the same command goes on from the last full part", file=sys.stderr
+            f"{options.out} is unfinished: the same command continues from the last full part",
+            file=sys.stderr,
         )
         raise
     for split in SPLITS:

@@ -137,7 +137,7 @@ def test_a_trained_tokenizer_never_saw_the_validation_documents(tmp_path, option
 
 
 def test_cleaning_is_counted_and_duplicates_go(tmp_path, options, monkeypatch):
-    monkeypatch.setattr(encode, "JOB_SEGMENTS", 7)  # duplicates lie in different batches
+    monkeypatch.setattr(encode, "JOB_SEGMENTS", 7)  # duplicates are in different jobs
     texts = [f"Tom said â€œhello number {i}â€ to all." for i in range(50)]
     rows = [*texts, *texts[:10], "", "   ", "short", texts[3]]
     path = tmp_path / "dirty.jsonl"
@@ -181,7 +181,7 @@ class Crash(BaseException):
 
 
 def stop_after(parts, options):
-    """Prepares until so many full parts are there, as if the power failed then; what parts held: segments read."""
+    """Prepare until this many full parts exist, as if the power failed then; return the segments read at each."""
     real, held = Parts.commit, []
 
     def commit(self, state):
