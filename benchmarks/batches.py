@@ -33,7 +33,7 @@ VOCAB_SIZE, MEAN_LENGTH = 10_000, 220
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Times the samplers beside nanoGPT's get_batch and PyTorch's DataLoader."""
+    """Time the samplers next to nanoGPT's get_batch and PyTorch's DataLoader."""
 
     mb: int = 200
     """Size of the token file in MB (10^6 bytes)."""

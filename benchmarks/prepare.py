@@ -37,7 +37,7 @@ SEPARATOR = b"\n<|endoftext|>\n"
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Times python -m data prepare beside datasets + tokenizers, and measures its memory."""
+    """Time python -m data prepare next to datasets + tokenizers, and measures its memory."""
 
     mb: tuple[int, ...] = (100,)
     """Sizes of the text in MB (10^6 bytes)."""

@@ -16,7 +16,7 @@ from data.stories import coherence, corpus
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Times the story grammar and its checker."""
+    """Time the story grammar and its checker."""
 
     megabytes: float = 10.0
     """How much text to write; a tenth of it is checked."""

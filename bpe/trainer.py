@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from bpe.counting import Progress, Source, count_pretokens, no_progress
+from bpe.formats import to_text
 from bpe.merging import Merge, Pair
 from bpe.pretokenize import END_OF_TEXT, Pattern
 from bpe.tokenizer import Tokenizer
@@ -46,6 +47,7 @@ def train(
     [(b'o', b'w'), (b'l', b'ow'), (b' ', b'low')]
     """
     check_names(special_tokens)
+    _check_spelling(special_tokens)
     n_merges = vocab_size - 256 - len(special_tokens)
     if n_merges < 0:
         raise ValueError(
@@ -76,6 +78,22 @@ def train(
             256 + len(merges) + len(special_tokens),
         )
     return Tokenizer(merges, special_tokens, pattern, end_of_text=end_of_text)
+
+
+def _check_spelling(special_tokens: Sequence[str]) -> None:
+    """Raise a ValueError, before training, for names with which the tokenizer could not be saved."""
+    bytes_spelled = {to_text(bytes([byte])) for byte in range(256)}
+    for name in special_tokens:
+        if name in bytes_spelled:
+            raise ValueError(
+                f"the special token {name!r} is spelled like the token of a byte: give it another name"
+            )
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"the special token {name!r} is not valid Unicode: give it another name"
+            ) from error
 
 
 def learn_merges(

@@ -8,14 +8,17 @@ Set SLM_TRACEBACK=1 to see where an error came from.
 """
 
 import contextlib
+import dataclasses
 import functools
 import inspect
 import io
 import os
 import re
 import sys
+import types
+import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
@@ -35,15 +38,50 @@ def fail(message: str) -> NoReturn:
 def parse(options: type[T], argv: Sequence[str] | None, *, prog: str, default: T | None = None) -> T:
     """Read `argv` (sys.argv[1:] when None) into the dataclass `options`; flags come from its fields."""
     known = {} if default is None else {"default": default}
+    words = _join_repeated(list(sys.argv[1:] if argv is None else argv), _flags_of_several(options))
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(options, args=argv, prog=prog, **known)
+            return tyro.cli(options, args=words, prog=prog, **known)
     except SystemExit as stop:
         if not stop.code:
             raise
         text = re.sub(r"^Error parsing \w+: ", "", _first_paragraph(box.getvalue()))  # a class, not a flag
         fail(f"{text} (see {prog} --help)")
+
+
+def _flags_of_several(options: type) -> set[str]:
+    """Return the names of the fields, also of nested dataclasses, whose flag takes any number of values."""
+    if not dataclasses.is_dataclass(options):
+        return set()
+    names: set[str] = set()
+    for name, hint in typing.get_type_hints(options, include_extras=True).items():
+        kind, *marks = typing.get_args(hint) if typing.get_origin(hint) is Annotated else (hint,)
+        for each in typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,):
+            names |= _flags_of_several(each)
+            several = typing.get_origin(each) is tuple and typing.get_args(each)[-1:] == (Ellipsis,)
+            if several and tyro.conf.UseAppendAction not in marks:
+                names.add(name)
+    return names
+
+
+def _join_repeated(words: list[str], several: set[str]) -> list[str]:
+    """Return the words with the values of a repeated flag in one place; tyro would take the last ones alone.
+
+    >>> _join_repeated(["--source", "a", "--seed", "1", "--source=b", "c"], {"source"})
+    ['--source', 'a', 'b', 'c', '--seed', '1']
+    """
+    groups: dict[str, list[str]] = {}  # the words that begin with one flag, by its name
+    for number, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if word.startswith("--"):
+            name = flag[2:].replace("-", "_").rpartition(".")[2]
+            key = name if name in several else f"{flag} {number}"
+            group = groups.setdefault(key, [flag])
+            group += [value] if equals else []
+        else:
+            group.append(word) if groups else groups.setdefault("", []).append(word)
+    return [word for group in groups.values() for word in group]
 
 
 Command = tuple[type, Callable] | Mapping[str, "Command"]

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from common.textfiles import check_start, not_utf8
+
 
 @contextlib.contextmanager
 def atomic(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
@@ -50,13 +52,13 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """Read a UTF-8 file; raise a ValueError that names it if it is not UTF-8."""
+    """Read a UTF-8 file, line ends as \\n; raise a ValueError that names it if it is not UTF-8 text."""
+    data = Path(path).read_bytes()
+    check_start(str(path), data)
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return data.decode().replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 ({error.reason}): convert it, for example with iconv"
-        ) from error
+        raise ValueError(not_utf8(str(path), error.reason)) from error
 
 
 def read_json(path: str | Path) -> Any:

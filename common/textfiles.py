@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 BLOCK = 1 << 20  # bytes that are read at a time
-ZEROS = 100  # a text in which one byte of so many, or more, is zero is not UTF-8
+ZEROS = 100  # a file in which 1 byte in 100 or more is zero is UTF-16 or binary
 
 MAGIC = {  # first bytes -> compression
     b"\x1f\x8b": "gzip",
@@ -110,10 +110,16 @@ def _parts(path: str | os.PathLike) -> tuple[str, ...]:
 
 def _parts_match(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
     if not pattern or not path:
-        return pattern == path or set(pattern) == {"**"}
+        return pattern == path
     first, *rest = pattern
+    if pattern == ("**",):
+        return not any(part.startswith(".") for part in path)
+    if first == "**" and _parts_match(tuple(rest), path):
+        return True
+    if path[0].startswith(".") > first.startswith("."):  # a wildcard finds no hidden files
+        return False
     if first == "**":
-        return any(_parts_match(tuple(rest), path[start:]) for start in range(len(path) + 1))
+        return _parts_match(pattern, path[1:])
     return fnmatch.fnmatchcase(path[0], first) and _parts_match(tuple(rest), path[1:])
 
 

@@ -11,6 +11,7 @@ import tyro
 
 from bpe import END_OF_TEXT
 from common import cli
+from common.files import read_text
 from data.prepare import Prepare, prepare
 from data.stories import check, stories
 from data.tokenfile import SPLITS
@@ -52,7 +53,8 @@ def run_prepare(options: Prepare) -> None:
         meta = prepare(options)
     except KeyboardInterrupt:
         print(
-            f"{options.out} is unfinished: the same command goes on from the last full part", file=sys.stderr
+            f"{options.out} is unfinished: the same command continues from the last full part",
+            file=sys.stderr,
         )
         raise
     for split in SPLITS:
@@ -84,7 +86,7 @@ def run_stories(options: Stories) -> None:
         told = itertools.islice(stories(options.seed), options.count)
         print(f"\n{END_OF_TEXT}\n".join(told))
         return
-    texts = [part.strip() for part in options.check.read_text(encoding="utf-8").split(END_OF_TEXT)]
+    texts = [part.strip() for part in read_text(options.check).split(END_OF_TEXT)]
     texts = [text for text in texts if text]
     if not texts:
         raise ValueError(f"{options.check} is empty: give stories separated by <|endoftext|>")

@@ -68,8 +68,6 @@ def _make(options: Prepare, corpus: Corpus, recipe: dict[str, Any], parts: Parts
     tokenizer = _tokenizer(options, corpus, parts.folder / "tokenizer.json")
     with parts.growing():
         totals = _write(options, corpus, parts)
-    for warning in corpus.warnings():
-        print(f"warning: {warning}", file=sys.stderr)
     meta = _meta(tokenizer, recipe, totals, parts.folder)
     write_json(parts.folder / "meta.json", dataclasses.asdict(meta))
 
@@ -146,6 +144,8 @@ def _write(options: Prepare, corpus: Corpus, parts: Parts) -> "_Totals":
             if totals.bytes_read - committed >= options.part_bytes:
                 parts.commit(dataclasses.asdict(totals))
                 committed = totals.bytes_read
+    for warning in corpus.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
     _check_splits(totals, corpus.fraction)
     parts.commit(dataclasses.asdict(totals))
     return totals

@@ -12,6 +12,7 @@ import csv
 import io
 import itertools
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,6 +35,7 @@ KINDS = {
     list: "list",
     dict: "struct",
 }
+WRONG_BYTE = re.compile("[\udc80-\udcff]")  # as "surrogateescape" decodes it
 END_OF_FILE = "\0end of file"  # a line after the last: inside quotes, it ends up in a field
 
 Row = tuple[int, Mapping[str, Any]]  # the line of the file where a row begins, its values by column
@@ -100,28 +102,31 @@ def _segments(value: Any, column: str, place: str, warnings: Warnings) -> list[S
         return split_long(value.encode(errors="surrogatepass"))
 
 
+def _lines(file: TextFile, newline: str) -> Iterator[str]:
+    """Yield the lines of a file with their ends; ValueError names the first that is not UTF-8."""
+    with file.open() as stream:
+        lines = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline)
+        for number, line in enumerate(lines, start=1):
+            if not line.isascii() and (wrong := WRONG_BYTE.search(line)):
+                reason = f"byte 0x{ord(wrong[0]) - 0xDC00:02x} in column {wrong.start() + 1}"
+                raise ValueError(not_utf8(f"{file.name}: line {number:,}", reason))
+            yield line
+
+
 def json_rows(file: TextFile) -> Iterator[Row]:
     """Yield the objects of JSON lines, or of one JSON array."""
-    with file.open() as stream:
-        line = 1
-        try:
-            if stream.peek(1024).removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"[":
-                yield from (
-                    (line, _object(file, line, row)) for row in json.loads(stream.read().decode("utf-8-sig"))
-                )
-                return
-            for line, text in enumerate(stream, start=1):
-                if text.strip():
-                    yield (
-                        line,
-                        _object(file, line, json.loads(text.decode("utf-8-sig" if line == 1 else "utf-8"))),
-                    )
-        except UnicodeDecodeError as error:
-            raise ValueError(not_utf8(f"{file.name}: line {line:,}", error.reason)) from error
-        except (json.JSONDecodeError, RecursionError) as error:
-            line += getattr(error, "lineno", 1) - 1
-            reason = f"{getattr(error, 'msg', error)} in column {getattr(error, 'colno', 1)}"
-            raise ValueError(f"{file.name} cannot be read as jsonl: line {line:,}: {reason}") from error
+    number, lines = 1, _lines(file, "\n")
+    try:
+        for number, line in enumerate(lines, start=1):
+            if number == 1 and line.lstrip().startswith("["):
+                for row in json.loads("".join([line, *lines])):
+                    yield number, _object(file, number, row)
+            elif line.strip():
+                yield number, _object(file, number, json.loads(line.rstrip("\r\n")))
+    except (json.JSONDecodeError, RecursionError) as error:
+        number += getattr(error, "lineno", 1) - 1
+        reason = f"{getattr(error, 'msg', error)} in column {getattr(error, 'colno', 1)}"
+        raise ValueError(f"{file.name} cannot be read as jsonl: line {number:,}: {reason}") from error
 
 
 def _object(file: TextFile, line: int, row: Any) -> Mapping[str, Any]:
@@ -133,29 +138,22 @@ def _object(file: TextFile, line: int, row: Any) -> Mapping[str, Any]:
 def csv_rows(file: TextFile) -> Iterator[Row]:
     """Yield the rows of a CSV file by the names in its first line; a row may hold fewer values than that."""
     csv.field_size_limit(sys.maxsize)
-    with file.open() as stream:
-        lines = io.TextIOWrapper(stream, "utf-8-sig", newline="")
-        reader = csv.reader(itertools.chain(lines, [END_OF_FILE]))
-        header: list[str] = []
-        before = 0  # lines before the row
-        try:
-            for row in reader:
-                line, before = before + 1, reader.line_num
-                if row and row[-1].endswith(END_OF_FILE):
-                    _check_closed(file, line, row)
-                elif not header:
-                    header = [_distinct(name, row[:i]) for i, name in enumerate(row)]
-                elif len(row) > len(header):
-                    raise ValueError(
-                        f"{file.name} cannot be read as csv: line {line:,} has {len(row)} fields "
-                        f"and the header {len(header)}"
-                    )
-                elif row:
-                    yield line, dict(zip(header, row, strict=False))
-        except UnicodeDecodeError as error:
-            raise ValueError(not_utf8(f"{file.name}: after line {before:,}", error.reason)) from error
-        except csv.Error as error:
-            raise ValueError(f"{file.name} cannot be read as csv: line {before + 1:,}: {error}") from error
+    reader = csv.reader(itertools.chain(_lines(file, ""), [END_OF_FILE]))
+    header: list[str] = []
+    line, before = 1, 0  # the first line of the row, and the lines before the next one
+    try:
+        for row in reader:
+            line, before = before + 1, reader.line_num
+            if row and row[-1].endswith(END_OF_FILE):
+                _check_closed(file, line, row)
+            elif not header:
+                header = [_distinct(name, row[:i]) for i, name in enumerate(row)]
+            elif len(row) > len(header):
+                raise csv.Error(f"{len(row)} fields, where the header has {len(header)}")
+            elif row:
+                yield line, dict(zip(header, row, strict=False))
+    except csv.Error as error:
+        raise ValueError(f"{file.name} cannot be read as csv: line {line:,}: {error}") from error
 
 
 def _check_closed(file: TextFile, line: int, row: list[str]) -> None:

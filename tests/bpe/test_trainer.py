@@ -236,3 +236,15 @@ def test_very_long_words_are_counted_in_slices():
     counts = PieceCounts()
     counts.add_text("x" * 10_000, Pattern.of("gpt2"))
     assert counts.pretokens(Pattern.of("gpt2")) == {b"x" * 4096: 2, b"x" * 1808: 1}
+
+
+@pytest.mark.parametrize("name", ["", "a", "Ġ", "\ud800"])
+def test_a_special_token_that_cannot_be_saved_is_refused_before_anything_is_read(name):
+    def texts():
+        raise AssertionError("the corpus was read")
+        yield ""
+
+    with pytest.raises(
+        ValueError, match=r"a special token is the empty string|the special token .* another name"
+    ):
+        train(texts(), 300, special_tokens=[name], progress=False)

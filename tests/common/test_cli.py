@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 import pytest
+import tyro
 
 from common import cli
 
@@ -29,6 +30,48 @@ def main(argv=None) -> Options:
 
 def test_flags_become_a_dataclass():
     assert main(["--count", "3", "--kind", "fancy"]) == Options(3, "fancy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Nested:
+    """Options within others."""
+
+    sizes: tuple[int, ...] = ()
+    """Sizes."""
+    shape: tuple[int, int] = (0, 0)
+    """A fixed number of values."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Several:
+    """Options that take several values."""
+
+    source: tuple[str, ...] = ("default",)
+    """Sources."""
+    weights: tuple[float, ...] | None = None
+    """Weights."""
+    stop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Collected by tyro itself."""
+    steps: int = 1
+    """A single value."""
+    inner: Nested = Nested()
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        ([], Several()),
+        (["--source", "a", "--source", "b"], Several(source=("a", "b"))),
+        (["--source", "a", "b", "--steps", "3", "--source=c"], Several(source=("a", "b", "c"), steps=3)),
+        (["--weights", "1", "--source", "-", "--weights", "-2", "3"], Several(("-",), weights=(1, -2, 3))),
+        (["--inner.sizes", "1", "--inner.sizes", "2"], Several(inner=Nested(sizes=(1, 2)))),
+        (["--inner.shape", "1", "2", "--inner.shape", "3", "4"], Several(inner=Nested(shape=(3, 4)))),
+        (["--stop", "a", "--stop", "b"], Several(stop=("a", "b"))),
+        (["--steps", "3", "--steps", "4"], Several(steps=4)),  # one value: the last, as everywhere
+    ],
+)
+def test_a_repeated_flag_keeps_all_its_values(argv, expected):
+    assert cli.parse(Several, argv, prog="test.py") == expected
 
 
 def test_a_command_gets_its_own_options(capsys, refused):

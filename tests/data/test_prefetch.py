@@ -36,7 +36,7 @@ def test_the_position_is_that_of_the_batches_handed_out(file):
         while sampler.batch < 8:  # wait until batches were made ahead
             time.sleep(0.001)
         assert fetched.state_dict() == plain.state_dict()
-    assert torch.equal(next(sampler)[0], next(plain)[0])  # closed: the sampler stands there too
+    assert torch.equal(next(sampler)[0], next(plain)[0])  # closed: the sampler is there, too
 
 
 def test_a_sampler_that_ends_ends_the_prefetcher(file):

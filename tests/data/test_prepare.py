@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from itertools import islice
 
 import numpy as np
@@ -17,7 +18,7 @@ import psutil
 import pytest
 
 from bpe import Tokenizer
-from data import encode, splitting
+from data import encode, sources, splitting
 from data.parts import Parts, locked
 from data.prepare import Prepare, prepare, read_meta
 from data.splitting import Segment
@@ -136,7 +137,7 @@ def test_a_trained_tokenizer_never_saw_the_validation_documents(tmp_path, option
 
 
 def test_cleaning_is_counted_and_duplicates_go(tmp_path, options, monkeypatch):
-    monkeypatch.setattr(encode, "JOB_SEGMENTS", 7)  # duplicates lie in different batches
+    monkeypatch.setattr(encode, "JOB_SEGMENTS", 7)  # duplicates are in different jobs
     texts = [f"Tom said â€œhello number {i}â€ to all." for i in range(50)]
     rows = [*texts, *texts[:10], "", "   ", "short", texts[3]]
     path = tmp_path / "dirty.jsonl"
@@ -180,7 +181,7 @@ class Crash(BaseException):
 
 
 def stop_after(parts, options):
-    """Prepares until so many full parts are there, as if the power failed then; what parts held: segments read."""
+    """Prepare until this many full parts exist, as if the power failed then; return the segments read at each."""
     real, held = Parts.commit, []
 
     def commit(self, state):
@@ -372,6 +373,113 @@ def test_of_two_long_documents_one_is_for_validation(tmp_path, options, monkeypa
     assert prepare(options(source=(f"text:{path}",))).documents == {"train": 1, "val": 1}
 
 
+@pytest.mark.parametrize("special", [(), ("bos",)])
+def test_whole_files_are_never_joined_without_a_mark(tmp_path, options, special):
+    folder = tmp_path / "books"
+    folder.mkdir()
+    books = {f"{name}.txt": f"{name} {{}} walked on, and so on. ".format for name in ("Ann", "Bob", "Cid")}
+    for name, line in books.items():
+        (folder / name).write_text("".join(map(line, range(6000))))  # 9 passages or more
+    wanted = {"source": (f"text:{folder}/*.txt",), "split_documents": "whole", "val_fraction": 0.3}
+    meta = prepare(options(tokenizer=None, vocab_size=300, special_tokens=special, **wanted))
+    tokenizer = Tokenizer.load(options().out / "tokenizer.json")
+    found = {}
+    for split in ("train", "val"):
+        ids = TokenFile.open(options().out, split).tokens
+        assert ids[-1] == meta.end_of_text and (ids == meta.end_of_text).sum() == meta.documents[split] > 1
+        found[split] = tokenizer.decode(ids).split(END)[:-1]
+        begin = "<|bos|>" if special else ""
+        assert all(text.startswith(begin) and text.count("<|bos|>") == len(special) for text in found[split])
+        found[split] = [text.removeprefix(begin) for text in found[split]]
+    for name in books:
+        text = (folder / name).read_text().strip()
+        parts = [part for split in found for part in found[split] if part in text]
+        assert (
+            "".join(sorted(parts, key=text.index)) == text
+        )  # each document is part of one book: none is lost
+        books[name] = len(parts)
+    assert sum(books.values()) == sum(map(len, found.values()))
+
+
+def test_where_passages_change_sides_does_not_depend_on_workers_or_interruptions(
+    tmp_path, options, monkeypatch
+):
+    monkeypatch.setattr(encode, "JOB_BYTES", 20_000)
+    path = tmp_path / "book.txt"
+    path.write_text("".join(f"Line {i} of the book.\n" for i in range(20_000)))
+    whole = {"source": (f"text:{path}",), "split_documents": "whole", "val_fraction": 0.4}
+    prepare(options(**whole))
+    stop_after(3, options(out=tmp_path / "stopped", part_bytes=40_000, **whole))
+    for name, more in (("stopped", {}), ("two", {"workers": 2})):
+        prepare(options(out=tmp_path / name, **whole, **more))
+        assert contents(tmp_path / name) == contents(options().out)
+
+
+def test_auto_decides_for_each_file_and_says_so(tmp_path, options, capsys):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    (folder / "a readme.txt").write_text("This folder holds tales.\n")
+    tales = list(islice(stories(seed=3), 40))
+    (folder / "tales.txt").write_text(END.join(tales))
+    meta = prepare(options(source=(f"text:{folder}/*",), val_fraction=0.3))
+    assert sum(meta.documents.values()) == 41
+    assert set(documents_of(options().out, "train") + documents_of(options().out, "val")) >= set(tales)
+    assert f"separator for {folder}/tales.txt" in capsys.readouterr().out
+
+
+def test_marks_behind_the_first_megabyte_are_warned_of(tmp_path, options, capsys):
+    path = tmp_path / "tales.txt"
+    path.write_text(("One long line of a tale. " * 20 + "\n") * 2500 + END + "Another." + END)
+    prepare(options(source=(f"text:{path}",)))
+    assert f"warning: {path} holds {END} 2 times as text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["auto", "separator"])
+def test_a_separator_that_never_occurs_is_warned_of(tmp_path, options, text_file, capsys, mode):
+    wanted = {"separator": "----", "split_documents": mode, "source": (f"text:{text_file[0]}", "stories")}
+    meta = prepare(options(stories_bytes=20_000, **wanted))
+    assert "never holds the separator '----': each file is one document" in capsys.readouterr().err
+    path = tmp_path / "cut.txt"
+    path.write_text("----".join(text_file[1]))
+    meta = prepare(options(out=tmp_path / "cut", **{**wanted, "source": (f"text:{path}",)}))
+    assert sum(meta.documents.values()) == len(text_file[1]) and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("out", "pattern"), [("out", "**"), ("out", "*/*.json"), (".", "*"), ("sub/out", "sub/**/*.bin")]
+)
+def test_files_in_a_folder_that_is_read_are_refused(tmp_path, options, out, pattern):
+    for name in ("tales.txt", "sub/old.bin", "sub/old.json"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(END.join(islice(stories(seed=1), 30)))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(
+        ValueError, match=r"--out .* is inside text:.*, which would read .*: choose a folder elsewhere"
+    ):
+        prepare(options(out=tmp_path / "in" / out, source=(f"text:{tmp_path}/in/{pattern}",)))
+    assert sorted(tmp_path.rglob("*")) == before
+    prepare(options(out=tmp_path / "in" / "out", source=(f"text:{tmp_path}/in/*.txt",)))  # reads none of it
+
+
+def peak_of_reading(path, mode):
+    """The most memory that reading a file takes, in bytes."""
+    source = sources.open_source(f"text:{path}", sources.Reading(split_documents=mode))
+    collections.deque(source.documents(), maxlen=0)  # what is imported on the way does not count
+    tracemalloc.start()
+    collections.deque(source.documents(), maxlen=0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.parametrize("mode", ["separator", "line", "whole"])
+def test_memory_does_not_grow_with_a_line(tmp_path, mode):
+    path = tmp_path / "line.txt"
+    path.write_text("word " * 6_000_000)  # 30 MB
+    assert peak_of_reading(path, mode) < 20_000_000
+
+
 def test_a_table_without_rows_is_named(tmp_path, options):
     path = tmp_path / "tales.csv"
     path.write_text("text\n")
@@ -393,6 +501,7 @@ def test_no_document_for_a_split_is_refused(options):
         ({"weights": (1.0, 2.0)}, "--weights needs a number above 0"),
         ({"weights": (0.0,)}, "--weights needs a number above 0"),
         ({"val_fraction": 1.0}, "--val-fraction must be"),
+        ({"val_fraction": 0.0}, "--val-fraction must be above 0"),
         ({"val_source": "own"}, "--val-source own needs"),
         ({"val_source": "stories", "val_fraction": 0.1}, "exclude each other"),
         ({"workers": 0}, "--workers must be at least 1"),

@@ -16,7 +16,7 @@ END = b"<|endoftext|>"
 
 
 def blocks(text, lines):
-    """The text in blocks of so many lines, as files are read."""
+    """Return the text in blocks of this many lines."""
     parts = text.splitlines(keepends=True)
     return [b"".join(parts[i : i + lines]) for i in range(0, len(parts), lines)]
 
@@ -61,7 +61,24 @@ def test_documents_do_not_depend_on_blocks_or_segments(mode, parts, lines, limit
         found = list(Splitter(mode).documents(blocks(text, lines)))
     assert whole_documents(found) == expected(mode, text)
     for segment in found:
-        segment.text.decode()  # no character is cut through
+        segment.text.decode()  # no character is split
+
+
+@pytest.mark.parametrize("separator", ["<|endoftext|>", "a b"])
+@pytest.mark.parametrize("mode", ["separator", "whole"])
+@given(data=st.data(), size=st.integers(1, 9), limit=st.integers(8, 30))
+def test_blocks_may_be_cut_anywhere(mode, separator, data, size, limit):
+    words = st.sampled_from([separator, separator[:-1], "\n", "\n\n", " ", "Once", "é€🙂", "."])
+    text = "".join(data.draw(st.lists(words, max_size=40))).encode()
+    cut = [text[start : start + size] for start in range(0, len(text), size)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(splitting, "LONGEST", limit)
+        patch.setattr(splitting, "PASSAGE", limit)
+        found = list(Splitter(mode, separator).documents(cut))
+    parts = text.split(separator.encode()) if mode == "separator" else [text]
+    assert whole_documents(found) == [part.strip() for part in parts if part.strip()]
+    for segment in found:
+        segment.text.decode()  # no character is split
 
 
 @pytest.mark.parametrize("mode", ["separator", "break", "whole"])
