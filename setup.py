@@ -15,6 +15,7 @@ The code runs on any processor of the family: the CPU kernels are compiled once 
 when they are loaded (kernels/csrc/cpu/level.h).
 """
 
+import errno
 import importlib.util
 import os
 import sys
@@ -53,6 +54,7 @@ def compile_flags() -> list[str]:
         *toolchain.openmp_flags(toolchain.compiler()),
         *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # what gcc says of its own AVX-512 headers,
         "-Wno-unknown-pragmas",  # and of torch's
+        "-Wno-psabi",  # vectors as arguments of functions that no other library calls
     ]
 
 
@@ -127,10 +129,11 @@ def build_command():
         def run(self) -> None:
             try:
                 super().run()
-            except PermissionError as error:
-                raise SystemExit(
-                    f"error: cannot write {error.filename}: build in a copy of the project that you may write to"
-                ) from None
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise
+                fix = "build in a copy of the project that you may write to"
+                raise SystemExit(f"error: cannot write {error.filename}: {fix}") from None
 
         def build_extension(self, module) -> None:
             # Of a function that several objects hold, such as an inline one of torch, the linker keeps the first: so
@@ -150,7 +153,7 @@ def build_command():
                 output_dir=str(folder),
                 macros=[("CPU_CAPABILITY", level), (f"CPU_CAPABILITY_{level}", None)],
                 include_dirs=module.include_dirs,
-                extra_postargs=[*compile_flags(), *flags],
+                extra_postargs=[*compile_flags(), *flags, "-g1"],  # lines without variables: smaller
             )
 
     return Build

@@ -1,11 +1,13 @@
 """Training: tokens per second of the quickstart beside a plain torch loop, and what the loop itself costs.
 
-python benchmarks/train.py [--data DIR] [--rounds N] [--threads N …] [--json PATH]
+python benchmarks/train.py [--data DIR] [--rounds N] [--threads N …] [--busy N] [--json PATH]
 
 train quickstart …      the preset as it is, and with AdamW in Muon's place, beside the same model in the loop that
                         one would write first: SDPA, cross-entropy over all logits, torch.optim.AdamW, the same
                         precision and size of batch. Each has a process of its own and they take turns, so that
                         none runs under the settings that another has made
+… beside N busy loops   with --busy N, and nothing else: the quickstart's loop beside so many other programs that
+                        compute without end, and its share of what N + threads programs could each expect
 optimizer state …       megabytes of it in each of two processes that share it, beside those of one process
 train loop's overhead   share of a step, in percent, at the tinystories model, outside of forward and backward pass,
                         clipping, optimizer, data, logging and display; the batch is 1,024 tokens instead of
@@ -19,6 +21,7 @@ import multiprocessing
 import os
 import socket
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -37,6 +40,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # basics/ is not i
 import kernels
 from basics.train import get_batch
 from common import cli
+from common import threads as waiting
 from common.bench import Row, medians, report
 from data.prepare import Prepare, prepare
 from inference import devices
@@ -59,6 +63,8 @@ class Options:
     """Measurements of each side; the median counts."""
     threads: tuple[int, ...] = tuple(sorted({1, os.cpu_count() or 1}))
     """Threads that torch computes with; all is measured for each number."""
+    busy: int = 0
+    """Measure only the speed beside this many programs that compute without end."""
     json: Path | None = None
     """Write the rows here, too."""
 
@@ -93,7 +99,10 @@ def plain_steps(config: TrainConfig) -> Callable[[], None]:
     model = GPT(config.model).to(device)
     adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
     tokens = np.fromfile(config.data / "train.bin", dtype=np.uint16)
-    ids, starts = torch.from_numpy(tokens.astype(np.int64)), torch.Generator().manual_seed(config.seed)  # (N,)
+    ids, starts = (
+        torch.from_numpy(tokens.astype(np.int64)),
+        torch.Generator().manual_seed(config.seed),
+    )  # (N,)
     size, rows = config.model.block_size, config.step_tokens // config.model.block_size
 
     def steps() -> None:
@@ -119,7 +128,8 @@ class Side:
         context = multiprocessing.get_context("spawn")
         self._line, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make, config, threads), daemon=True)
-        self._process.start()
+        with _environment(waiting.SPIN_BRIEFLY if make is our_steps else {}):  # as train.py has it
+            self._process.start()
         theirs.close()  # else nobody would notice here that the process has ended
 
     def __call__(self) -> None:
@@ -130,6 +140,30 @@ class Side:
         """End the process."""
         self._process.terminate()
         self._process.join()
+
+
+@contextlib.contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    """Set what processes that start inside find in their environment; what the user has set stays."""
+    added = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
+
+
+@contextlib.contextmanager
+def _busy_loops(count: int) -> Iterator[None]:
+    """Keep `count` other processes computing."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for each in loops:
+            each.kill()
+            each.wait()
 
 
 def _serve(
@@ -256,6 +290,35 @@ def speed_rows(data: Path, rounds: int, threads: int) -> list[Row]:
     ]
 
 
+def busy_rows(data: Path, rounds: int, threads: int, busy: int) -> list[Row]:
+    """Measure tokens per second of the quickstart's loop and of the plain one, alone and beside busy loops."""
+    config, cores = quickstart(data), os.cpu_count() or 1
+    with contextlib.ExitStack() as sides:
+        calls = {
+            name: sides.enter_context(contextlib.closing(Side(make, config, threads)))
+            for name, make in (("ours", our_steps), ("plain", plain_steps))
+        }
+        alone = medians(calls, repeat=rounds, warmup=2)
+        with _busy_loops(busy):
+            beside = medians(calls, repeat=rounds)
+    tokens, name = (
+        STEPS * config.step_tokens,
+        f"train quickstart, {threads} threads, beside {busy} busy loops",
+    )
+    fair = tokens / alone["ours"] * min(1, cores / (threads + busy))
+    return [
+        Row(name, tokens / beside["ours"], "tokens/s", "plain torch loop", tokens / beside["plain"]),
+        Row(
+            f"{name}, fair share",
+            tokens / beside["ours"],
+            "tokens/s",
+            "its part of the speed alone",
+            fair,
+            goal=0.8,
+        ),
+    ]
+
+
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and report."""
@@ -264,6 +327,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         data = options.data or Path(folder) / "stories"
         if options.data is None:
             prepare(Prepare(out=data, stories_bytes=2_000_000, vocab_size=2048))
+        if options.busy:
+            rows = [row for n in options.threads for row in busy_rows(data, options.rounds, n, options.busy)]
+            return report("train beside busy loops", rows, options.json)
         rows = [row for threads in options.threads for row in speed_rows(data, options.rounds, threads)]
         rows += state_rows(data)
         step, own = overhead(data, steps=8)

@@ -19,7 +19,11 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
+from common import threads
+
 T = TypeVar("T")
+
+threads.spin_briefly()  # here, because every command imports this file before torch
 
 
 def fail(message: str) -> NoReturn:

@@ -58,7 +58,7 @@ def _mean_loss(model: GPT, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
     device, total, count = next(model.parameters()).device, 0.0, 0
     with evaluating(model):
         for x, y in batches:
-            _, loss = model(x.to(device), y.to(device))
+            _, loss = model(x.to(device), y.to(device), with_logits=False)
             predicted = int((y != IGNORED).sum())
             total += loss.item() * predicted  # summed in Python's float64, which not every device has
             count += predicted

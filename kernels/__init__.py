@@ -8,16 +8,28 @@ The two ops that decoding is made of, for the CPU, are in kernels.decode.
 each op must compute is in reference.py; how it is derived and made fast, in docs/kernels/.
 """
 
+from kernels.activation import gelu, swiglu
+from kernels.adamw import adamw_
+from kernels.cross_entropy import linear_cross_entropy
 from kernels.dispatch import backends, runs_on, set_default, use
 from kernels.ops import add_layer_norm, causal_attention, causal_attention_qkvpacked, layer_norm
+from kernels.rms_norm import add_rms_norm, rms_norm
+from kernels.rotary import rotary
 
 __all__ = [
+    "adamw_",
     "add_layer_norm",
+    "add_rms_norm",
     "backends",
     "causal_attention",
     "causal_attention_qkvpacked",
+    "gelu",
     "layer_norm",
+    "linear_cross_entropy",
+    "rms_norm",
+    "rotary",
     "runs_on",
     "set_default",
+    "swiglu",
     "use",
 ]

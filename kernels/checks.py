@@ -2,17 +2,52 @@
 
 import math
 
+import numpy
 import torch
 from torch import Tensor, bfloat16, float16, float32, float64, int64
 
 MAX_HEAD_DIM = 128
 _DTYPES = (float32, float16, bfloat16, float64)
+_INTEGERS = (int, numpy.integer, torch.SymInt)
+_NUMBERS = (*_INTEGERS, float, numpy.floating, torch.SymFloat)
 
 
-def check(condition: bool, message: str) -> None:
-    """Raise ValueError with the message if the condition is false."""
+def check(condition: bool, message: str, *values: object) -> None:
+    """Raise ValueError with the values in the message's {} if the condition does not hold.
+
+    They are formatted only then: torch.compile traces through the checks and cannot format a symbolic number.
+    """
     if not condition:
-        raise ValueError(message)
+        raise ValueError(message.format(*values))
+
+
+def check_tensors(**tensors: object) -> None:
+    """Raise ValueError that names the first argument that is not a tensor."""
+    for name, x in tensors.items():
+        check(isinstance(x, Tensor), "{} is {}: it must be a tensor", name, type(x).__name__)
+
+
+def check_number(name: str, x: object) -> None:
+    """Raise ValueError if x is not a number; a tensor is none, as it would lose its gradient."""
+    if not torch.compiler.is_compiling():  # which takes a number as a constant where it must know its type
+        check(isinstance(x, _NUMBERS), "{} is {}: it must be a number", name, type(x).__name__)
+
+
+def check_integer(name: str, x: object) -> None:
+    """Raise ValueError if x is not an integer."""
+    check(isinstance(x, _INTEGERS), "{} is {}: it must be an integer", name, type(x).__name__)
+
+
+def check_attention_options(scale: object, window: object, dropout_p: object) -> None:
+    """Raise ValueError that names the first option that is of a wrong type."""
+    check(
+        not isinstance(scale, Tensor),
+        "scale is a tensor: pass a number, and multiply q by the tensor if it shall have a gradient",
+    )
+    check_number("scale", scale)
+    check_number("dropout_p", dropout_p)
+    if window is not None:
+        check_integer("window", window)
 
 
 def _shape(x: Tensor) -> list[int]:
@@ -20,30 +55,43 @@ def _shape(x: Tensor) -> list[int]:
 
 
 def _check_floating(name: str, x: Tensor) -> None:
-    check(x.dtype in _DTYPES, f"{name} has dtype {x.dtype}: use float32, float16, bfloat16 or float64")
+    check(x.dtype in _DTYPES, "{} has dtype {}: use float32, float16, bfloat16 or float64", name, x.dtype)
 
 
 def _check_like(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
     check(
         x.dtype == other.dtype,
-        f"{name} has dtype {x.dtype} but {other_name} has {other.dtype}: convert one with .to(dtype)",
+        "{} has dtype {} but {} has {}: convert one with .to(dtype)",
+        name,
+        x.dtype,
+        other_name,
+        other.dtype,
     )
     check(
         x.device == other.device,
-        f"{name} is on {x.device} but {other_name} is on {other.device}: move one with .to(device)",
+        "{} is on {} but {} is on {}: move one with .to(device)",
+        name,
+        x.device,
+        other_name,
+        other.device,
     )
 
 
 def _check_unit_stride(name: str, x: Tensor) -> None:
     check(
         x.shape[-1] <= 1 or x.stride(-1) == 1,
-        f"{name} has stride {x.stride(-1)} in its last dimension instead of 1: pass {name}.contiguous()",
+        "{} has stride {} in its last dimension instead of 1: pass {}.contiguous()",
+        name,
+        x.stride(-1),
+        name,
     )
 
 
 def _check_head_dim(name: str, x: Tensor) -> None:
     width = x.shape[-1]
-    check(1 <= width <= MAX_HEAD_DIM, f"{name} has head dimension {width}: D must be in 1..{MAX_HEAD_DIM}")
+    check(
+        1 <= width <= MAX_HEAD_DIM, "{} has head dimension {}: D must be in 1..{}", name, width, MAX_HEAD_DIM
+    )
 
 
 def check_layer_norm(
@@ -51,23 +99,28 @@ def check_layer_norm(
 ) -> None:
     """Raise a ValueError that names a wrong argument. x, residual: (..., C); weight, bias: (C)."""
     _check_floating("x", x)
-    check(x.dim() >= 1 and x.shape[-1] >= 1, f"x has shape {_shape(x)}: it needs a last dimension C >= 1")
+    check(x.dim() >= 1 and x.shape[-1] >= 1, "x has shape {}: it needs a last dimension C >= 1", _shape(x))
     _check_unit_stride("x", x)
     for name, vector in (("weight", weight), ("bias", bias)):
         if vector is not None:
             check(
                 vector.shape == x.shape[-1:] and vector.is_contiguous(),
-                f"{name} has shape {_shape(vector)}: it must be contiguous with {x.shape[-1]} elements",
+                "{} has shape {}: it must be contiguous with {} elements",
+                name,
+                _shape(vector),
+                x.shape[-1],
             )
             _check_like(name, vector, "x", x)
     if residual is not None:
         _check_like("residual", residual, "x", x)
         check(
             residual.shape == x.shape,
-            f"residual has shape {_shape(residual)} but x has {_shape(x)}: they must be equal",
+            "residual has shape {} but x has {}: they must be equal",
+            _shape(residual),
+            _shape(x),
         )
         _check_unit_stride("residual", residual)
-    check(0 < eps < math.inf, f"eps is {eps}: it must be above 0, such as 1e-5")
+    check(0 < eps < math.inf, "eps is {}: it must be above 0, such as 1e-5", eps)
 
 
 def check_attention(
@@ -76,18 +129,19 @@ def check_attention(
     """Raise a ValueError that names a wrong argument. q: (B, T, H, D); k, v: (B, T, Hkv, D)."""
     _check_floating("q", q)
     for name, x in (("q", q), ("k", k)):
-        check(x.dim() == 4, f"{name} has shape {_shape(x)}: it must be (B, T, H, D)")
+        check(x.dim() == 4, "{} has shape {}: it must be (B, T, H, D)", name, _shape(x))
     _check_attention_sizes(q, k, v)
     for name, x in (("k", k), ("v", v)):
         _check_like(name, x, "q", q)
     for name, x in (("q", q), ("k", k), ("v", v)):
         _check_unit_stride(name, x)
-    check(math.isfinite(scale), f"scale is {scale}: it must be finite")
+    check(-math.inf < scale < math.inf, "scale is {}: it must be finite", scale)
     check(
         window is None or window >= 1,
-        f"window is {window}: it must be at least 1 (the query's own key), or None for no limit",
+        "window is {}: it must be at least 1 (the query's own key), or None for no limit",
+        window,
     )
-    check(0 <= dropout_p < 1, f"dropout_p is {dropout_p}: it must be in [0, 1)")
+    check(0 <= dropout_p < 1, "dropout_p is {}: it must be in [0, 1)", dropout_p)
 
 
 def _check_attention_sizes(q: Tensor, k: Tensor, v: Tensor) -> None:
@@ -95,19 +149,23 @@ def _check_attention_sizes(q: Tensor, k: Tensor, v: Tensor) -> None:
     _check_head_dim("q", q)
     check(
         (batch, length, width) == (k.shape[0], k.shape[1], k.shape[3]),
-        f"k has shape {_shape(k)} but q has {_shape(q)}: B, T and D must be equal",
+        "k has shape {} but q has {}: B, T and D must be equal",
+        _shape(k),
+        _shape(q),
     )
     check(
         groups >= 1 and heads % groups == 0,
-        f"k has {groups} heads but q has {heads}: the heads of q must be a multiple of those of k",
+        "k has {} heads but q has {}: the heads of q must be a multiple of those of k",
+        groups,
+        heads,
     )
-    check(v.shape == k.shape, f"v has shape {_shape(v)} but k has {_shape(k)}: they must be equal")
+    check(v.shape == k.shape, "v has shape {} but k has {}: they must be equal", _shape(v), _shape(k))
 
 
 def check_packed(qkv: Tensor) -> None:
     """Raise a ValueError if qkv is not (B, T, 3, H, D)."""
     _check_floating("qkv", qkv)
-    check(qkv.dim() == 5 and qkv.shape[2] == 3, f"qkv has shape {_shape(qkv)}: it must be (B, T, 3, H, D)")
+    check(qkv.dim() == 5 and qkv.shape[2] == 3, "qkv has shape {}: it must be (B, T, 3, H, D)", _shape(qkv))
     _check_head_dim("qkv", qkv)
     _check_unit_stride("qkv", qkv)
 
@@ -116,5 +174,124 @@ def check_seed(seed: Tensor, device: torch.device) -> None:
     """Raise a ValueError if a seed tensor is not one int64 on the kernel's device."""
     check(
         seed.numel() == 1 and seed.dtype == int64 and seed.device == device,
-        f"seed must be one int64 on {device} where dropout_p > 0",
+        "seed must be one int64 on {} where dropout_p > 0",
+        device,
     )
+
+
+def check_gelu(x: Tensor, bias: Tensor | None, approximate: str) -> None:
+    """x: (..., C); bias: (C). ValueError that names the argument."""
+    _check_rows("x", x)
+    _check_bias("bias", bias, x)
+    check(approximate in ("tanh", "none"), f"approximate is '{approximate}': choose tanh or none")
+
+
+def check_swiglu(gate: Tensor, x: Tensor, gate_bias: Tensor | None, bias: Tensor | None) -> None:
+    """gate, x: (..., C); gate_bias, bias: (C). ValueError that names the argument."""
+    _check_rows("x", x)
+    _check_bias("bias", bias, x)
+    _check_like("gate", gate, "x", x)
+    check(gate.shape == x.shape, f"gate has shape {_shape(gate)} but x has {_shape(x)}: they must be equal")
+    _check_unit_stride("gate", gate)
+    _check_bias("gate_bias", gate_bias, x)
+
+
+def _check_rows(name: str, x: Tensor) -> None:
+    _check_floating(name, x)
+    check(
+        x.dim() >= 1 and x.shape[-1] >= 1, f"{name} has shape {_shape(x)}: it needs a last dimension C >= 1"
+    )
+    _check_unit_stride(name, x)
+
+
+def _check_bias(name: str, bias: Tensor | None, x: Tensor) -> None:
+    if bias is None:
+        return
+    check(
+        bias.shape == x.shape[-1:] and bias.is_contiguous(),
+        f"{name} has shape {_shape(bias)}: it must be contiguous with {x.shape[-1]} elements",
+    )
+    _check_like(name, bias, "x", x)
+
+
+def check_rotary(x: Tensor, angles: Tensor) -> None:
+    """x: (B, T, H, D) with an even D; angles: (T, D / 2) or (B, T, D / 2). ValueError that names the argument."""
+    _check_floating("x", x)
+    check(
+        x.dim() == 4 and x.shape[3] >= 2 and x.shape[3] % 2 == 0,
+        f"x has shape {_shape(x)}: it must be (B, T, H, D) with an even D",
+    )
+    _check_unit_stride("x", x)
+    wanted = (x.shape[1], x.shape[3] // 2)
+    check(
+        angles.dtype in (float32, float64) and angles.shape in (wanted, (1, *wanted), (x.shape[0], *wanted)),
+        f"angles has shape {_shape(angles)} and dtype {angles.dtype}: they must be (T, D / 2) or (B, T, D / 2) of "
+        f"float32 for x of shape {_shape(x)}",
+    )
+    check(
+        angles.device == x.device,
+        f"angles is on {angles.device} but x is on {x.device}: move one with .to(device)",
+    )
+    check(
+        not angles.requires_grad,
+        "angles requires a gradient, which rotary does not form: pass angles.detach()",
+    )
+
+
+def check_linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
+    """hidden: (N, C); weight: (V, C); targets: (N) int64. ValueError that names the argument."""
+    for name, x in (("hidden", hidden), ("weight", weight)):
+        _check_floating(name, x)
+    check(hidden.dim() == 2 and hidden.shape[1] >= 1, f"hidden has shape {_shape(hidden)}: it must be (N, C)")
+    check(
+        weight.dim() == 2 and weight.shape[0] >= 1 and weight.shape[1] == hidden.shape[1],
+        f"weight has shape {_shape(weight)}: it must be (V, {hidden.shape[1]}) for hidden of shape {_shape(hidden)}",
+    )
+    check(
+        targets.shape == hidden.shape[:1],
+        f"targets has shape {_shape(targets)}: it must be ({hidden.shape[0]})",
+    )
+    check(targets.dtype == int64, f"targets has dtype {targets.dtype}: convert it with .long()")
+    for name, x in (("weight", weight), ("targets", targets)):
+        check(
+            x.device == hidden.device,
+            f"{name} is on {x.device} but hidden is on {hidden.device}: move one with .to(device)",
+        )
+
+
+def check_targets(targets: Tensor, vocab_size: int, ignored: int) -> None:
+    """Targets on the CPU in 0..vocab_size-1, or ignored; elsewhere looking would stop the device's queue."""
+    if targets.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    wrong = targets[(targets != ignored) & ((targets < 0) | (targets >= vocab_size))]
+    if wrong.numel():
+        raise ValueError(
+            f"targets holds {wrong[0]}: it must be in 0..{vocab_size - 1}, or {ignored} to be ignored"
+        )
+
+
+def check_adamw(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    averages: list[Tensor],
+    squares: list[Tensor],
+    step: int,
+) -> None:
+    """Four lists of one length; in each place contiguous float32 tensors of one shape."""
+    count = len(parameters)
+    check(
+        len(gradients) == len(averages) == len(squares) == count,
+        f"there are {count} parameters, {len(gradients)} gradients, {len(averages)} averages and {len(squares)} "
+        "averages of squares: these must be as many",
+    )
+    for i, group in enumerate(zip(parameters, gradients, averages, squares, strict=True)):
+        for x in group:
+            check(
+                x.dtype == float32
+                and x.is_contiguous()
+                and x.shape == group[0].shape
+                and x.device == group[0].device,
+                f"parameter {i} of shape {_shape(group[0])} has a gradient or a state that is {x.dtype} of shape "
+                f"{_shape(x)}: all must be contiguous float32 of one shape on one device",
+            )
+    check(step >= 1, f"step is {step}: the first is 1")

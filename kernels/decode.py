@@ -82,7 +82,7 @@ def cached_attention(
 
 
 def _fake_packed_linear(x, weight, outputs, *_):
-    check(x.shape[-1] == weight.shape[1], f"weight has shape {list(weight.shape)}, x {list(x.shape)}")
+    check(x.shape[-1] == weight.shape[1], "weight has shape {}, x {}", list(weight.shape), list(x.shape))
     return x.new_empty((*x.shape[:-1], outputs))
 
 

@@ -48,13 +48,7 @@ def _cuda_state() -> str:
     built_for = _fused.CUDA_ARCHITECTURES.split()
     if not built_for:
         return f"not built: {toolchain.cuda_obstacle() or 'run make setup again'}"
-    if not torch.cuda.is_available():
-        return "built, but torch sees no NVIDIA GPU"
-    capability = torch.cuda.get_device_capability()
-    if not any(_has_code_for(capability, code) for code in built_for):
-        name = "{}.{}".format(*capability)
-        return f"built for {' '.join(built_for)}, not for this GPU: set TORCH_CUDA_ARCH_LIST={name}, run make setup"
-    return AVAILABLE
+    return AVAILABLE if torch.cuda.is_available() else "built, but torch sees no NVIDIA GPU"
 
 
 def _has_code_for(capability: tuple[int, int], code: str) -> bool:
@@ -76,16 +70,39 @@ def _has_code_for(capability: tuple[int, int], code: str) -> bool:
 _STATES = {"cpu": _fused_state, "cuda": _cuda_state(), "emulated": _emulated_state}
 # The op libraries by (choice, device type); a pair that is missing runs on torch.
 _LIBRARIES = {("fused", device): torch.ops.slm for device in ("cpu", "cuda") if _STATES[device] == AVAILABLE}
+if _fused is not None:
+    _LIBRARIES["fused", "meta"] = torch.ops.slm  # shapes alone
 if _emulated is not None:
+    _LIBRARIES["emulated", "meta"] = torch.ops.slm_emulated
     _LIBRARIES["emulated", "cpu"] = torch.ops.slm_emulated
 
 _ENVIRONMENT = os.environ.get("SLM_KERNELS") or "auto"
 _choice = "auto"
 _said: set[str] = set()
+_is_gpu_checked = False
+
+
+def _check_gpu() -> None:
+    """Withdraw the CUDA kernels if the extension holds no code for this GPU.
+
+    Done when they are first asked for, not at import: it creates a CUDA context, after which no process can be forked.
+    """
+    global _is_gpu_checked
+    _is_gpu_checked = True
+    if _STATES["cuda"] != AVAILABLE:
+        return
+    built_for, capability = _fused.CUDA_ARCHITECTURES, torch.cuda.get_device_capability()
+    if not any(_has_code_for(capability, code) for code in built_for.split()):
+        name = "{}.{}".format(*capability)
+        fix = f"set TORCH_CUDA_ARCH_LIST={name} and run make setup"
+        _STATES["cuda"] = f"built for {built_for}, not for this GPU, which is {name}: {fix}"
+        _LIBRARIES.pop(("fused", "cuda"), None)
 
 
 def backends() -> dict[str, str]:
-    """For "cpu", "cuda" and "emulated": "available", or why not and how to mend it."""
+    """Return for "cpu", "cuda" and "emulated": "available", or why not and how to fix it."""
+    if not _is_gpu_checked:
+        _check_gpu()
     return dict(_STATES)
 
 
@@ -118,12 +135,12 @@ def use(name: str) -> Iterator[None]:
 
 
 def modules() -> dict[str, tuple[object | None, str]]:
-    """The extension modules by name, each None where it is not loaded, and "available" or why it is not."""
+    """Return the extension modules by name, each with "available", or None with why it is not loaded."""
     return {"kernels._C": (_fused, _fused_state), "kernels._emulated": (_emulated, _emulated_state)}
 
 
 def libraries() -> list[str]:
-    """The names of the op libraries that are loaded, such as ["slm"]."""
+    """Return the names of the op libraries that are loaded, such as ["slm"]."""
     return [name for name, module in (("slm", _fused), ("slm_emulated", _emulated)) if module is not None]
 
 
@@ -132,6 +149,8 @@ def runs_on(device_type: str, head_dim: int = 1) -> str:
 
     ValueError if that was chosen by name and cannot be had.
     """
+    if device_type == "cuda" and not _is_gpu_checked and not torch.compiler.is_compiling():
+        _check_gpu()
     name = _ENVIRONMENT if _choice == "auto" else _choice
     possible = ("fused" if name == "auto" else name, device_type) in _LIBRARIES and head_dim <= MAX_HEAD_DIM
     if name == "auto":

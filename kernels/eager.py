@@ -8,6 +8,8 @@ from torch import Tensor
 
 from kernels import reference
 
+_LEAST_SCALE = 2.0**-126  # that is not 0 in float32, however PyTorch computes
+
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
     """As kernels.layer_norm."""
@@ -33,9 +35,9 @@ def causal_attention(
 ) -> Tensor:
     """As kernels.causal_attention. With a seed the reference runs, so that dropout drops what the kernels drop."""
     if dropout_p and seed is not None:
-        return reference.causal_attention(
-            q, k, v, scale=scale, dropout_p=dropout_p, seed=int(seed), window=window
-        )
+        return reference.causal_attention(q, k, v, scale=scale, dropout_p=dropout_p, seed=seed, window=window)
+    if scale is not None and -_LEAST_SCALE < scale < _LEAST_SCALE:
+        q, scale = q * scale, 1.0  # PyTorch would multiply the -inf of hidden scores by 0
     mask = None if window is None else reference.seen(q.shape[1], window, q.device)
     out = F.scaled_dot_product_attention(
         *(x.transpose(1, 2) for x in (q, k, v)),  # (B, T, H, D) -> (B, H, T, D)

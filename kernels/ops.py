@@ -2,7 +2,8 @@
 
 Every op has a schema in csrc/ops.cpp and is in torch.ops.slm (torch.ops.slm_emulated holds the same ops on
 the emulator). Here each gets a fake implementation, so that torch.compile can trace it, and a formula for
-autograd. The ops can be differentiated once; a second derivative is refused.
+autograd. The ops can be differentiated once; a second derivative is refused. Forward-mode derivatives
+(torch.func.jvp) are those of the formulas in reference.py, which run in place of the kernels there.
 """
 
 from collections.abc import Callable
@@ -10,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-from kernels import checks, dispatch, eager
+from kernels import checks, dispatch, eager, reference
 
 _Context = Any  # torch's autograd context
 
@@ -24,9 +26,11 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float
     would turn x into float32, and move twice the bytes for the same statistics. Returns (..., C). ValueError
     that names the argument for anything else.
     """
+    checks.check_tensors(x=x, weight=weight)
+    checks.check_number("eps", eps)
     x, weight, bias = _autocast(x.dtype, x, weight, bias)
     library = dispatch.library(x.device.type)
-    if library is None:
+    if library is None or _has_tangent(x, weight, bias):
         checks.check_layer_norm(x, None, weight, bias, eps)
         return eager.layer_norm(x, weight, bias, eps)
     return library.layer_norm(x, weight, bias, eps)[0]
@@ -40,9 +44,11 @@ def add_layer_norm(
     The sum is rounded to the dtype of x before it is normalized, as if the two were separate ops. Under
     autocast all but float64 take the dtype of the residual.
     """
+    checks.check_tensors(x=x, residual=residual, weight=weight)
+    checks.check_number("eps", eps)
     x, residual, weight, bias = _autocast(residual.dtype, x, residual, weight, bias)
     library = dispatch.library(x.device.type)
-    if library is None:
+    if library is None or _has_tangent(x, residual, weight, bias):
         checks.check_layer_norm(x, residual, weight, bias, eps)
         return eager.add_layer_norm(x, residual, weight, bias, eps)
     return library.add_layer_norm(x, residual, weight, bias, eps)[:2]
@@ -72,13 +78,17 @@ def causal_attention(
 
     Returns (B, T, H, D). ValueError that names the argument for anything else.
     """
+    checks.check_tensors(q=q, k=k, v=v)
     scale = _scale(q, scale)
+    checks.check_attention_options(scale, window, dropout_p)
     q, k, v = _autocast(None, q, k, v)
     seed = _seed(seed, dropout_p, q.device)
     library = dispatch.library(q.device.type)
-    if library is None:
+    tangents = _has_tangent(q, k, v)
+    if library is None or tangents:
         checks.check_attention(q, k, v, scale, window, dropout_p)
-        return eager.causal_attention(q, k, v, scale, window, dropout_p, seed)
+        formula = reference.causal_attention if tangents else eager.causal_attention
+        return formula(q, k, v, scale=scale, window=window, dropout_p=dropout_p, seed=seed)
     return library.causal_attention(q, k, v, scale, window, dropout_p, seed, deterministic)[0]
 
 
@@ -95,19 +105,28 @@ def causal_attention_qkvpacked(
 
     Everything else is as there. Returns (B, T, H, D).
     """
+    checks.check_tensors(qkv=qkv)
+    library = dispatch.library(qkv.device.type)
+    if library is None or _has_tangent(qkv):
+        checks.check_packed(qkv)
+        options = {"scale": scale, "window": window, "dropout_p": dropout_p, "seed": seed}
+        return causal_attention(*qkv.unbind(2), **options, deterministic=deterministic)
     scale = _scale(qkv, scale)
+    checks.check_attention_options(scale, window, dropout_p)
     (qkv,) = _autocast(None, qkv)
     seed = _seed(seed, dropout_p, qkv.device)
-    library = dispatch.library(qkv.device.type)
-    if library is None:
-        checks.check_packed(qkv)
-        checks.check_attention(*qkv.unbind(2), scale, window, dropout_p)
-        return eager.causal_attention(*qkv.unbind(2), scale, window, dropout_p, seed)
     return library.causal_attention_qkvpacked(qkv, scale, window, dropout_p, seed, deterministic)[0]
 
 
 def _scale(q: Tensor, scale: float | None) -> float:
-    return max(1, q.shape[-1]) ** -0.5 if scale is None else scale
+    return (max(1, q.shape[-1]) if q.dim() else 1) ** -0.5 if scale is None else scale
+
+
+def _has_tangent(*tensors: Tensor | None) -> bool:
+    """True if a forward-mode derivative with respect to any of them is being taken."""
+    if forward_ad._current_level < 0:
+        return False
+    return any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
 def _seed(seed: int | Tensor | None, dropout_p: float, device: torch.device) -> Tensor | None:
@@ -115,18 +134,35 @@ def _seed(seed: int | Tensor | None, dropout_p: float, device: torch.device) -> 
     if not dropout_p:
         return None
     if seed is None:
-        return torch.randint(2**63 - 1, (), device=device)
+        return _drawn_seed(device)
     if not isinstance(seed, Tensor):
-        checks.check(-(2**63) <= seed < 2**63, f"seed is {seed}: it must fit into 64 bits")
+        checks.check_integer("seed", seed)
+        checks.check(-(2**63) <= seed < 2**63, "seed is {}: it must fit into 64 bits", seed)
         return torch.tensor(seed, dtype=torch.int64, device=device)
     checks.check_seed(seed, device)
     return seed
 
 
+@torch.library.custom_op("slm_random::seed", mutates_args=(), schema="(Device device) -> Tensor")
+def _drawn_seed(device: torch.device) -> Tensor:
+    """One int64 from torch's generator of the device."""
+    return torch.randint(2**63 - 1, (), device=device)
+
+
+@_drawn_seed.register_fake
+def _(device: torch.device) -> Tensor:
+    checks.check(
+        torch._functorch.config.activation_memory_budget == 1,
+        "dropout_p > 0 without a seed: with an activation_memory_budget below 1 torch.compile draws random numbers"
+        " again for the backward, which would drop other weights than the forward: pass a seed",
+    )
+    return torch.empty((), dtype=torch.int64, device=device)
+
+
 def _autocast(dtype: torch.dtype | None, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """Return the tensors in `dtype` (None: autocast's own) if autocast is on; float64 stays, as in torch."""
     device = tensors[0].device.type
-    if not torch.is_autocast_enabled(device):
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return tensors
     dtype = dtype or torch.get_autocast_dtype(device)
     return tuple(x if x is None or x.dtype == torch.float64 else x.to(dtype) for x in tensors)

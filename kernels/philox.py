@@ -29,8 +29,8 @@ def keep_threshold(dropout_p: float) -> int:
     return max(1, int((1 - dropout_p) * 65536 + 0.5))
 
 
-def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> list[Tensor]:
-    """Return four 32-bit numbers, as int64 tensors, for each counter of four 32-bit numbers."""
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int | Tensor) -> list[Tensor]:
+    """Return four 32-bit numbers, as int64 tensors, for each counter of four; seed: an int, or one int64."""
     x = [word.long() for word in counter]
     key = [seed & _MASK, seed >> 32 & _MASK]
     for _ in range(ROUNDS):
@@ -46,11 +46,12 @@ def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
     return product >> 32 & _MASK, product & _MASK
 
 
-def bits(seed: int, batch: int, heads: int, length: int) -> Tensor:
-    """Return (B, H, T, T): the 16 random bits of every weight, as int64 on the CPU."""
-    b, h, row, column = torch.meshgrid(
-        *(torch.arange(size) for size in (batch, heads, length, length)), indexing="ij"
-    )
+def bits(
+    seed: int | Tensor, batch: int, heads: int, length: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return (B, H, T, T): the 16 random bits of every weight, as int64."""
+    sizes = (batch, heads, length, length)
+    b, h, row, column = torch.meshgrid(*(torch.arange(size, device=device) for size in sizes), indexing="ij")
     words = torch.stack(philox((column // 32 * 8 + column % 8, row // 16 * 8 + row % 8, h, b), seed))
     word = row % 16 // 8 * 2 + column % 32 // 16
     half = column % 16 // 8

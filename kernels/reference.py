@@ -60,7 +60,7 @@ def causal_attention(
     *,
     scale: float | None = None,
     dropout_p: float = 0.0,
-    seed: int | None = None,
+    seed: int | Tensor | None = None,
     window: int | None = None,
 ) -> Tensor:
     """softmax(q kᵀ scale) v in which query i sees the keys j <= i; q: (B, T, H, D), k, v: (B, T, Hkv, D).
@@ -103,13 +103,13 @@ def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
     return distance >= 0 if window is None else (distance >= 0) & (distance < window)
 
 
-def dropout_factors(q: Tensor, dropout_p: float, seed: int | None) -> Tensor:
+def dropout_factors(q: Tensor, dropout_p: float, seed: int | Tensor | None) -> Tensor:
     """(B, H, T, T): 0 where a weight is dropped, 1 / keep where it stays; float64."""
     if seed is None:
         raise ValueError("the reference draws no random numbers: pass a seed where dropout_p > 0")
     batch, length, heads, _ = q.shape
     threshold = philox.keep_threshold(dropout_p)
-    kept = philox.bits(seed, batch, heads, length).to(q.device) < threshold
+    kept = philox.bits(seed, batch, heads, length, q.device) < threshold
     return kept.double() * (65536 / threshold)
 
 
@@ -211,3 +211,106 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     even, odd = _wide(x).unflatten(-1, (-1, 2)).unbind(-1)  # (B, T, H, D) -> two of (B, T, H, D/2)
     turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
     return turned.flatten(-2).to(x.dtype)  # (B, T, H, D/2, 2) -> (B, T, H, D)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
+    """x / sqrt(mean(x²) + eps) * weight over the last dimension; x: (..., C), weight: (C).
+
+    Zhang and Sennrich 2019. Statistics in float32 or better; the result has the dtype of x.
+
+    >>> rms_norm(torch.tensor([[3.0, 4.0]]), torch.ones(2) * 25**0.5, eps=1e-12).square().sum()
+    tensor(50.)
+    """
+    wide = _wide(x)
+    return (wide * _reciprocal_rms(wide, eps) * _wide(weight)).to(x.dtype)
+
+
+def _reciprocal_rms(x: Tensor, eps: float) -> Tensor:
+    return (x.square().mean(-1, keepdim=True) + eps).rsqrt()
+
+
+def rms_norm_backward(
+    grad_out: Tensor, x: Tensor, weight: Tensor, eps: float = 1e-5
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x (..., C) and weight (C), given that of the result (..., C)."""
+    rstd = _reciprocal_rms(x, eps)
+    normalized, weighted = x * rstd, grad_out * weight
+    grad_x = rstd * (weighted - normalized * (weighted * normalized).mean(-1, keepdim=True))
+    return grad_x, (grad_out * normalized).sum(tuple(range(x.dim() - 1)))
+
+
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
+    """rms_norm(x + residual) and x + residual, rounded to the dtype of x before it is normalized."""
+    total = x + residual
+    return rms_norm(total, weight, eps), total
+
+
+def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Tensor:
+    """GELU(x + bias), Hendrycks and Gimpel 2016: x times the normal distribution below it, or its tanh form."""
+    wide = _wide(x) if bias is None else _wide(x) + _wide(bias)
+    if approximate == "tanh":
+        share = (1 + torch.tanh((2 / torch.pi) ** 0.5 * (wide + 0.044715 * wide**3))) / 2
+    else:
+        share = (1 + torch.erf(wide / 2**0.5)) / 2
+    return (wide * share).to(x.dtype)
+
+
+def gelu_slope(x: Tensor, approximate: str = "tanh") -> Tensor:
+    """The derivative of gelu at x, any shape."""
+    if approximate == "tanh":
+        factor = 2 * (2 / torch.pi) ** 0.5
+        s = (factor * (x + 0.044715 * x**3)).sigmoid()
+        return s + x * s * (1 - s) * factor * (1 + 3 * 0.044715 * x**2)
+    return (1 + torch.erf(x / 2**0.5)) / 2 + x * (-(x**2) / 2).exp() / (2 * torch.pi) ** 0.5
+
+
+def swiglu(gate: Tensor, x: Tensor, gate_bias: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """silu(gate + gate_bias) * (x + bias), Shazeer 2020."""
+    opened = _wide(gate) if gate_bias is None else _wide(gate) + _wide(gate_bias)
+    value = _wide(x) if bias is None else _wide(x) + _wide(bias)
+    return (opened * opened.sigmoid() * value).to(x.dtype)
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """The mean of -log softmax(hidden weightᵀ)[target] over the targets that are not -100; 0 if there are none.
+
+    >>> linear_cross_entropy(torch.zeros(3, 2), torch.ones(4, 2), torch.tensor([0, 3, -100]))  # log 4
+    tensor(1.3863)
+    """
+    logits = _wide(hidden) @ _wide(weight).T  # (N, C) @ (C, V) -> (N, V)
+    kept = targets != -100
+    losses = logits.logsumexp(-1) - logits.gather(-1, targets.where(kept, 0)[:, None])[:, 0]
+    return losses.where(kept, 0).sum() / kept.sum().clamp(min=1)
+
+
+def linear_cross_entropy_backward(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of hidden (N, C) and weight (V, C), without the help of autograd."""
+    kept = targets != -100
+    probabilities = (hidden @ weight.T).softmax(-1)
+    hit = torch.nn.functional.one_hot(targets.where(kept, 0), len(weight))
+    grad_logits = (probabilities - hit) * kept[:, None] / kept.sum().clamp(min=1)
+    return grad_logits @ weight, grad_logits.T @ hidden
+
+
+@torch.no_grad()
+def adamw_(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    averages: list[Tensor],
+    squares: list[Tensor],
+    step: int,
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    gradient_scale: float = 1.0,
+) -> None:
+    """One step of AdamW in place, Loshchilov and Hutter 2017, algorithm 2."""
+    for parameter, gradient, average, square in zip(parameters, gradients, averages, squares, strict=True):
+        scaled = gradient * gradient_scale
+        average.lerp_(scaled, 1 - beta1)
+        square.mul_(beta2).addcmul_(scaled, scaled, value=1 - beta2)
+        # Both averages start at zero and are too small at first; dividing by 1 - beta^t undoes exactly that.
+        root = (square / (1 - beta2**step)).sqrt_().add_(eps)
+        parameter.mul_(1 - lr * weight_decay).addcdiv_(average, root, value=-lr / (1 - beta1**step))

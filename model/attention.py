@@ -59,7 +59,8 @@ class CausalSelfAttention(nn.Module):
             return self._packed(qkv).flatten(2)  # (B, T, H, D) -> (B, T, C)
         q, k, v = qkv.split(self.heads, dim=2)  # (B, T, H, D), twice (B, T, KV, D)
         if angles is not None:
-            q, k = rotate(q, angles), rotate(k, angles)
+            turn = rotate if plain else kernels.rotary
+            q, k = turn(q, angles), turn(k, angles)
         y = self._causal(q, k, v, plain) if cache is None else self._cached(q, *cache.extend(k, v))
         return y.flatten(2)  # (B, T, H, D) -> (B, T, C)
 

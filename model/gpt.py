@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+import kernels
 from model import pretrained
 from model.attention import Cache, CausalSelfAttention
 from model.config import GPTConfig
@@ -97,11 +98,14 @@ class GPT(nn.Module):
             elif parameter.dim() == 2:
                 parameter.normal_(0.0, residual if name.endswith("c_proj.weight") else INIT_STD)
 
-    def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
+    def forward(
+        self, idx: Tensor, targets: Tensor | None = None, *, with_logits: bool = True
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Return logits (B, T, V) for ids idx (B, T), and with targets (B, T) the mean loss in nats per token.
 
         Targets of -100 are ignored. With targets the logits carry no gradient, and are None if they would
-        not fit into one chunk (model.loss.logits_budget).
+        not fit into one chunk (model.loss.logits_budget), or if `with_logits` says that nobody looks at them: then the
+        fused kernels never make them all.
         """
         self._check(idx, targets)
         if targets is not None:
@@ -110,6 +114,8 @@ class GPT(nn.Module):
         if targets is None:
             return self.lm_head(hidden), None
         rows = hidden.flatten(0, 1)  # (B, T, C) -> (B T, C)
+        if not with_logits and kernels.runs_on(idx.device.type) != "torch":
+            return None, kernels.linear_cross_entropy(rows, self.lm_head.weight, targets.flatten())
         logits, loss = head_loss(rows, self.lm_head.weight, targets.flatten())
         return logits if logits is None else logits.unflatten(0, idx.shape), loss  # (B T, V) -> (B, T, V)
 

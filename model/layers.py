@@ -1,7 +1,7 @@
 """The parts of a transformer, one idea each: norms, positions, MLPs. Attention has its own file.
 
-Grown from basics/gpt.py, where LayerNorm and GELU are written out. Which kernels compute a LayerNorm is what
-`kernels.use` chose; everything else is PyTorch's own.
+Grown from basics/gpt.py, where LayerNorm and GELU are written out. Which kernels compute norms and
+MLPs is what `kernels.use` chose.
 """
 
 import torch
@@ -50,10 +50,14 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) -> (…, C); the statistics are float32 whatever the dtype."""
+        if kernels.runs_on(x.device.type) != "torch":
+            return kernels.rms_norm(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps).to(x.dtype)
 
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the norm of x + residual, and x + residual itself."""
+        """Return the norm of x + residual, and x + residual itself: one pass over memory in the kernel."""
+        if kernels.runs_on(x.device.type) != "torch":
+            return kernels.add_rms_norm(x, residual, self.weight, self.eps)
         total = x + residual
         return self(total), total
 
@@ -99,6 +103,9 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) -> (…, C)."""
+        if isinstance(self.act, nn.GELU) and kernels.runs_on(x.device.type) != "torch":
+            wide = F.linear(x, self.c_fc.weight)  # its bias is added where the result is bent
+            return self.c_proj(kernels.gelu(wide, self.c_fc.bias, self.act.approximate))
         return self.c_proj(self.act(self.c_fc(x)))
 
 
@@ -113,4 +120,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) -> (…, C)."""
+        if kernels.runs_on(x.device.type) != "torch":
+            gate, value = F.linear(x, self.c_gate.weight), F.linear(x, self.c_fc.weight)
+            return self.c_proj(kernels.swiglu(gate, value, self.c_gate.bias, self.c_fc.bias))
         return self.c_proj(F.silu(self.c_gate(x)) * self.c_fc(x))

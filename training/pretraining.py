@@ -53,7 +53,7 @@ class Pretraining:
 
     def loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
         """Return the mean loss over a batch, in nats per token."""
-        return model(*batch)[1]
+        return model(*batch, with_logits=False)[1]
 
     def weight(self, batch: Batch) -> float:
         """Return the number of tokens that the loss is the mean over."""

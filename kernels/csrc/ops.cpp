@@ -1,6 +1,7 @@
 // The schemas of all ops, written once, and the checks that every implementation begins with.
 #include "ops.h"
 
+#include <ATen/TensorOperators.h>
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 
@@ -179,6 +180,87 @@ void check_packed(const at::Tensor& qkv) {
   check_unit_stride("qkv", qkv);
 }
 
+void check_gelu(const at::Tensor& x, const std::optional<at::Tensor>& bias, c10::string_view approximate) {
+  check_floating("x", x);
+  TORCH_CHECK_VALUE(x.dim() >= 1 && x.size(-1) >= 1, "x has shape ", x.sizes(), ": it needs a last dimension C >= 1");
+  check_unit_stride("x", x);
+  if (bias) check_vector("bias", *bias, x.size(-1), x.scalar_type(), x);
+  TORCH_CHECK_VALUE(approximate == "tanh" || approximate == "none", "approximate is '", approximate,
+                    "': choose tanh or none");
+}
+
+void check_swiglu(const at::Tensor& gate, const at::Tensor& x, const std::optional<at::Tensor>& gate_bias,
+                  const std::optional<at::Tensor>& bias) {
+  check_gelu(x, bias, "tanh");
+  check_like("gate", gate, "x", x);
+  check_same_shape("gate", gate, "x", x);
+  check_unit_stride("gate", gate);
+  if (gate_bias) check_vector("gate_bias", *gate_bias, x.size(-1), x.scalar_type(), x);
+}
+
+void check_gradient(const at::Tensor& grad_out, const at::Tensor& x) {
+  check_like("grad_out", grad_out, "x", x);
+  check_same_shape("grad_out", grad_out, "x", x);
+}
+
+void check_rotary(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+  check_floating("x", x);
+  TORCH_CHECK_VALUE(x.dim() == 4 && x.size(3) >= 2 && x.size(3) % 2 == 0, "x has shape ", x.sizes(),
+                    ": it must be (B, T, H, D) with an even D");
+  check_unit_stride("x", x);
+  for (const at::Tensor& table : {cos, sin}) {
+    TORCH_CHECK_VALUE(table.dim() == 3 && (table.size(0) == 1 || table.size(0) == x.size(0)) &&
+                          table.size(1) == x.size(1) && table.size(2) == x.size(3) / 2 && table.is_contiguous() &&
+                          table.scalar_type() == statistics_type(x) && table.device() == x.device(),
+                      "the angles have shape ", table.sizes(), ": they must be (T, D / 2) or (B, T, D / 2) for x of shape ",
+                      x.sizes());
+  }
+}
+
+void check_linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
+                                at::ScalarType dtype, int64_t rows) {
+  check_floating("hidden", hidden);
+  check_floating("weight", weight);
+  TORCH_CHECK_VALUE(hidden.dim() == 2 && hidden.size(1) >= 1, "hidden has shape ", hidden.sizes(), ": it must be (N, C)");
+  TORCH_CHECK_VALUE(weight.dim() == 2 && weight.size(0) >= 1 && weight.size(1) == hidden.size(1), "weight has shape ",
+                    weight.sizes(), ": it must be (V, ", hidden.size(1), ") for hidden of shape ", hidden.sizes());
+  TORCH_CHECK_VALUE(targets.dim() == 1 && targets.size(0) == hidden.size(0), "targets has shape ", targets.sizes(),
+                    ": it must be (", hidden.size(0), ")");
+  TORCH_CHECK_VALUE(targets.scalar_type() == at::kLong, "targets has dtype ", targets.scalar_type(),
+                    ": convert it with .long()");
+  TORCH_CHECK_VALUE(weight.device() == hidden.device(), "weight is on ", weight.device(), " but hidden is on ",
+                    hidden.device(), ": move one with .to(device)");
+  TORCH_CHECK_VALUE(targets.device() == hidden.device(), "targets is on ", targets.device(), " but hidden is on ",
+                    hidden.device(), ": move one with .to(device)");
+  TORCH_CHECK_VALUE(at::isFloatingType(dtype) && rows >= 1, "dtype is ", dtype, " and rows is ", rows,
+                    ": use a floating dtype and rows above 0");
+  if (!targets.is_cpu()) return;
+  const at::Tensor labels = targets.contiguous();
+  const int64_t* data = labels.const_data_ptr<int64_t>();
+  for (int64_t i = 0; i < labels.numel(); ++i) {
+    TORCH_CHECK_VALUE(data[i] == kIgnoredTarget || (0 <= data[i] && data[i] < weight.size(0)), "targets holds ", data[i],
+                      ": it must be in 0..", weight.size(0) - 1, ", or ", kIgnoredTarget, " to be ignored");
+  }
+}
+
+void check_adamw(at::TensorList parameters, at::TensorList gradients, at::TensorList means, at::TensorList squares,
+                 const AdamWOptions& options) {
+  const size_t count = parameters.size();
+  TORCH_CHECK_VALUE(gradients.size() == count && means.size() == count && squares.size() == count,
+                    "there are ", count, " parameters, ", gradients.size(), " gradients, ", means.size(), " averages and ",
+                    squares.size(), " averages of squares: these must be as many");
+  for (size_t i = 0; i < count; ++i) {
+    for (const at::Tensor* each : {&parameters[i], &gradients[i], &means[i], &squares[i]}) {
+      TORCH_CHECK_VALUE(each->scalar_type() == at::kFloat && each->is_contiguous() &&
+                            each->sizes() == parameters[i].sizes() && each->device() == parameters[i].device(),
+                        "parameter ", i, " of shape ", parameters[i].sizes(), " has a gradient or a state that is ",
+                        each->scalar_type(), " of shape ", each->sizes(),
+                        ": all must be contiguous float32 of one shape on one device");
+    }
+  }
+  TORCH_CHECK_VALUE(options.step >= 1, "step is ", options.step, ": the first is 1");
+}
+
 Activation activation_called(c10::string_view name) {
   if (name == "none") return Activation::kNone;
   if (name == "gelu") return Activation::kGelu;
@@ -254,17 +336,42 @@ SLM_EXPAND(TORCH_LIBRARY, SLM_LIBRARY, m) {
       " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
   // deterministic: of the backward. Where it is false, dq may be a sum whose order varies from run to run.
   m.def(
-      "causal_attention(Tensor q, Tensor k, Tensor v, float scale, int? window, float dropout_p, Tensor? seed,"
+      "causal_attention(Tensor q, Tensor k, Tensor v, float scale, SymInt? window, float dropout_p, Tensor? seed,"
       " bool deterministic=True) -> (Tensor out, Tensor lse)");
   m.def(
       "causal_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, float scale,"
-      " int? window, float dropout_p, Tensor? seed, bool deterministic=True) -> (Tensor dq, Tensor dk, Tensor dv)");
+      " SymInt? window, float dropout_p, Tensor? seed, bool deterministic=True) -> (Tensor dq, Tensor dk, Tensor dv)");
   m.def(
-      "causal_attention_qkvpacked(Tensor qkv, float scale, int? window, float dropout_p, Tensor? seed,"
+      "causal_attention_qkvpacked(Tensor qkv, float scale, SymInt? window, float dropout_p, Tensor? seed,"
       " bool deterministic=True) -> (Tensor out, Tensor lse)");
   m.def(
       "causal_attention_qkvpacked_backward(Tensor grad_out, Tensor qkv, Tensor out, Tensor lse, float scale,"
-      " int? window, float dropout_p, Tensor? seed, bool deterministic=True) -> Tensor dqkv");
+      " SymInt? window, float dropout_p, Tensor? seed, bool deterministic=True) -> Tensor dqkv");
+  // rstd: (rows); the backward of both: of add_rms_norm with x = sum and grad_residual = the gradient of sum.
+  m.def("rms_norm(Tensor x, Tensor weight, float eps) -> (Tensor out, Tensor rstd)");
+  m.def("add_rms_norm(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor out, Tensor sum, Tensor rstd)");
+  m.def(
+      "rms_norm_backward(Tensor grad_out, Tensor x, Tensor weight, Tensor rstd, Tensor? grad_residual)"
+      " -> (Tensor grad_x, Tensor grad_weight)");
+  m.def("gelu(Tensor x, Tensor? bias, str approximate) -> Tensor");
+  m.def(
+      "gelu_backward(Tensor grad_out, Tensor x, Tensor? bias, str approximate) -> (Tensor grad_x, Tensor grad_bias)");
+  m.def("swiglu(Tensor gate, Tensor x, Tensor? gate_bias, Tensor? bias) -> Tensor");
+  m.def(
+      "swiglu_backward(Tensor grad_out, Tensor gate, Tensor x, Tensor? gate_bias, Tensor? bias)"
+      " -> (Tensor grad_gate, Tensor grad_x, Tensor grad_gate_bias, Tensor grad_bias)");
+  // cos, sin: (1 or B, T, D / 2). The backward is the op itself, turning back.
+  m.def("rotary(Tensor x, Tensor cos, Tensor sin, bool back) -> Tensor");
+  // The mean loss, and with `gradients` its gradients, which are known as soon as the logits are (else empty).
+  m.def(
+      "linear_cross_entropy(Tensor hidden, Tensor weight, Tensor targets, ScalarType dtype, int rows, bool gradients)"
+      " -> (Tensor loss, Tensor grad_hidden, Tensor grad_weight)");
+  m.def(
+      "linear_cross_entropy_backward(Tensor grad_loss, Tensor hidden, Tensor weight, Tensor grad_hidden,"
+      " Tensor grad_weight) -> (Tensor, Tensor)");
+  m.def(
+      "adamw_(Tensor(a!)[] parameters, Tensor[] gradients, Tensor(b!)[] averages, Tensor(c!)[] squares, int step,"
+      " float lr, float beta1, float beta2, float eps, float weight_decay, float gradient_scale) -> ()");
   // A decode step; on the CPU only, and without a derivative.
   m.def(
       "packed_linear(Tensor x, Tensor weight, int outputs, Tensor? scales, Tensor? bias, str norm, Tensor? norm_weight,"
@@ -274,10 +381,21 @@ SLM_EXPAND(TORCH_LIBRARY, SLM_LIBRARY, m) {
       " int? window) -> Tensor");
 }
 
+// The same on every device. hidden and weight are there so that a second derivative is refused, not wrong.
+SLM_EXPAND(TORCH_LIBRARY_IMPL, SLM_LIBRARY, CompositeExplicitAutograd, m) {
+  m.impl("linear_cross_entropy_backward",
+         [](const at::Tensor& grad_loss, const at::Tensor&, const at::Tensor&, const at::Tensor& grad_hidden,
+            const at::Tensor& grad_weight) {
+           const auto scaled = [&](const at::Tensor& x) { return x.mul(grad_loss).to(x.scalar_type()); };
+           return std::make_tuple(scaled(grad_hidden), scaled(grad_weight));
+         });
+}
+
 // Without this a backward through them would leave gradients out, and only warn.
 SLM_EXPAND(TORCH_LIBRARY_IMPL, SLM_LIBRARY, Autograd, m) {
   for (const char* name : {"packed_linear", "cached_attention", "layer_norm_backward", "causal_attention_backward",
-                           "causal_attention_qkvpacked_backward"}) {
+                           "causal_attention_qkvpacked_backward", "rms_norm_backward", "gelu_backward",
+                           "swiglu_backward", "linear_cross_entropy_backward", "adamw_"}) {
     m.impl(name, torch::autograd::autogradNotImplementedFallback());
   }
 }

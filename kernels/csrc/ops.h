@@ -51,6 +51,36 @@ void check_attention_backward(const at::Tensor& grad_out, const at::Tensor& q, c
 // qkv: (B, T, 3, H, D).
 void check_packed(const at::Tensor& qkv);
 
+// x: (..., C); bias: (C), or none; approximate: "tanh" or "none".
+void check_gelu(const at::Tensor& x, const std::optional<at::Tensor>& bias, c10::string_view approximate);
+
+// gate, x: (..., C), alike; gate_bias, bias: (C), or none.
+void check_swiglu(const at::Tensor& gate, const at::Tensor& x, const std::optional<at::Tensor>& gate_bias,
+                  const std::optional<at::Tensor>& bias);
+
+// grad_out: as x, whatever its strides.
+void check_gradient(const at::Tensor& grad_out, const at::Tensor& x);
+
+// x: (B, T, H, D), D even; cos, sin: (1 or B, T, D / 2) contiguous float32, float64 for float64 x.
+void check_rotary(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin);
+
+inline constexpr int64_t kIgnoredTarget = -100;
+
+// hidden: (N, C); weight: (V, C); targets: (N) int64 in 0..V-1 or kIgnoredTarget (looked at on the CPU only, as that
+// would stop a GPU); dtype: of the products; rows: of a chunk.
+void check_linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight, const at::Tensor& targets,
+                                at::ScalarType dtype, int64_t rows);
+
+struct AdamWOptions {
+  double lr, beta1, beta2, eps, weight_decay;
+  double gradient_scale;  // what the gradients are multiplied by first
+  int64_t step;           // from 1
+};
+
+// Four lists of one length; in each place tensors of one shape, contiguous float32.
+void check_adamw(at::TensorList parameters, at::TensorList gradients, at::TensorList means, at::TensorList squares,
+                 const AdamWOptions& options);
+
 // The ops of a decode step, which the CPU alone has; they compute in float32.
 
 inline constexpr int64_t kPanel = 64;  // outputs that lie side by side in a packed weight

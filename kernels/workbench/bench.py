@@ -20,6 +20,13 @@ from kernels.workbench.bench_cases import Case, Turn, Way
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PARTS = ("forward", "backward", "forward + backward")
+# Of the ops of a training step beside attention and layer norm, whose goals on a GPU are in `goal`.
+CPU_GOALS = {
+    ("rms_norm", PARTS[2]): 1.5,
+    ("gelu", PARTS[2]): 2.0,
+    ("swiglu", PARTS[2]): 2.0,
+    ("linear_cross_entropy", PARTS[2]): 1.15,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,8 +174,10 @@ def _share_of_peak(case: Case, name: str, part: str, rate: float) -> list[bench.
 
 
 def _goal(case: Case, part: str, peer: str) -> float | None:
-    """Return the goal for the ratio of this row, or None; goals are for a GPU and bfloat16."""
+    """Return the goal for the ratio of this row, or None; goals are for bfloat16 on a GPU and float32 on a CPU."""
     x = case.inputs[0]
+    if x.device.type == "cpu" and x.dtype == torch.float32:
+        return CPU_GOALS.get((case.op, part)) if peer == "best" else None
     if x.device.type != "cuda" or x.dtype != torch.bfloat16:
         return None
     return goal(case.op, case.shape, part, peer)
@@ -200,7 +209,7 @@ def _attention_goal(shape: tuple[int, ...], part: str, peer: str) -> float | Non
 def goals() -> Iterator[tuple[str, str, float]]:
     """Yield the row name, peer and ratio of each goal on a GPU."""
     for op in ("layer_norm", "add_layer_norm", "causal_attention"):
-        shapes = bench_cases.ATTENTION_SHAPES if op == "causal_attention" else bench_cases.NORM_SHAPES
+        shapes = bench_cases.shapes(op)
         for shape in shapes["cuda"]:
             for part in PARTS:
                 for peer in ("best", "datasheet", *bench_cases.SDPA_BACKENDS):

@@ -28,6 +28,8 @@ ATTENTION_SHAPES = {
     ],
     "tiny": [(1, 16, 2, 8)],
 }
+MLP_SHAPES = {"cpu": [(4096, 1536)], "cuda": [(32768, 3072)], "tiny": [(64, 16)]}
+HEAD_SHAPES = {"cpu": [(512, 384, 50257)], "cuda": [(16384, 768, 50257)], "tiny": [(9, 8, 600)]}  # (N, C, V)
 SDPA_BACKENDS = {
     "SDPA flash": SDPBackend.FLASH_ATTENTION,
     "SDPA cuDNN": SDPBackend.CUDNN_ATTENTION,
@@ -94,13 +96,19 @@ def cases(
     device: str, dtype: torch.dtype, only: str = "", compiled: bool = False, tiny: bool = False
 ) -> Iterator[Case]:
     """Yield the device's cases whose op has `only` in its name, with the implementations that run there."""
-    makers = {"add_layer_norm": _add_layer_norm, "layer_norm": _layer_norm, "causal_attention": _attention}
+    makers = {
+        "add_layer_norm": _add_layer_norm,
+        "layer_norm": _layer_norm,
+        "causal_attention": _attention,
+        "rms_norm": _rms_norm,
+        "gelu": _gelu,
+        "swiglu": _swiglu,
+        "linear_cross_entropy": _linear_cross_entropy,
+    }
     for op, make in makers.items():
         if only not in op:
             continue
-        for shape in (ATTENTION_SHAPES if op == "causal_attention" else NORM_SHAPES)[
-            "tiny" if tiny else device
-        ]:
+        for shape in shapes(op)["tiny" if tiny else device]:
             torch.manual_seed(0)
             yield _of_those_that_run(make(shape, device, dtype, compiled))
 
@@ -130,6 +138,69 @@ def _add_layer_norm(shape: tuple[int, ...], device: str, dtype: torch.dtype, com
     inputs = random((shape, shape, shape[-1:], shape[-1:]), device, dtype)
     size = inputs[0].nbytes / 1e9
     return Case("add_layer_norm", shape, ways, inputs, 4 * size, 4 * size, "GB/s")
+
+
+def shapes(op: str) -> dict[str, list[tuple[int, ...]]]:
+    """Return the shapes that an op is measured at, by device."""
+    others = {
+        "causal_attention": ATTENTION_SHAPES,
+        "gelu": MLP_SHAPES,
+        "swiglu": MLP_SHAPES,
+        "linear_cross_entropy": HEAD_SHAPES,
+    }
+    return others.get(op, NORM_SHAPES)
+
+
+def _rms_norm(shape: tuple[int, ...], device: str, dtype: torch.dtype, compiled: bool) -> Case:
+    def torchs(x, weight):
+        return F.rms_norm(x, weight.shape, weight, 1e-5)
+
+    ways = {"ours": Way(kernels.rms_norm), "F.rms_norm": Way(torchs), **_compiled(torchs, compiled)}
+    ways["reference"] = Way(reference.rms_norm)
+    inputs = random((shape, shape[-1:]), device, dtype)
+    size = inputs[0].nbytes / 1e9
+    return Case("rms_norm", shape, ways, inputs, 2 * size, 3 * size, "GB/s")
+
+
+def _gelu(shape: tuple[int, ...], device: str, dtype: torch.dtype, compiled: bool) -> Case:
+    def torchs(x, bias):
+        return F.gelu(x + bias, approximate="tanh")
+
+    ways = {"ours": Way(kernels.gelu), "add, F.gelu": Way(torchs), **_compiled(torchs, compiled)}
+    ways["reference"] = Way(reference.gelu)
+    inputs = random((shape, shape[-1:]), device, dtype)
+    size = inputs[0].nbytes / 1e9
+    return Case("gelu", shape, ways, inputs, 2 * size, 3 * size, "GB/s")
+
+
+def _swiglu(shape: tuple[int, ...], device: str, dtype: torch.dtype, compiled: bool) -> Case:
+    def torchs(gate, x, gate_bias, bias):
+        return F.silu(gate + gate_bias) * (x + bias)
+
+    ways = {"ours": Way(kernels.swiglu), "adds, F.silu, mul": Way(torchs), **_compiled(torchs, compiled)}
+    ways["reference"] = Way(reference.swiglu)
+    inputs = random((shape, shape, shape[-1:], shape[-1:]), device, dtype)
+    size = inputs[0].nbytes / 1e9
+    return Case("swiglu", shape, ways, inputs, 3 * size, 5 * size, "GB/s")
+
+
+def _linear_cross_entropy(shape: tuple[int, ...], device: str, dtype: torch.dtype, compiled: bool) -> Case:
+    """Our gradients are formed in the forward: only forward and backward together compare."""
+    rows, width, vocabulary = shape
+    targets = torch.randint(vocabulary, (rows,), device=device)
+
+    def torchs(hidden, weight):
+        return F.cross_entropy(F.linear(hidden, weight), targets).to(torch.float32)
+
+    ways = {
+        "ours": Way(lambda hidden, weight: kernels.linear_cross_entropy(hidden, weight, targets)),
+        "F.linear, F.cross_entropy": Way(torchs),
+        **_compiled(torchs, compiled),
+    }
+    ways["reference"] = Way(lambda hidden, weight: reference.linear_cross_entropy(hidden, weight, targets))
+    inputs = random(((rows, width), (vocabulary, width)), device, dtype)
+    product = 2 * rows * width * vocabulary / 1e12
+    return Case("linear_cross_entropy", shape, ways, inputs, product, 2 * product, "TFLOP/s")
 
 
 def _compiled(call: Callable, wanted: bool) -> dict[str, Way]:

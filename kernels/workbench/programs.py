@@ -32,6 +32,7 @@ class Program:
 
 
 DISPATCH = "attention(p, slm::cuda::Limits{80, 163 * 1024}, nullptr)"
+BENDS = {"gelu": "slm::cuda::GeluTanh", "gelu_erf": "slm::cuda::GeluErf", "swiglu": "slm::cuda::Silu"}
 PROGRAMS = {
     "layer_norm_forward": Program("layer_norm_forward.cu", "layer_norm_forward.cuh"),
     "layer_norm_backward": Program("layer_norm_backward.cu", "layer_norm_backward.cuh"),
@@ -46,6 +47,16 @@ PROGRAMS = {
             ("simple", "attention_simple"),
         )
     },
+    "rms_norm_forward": Program("rms_norm_forward.cu", "rms_norm.cuh"),
+    "rms_norm_backward": Program("rms_norm_backward.cu", "rms_norm.cuh"),
+    **{
+        f"{name}_{way}": Program(
+            f"activation_{way}.cu", "activation.cuh", f"activation_{way}<{kind}>({rest})"
+        )
+        for name, kind in BENDS.items()
+        for way, rest in (("forward", "p, 1, nullptr"), ("backward", "p, nullptr"))
+    },
+    "cross_entropy": Program("cross_entropy.cu", "cross_entropy.cuh"),
     "attention_forward": Program("attention_forward.cu", "attention_any.h", DISPATCH),
     "attention_backward": Program("attention_backward.cu", "attention_any.h", DISPATCH),
 }
@@ -118,6 +129,17 @@ TENSORS = {
         *("grad_out", "x", "weight", "mean", "rstd", "grad_residual"),
         *("grad_x", "grad_weight", "grad_bias", "partials"),
     ),
+    "rms_norm_forward": ("x", "weight", "residual", "out", "sum", "rstd"),
+    "rms_norm_backward": (
+        *("grad_out", "x", "weight", "rstd", "grad_residual"),
+        *("grad_x", "grad_weight", "partials"),
+    ),
+    "activation_forward": ("gate", "gate_bias", "x", "bias", "out"),
+    "activation_backward": (
+        *("grad_out", "gate", "gate_bias", "x", "bias"),
+        *("grad_gate", "grad_x", "grad_gate_bias", "grad_bias", "partials", "x_partials"),
+    ),
+    "cross_entropy": ("logits", "targets", "largest", "total", "target", "scale"),
     "attention_forward": ("q", "k", "v", "out", "lse", "seed"),
     "attention_backward": (
         *("grad_out", "q", "k", "v", "out", "dq", "dk", "dv"),
@@ -126,11 +148,26 @@ TENSORS = {
 }
 
 
+WIDE = (
+    "mean",
+    "rstd",
+    "partials",
+    "x_partials",
+    "lse",
+    "delta",
+    "dq_sum",
+    "largest",
+    "total",
+    "target",
+    "scale",
+)
+
+
 def kind_of(name: str, dtype: str) -> str:
     """Return the dtype of the tensor `name` in a program for `dtype`."""
-    if name == "seed":
+    if name in ("seed", "targets"):
         return "int64"
-    wide = name in ("mean", "rstd", "partials", "lse", "delta", "dq_sum") and dtype != "float64"
+    wide = name in WIDE and dtype != "float64"
     return "float32" if wide else dtype
 
 
@@ -166,6 +203,78 @@ def layer_norm_backward(
     numbers = [rows, columns, *strides, grad_residual is not None, sm_count]
     library.run("run", [*given, *made], numbers, **how)
     return dict(zip(TENSORS["layer_norm_backward"][6:], made, strict=True))
+
+
+LINES = 64  # kMostLines in columns.cuh
+
+
+def rms_norm_forward(
+    library: Library, x, weight, residual=None, sm_count: int = 1, **how
+) -> dict[str, np.ndarray]:
+    """Return out, rstd and, with a residual, sum, for x and residual of (rows, C)."""
+    rows, columns = x.shape
+    made = [unwritten(x.shape, x.dtype), unwritten(x.shape, x.dtype), unwritten((rows,), statistics(x.dtype))]
+    given = [x, weight, x if residual is None else residual]
+    strides = [given[0].strides[0] // x.itemsize, given[2].strides[0] // x.itemsize]
+    numbers = [rows, columns, *strides, residual is not None, sm_count]
+    library.run("run", [*map(memory, given), *made], numbers, **how)
+    return dict(zip(TENSORS["rms_norm_forward"][3:], made, strict=True))
+
+
+def rms_norm_backward(
+    library: Library, grad_out, x, weight, rstd, grad_residual=None, sm_count: int = 1, **how
+) -> dict[str, np.ndarray]:
+    """Return the gradients of x (rows, C) and weight (C)."""
+    rows, columns = x.shape
+    made = [unwritten(shape, x.dtype) for shape in ((rows, columns), (columns,))]
+    made.append(unwritten((LINES, columns), statistics(x.dtype)))
+    passed = grad_out if grad_residual is None else grad_residual
+    strides = [tensor.strides[0] // x.itemsize for tensor in (grad_out, x, passed)]
+    given = map(memory, (grad_out, x, weight, rstd, passed))
+    numbers = [rows, columns, *strides, grad_residual is not None, sm_count]
+    library.run("run", [*given, *made], numbers, **how)
+    return dict(zip(TENSORS["rms_norm_backward"][5:], made, strict=True))
+
+
+def activation_forward(library: Library, gate, gate_bias, x=None, bias=None, **how) -> dict[str, np.ndarray]:
+    """Return out (rows, C); gate_bias and bias: (C), both or neither; x: for SwiGLU."""
+    (rows, columns), gated = gate.shape, x is not None
+    given = _activation_inputs(gate, gate_bias, x, bias)
+    made = unwritten(gate.shape, gate.dtype)
+    strides = [tensor.strides[0] // gate.itemsize for tensor in (given[0], given[2])]
+    numbers = [rows, columns, *strides, gate_bias is not None, gated]
+    library.run("run", [*map(memory, given), made], numbers, **how)
+    return {"out": made}
+
+
+def activation_backward(
+    library: Library, grad_out, gate, gate_bias, x=None, bias=None, **how
+) -> dict[str, np.ndarray]:
+    """Return the gradients of gate and its bias, and for SwiGLU of x and its bias."""
+    (rows, columns), gated = gate.shape, x is not None
+    given = [grad_out, *_activation_inputs(gate, gate_bias, x, bias)]
+    made = [unwritten(shape, gate.dtype) for shape in (gate.shape, gate.shape, (columns,), (columns,))]
+    scratch = [unwritten((LINES, columns), statistics(gate.dtype)) for _ in range(2)]
+    strides = [given[i].strides[0] // gate.itemsize for i in (0, 1, 3)]
+    numbers = [rows, columns, *strides, gate_bias is not None, gated]
+    library.run("run", [*map(memory, given), *made, *scratch], numbers, **how)
+    return dict(zip(TENSORS["activation_backward"][5:9], made, strict=True))
+
+
+def _activation_inputs(gate, gate_bias, x, bias) -> list[np.ndarray]:
+    """Return what a kernel is handed; in place of an input that it is told to leave out, any memory."""
+    gate_bias = gate[0] if gate_bias is None else gate_bias
+    return [gate, gate_bias, gate if x is None else x, gate_bias if bias is None else bias]
+
+
+def cross_entropy(library: Library, logits, targets, scale, **how) -> dict[str, np.ndarray]:
+    """Return the gradient (rows, V) and the statistics (rows,); logits contiguous."""
+    rows, columns = logits.shape
+    gradient = unwritten(logits.shape, logits.dtype)
+    gradient[...] = logits
+    made = [unwritten((rows,), statistics(logits.dtype)) for _ in range(3)]
+    library.run("run", [gradient, targets, *made, scale], [rows, columns], **how)
+    return {"gradient": gradient, **dict(zip(("largest", "total", "target"), made, strict=True))}
 
 
 def attention_forward(library: Library, q, k, v, options: dict, **how) -> dict[str, np.ndarray]:

@@ -9,8 +9,9 @@ reference in float64, which finds a kernel that is wrong on this machine; tests/
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -57,6 +58,7 @@ def cases() -> Iterator[Case]:
         for width in WIDTHS:
             for dropout_p in (0.0, 0.25):
                 yield from _attentions(dtype, width, dropout_p)
+        yield from _training_ops(dtype)
 
 
 def _norms(dtype: torch.dtype, size: int) -> Iterator[Case]:
@@ -64,6 +66,56 @@ def _norms(dtype: torch.dtype, size: int) -> Iterator[Case]:
     yield Case(f"layer_norm {name}", dtype, (rows, row, row), kernels.layer_norm, reference.layer_norm)
     ours, exact = kernels.add_layer_norm, reference.add_layer_norm
     yield Case(f"add_layer_norm {name}", dtype, (rows, rows, row, row), ours, exact)
+
+
+def _training_ops(dtype: torch.dtype) -> Iterator[Case]:
+    """The ops beside attention and layer norm: in whole packs and not, with every activation."""
+    short = _short(dtype)
+    for size in (64, 33):
+        rows, row = (ROWS, size), (size,)
+        name = f"({ROWS}, {size}) {short}"
+        yield Case(f"rms_norm {name}", dtype, (rows, row), kernels.rms_norm, reference.rms_norm)
+        ours, exact = kernels.add_rms_norm, reference.add_rms_norm
+        yield Case(f"add_rms_norm {name}", dtype, (rows, rows, row), ours, exact)
+    for form in ("tanh", "none"):
+        ours, exact = (functools.partial(each.gelu, approximate=form) for each in (kernels, reference))
+        yield Case(f"gelu {form} {name}", dtype, (rows, row), ours, exact)
+    yield Case(f"swiglu {name}", dtype, (rows, rows, row, row), kernels.swiglu, reference.swiglu)
+    yield _rotary(dtype)
+    targets = torch.tensor([3, -100, 600, 0])
+    yield Case(
+        f"linear_cross_entropy {short}",
+        dtype,
+        ((4, 8), (601, 8)),
+        lambda hidden, weight: kernels.linear_cross_entropy(hidden, weight, targets.to(hidden.device)),
+        lambda hidden, weight: reference.linear_cross_entropy(hidden, weight, targets),
+    )
+    if dtype == torch.float32:
+        yield Case("adamw_", dtype, ((3, 40),) * 4, _moved(kernels), _moved(reference))
+
+
+def _rotary(dtype: torch.dtype) -> Case:
+    angles = torch.linspace(0, 3, 20).view(5, 4)
+    return Case(
+        f"rotary {_short(dtype)}",
+        dtype,
+        ((2, 5, 3, 8),),
+        lambda x: kernels.rotary(x, angles.to(x.device)),
+        lambda x: reference.rotate(x, angles.double()),
+    )
+
+
+def _moved(module: Any) -> Callable[..., Tensor]:
+    """One step of AdamW on copies; the gradients, which it has none of, are those of a sum."""
+    options = {"step": 2, "lr": 0.1, "eps": 1e-8, "weight_decay": 0.1}
+    betas = {"betas": (0.9, 0.99)} if module is kernels else {"beta1": 0.9, "beta2": 0.99}
+
+    def step(*tensors: Tensor) -> Tensor:
+        parameter, gradient, average, square = (x.detach().clone() for x in tensors)
+        module.adamw_([parameter], [gradient], [average], [square.abs_()], **options, **betas)
+        return parameter + average + square + sum(x - x.detach() for x in tensors)
+
+    return step
 
 
 def _attentions(dtype: torch.dtype, width: int, dropout_p: float) -> Iterator[Case]:

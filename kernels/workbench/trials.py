@@ -18,7 +18,7 @@ from kernels.workbench.emulator import Library
 TORCH = {name: getattr(torch, name) for name in programs.STORAGE}
 # The largest error, in units of the dtype's last place at the largest exact value, or at 1 where that is larger.
 UNITS = {"bfloat16": 1.5, "float16": 1.5, "float32": 24, "float64": 24}
-STATISTICS = ("lse", "mean", "rstd")
+STATISTICS = ("lse", "mean", "rstd", "largest", "total", "target")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,19 @@ class Trial:
 def prepare(program: str, case: Case, dtype: str) -> Trial:
     """Draw the inputs of a case and compute the right results."""
     backward = program.endswith("backward")
-    if isinstance(case, Norm):
+    kind = program.removesuffix("_forward").removesuffix("_backward")
+    extra: dict = {}
+    if kind in programs.BENDS:
+        arguments, exact = (_bend_backward if backward else _bend_forward)(kind, case, dtype)
+        call = programs.activation_backward if backward else programs.activation_forward
+    elif kind == "cross_entropy":
+        arguments, exact = _cross_entropy(case, dtype)
+        call = programs.cross_entropy
+    elif kind == "rms_norm":
+        arguments, exact = (_rms_norm_backward if backward else _rms_norm_forward)(case, dtype)
+        call = programs.rms_norm_backward if backward else programs.rms_norm_forward
+        extra = {"sm_count": case.sm_count}
+    elif isinstance(case, Norm):
         arguments, exact = (_norm_backward if backward else _norm_forward)(case, dtype)
         call = programs.layer_norm_backward if backward else programs.layer_norm_forward
         extra = {"sm_count": case.sm_count}
@@ -97,7 +109,7 @@ def prepare(program: str, case: Case, dtype: str) -> Trial:
         call = programs.attention_backward if backward else programs.attention_forward
         extra = {"options": case.options | {"any_order": case.any_order}}
     arrays = [None if tensor is None else _storage(tensor) for tensor in arguments]
-    if isinstance(case, Norm) and case.unaligned in (names := programs.TENSORS[program]):
+    if isinstance(case, Norm) and case.unaligned in (names := programs.TENSORS.get(program, ())):
         which = names.index(case.unaligned)
         arrays[which] = _shifted(arrays[which])
 
@@ -159,6 +171,69 @@ def _norm_backward(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
     grad_x = exact[0] + grad_residual.double() if case.residual else exact[0]
     arguments = [grad_out, x, weight, mean, rstd, grad_residual if case.residual else None]
     return arguments, {"grad_x": grad_x, "grad_weight": exact[1], "grad_bias": exact[2]}
+
+
+# ---- the other ops of a training step ----
+
+
+def _rms_norm_forward(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
+    x, residual = (_rows(case, seed, dtype) for seed in range(2))
+    weight = _draw(case.columns, seed=2, dtype=dtype)
+    total = (x + residual if case.residual else x).double()  # rounded before it is normalized
+    rstd = (total.square().mean(-1) + 1e-5).rsqrt()
+    exact = {"out": reference.rms_norm(total, weight.double()), "rstd": rstd}
+    return [x, weight, residual if case.residual else None], exact | ({"sum": total} if case.residual else {})
+
+
+def _rms_norm_backward(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
+    grad_out, x, grad_residual = (_rows(case, seed, dtype) for seed in range(3))
+    weight = _draw(case.columns, seed=3, dtype=dtype)
+    rstd = _statistic((x.double().square().mean(-1) + 1e-5).rsqrt(), dtype)
+    exact = reference.rms_norm_backward(grad_out.double(), x.double(), weight.double())
+    grad_x = exact[0] + grad_residual.double() if case.residual else exact[0]
+    arguments = [grad_out, x, weight, rstd, grad_residual if case.residual else None]
+    return arguments, {"grad_x": grad_x, "grad_weight": exact[1]}
+
+
+def _bend_inputs(kind: str, case: Norm, dtype: str) -> list[Tensor | None]:
+    """gate, its bias, and for SwiGLU x and its bias; `case.bias` says whether there are biases."""
+    gate, x = (_rows(case, seed, dtype) * 2 for seed in range(2))
+    biases = [_draw(case.columns, seed=seed, dtype=dtype) if case.bias else None for seed in (2, 3)]
+    return [gate, biases[0], x, biases[1]] if kind == "swiglu" else [gate, biases[0]]
+
+
+def _bend(kind: str, tensors: list[Tensor | None]) -> Tensor:
+    if kind == "swiglu":
+        gate, gate_bias, x, bias = tensors
+        return reference.swiglu(gate, x, gate_bias, bias)
+    return reference.gelu(*tensors, "none" if kind == "gelu_erf" else "tanh")
+
+
+def _bend_forward(kind: str, case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
+    inputs = _bend_inputs(kind, case, dtype)
+    return inputs, {"out": _bend(kind, [None if x is None else x.double() for x in inputs])}
+
+
+def _bend_backward(kind: str, case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
+    inputs, grad_out = _bend_inputs(kind, case, dtype), _rows(case, 5, dtype)
+    leaves = [None if x is None else x.double().requires_grad_() for x in inputs]
+    names = ("grad_gate", "grad_gate_bias", "grad_x", "grad_bias")
+    wanted = {name: leaf for name, leaf in zip(names, leaves, strict=False) if leaf is not None}
+    found = torch.autograd.grad(_bend(kind, leaves), list(wanted.values()), grad_out.double())
+    return [grad_out, *inputs], dict(zip(wanted, found, strict=True))
+
+
+def _cross_entropy(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
+    logits, scale = _draw(case.rows, case.columns, seed=0, dtype=dtype, spread=3.0), torch.tensor([0.5])
+    targets = torch.arange(case.rows) * 7 % case.columns
+    targets[1:2] = -100
+    exact, kept = logits.double(), targets != -100
+    largest = exact.amax(-1)
+    hit = torch.nn.functional.one_hot(targets.where(kept, 0), case.columns)
+    gradient = (exact.softmax(-1) - hit) * 0.5 * kept[:, None]
+    total = (exact - largest[:, None]).exp().sum(-1)
+    found = {"gradient": gradient, "largest": largest, "total": total}
+    return [logits, targets, _statistic(scale, dtype)], found
 
 
 # ---- attention ----

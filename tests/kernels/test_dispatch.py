@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -101,3 +102,25 @@ def test_the_environment_chooses_and_importing_stays_light():
         [sys.executable, "-c", code], env={"SLM_KERNELS": "torch"}, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["torch", "False"]
+
+
+@pytest.mark.parametrize(
+    "built_for, runs", [("sm_80", "torch"), ("sm_80 sm_86 compute_86", "fused"), ("sm_80 sm_90", "fused")]
+)
+def test_cuda_kernels_without_code_for_the_gpu_are_not_available(monkeypatch, built_for, runs):
+    monkeypatch.setattr(dispatch, "_fused", SimpleNamespace(CUDA_ARCHITECTURES=built_for))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(dispatch, "_STATES", {"cuda": "available"})
+    monkeypatch.setattr(dispatch, "_LIBRARIES", {("fused", "cuda"): torch.ops.slm})
+    monkeypatch.setattr(dispatch, "_is_gpu_checked", False)
+    assert dispatch.runs_on("cuda") == runs
+    state = kernels.backends()["cuda"]
+    assert state == "available" if runs == "fused" else "TORCH_CUDA_ARCH_LIST=9.0" in state
+
+
+def test_importing_makes_no_cuda_context():
+    """A process with a context cannot fork; only a use of the GPU may make one."""
+    patches = "torch.cuda.get_device_capability = None; torch.cuda.is_available = lambda: True"
+    code = f"import torch; {patches}; import kernels"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -4,12 +4,23 @@ import doctest
 
 import pytest
 
-from kernels import decode, dispatch, philox, reference
-from kernels.workbench import trace, trace_plot
+from kernels import decode, dispatch, philox, reference, toolchain
+from kernels.workbench import programs, trace, trace_plot
 from kernels.workbench.mutation import operators
 from kernels.workbench.mutation import report as mutation_report
 
-MODULES = [decode, dispatch, philox, reference, trace, trace_plot, operators, mutation_report]
+MODULES = [
+    decode,
+    dispatch,
+    philox,
+    reference,
+    toolchain,
+    programs,
+    trace,
+    trace_plot,
+    operators,
+    mutation_report,
+]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)

@@ -47,6 +47,8 @@ NORM_MISTAKES = {
     "eps zero": ({"eps": 0.0}, "eps is 0"),
     "eps negative": ({"eps": -1e-5}, "eps is -1e-05"),
     "eps not a number": ({"eps": float("nan")}, "eps is nan"),
+    "eps a tensor": ({"eps": torch.tensor(1e-5)}, "eps is Tensor"),
+    "x a list": ({"x": [1.0]}, "x is list"),
 }
 ATTENTION_MISTAKES = {
     "q of rank 3": ({"q": torch.ones(6, 2, 8)}, "q has shape"),
@@ -76,6 +78,13 @@ ATTENTION_MISTAKES = {
         "seed must be one int64",
     ),
     "infinite scale": ({"scale": float("inf")}, "scale is inf"),
+    "scale a tensor": ({"scale": torch.tensor(0.1)}, "scale is a tensor"),
+    "scale a word": ({"scale": "0.1"}, "scale is str"),
+    "window a fraction": ({"window": 2.5}, "window is float"),
+    "dropout a tensor": ({"dropout_p": torch.tensor(0.1)}, "dropout_p is Tensor"),
+    "a seed that is a fraction": ({"dropout_p": 0.1, "seed": 1.5}, "seed is float"),
+    "q a number": ({"q": 1.0}, "q is float"),
+    "q of rank 0": ({"q": torch.tensor(1.0)}, "q has shape"),
 }
 MISTAKES = {
     **{f"norm: {name}": (norm, *rest) for name, rest in NORM_MISTAKES.items()},
@@ -107,7 +116,15 @@ def test_a_mistake_is_named(backend, call, arguments, message):
     assert "\n" not in str(caught.value)
 
 
+@each_backend
+@pytest.mark.parametrize("op", [kernels.layer_norm, lambda x, weight: kernels.add_layer_norm(x, x, weight)])
+def test_a_missing_weight_is_named(backend, op):
+    with kernels.use(backend.choice), pytest.raises(ValueError, match="weight is NoneType"):
+        op(torch.ones(3, C, device=backend.device), None)
+
+
 PACKED_MISTAKES = {
+    "rank 0": (torch.tensor(1.0), "qkv has shape"),
     "two parts": (torch.ones(1, 6, 2, 2, 8), "qkv has shape"),
     "rank 4": (torch.ones(1, 6, 3, 16), "qkv has shape"),
     "D of 129": (torch.ones(1, 6, 3, 2, 129), "qkv has head dimension 129"),

@@ -1,6 +1,7 @@
 """The rules of the build, the doctor's report and the benchmark's output."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -200,6 +201,46 @@ def test_codes_are_read_from_torchs_own_flags(monkeypatch):
     assert set(codes) == {"sm_80", "sm_86", "compute_86", "sm_90a", "sm_100", "compute_100"}
 
 
+def test_a_wheel_ships_presets_sources_and_ladder(tmp_path):
+    """Without a compiler nothing is compiled, so this is quick; what setuptools copies is what a wheel holds."""
+    steps = ["egg_info", "--egg-base", str(tmp_path), "build_py", "--build-lib", str(tmp_path / "wheel")]
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--quiet", *steps],
+        cwd=ROOT,
+        env={"CXX": "no-such-compiler", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    wanted = [*ROOT.glob("presets/**/*.toml"), *ROOT.glob("kernels/ladder/**/*.cu*")]
+    wanted += [path for path in toolchain.CSRC.rglob("*") if path.is_file()]
+    wanted += [ROOT / "train.py", ROOT / "sample.py", ROOT / "kernels/workbench/mutation/survivors.toml"]
+    missing = [path for path in wanted if not (tmp_path / "wheel" / path.relative_to(ROOT)).is_file()]
+    assert len(wanted) > 100 and missing == []
+
+
+@pytest.mark.parametrize(
+    "variable, value, message",
+    [("MAX_JOBS", "many", "MAX_JOBS is"), ("SLM_CUDA", "1", "CUDA kernels cannot be built")],
+)
+@pytest.mark.skipif(toolchain.cuda_obstacle() is None, reason="CUDA can be built here")
+def test_a_setting_that_cannot_be_kept_is_one_line(variable, value, message):
+    environment = os.environ | {variable: value}
+    command = [sys.executable, "setup.py", "--quiet", "--name"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert message in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(toolchain.compiler() is None, reason="no compiler")
+@pytest.mark.skipif(not Path("/sys/kernel").exists(), reason="no folder that not even root may write to")
+def test_a_tree_that_cannot_be_written_is_one_line():
+    command = [sys.executable, "setup.py", "--quiet", "build_ext", "--build-temp", "/sys/kernel/build"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "cannot write /sys/kernel/build" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
+
+
 def test_without_a_compiler_setup_says_so_once_and_builds_nothing():
     done = subprocess.run(
         [sys.executable, "setup.py", "--quiet", "--name"],
@@ -261,7 +302,8 @@ def test_bench_writes_the_common_layout_and_a_plot(tmp_path, capsys):
     written = json.loads((tmp_path / "b.json").read_text())
     assert set(written) == {"benchmark", "machine", "date", "rows"}
     names = {row["name"].split()[0] for row in written["rows"]}
-    assert names == {"layer_norm", "add_layer_norm", "causal_attention"}
+    norms = {"layer_norm", "add_layer_norm", "rms_norm"}
+    assert names == norms | {"causal_attention", "gelu", "swiglu", "linear_cross_entropy"}
     assert {"F.layer_norm", "reference", "SDPA math"} <= {row["peer"] for row in written["rows"]}
     assert all(row["ours"] > 0 and row["ratio"] > 0 for row in written["rows"])
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")

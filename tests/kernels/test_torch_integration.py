@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 
 import kernels
@@ -95,6 +96,78 @@ def test_compiles_into_one_graph(backend, name):
         torch.testing.assert_close(found, expected)
         grads = [torch.autograd.grad(square_sum(out), inputs) for out in (found, expected)]
         torch.testing.assert_close(*grads)
+
+
+@each_backend
+@each_op
+def test_forward_mode_derivatives_are_those_of_backward(backend, name):
+    """<g, J t> of forward mode is <Jᵀ g, t> of backward mode."""
+    op, shapes = all_ops()[name]
+    inputs = leaves(backend, *shapes)
+    tangents = [cases.randn(*shape, seed=20 + i, device=backend.device) for i, shape in enumerate(shapes)]
+    with kernels.use(backend.choice):
+        found = torch.func.jvp(
+            lambda *x: square_sum(op(*x)), tuple(x.detach() for x in inputs), tuple(tangents)
+        )[1]
+        grads = torch.autograd.grad(square_sum(op(*inputs)), inputs)
+    expected = sum((grad * tangent).sum() for grad, tangent in zip(grads, tangents, strict=True))
+    torch.testing.assert_close(found, expected)
+
+
+@each_backend
+def test_seeds_and_windows_compile_once(backend):
+    """The first value of a number is a constant of the graph; the second makes it a variable."""
+    q = cases.randn(1, 9, 2, 8, dtype=torch.float32, device=backend.device)
+
+    def op(q, window, seed):
+        return kernels.causal_attention(q, q, q, window=window, dropout_p=0.2, seed=seed)
+
+    torch.compiler.reset()
+    graphs = CompileCounterWithBackend("aot_eager")
+    with kernels.use(backend.choice):
+        compiled = torch.compile(op, fullgraph=True, backend=graphs)
+        for window, seed in ((3, 5), (4, 6), (5, 7), (6, 2**40), (7, -3)):
+            torch.testing.assert_close(compiled(q, window, seed), op(q, window, seed))
+    assert graphs.frame_count == 2
+
+
+@each_fused
+def test_a_mask_that_recomputation_would_change_is_refused(backend):
+    """torch.compile then draws random numbers twice, also those of its own dropout."""
+    q = leaves(backend, (1, 9, 2, 8), dtype=torch.float32)[0]
+
+    def op(q, seed):
+        return kernels.causal_attention(q, q, q, dropout_p=0.5, seed=seed)
+
+    torch.compiler.reset()
+    compiled = torch.compile(op, backend="aot_eager")
+    with kernels.use(backend.choice), torch._functorch.config.patch(activation_memory_budget=0.5):
+        with pytest.raises(Exception, match="pass a seed"):
+            compiled(q, None)
+        torch.testing.assert_close(compiled(q, 3), op(q, 3))
+
+
+@each_backend
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("scale", [0.0, 1e-50, 1e-42])
+def test_a_scale_of_almost_nothing_averages_what_is_seen(backend, dtype, scale):
+    q, k, v = cases.attention_inputs(AttentionCase(1, 9, 1, 8), dtype, backend.device)
+    with kernels.use(backend.choice):
+        found = kernels.causal_attention(q, k, v, scale=scale)
+    count = torch.arange(1, 10, device=backend.device).view(1, 9, 1, 1)
+    torch.testing.assert_close(
+        found.double(), v.double().cumsum(1) / count, rtol=0, atol=4 * torch.finfo(dtype).eps
+    )
+
+
+@each_backend
+def test_meta_tensors_have_shapes(backend, capfd):
+    q, k = torch.ones(1, 6, 4, 8, device="meta"), torch.ones(1, 6, 2, 8, device="meta")
+    with kernels.use(backend.choice):
+        out = kernels.causal_attention(q, k, k, dropout_p=0.1, seed=3)
+        assert out.is_meta and out.shape == q.shape
+        assert kernels.layer_norm(q, q[0, 0, 0]).shape == q.shape
+    assert capfd.readouterr().err == ""
 
 
 @each_fused

@@ -30,39 +30,47 @@ class BackwardTask {
  public:
   BackwardTask(const AttentionShape& shape, const BackwardTensors& tensors)
       : shape_(shape), tensors_(tensors), group_(shape.heads / shape.kv_heads), rows_(shape.tiles() * kTile),
-        padded_(round_up(shape.width, Vec<A>::size())), queries_(group_ * rows_ * padded_),
-        grads_(group_ * rows_ * padded_), dq_(group_ * rows_ * padded_), lse_(group_ * rows_), delta_(group_ * rows_),
-        keys_(kTile * padded_), keys_across_(padded_ * kTile), values_across_(padded_ * kTile), dk_(kTile * padded_),
-        dv_(kTile * padded_), weights_(kTile * kTile), score_grads_(kTile * kTile), factors_(kTile * kTile) {}
+        padded_(round_up(shape.width, Vec<A>::size())), queries_(rows_ * padded_), grads_(rows_ * padded_),
+        dq_(rows_ * padded_), lse_(rows_), delta_(rows_), dk_(rows_ * padded_), dv_(rows_ * padded_),
+        keys_(kTile * padded_), keys_across_(padded_ * kTile), values_across_(padded_ * kTile),
+        weights_(kTile * kTile), score_grads_(kTile * kTile), factors_(kTile * kTile) {}
 
-  // Tiles first, first + splits, … of the keys of one head; write_dq then gives their part of dQ.
-  void run(int64_t batch, int64_t kv_head, int64_t first, int64_t splits) {
+  // Tiles first, first + splits, … of the keys of one head, and all heads of queries that share it, one after the other:
+  // the memory that this takes does not grow with their number. Calls with_dq(h) when the part of dQ of head h of the
+  // group is complete, for it to call write_dq.
+  template <typename WithDq>
+  void run(int64_t batch, int64_t kv_head, int64_t first, int64_t splits, const WithDq& with_dq) {
     batch_ = batch, kv_head_ = kv_head;
-    for (int64_t h = 0; h < group_; ++h) pack_queries(h);
-    std::fill(dq_.begin(), dq_.end(), A(0));
-    for (int64_t tile = first; tile < shape_.tiles(); tile += splits) {
-      pack_keys(tile * kTile);
-      for (int64_t h = 0; h < group_; ++h) {
+    std::fill(dk_.begin(), dk_.end(), A(0));
+    std::fill(dv_.begin(), dv_.end(), A(0));
+    for (int64_t h = 0; h < group_; ++h) {
+      pack_queries(h);
+      std::fill(dq_.begin(), dq_.end(), A(0));
+      for (int64_t key = first * kTile; key < shape_.length; key += splits * kTile) {
+        pack_keys(key);
         // From the last query back: weights fall with the number of keys seen, and small terms added first lose least.
-        const int64_t last = std::min(shape_.length, tile * kTile + kTile + shape_.window - 1);
-        for (int64_t row = (last - 1) / kTile * kTile; row >= tile * kTile; row -= kTile) add_tile(h, row, tile * kTile);
+        const int64_t last = std::min(shape_.length, key + kTile + shape_.window - 1);
+        for (int64_t row = (last - 1) / kTile * kTile; row >= key; row -= kTile) add_tile(h, row, key);
       }
-      write_rows<T>(dk_.data(), Head<T>(tensors_.dk, batch, kv_head), tile * kTile, A(1));
-      write_rows<T>(dv_.data(), Head<T>(tensors_.dv, batch, kv_head), tile * kTile, A(1));
+      with_dq(h);
+    }
+    for (int64_t key = first * kTile; key < shape_.length; key += splits * kTile) {
+      write_rows<T>(at(dk_, key), Head<T>(tensors_.dk, batch, kv_head), key, A(1));
+      write_rows<T>(at(dv_, key), Head<T>(tensors_.dv, batch, kv_head), key, A(1));
     }
   }
 
-  // Writes this task's part of dQ of query head h of the group.
+  // Writes this task's part of dQ of the head of queries at hand.
   template <typename To>
-  void write_dq(int64_t h, Head<To> to) {
+  void write_dq(Head<To> to) {
     for (int64_t row = 0; row < shape_.length; row += kTile) {
-      write_rows<To>(at(dq_, h, row), to, row, static_cast<A>(shape_.scale));
+      write_rows<To>(at(dq_, row), to, row, static_cast<A>(shape_.scale));
     }
   }
 
  private:
   int64_t query_head(int64_t h) const { return kv_head_ * group_ + h; }
-  A* at(std::vector<A>& rows, int64_t h, int64_t row) { return rows.data() + (h * rows_ + row) * padded_; }
+  A* at(std::vector<A>& rows, int64_t row) { return rows.data() + row * padded_; }
 
   // Packs Q * scale and dO of a query head, and finds delta = sum(dO * O) of every row. Padding rows have zeros: with
   // dO = 0 they add nothing to any gradient.
@@ -71,12 +79,12 @@ class BackwardTask {
     const Head<const T> out(tensors_.out, batch_, query_head(h));
     const A* lse = tensors_.lse.const_data_ptr<A>() + (batch_ * shape_.heads + query_head(h)) * shape_.length;
     for (int64_t row = 0; row < rows_; row += kTile) {
-      pack_rows<T>(q, row, shape_.length, shape_.width, padded_, static_cast<A>(shape_.scale), at(queries_, h, row));
-      pack_rows<T>(grad, row, shape_.length, shape_.width, padded_, A(1), at(grads_, h, row));
+      pack_rows<T>(q, row, shape_.length, shape_.width, padded_, static_cast<A>(shape_.scale), at(queries_, row));
+      pack_rows<T>(grad, row, shape_.length, shape_.width, padded_, A(1), at(grads_, row));
     }
     for (int64_t row = 0; row < shape_.length; ++row) {
-      lse_[h * rows_ + row] = lse[row];
-      delta_[h * rows_ + row] = dot(at(grads_, h, row), widen(out.row(row), keys_.data(), shape_.width), shape_.width);
+      lse_[row] = lse[row];
+      delta_[row] = dot(at(grads_, row), widen(out.row(row), keys_.data(), shape_.width), shape_.width);
     }
   }
 
@@ -92,8 +100,6 @@ class BackwardTask {
     transpose(keys_.data(), padded_, values_across_.data());
     pack_rows<T>(k, key, shape_.length, shape_.width, padded_, A(1), keys_.data());
     transpose(keys_.data(), padded_, keys_across_.data());
-    std::fill(dk_.begin(), dk_.end(), A(0));
-    std::fill(dv_.begin(), dv_.end(), A(0));
   }
 
   // One tile of queries against the packed tile of keys.
@@ -108,31 +114,31 @@ class BackwardTask {
     const Depths width(Span{0, shape_.width});
     const Span all{0, padded_ / Vec<A>::size()};
     for (int64_t r = 0; r < rows; r += kGroupRows) {
-      product<false, A>({at(queries_, h, row + r), padded_, 1}, {keys_across_.data(), kTile},
+      product<false, A>({at(queries_, row + r), padded_, 1}, {keys_across_.data(), kTile},
                         {weights_.data() + r * kTile, kTile}, columns(row + r, key), width);
     }
     for (int64_t r = 0; r < rows; r += kGroupRows) {
-      product<false, A>({at(grads_, h, row + r), padded_, 1}, {values_across_.data(), kTile},
+      product<false, A>({at(grads_, row + r), padded_, 1}, {values_across_.data(), kTile},
                         {score_grads_.data() + r * kTile, kTile}, columns(row + r, key), width);
     }
-    for (int64_t r = 0; r < rows; ++r) softmax_gradient(h, row, r, key);
-    add_products(weights_, at(grads_, h, row), dv_, {row, row + rows}, key);
-    add_products(score_grads_, at(queries_, h, row), dk_, {row, row + rows}, key);
+    for (int64_t r = 0; r < rows; ++r) softmax_gradient(row, r, key);
+    add_products(weights_, at(grads_, row), at(dv_, key), {row, row + rows}, key);
+    add_products(score_grads_, at(queries_, row), at(dk_, key), {row, row + rows}, key);
     for (int64_t r = 0; r < rows; r += kGroupRows) {
       product<true, A>({score_grads_.data() + r * kTile, kTile, 1}, {keys_.data(), padded_},
-                       {at(dq_, h, row + r), padded_}, all,
+                       {at(dq_, row + r), padded_}, all,
                        Depths([&](int64_t i) { return shape_.seen_in_tile(row + r + i, key); }));
     }
   }
 
   // sums (keys x D) += factorsᵀ (keys x queries) * rows (queries x D), over the queries that see a key.
-  void add_products(const std::vector<A>& factors, const A* rows, std::vector<A>& sums, Span queries, int64_t key) {
+  void add_products(const std::vector<A>& factors, const A* rows, A* sums, Span queries, int64_t key) {
     for (int64_t c = 0; c < kTile; c += kGroupRows) {
       const auto seeing = [&](int64_t i) -> Span {
         const int64_t first = key + c + i;
         return {std::max<int64_t>(0, first - queries.begin), std::min(queries.end, first + shape_.window) - queries.begin};
       };
-      product<true, A>({factors.data() + c, 1, kTile}, {rows, padded_}, {sums.data() + c * padded_, padded_},
+      product<true, A>({factors.data() + c, 1, kTile}, {rows, padded_}, {sums + c * padded_, padded_},
                        {0, padded_ / Vec<A>::size()}, Depths(seeing));
     }
   }
@@ -144,10 +150,10 @@ class BackwardTask {
   }
 
   // P = exp(S - lse) and dS = P * (dP - delta) of row r of the tile, in place of S and dP; with dropout's factors.
-  void softmax_gradient(int64_t h, int64_t row, int64_t r, int64_t key) {
+  void softmax_gradient(int64_t row, int64_t r, int64_t key) {
     A *weights = weights_.data() + r * kTile, *score_grads = score_grads_.data() + r * kTile;
     const A* factors = shape_.dropout ? factors_.data() + r * kTile : nullptr;
-    const Vec<A> lse(lse_[h * rows_ + row + r]), delta(delta_[h * rows_ + row + r]);
+    const Vec<A> lse(lse_[row + r]), delta(delta_[row + r]);
     const Span vecs = columns((row + r) / kGroupRows * kGroupRows, key);
     for (int64_t i = vecs.begin * Vec<A>::size(); i < vecs.end * Vec<A>::size(); i += Vec<A>::size()) {
       const Vec<A> weight = exp_negative(Vec<A>::loadu(weights + i) - lse), grad = Vec<A>::loadu(score_grads + i);
@@ -169,8 +175,9 @@ class BackwardTask {
   const BackwardTensors& tensors_;
   const int64_t group_, rows_, padded_;
   int64_t batch_, kv_head_;
-  std::vector<A> queries_, grads_, dq_, lse_, delta_;  // of all rows of the group's heads
-  std::vector<A> keys_, keys_across_, values_across_, dk_, dv_;  // of a tile of keys
+  std::vector<A> queries_, grads_, dq_, lse_, delta_;  // of all rows of a head of queries
+  std::vector<A> dk_, dv_;  // of all keys of the head
+  std::vector<A> keys_, keys_across_, values_across_;  // of a tile of keys
   std::vector<A> weights_, score_grads_, factors_;  // of a tile of scores
 };
 
@@ -190,14 +197,13 @@ void backward(const BackwardTensors& tensors, const AttentionShape& shape) {
     BackwardTask<T> task(shape, tensors);
     for (int64_t i = first; i < last; ++i) {
       const int64_t batch = i / splits / shape.kv_heads, kv_head = i / splits % shape.kv_heads, split = i % splits;
-      task.run(batch, kv_head, split, splits);
-      for (int64_t h = 0; h < group; ++h) {
+      task.run(batch, kv_head, split, splits, [&](int64_t h) {
         if (splits > 1) {
-          task.template write_dq<A>(h, Head<A>(parts.select(0, split), batch, kv_head * group + h));
+          task.template write_dq<A>(Head<A>(parts.select(0, split), batch, kv_head * group + h));
         } else {
-          task.template write_dq<T>(h, Head<T>(tensors.dq, batch, kv_head * group + h));
+          task.template write_dq<T>(Head<T>(tensors.dq, batch, kv_head * group + h));
         }
-      }
+      });
     }
   });
   if (splits > 1) tensors.dq.copy_(parts.sum(0));

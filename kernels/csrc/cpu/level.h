@@ -8,8 +8,9 @@
 
 #include <torch/library.h>
 
-#define SLM_FOR_EACH_CPU_FILE(DO) \
-  DO(layer_norm) DO(attention_forward) DO(attention_backward) DO(packed_linear) DO(cached_attention)
+#define SLM_FOR_EACH_CPU_FILE(DO)                                                                                      \
+  DO(layer_norm) DO(rms_norm) DO(attention_forward) DO(attention_backward) DO(rotary) DO(activation)                     \
+  DO(cross_entropy) DO(adamw) DO(packed_linear) DO(cached_attention)
 
 namespace slm::CPU_CAPABILITY {
 

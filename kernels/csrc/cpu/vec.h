@@ -151,27 +151,36 @@ inline void for_each_part(int64_t size, const Step& step) {
   for_each_vec<T>(size - i, [&](int64_t rest, auto count) { step(i + rest, count, 0); });
 }
 
-// exp(x) for x <= 0, to within two units in the last place; below exp(-86.5), the least normal numbers, it is 0.
-// NaN stays NaN.
+// 2^n * fraction, for an integer n <= 0: 0 where that is less than the least normal number, NaN where it is NaN.
 //
-// exp(x) = 2^n exp(r) with n the nearest integer to x / ln 2. Adding 1.5 * 2^23 leaves n in the low bits of the sum, from
-// where a shift moves it into the exponent. The polynomial interpolates (exp(r) - 1 - r) / r^2 at Chebyshev's points of
-// |r| <= ln 2 / 2, with an error of 1e-8.
+// Adding 1.5 * 2^23 to n leaves it in the low bits of the sum, from where a shift moves it into the exponent.
+inline Vec<float> scale_by_power(const Vec<float>& fraction, const Vec<float>& n) {
+#if defined(CPU_CAPABILITY_AVX512)
+  return _mm512_scalef_ps(fraction, n);
+#else
+  const auto exponent = at::vec::cast<int32_t>(n + Vec<float>(12582912.0f)) << Vec<int32_t>(23);
+  const Vec<float> result = at::vec::cast<float>(at::vec::cast<int32_t>(fraction) + exponent);
+  const Vec<float> number = Vec<float>::blendv(result, Vec<float>(0), n < Vec<float>(-125));
+  return Vec<float>::blendv(number, fraction, fraction != fraction);  // the integer addition makes numbers of NaN
+#endif
+}
+
+// exp(x) for x <= 0, to within two units in the last place; 0 below exp(-87) or, with AVX-512, where float has no
+// smaller number. NaN stays NaN.
+//
+// exp(x) = 2^n exp(r) with n the nearest integer to x / ln 2: adding 1.5 * 2^23 and taking it off rounds. The polynomial
+// interpolates (exp(r) - 1 - r) / r^2 at Chebyshev's points of |r| <= ln 2 / 2, with an error of 1e-8.
 inline Vec<float> exp_negative(const Vec<float>& x) {
-  const Vec<float> least(-86.5f), magic(12582912.0f);
-  const Vec<float> clamped = at::vec::maximum(x, least);
-  const Vec<float> shifted = at::vec::fmadd(clamped, Vec<float>(1.44269504f), magic), n = shifted - magic;
+  const Vec<float> magic(12582912.0f);
+  const Vec<float> clamped = at::vec::clamp_min(x, Vec<float>(-110));  // -inf is not subtracted from itself; NaN stays
+  const Vec<float> n = at::vec::fmadd(clamped, Vec<float>(1.44269504f), magic) - magic;
   Vec<float> r = at::vec::fmadd(n, Vec<float>(-0.693359375f), clamped);  // ln 2 in two parts: n times the first is exact
   r = at::vec::fmadd(n, Vec<float>(2.12194440e-4f), r);
   Vec<float> tail = at::vec::fmadd(Vec<float>(0.00139262508f), r, Vec<float>(0.00836323288f));
   tail = at::vec::fmadd(tail, r, Vec<float>(0.0416665542f));
   tail = at::vec::fmadd(tail, r, Vec<float>(0.166665767f));
   tail = at::vec::fmadd(tail, r, Vec<float>(0.5f));
-  const Vec<float> fraction = at::vec::fmadd(tail, r * r, r) + Vec<float>(1);
-  const auto exponent = at::vec::cast<int32_t>(shifted) << Vec<int32_t>(23);
-  const Vec<float> result = at::vec::cast<float>(at::vec::cast<int32_t>(fraction) + exponent);
-  const Vec<float> number = Vec<float>::blendv(result, Vec<float>(0), x < least);
-  return Vec<float>::blendv(number, x, x != x);  // the integer addition makes numbers of NaN
+  return scale_by_power(at::vec::fmadd(tail, r * r, r) + Vec<float>(1), n);
 }
 
 inline Vec<double> exp_negative(const Vec<double>& x) { return x.exp(); }

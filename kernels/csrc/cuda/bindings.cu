@@ -3,6 +3,7 @@
 #include <c10/cuda/CUDAStream.h>
 
 #include "bindings.h"
+#include "training_bindings.h"
 
 namespace {
 
@@ -40,4 +41,7 @@ struct Gpu {
 
 }  // namespace
 
-SLM_EXPAND(TORCH_LIBRARY_IMPL, SLM_LIBRARY, CUDA, m) { slm::cuda::Ops<Gpu>::implement(m); }
+SLM_EXPAND(TORCH_LIBRARY_IMPL, SLM_LIBRARY, CUDA, m) {
+    slm::cuda::Ops<Gpu>::implement(m);
+    slm::cuda::TrainingOps<Gpu>::implement(m);
+}

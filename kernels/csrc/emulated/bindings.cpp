@@ -1,5 +1,6 @@
 // The ops of csrc/cuda on the emulator, for tensors of the CPU.
 #include "../cuda/bindings.h"
+#include "../cuda/training_bindings.h"
 
 #include <ATen/Parallel.h>
 
@@ -24,4 +25,7 @@ struct EmulatedGpu {
 
 std::string slm::cpu_capability() { return "DEFAULT"; }  // the emulator is compiled for any processor
 
-SLM_EXPAND(TORCH_LIBRARY_IMPL, SLM_LIBRARY, CPU, m) { slm::cuda::Ops<EmulatedGpu>::implement(m); }
+SLM_EXPAND(TORCH_LIBRARY_IMPL, SLM_LIBRARY, CPU, m) {
+    slm::cuda::Ops<EmulatedGpu>::implement(m);
+    slm::cuda::TrainingOps<EmulatedGpu>::implement(m);
+}

@@ -70,10 +70,33 @@ SIMPLE = [
     Attention(1, 96, 1, 8, window=1),
     AT_THE_THRESHOLD[0],
 ]
+RMS_NORMS = [
+    Norm(3, 7),
+    Norm(11, 48, residual=True),
+    Norm(5, 384),
+    Norm(9, 24, gap=8, residual=True),
+    Norm(3, 16, gap=3),
+    *(
+        Norm(3, 48, residual=True, unaligned=name)
+        for name in ("x", "residual", "grad_out", "grad_residual", "weight")
+    ),
+    Norm(2, 1025, residual=True),
+    Norm(130, 33),
+    Norm(0, 48),
+]
+BENT = [Norm(3, 7), Norm(9, 24, gap=8), Norm(5, 40, bias=False), Norm(130, 33), Norm(1, 129), Norm(300, 3)]
+LOGITS = [Norm(3, 7), Norm(2, 300), Norm(5, 1025), Norm(1, 1), Norm(0, 9)]
 GROUPED = Attention(2, 33, 4, 16, kv_heads=2)
 CASES: dict[str, list[Case]] = {
     "layer_norm_forward": NORMS,
     "layer_norm_backward": NORMS,
+    "rms_norm_forward": RMS_NORMS,
+    "rms_norm_backward": RMS_NORMS,
+    "gelu_backward": BENT,
+    "gelu_erf_backward": BENT,
+    "swiglu_forward": BENT,
+    "swiglu_backward": BENT,
+    "cross_entropy": LOGITS,
     "attention_short_forward": [*SHORT, GROUPED, ONE_HOT],
     "attention_short_backward": SHORT,
     "attention_long_forward": [*LONG, ONE_HOT],

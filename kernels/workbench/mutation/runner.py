@@ -36,6 +36,13 @@ DTYPES = {
     "attention_simple_backward": ("float32", "float64"),
     "layer_norm_forward": ("bfloat16", "float32", "float64"),
     "layer_norm_backward": ("bfloat16", "float32", "float64"),
+    "rms_norm_forward": ("bfloat16", "float32", "float64"),
+    "rms_norm_backward": ("bfloat16", "float32", "float64"),
+    "gelu_backward": ("float32", "bfloat16"),
+    "gelu_erf_backward": ("float32",),
+    "swiglu_forward": ("float32", "float64"),
+    "swiglu_backward": ("float32", "float64"),
+    "cross_entropy": ("float32", "bfloat16"),
 }
 # The files that decide if a mutant is noticed.
 ORACLE = [Path(module.__file__) for module in (cases, trials, programs, emulator, reference)]
