@@ -80,7 +80,7 @@ def clip_gradient(parameters: Iterable[Tensor], limit: float = 1.0) -> None:
         gradient.mul_((limit / (norm + 1e-6)).clamp(max=1.0))
 
 
-def train(model: GPT, ids: Tensor, steps: int = 1000, batch_size: int = 16, seed: int = 0) -> GPT:
+def train(model: GPT, ids: Tensor, steps: int = 800, batch_size: int = 16, seed: int = 0) -> GPT:
     """Train the model on ids (N,) in place, printing the loss; returns it."""
     generator, optimizer = torch.Generator().manual_seed(seed), AdamW(model.parameters())
     model.train()

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common import files, plots
+from kernels.dispatch import Kernels
 from model import GPTConfig
 from training import failures
 from training.config import TrainConfig, parse_config
@@ -47,6 +48,9 @@ class Sweep:
     """Directory of the token files (default: the preset's)."""
     steps: int | None = None
     """Steps of each run (default: the preset's)."""
+    kernels: Kernels | None = None
+    """Attention and norms by torch's ops, by our kernels (fused), or by our CUDA on the CPU (emulated, slow);
+    auto takes ours if they are built (default: the preset's)."""
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -124,7 +128,7 @@ def configurations(options: Sweep) -> Iterator[tuple[str, list[TrainConfig]]]:
     """Yield each setting's name and its configurations, one for each seed; checked before anything is trained."""
     grid = parse_grid(options.grid)
     common = ["--preset", options.preset]
-    for field in ("data", "steps"):
+    for field in ("data", "steps", "kernels"):
         if (value := getattr(options, field)) is not None:
             if field in grid:
                 raise ValueError(f"{field} is given by --{field} and by --grid: leave one of them out")

@@ -148,3 +148,17 @@ def test_seeds_may_be_named_and_true_false_fields_swept(preset, tmp_path, monkey
     assert "leave one of them out" in refused(
         main, "sweep", preset, "--grid", "steps=2,3", "--steps", "4", *out
     )
+
+
+def test_the_kernels_are_those_of_the_flag_or_of_the_grid(preset):
+    def chosen(**options):
+        plan = sweep.configurations(sweep.Sweep(preset, **options))
+        return [config.kernels for _, configs in plan for config in configs]
+
+    assert chosen() == ["auto"]
+    assert chosen(kernels="torch") == ["torch"]
+    assert chosen(grid=("kernels=torch,fused",)) == ["torch", "fused"]
+    with pytest.raises(
+        ValueError, match="kernels is given by --kernels and by --grid: leave one of them out"
+    ):
+        chosen(kernels="torch", grid=("kernels=fused",))
