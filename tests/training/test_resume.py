@@ -181,6 +181,39 @@ def test_a_run_has_one_process_at_a_time(tiny, refused):
     assert run.Lock().take(tiny.run)
 
 
+def test_two_new_runs_in_one_directory_are_told_apart(tiny):
+    first, second = run.Lock(), run.Lock()
+    assert first.take(tiny.run) and second.take(tiny.run)  # neither has made the directory
+    run.claim(tiny, first)
+    before = {path: path.stat().st_mtime_ns for path in tiny.run.iterdir()}
+    tiny.run.with_name("run.previous").mkdir()
+    with pytest.raises(ValueError, match="another process is training"):
+        run.claim(dataclasses.replace(tiny, steps=99), second)
+    assert {path: path.stat().st_mtime_ns for path in tiny.run.iterdir()} == before
+
+
+def test_overwriting_twice_deletes_nothing(tiny):
+    users = tiny.run.with_name("run.previous")
+    users.mkdir()
+    (users / "mine.txt").write_text("mine")
+    lock = run.Lock()
+    for number in range(3):
+        tiny.run.mkdir(exist_ok=True)
+        (tiny.run / "number").write_text(str(number))
+        run.claim(tiny, lock)
+        lock.release()
+    assert (users / "mine.txt").read_text() == "mine"
+    kept = [(tiny.run.parent / f"run.previous-{n}" / "number").read_text() for n in (2, 3, 4)]
+    assert kept == ["0", "1", "2"]
+
+
+def test_a_damaged_best_is_named(tiny, refused):
+    loop.train(dataclasses.replace(tiny, steps=2))
+    (tiny.run / "best" / "model.safetensors").write_bytes(b"\0" * 100)
+    flags = ["--data", str(tiny.data), "--run", str(tiny.run), "--resume", "--steps", "3"]
+    assert "best/model.safetensors is damaged" in refused(train_script.main, *flags)
+
+
 def test_a_run_whose_every_step_was_skipped_ends_with_an_error(tiny, monkeypatch):
     original = loop.Trainer.step
 
