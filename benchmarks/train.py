@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import socket
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # basics/ is not installed
+
 import kernels
+from basics.train import get_batch
 from common import cli
 from common.bench import Row, medians, report
 from data.prepare import Prepare, prepare
@@ -88,14 +92,13 @@ def plain_steps(config: TrainConfig) -> Callable[[], None]:
     torch.manual_seed(config.seed)
     model = GPT(config.model).to(device)
     adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
-    tokens = np.memmap(config.data / "train.bin", dtype=np.uint16, mode="r")
+    tokens = np.fromfile(config.data / "train.bin", dtype=np.uint16)
+    ids, starts = torch.from_numpy(tokens.astype(np.int64)), torch.Generator().manual_seed(config.seed)  # (N,)
     size, rows = config.model.block_size, config.step_tokens // config.model.block_size
 
     def steps() -> None:
         for _ in range(STEPS):
-            starts = torch.randint(len(tokens) - size, (rows,))
-            x = torch.stack([torch.from_numpy(tokens[i : i + size].astype(np.int64)) for i in starts])
-            y = torch.stack([torch.from_numpy(tokens[i + 1 : i + 1 + size].astype(np.int64)) for i in starts])
+            x, y = get_batch(ids, rows, size, starts)  # (B, T), (B, T)
             with kernels.use("torch"), devices.autocast(device, precision):
                 logits = model.lm_head(model.hidden(x.to(device)))  # (B, T) -> (B, T, V)
                 loss = F.cross_entropy(logits.flatten(0, 1), y.to(device).flatten())  # (B T, V), (B T,)

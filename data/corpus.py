@@ -11,7 +11,7 @@ import numpy as np
 
 from data.encode import Encoder, text_key
 from data.sources import Reading, Source, mix, open_source
-from data.splitting import Segment
+from data.splitting import Segment, text_hash
 from data.tokenfile import sha256
 
 SMALL = 4_000_000  # bytes; below, a tenth of the text is for validation, else 0.5 % of the documents
@@ -69,15 +69,30 @@ class Prepare(Reading):
             raise ValueError(
                 "--special-tokens can only be added to a tokenizer that is trained: use --vocab-size"
             )
+        if self.vocab_size is not None:
+            self._check_special_tokens(self.vocab_size)
         if self.weights and (len(self.weights) != len(self.source) or min(self.weights) <= 0):
             raise ValueError(f"--weights needs a number above 0 for each of the {len(self.source)} sources")
         if self.val_fraction is not None and self.val_source is not None:
             raise ValueError("--val-fraction and --val-source exclude each other: give one of them")
-        if self.val_fraction is not None and not 0 <= self.val_fraction < 1:
-            raise ValueError(f"--val-fraction must be at least 0 and below 1, not {self.val_fraction}")
+        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
+            raise ValueError(
+                f"--val-fraction must be above 0 and below 1, not {self.val_fraction}: training measures the loss on "
+                f"documents kept for validation, if need be those of --val-source"
+            )
         for name in ("tokenizer_bytes", "workers", "part_bytes"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+
+    def _check_special_tokens(self, vocab_size: int) -> None:
+        special = ("endoftext", *self.special_tokens)
+        if len(set(special)) < len(special):
+            raise ValueError(f"--special-tokens holds a name twice: {' '.join(self.special_tokens)}")
+        if vocab_size < 256 + len(special):
+            raise ValueError(
+                f"--vocab-size {vocab_size} is too small: 256 bytes and {len(special)} special tokens need at least "
+                f"{256 + len(special)}"
+            )
 
     @property
     def encoder_settings(self) -> dict[str, Any]:
@@ -133,12 +148,20 @@ class Corpus:
     def recipe(self, options: Prepare) -> dict[str, Any]:
         """Return everything that decides what is written, as JSON values."""
         recipe = {name: getattr(options, name) for name in RECIPE}
-        every = [*self.sources, *([self.validation] if self.validation else [])]
         recipe["val_fraction"] = self.fraction
         if options.tokenizer not in (None, "gpt2"):
             recipe["tokenizer_sha256"] = sha256(options.tokenizer)
-        recipe["inputs"] = [source.fingerprint for source in every]
+        recipe["inputs"] = [source.fingerprint for source in self.every_source]
         return _as_json(recipe)
+
+    @property
+    def every_source(self) -> list[Source]:
+        """Return the sources, with that of the validation documents."""
+        return [*self.sources, *([self.validation] if self.validation else [])]
+
+    def warnings(self) -> list[str]:
+        """Return what was odd in the documents read last, a line each."""
+        return [line for source in self.every_source for line in source.warnings()]
 
     @property
     def num_bytes(self) -> int | None:
@@ -147,16 +170,35 @@ class Corpus:
         return None if None in sizes or self.weights or self.validation else sum(sizes)
 
     def train_segments(self) -> Iterator[Segment]:
-        """Return the documents of the sources."""
+        """Yield the documents of the sources; each passage of a whole file has a key of its own."""
         if self.weights:
-            return mix(self.sources, self.weights)
-        return itertools.chain.from_iterable(source.documents() for source in self.sources)
+            segments = mix(self.sources, self.weights)
+        else:
+            segments = itertools.chain.from_iterable(source.documents() for source in self.sources)
+        for segment in segments:
+            passage = segment.key is None and not (segment.first and segment.ends)
+            yield segment._replace(key=text_hash(segment.text)) if passage else segment
 
     def segments(self) -> Iterator[Segment]:
         """Yield all documents; those of the source of validation documents come last."""
-        yield from self.train_segments()
+        yield from self._end_at_other_split(self.train_segments())
         if self.validation:
             yield from (segment._replace(validation=True) for segment in self.validation.documents())
+
+    def _end_at_other_split(self, segments: Iterator[Segment]) -> Iterator[Segment]:
+        """Yield the segments; where the next passage of a file is for the other split, one document ends there."""
+        held: Segment | None = None
+        for segment in segments:
+            if held is not None:
+                if not segment.first and self._side(held) != self._side(segment):
+                    held, segment = held._replace(ends=True), segment._replace(first=True)
+                yield held
+            held = segment
+        if held is not None:
+            yield held
+
+    def _side(self, segment: Segment) -> bool:
+        return bool(self.is_validation(np.uint64(segment.key)))
 
     def is_validation(self, keys: np.ndarray) -> np.ndarray:
         """(S,) uint64 hashes -> (S,) bool: True if documents with these hashes are for validation."""

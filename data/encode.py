@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from data.clean import clean
 from data.splitting import Segment, text_hash
 
 BEGIN = "<|bos|>"
+SURROGATES = re.compile("[\ud800-\udfff]")
 JOB_BYTES = 1 << 20  # of text that a worker gets at a time
 JOB_SEGMENTS = 4096
 
@@ -81,10 +83,16 @@ class Encoder:
             try:
                 characters = text.decode()
             except UnicodeDecodeError:
-                return text.decode(errors="replace").encode(), "undecodable", ["undecodable"]
+                characters = replace_surrogates(text)
+                if characters is None:
+                    return text.decode(errors="replace").encode(), "undecodable", ["undecodable"]
+                text, rules = characters.encode(), ["surrogate"]
             if self.cleaning:
-                characters, rules = clean(characters)
-                text = characters.encode() if rules else text
+                characters, applied = clean(characters)
+                text = characters.encode() if applied else text
+                rules = [*rules, *applied]
+        if segment.fault:
+            return text, segment.fault, rules
         if not text.strip():
             return text, "empty", rules
         short = len(text) < 4 * self.min_chars and len(text.decode()) < self.min_chars  # 4 bytes at most each
@@ -115,6 +123,14 @@ class Encoder:
         before = [special[BEGIN]] if segment.first and BEGIN in special else []
         after = [special[END_OF_TEXT]] if segment.ends else []
         return np.array([*before, *self.tokenizer.encode(segment.text.decode()), *after], dtype)
+
+
+def replace_surrogates(text: bytes) -> str | None:
+    """Return the text with U+FFFD for halves of surrogate pairs, encoded as if they were characters; else None."""
+    try:
+        return SURROGATES.sub("\ufffd", text.decode(errors="surrogatepass"))
+    except UnicodeDecodeError:
+        return None
 
 
 def text_key(segment: Segment, text: bytes) -> int:

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import itertools
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,17 @@ import numpy as np
 
 from bpe import END_OF_TEXT, Tokenizer, train
 from common.files import write_json
+from common.textfiles import glob_matches
 from common.workers import sensible_workers
 from data.clean import SeenHashes
 from data.corpus import Corpus, Prepare
 from data.encode import Encoded, Encoder, encoded, text_key
-from data.parts import Parts, locked
+from data.parts import FINISHED, Parts, locked
 from data.tokenfile import SPLITS, Meta, TokenFile, read_meta, sha256
 
 __all__ = ["Prepare", "prepare", "read_meta"]
 
+JOURNAL_VERSION = 2  # an unfinished preparation of another version cannot be continued
 WORTH_A_WORKER = 8_000_000  # bytes; with less for each, starting processes takes longer than it saves
 
 
@@ -34,11 +37,12 @@ def prepare(options: Prepare) -> Meta:
     Raises ValueError and OSError that name the cause and the remedy; see docs/data.md.
     """
     corpus = Corpus.open(options)
+    _check_out(options.out, corpus)
     recipe = corpus.recipe(options)
     if (finished := _finished(options, recipe)) is not None:
         return finished
     with locked(options.out):
-        parts = Parts(options.out, recipe, options.overwrite)
+        parts = Parts(options.out, {**recipe, "journal": JOURNAL_VERSION}, options.overwrite)
         if not parts.complete:
             try:
                 _make(options, corpus, recipe, parts)
@@ -49,11 +53,23 @@ def prepare(options: Prepare) -> Meta:
     return read_meta(options.out)
 
 
+def _check_out(out: Path, corpus: Corpus) -> None:
+    """Raise ValueError if a source would read the finished files."""
+    for source, name in itertools.product(corpus.every_source, FINISHED):
+        if source.pattern and glob_matches(source.pattern, out / name):
+            raise ValueError(
+                f"--out {out} is inside {source.spec}, which would read {out / name} as a document: "
+                f"choose a folder elsewhere"
+            )
+
+
 def _make(options: Prepare, corpus: Corpus, recipe: dict[str, Any], parts: Parts) -> None:
     """Make all files, in the folder of the unfinished preparation."""
     tokenizer = _tokenizer(options, corpus, parts.folder / "tokenizer.json")
     with parts.growing():
         totals = _write(options, corpus, parts)
+    for warning in corpus.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
     meta = _meta(tokenizer, recipe, totals, parts.folder)
     write_json(parts.folder / "meta.json", dataclasses.asdict(meta))
 

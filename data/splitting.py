@@ -33,6 +33,7 @@ class Segment(NamedTuple):
     ends: bool = True
     first: bool = True
     validation: bool = False  # it comes from the source of validation documents
+    fault: str = ""  # why the document cannot be used
 
 
 def text_hash(text: bytes) -> int:
@@ -75,7 +76,7 @@ class Splitter:
         return text.split(b"\n" if self.mode == "line" else self.separator.encode())
 
     def documents(self, blocks: Iterable[bytes]) -> Iterator[Segment]:
-        """Yield the documents of one text that arrives in blocks; each block ends at a line break or is the last.
+        """Yield the documents of one text that arrives in blocks of any size.
 
         >>> [segment.text for segment in Splitter("line").documents([b"One.\\nTwo.\\n", b"Three."])]
         [b'One.', b'Two.', b'Three.']
@@ -87,14 +88,20 @@ class Splitter:
                 yield from self._segments(text.rstrip(), key, first)
                 key, first = None, True
             if len(rest) > 2 * self._limit:
-                body = (
-                    rest.rstrip()
-                )  # trailing space may turn out to be the end of the document, where it is dropped
-                *early, last = self._segments(body, key, first) or [Segment(b"")]
-                yield from early
-                rest = last.text + rest[len(body) :] if body else b""
-                key, first = last.key, last.first
+                body = self._certain(rest)
+                if not body and first:
+                    rest = rest.lstrip()
+                if body:
+                    *early, last = self._segments(body, key, first)
+                    yield from early
+                    rest, key, first = last.text + rest[len(body) :], last.key, last.first
         yield from self._segments(rest.rstrip(), key, first)
+
+    def _certain(self, text: bytes) -> bytes:
+        """Return the start of an unfinished document without what may yet be dropped: final space, half a separator."""
+        if self.mode == "separator":
+            text = text[: len(text) + 1 - len(self.separator.encode())]
+        return text.rstrip()
 
     @property
     def _limit(self) -> int:
@@ -104,6 +111,28 @@ class Splitter:
         if first and not (text := text.lstrip()):
             return []
         return split_long(text, self._limit, key, first, same_split=self.mode != "whole")
+
+
+class SeparatorCount:
+    """Counts how often a separator occurs in blocks that pass through."""
+
+    def __init__(self, separator: str) -> None:
+        self.found = 0
+        self._separator = separator.encode()
+
+    def of(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield the blocks.
+
+        >>> count = SeparatorCount("<->")
+        >>> list(count.of([b"a<->b<", b"->c"])), count.found
+        ([b'a<->b<', b'->c'], 2)
+        """
+        tail = b""
+        for block in blocks:
+            text = tail + block
+            self.found += text.count(self._separator) if self._separator else 0
+            tail = text[len(text) + 1 - len(self._separator) :] if len(self._separator) > 1 else b""
+            yield block
 
 
 def split_long(

@@ -27,12 +27,12 @@ AVAILABLE = "available"
 
 
 def _load(module: str) -> tuple[object | None, str]:
-    """An extension module, or None and why it is not there."""
+    """Return an extension module, or None and why it is not there."""
     try:
         return importlib.import_module(f"kernels.{module}"), AVAILABLE
     except ModuleNotFoundError:
         if toolchain.compiler() is None:
-            return None, "no C++ compiler was found: install g++ or set CXX, then run make setup"
+            return None, f"{toolchain.NO_COMPILER}, then run make setup"
         return None, "not built: run make setup, or python setup.py build_ext --inplace"
     except ImportError as error:  # built for another torch or Python
         return None, f"built, but it does not load ({error}): build it again with make setup"
@@ -45,9 +45,32 @@ _emulated, _emulated_state = _load("_emulated")
 def _cuda_state() -> str:
     if _fused is None:
         return _fused_state
-    if not _fused.CUDA_ARCHITECTURES:
+    built_for = _fused.CUDA_ARCHITECTURES.split()
+    if not built_for:
         return f"not built: {toolchain.cuda_obstacle() or 'run make setup again'}"
-    return AVAILABLE if torch.cuda.is_available() else "built, but torch sees no NVIDIA GPU"
+    if not torch.cuda.is_available():
+        return "built, but torch sees no NVIDIA GPU"
+    capability = torch.cuda.get_device_capability()
+    if not any(_has_code_for(capability, code) for code in built_for):
+        name = "{}.{}".format(*capability)
+        return f"built for {' '.join(built_for)}, not for this GPU: set TORCH_CUDA_ARCH_LIST={name}, run make setup"
+    return AVAILABLE
+
+
+def _has_code_for(capability: tuple[int, int], code: str) -> bool:
+    """True if a GPU of this capability runs `code`: that of its major version, or any PTX that is not newer.
+
+    An a at the end stands for one GPU alone, an f for its family.
+
+    >>> [_has_code_for((9, 0), code) for code in ("sm_80", "compute_80", "sm_90", "sm_90a", "sm_100")]
+    [False, True, True, True, False]
+    """
+    kind, version = code.split("_")
+    built = divmod(int(version.rstrip("af")), 10)
+    if version.endswith("a"):
+        return built == capability
+    same_family = built[0] == capability[0] and built <= capability
+    return same_family or (kind == "compute" and not version.endswith("f") and built <= capability)
 
 
 _STATES = {"cpu": _fused_state, "cuda": _cuda_state(), "emulated": _emulated_state}

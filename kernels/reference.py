@@ -1,8 +1,8 @@
-"""What each op must compute, in plain torch: the shortest correct form, differentiable, on any device.
+"""Defines each op in plain torch: the shortest correct form, differentiable, on any device.
 
-The tests hold every implementation against these functions in float64, and these against torch. The two
+The tests compare every implementation with these functions in float64, and these with torch. The two
 backward passes are written out too, as derived in docs/kernels/layer_norm.md and docs/kernels/attention.md;
-autograd confirms them. Nothing here is fast: attention makes the T x T matrix that the kernels never do.
+autograd confirms them. Nothing here is fast: attention stores the T x T matrix that the kernels never do.
 """
 
 import torch
@@ -12,7 +12,7 @@ from kernels import philox
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """(x - mean) / sqrt(var + eps) * weight + bias over the last dimension; x: (..., C), weight, bias: (C).
+    """Return (x - mean) / sqrt(var + eps) * weight + bias over the last dimension; x: (..., C), weight, bias: (C).
 
     Layer Normalization, Ba et al. 2016. Statistics in float32 or better; the result has the dtype of x.
 
@@ -26,7 +26,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float
 
 
 def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / sqrt(variance + eps) over the last dimension, each (..., 1)."""
+    """Return mean and 1 / sqrt(variance + eps) over the last dimension, each (..., 1)."""
     mean = x.mean(-1, keepdim=True)
     variance = (x - mean).square().mean(-1, keepdim=True)
     return mean, (variance + eps).rsqrt()
@@ -35,7 +35,7 @@ def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 def layer_norm_backward(
     grad_out: Tensor, x: Tensor, weight: Tensor, eps: float = 1e-5
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x (..., C), weight (C) and bias (C), given that of the result (..., C)."""
+    """Return the gradients of x (..., C), weight (C) and bias (C), given that of the result (..., C)."""
     mean, rstd = moments(x, eps)
     normalized = (x - mean) * rstd
     weighted = grad_out * weight
@@ -48,7 +48,7 @@ def layer_norm_backward(
 def add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5
 ) -> tuple[Tensor, Tensor]:
-    """layer_norm(x + residual) and x + residual, rounded to the dtype of x before it is normalized."""
+    """Return layer_norm(x + residual) and x + residual, rounded to the dtype of x before it is normalized."""
     total = x + residual
     return layer_norm(total, weight, bias, eps), total
 

@@ -31,7 +31,7 @@ INIT_STD = 0.02
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each added to the residual stream; normalized before (GPT-2) or after."""
+    """Attention, then an MLP, each added to the residual stream; normalized before each (GPT-2) or after."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()

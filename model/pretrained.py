@@ -47,7 +47,13 @@ ALIASES = {
     "hidden_size": "n_embd",
 }
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
-GELUS = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_accurate")  # four names of the tanh form
+GELUS = (
+    "gelu_new",
+    "gelu_pytorch_tanh",
+    "gelu_python_tanh",
+    "gelu_fast",
+    "gelu_accurate",
+)  # all the tanh form
 ACTIVATIONS = {**dict.fromkeys(GELUS, "gelu"), "silu": "silu", "swish": "silu"}
 # What GPT-2's code cannot express, and the value of each field that it assumes.
 GPT2_ONLY = {"bias": True, "norm": "layernorm", "norm_place": "pre", "positions": "learned", "window": None}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from kernels.workbench.emulator import Toolchain
+from kernels.workbench.emulator import Compiler
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
@@ -23,10 +23,10 @@ def seed():
 
 
 @pytest.fixture(scope="session")
-def toolchain(tmp_path_factory) -> Toolchain:
+def compiler(tmp_path_factory) -> Compiler:
     """Compile the emulator once per run, however many processes share the tests."""
     base = tmp_path_factory.getbasetemp()
-    return Toolchain((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "emulator")
+    return Compiler((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "emulator")
 
 
 @pytest.fixture(scope="session")

@@ -193,11 +193,16 @@ def test_a_mixture_keeps_its_shares_throughout_and_ends_with_the_first_source(tm
 
 
 def test_without_the_library_it_says_what_to_install(tmp_path, monkeypatch):
-    path = write(tmp_path / "tales.text", TEXTS)
     monkeypatch.setitem(sys.modules, "datasets", None)
     hub.library.cache_clear()
     with pytest.raises(ValueError, match="pip install datasets"):
-        texts_of(f"text:{path}")
+        texts_of("tinystories")
+    path = write(tmp_path / "tales.parquet", TEXTS)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ValueError, match="pip install pyarrow"):
+        texts_of(f"parquet:{path}")
+    for kind in ("text", "jsonl", "csv"):  # need no library
+        assert texts_of(f"{kind}:{write(tmp_path / f'tales.{kind}', TEXTS)}") == TEXTS
     assert texts_of("stories", stories_bytes=500)
 
 

@@ -43,7 +43,7 @@ def test_grouped_query_equals_plain_with_the_key_heads_repeated(x, each_kernel):
 
 
 @pytest.mark.parametrize("window", [1, 3, T, 2 * T])
-def test_a_window_sees_so_many_tokens_and_no_more(window):
+def test_a_window_sees_exactly_that_many_tokens(window):
     seen = reference.seen(T, window)
     for q in range(T):
         assert seen[q].nonzero().flatten().tolist() == list(range(max(0, q - window + 1), q + 1))

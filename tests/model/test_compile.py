@@ -10,7 +10,7 @@ from model.generate import Generation, generate_batch
 
 @pytest.fixture(autouse=True)
 def fresh():
-    """Graphs of one test must not stand in the cache of the next."""
+    """Empty the cache of compiled graphs before and after each test."""
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()

@@ -1,4 +1,4 @@
-"""docs/model.md tells the truth: its excerpts are the code, its examples run; so do those in the code."""
+"""docs/model.md is true: its excerpts are the code, and its examples run, as do those in the code."""
 
 import doctest
 import importlib

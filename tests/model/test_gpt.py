@@ -62,7 +62,7 @@ def test_dropout_is_for_training_only(tiny, batch, each_kernel):
     assert not torch.equal(gpt(idx)[0], gpt(idx)[0])
 
 
-def test_a_batch_can_be_learned_by_heart(tiny, batch, variant):
+def test_a_batch_can_be_overfitted(tiny, batch, variant):
     gpt, (idx, targets) = tiny(**variant), [t[:, :12] for t in batch]
     optimizer = torch.optim.AdamW(gpt.parameters(), lr=1e-2, weight_decay=0.0)
     for _ in range(80):
@@ -154,7 +154,7 @@ def test_initial_weights_have_gpt2s_spread():
 
 
 @pytest.mark.parametrize("place", ["pre", "post"])
-def test_norms_stand_where_the_config_says(place):
+def test_norms_are_where_the_config_says(place):
     block = Block(GPTConfig(n_embd=16, n_head=2, norm_place=place)).eval()
     x = torch.randn(2, 5, 16)
     if place == "pre":

@@ -48,7 +48,7 @@ def test_chunks_change_nothing(budget):
 
 @pytest.mark.parametrize("budget", [4 * 31 * 10, None])
 def test_a_compiled_loss_is_the_same_and_scatters_nothing(budget):
-    """A scatter would be a pass of its own over all logits, in float32."""
+    """A scatter would be another pass over all logits, in float32."""
     graphs = []
 
     def keep(graph, _):

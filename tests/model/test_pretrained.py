@@ -35,10 +35,10 @@ def theirs(tmp_path):
 
 def greedy(gpt2, ids, count):
     prompt = torch.tensor([ids])
-    said = gpt2.generate(
+    written = gpt2.generate(
         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=count, do_sample=False, pad_token_id=0
     )
-    return said[0, len(ids) :].tolist()
+    return written[0, len(ids) :].tolist()
 
 
 def test_transformers_weights_give_transformers_logits_and_text(theirs, tmp_path, batch, each_kernel):
@@ -176,7 +176,7 @@ def test_a_file_that_is_no_tokenizer_is_named_and_nothing_written(tiny, tmp_path
 
 @pytest.mark.parametrize("attention", ["torch", "sdpa", "fused"])
 def test_configs_of_earlier_versions_are_read_without_their_choice_of_kernels(tiny, tmp_path, attention):
-    """It said who computes, not what: the model is the same."""
+    """It chose who computes, not what: the model is the same."""
     gpt = tiny()
     gpt.save_pretrained(tmp_path)
     path = tmp_path / "config.json"

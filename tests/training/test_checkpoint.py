@@ -75,6 +75,23 @@ def test_a_fine_tuning_starts_from_the_best_weights_of_a_run(tiny, tmp_path, ref
     assert not (tmp_path / "tuned").exists()
 
 
+def test_a_fine_tuning_may_crop_the_context_and_nothing_that_misreads_the_weights(tiny, tmp_path, refused):
+    gpt = GPT(tiny.model)
+    gpt.save_pretrained(tmp_path / "start", tokenizer=tiny.data / "tokenizer.json")
+    flags = ["--data", str(tiny.data), "--run", str(tiny.run), "--init-from", str(tmp_path / "start")]
+    flags += ["--device", "cpu", "--steps", "2", "--batch-tokens", "512", "--micro-batch", "8"]
+    config = parse_config([*flags, "--block-size", "16"])
+    cropped = {**gpt.state_dict(), "wpe.weight": gpt.wpe.weight[:16]}
+    assert same(loop.Trainer(config).model.state_dict(), cropped)
+    assert "know 32 positions: choose a block_size of at most that, not 64" in refused(
+        train_script.main, *flags, "--block-size", "64"
+    )
+    assert "trained with 2: leave n_head out" in refused(train_script.main, *flags, "--n-head", "1")
+    assert not tiny.run.exists()
+    train_script.main([*flags, "--block-size", "16", "--eval-batches", "1", "--coherence-stories", "1"])
+    assert GPT.from_pretrained(tiny.run / "last").config.block_size == 16
+
+
 def test_one_command_prepares_a_text_and_tunes_on_it(tiny, tmp_path, monkeypatch):
     loop.train(tiny)
     (tmp_path / "my.txt").write_text(

@@ -39,7 +39,7 @@ def test_a_preset_of_ones_own(corpus, tmp_path):
 
 @pytest.mark.parametrize("attention", ["torch", "sdpa", "fused"])
 def test_files_of_earlier_versions_are_read_without_their_choice_of_kernels(tiny, tmp_path, attention):
-    """It said who computes, not what: --kernels says that now."""
+    """It chose who computes, not what: --kernels does that now."""
     cfg.save_config(tiny)
     path = tiny.run / "config.toml"
     path.write_text(path.read_text() + f'attention = "{attention}"\n')  # [model] is the last table
