@@ -27,8 +27,9 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture
 def tuned(tiny, tmp_path):
     """A configuration that starts from the weights of a finished run."""
-    loop.train(tiny)
-    return dataclasses.replace(tiny, run=tmp_path / "tuned", init_from=tiny.run, learning_rate=1e-3)
+    short = dataclasses.replace(tiny, steps=6, warmup_steps=1, eval_every=3, checkpoint_every=3)
+    loop.train(short)
+    return dataclasses.replace(short, run=tmp_path / "tuned", init_from=tiny.run, learning_rate=1e-3)
 
 
 def test_a_tuned_run_killed_before_its_first_checkpoint_starts_from_its_weights_again(tuned, tmp_path):
@@ -48,11 +49,12 @@ def test_tuning_never_ends_with_a_best_that_is_worse_than_its_start(tuned):
 
 
 def test_a_better_best_survives_a_return_to_an_older_checkpoint(tiny):
-    loop.train(dataclasses.replace(tiny, keep=3))
+    short = dataclasses.replace(tiny, steps=12, warmup_steps=1, eval_every=6, checkpoint_every=4)
+    loop.train(dataclasses.replace(short, keep=3))
     best = weights(tiny.run / "best")
     shutil.rmtree(tiny.run / "last")
-    shutil.copytree(tiny.run / "step-00000010", tiny.run / "last")
-    worse = dataclasses.replace(tiny, learning_rate=1e-9, final_learning_rate=1e-9, resume=True)
+    shutil.copytree(tiny.run / "step-00000004", tiny.run / "last")
+    worse = dataclasses.replace(short, learning_rate=1e-9, final_learning_rate=1e-9, resume=True)
     loop.train(worse)
     assert same(weights(tiny.run / "best"), best)
 
