@@ -64,8 +64,11 @@ def best_loss(directory: Path) -> float:
     path = files.whole_directory(directory) / "model.safetensors"
     if not path.is_file():
         return math.inf
-    with safe_open(path, "pt") as file:
-        return float((file.metadata() or {}).get("val_loss", math.inf))
+    try:
+        with safe_open(path, "pt") as file:
+            return float((file.metadata() or {}).get("val_loss", math.inf))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged ({error}): remove {path.parent}, then --resume") from error
 
 
 def save_state(

@@ -73,7 +73,7 @@ class Processes:
         """Return the mean over all processes of a number."""
         if not self.several:
             return number
-        return self.mean(torch.tensor(float(number), device=_collective_device())).item()
+        return self.mean(torch.tensor(number, dtype=torch.float64, device=_collective_device())).item()
 
     def any(self, *flags: bool) -> list[bool]:
         """Return for each flag if any process sets it, so that all act in the same step."""

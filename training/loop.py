@@ -193,7 +193,7 @@ class Trainer:
         lock = run.Lock()
         (taken,) = self.processes.any(self.processes.main and not lock.take(self.run))
         if taken:
-            raise ValueError(f"another process is training {self.run}: wait for it, or choose another --run")
+            raise ValueError(run.BUSY.format(run=self.run))
         try:
             if self.config.resume:
                 self.resume()
@@ -205,8 +205,7 @@ class Trainer:
             if self.config.resume:
                 save_config(self.config)
             else:
-                run.claim(self.config)
-                lock.take(self.run)  # the new directory: an older one has been renamed
+                run.claim(self.config, lock)
             trackers = [tracker(self.config, self.progress.step) for tracker in self._trackers]
             path = self.run / "log.jsonl"
             return report.Log(path, keep_before=self.progress.step, trackers=trackers, closing=lock.release)

@@ -3,8 +3,8 @@
 import dataclasses
 import fcntl
 import hashlib
+import itertools
 import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -96,6 +96,9 @@ def check_settings(config: TrainConfig) -> None:
             )
 
 
+BUSY = "another process is training {run}: wait for it, or choose another --run"
+
+
 class Lock:
     """Keeps other processes from writing to a run directory; the lock ends with the process, however it ends."""
 
@@ -137,14 +140,22 @@ def _holds_something(directory: Path) -> bool:
     return directory.is_dir() and any(directory.iterdir())
 
 
-def claim(config: TrainConfig) -> None:
-    """Make the run directory with tokenizer and configuration in it; rename an old one to RUN.previous."""
+def claim(config: TrainConfig, lock: Lock) -> None:
+    """Make and lock the run directory, with tokenizer and configuration in it; rename an old one to RUN.previous."""
     run = config.run_directory
     if _holds_something(run):
-        previous = run.with_name(f"{run.name}.previous")
-        shutil.rmtree(previous, ignore_errors=True)
-        os.rename(run, previous)
+        if not lock.take(run):
+            raise ValueError(BUSY.format(run=run))
+        os.rename(run, _free_name(run.with_name(f"{run.name}.previous")))
     run.mkdir(parents=True, exist_ok=True)
+    if not lock.take(run) or _holds_something(run):
+        raise ValueError(BUSY.format(run=run))
     with files.atomic(run / "tokenizer.json") as file:
         file.write((config.data / "tokenizer.json").read_bytes())
     save_config(config)
+
+
+def _free_name(path: Path) -> Path:
+    """Return the path, or with -2, -3, … behind it the first that does not exist: nothing is ever overwritten."""
+    names = itertools.chain([path], (path.with_name(f"{path.name}-{n}") for n in itertools.count(2)))
+    return next(name for name in names if not name.exists())

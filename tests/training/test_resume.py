@@ -27,8 +27,9 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.fixture
 def tuned(tiny, tmp_path):
     """A configuration that starts from the weights of a finished run."""
-    loop.train(tiny)
-    return dataclasses.replace(tiny, run=tmp_path / "tuned", init_from=tiny.run, learning_rate=1e-3)
+    short = dataclasses.replace(tiny, steps=6, warmup_steps=1, eval_every=3, checkpoint_every=3)
+    loop.train(short)
+    return dataclasses.replace(short, run=tmp_path / "tuned", init_from=tiny.run, learning_rate=1e-3)
 
 
 def test_a_tuned_run_killed_before_its_first_checkpoint_starts_from_its_weights_again(tuned, tmp_path):
@@ -48,11 +49,12 @@ def test_tuning_never_ends_with_a_best_that_is_worse_than_its_start(tuned):
 
 
 def test_a_better_best_survives_a_return_to_an_older_checkpoint(tiny):
-    loop.train(dataclasses.replace(tiny, keep=3))
+    short = dataclasses.replace(tiny, steps=12, warmup_steps=1, eval_every=6, checkpoint_every=4)
+    loop.train(dataclasses.replace(short, keep=3))
     best = weights(tiny.run / "best")
     shutil.rmtree(tiny.run / "last")
-    shutil.copytree(tiny.run / "step-00000010", tiny.run / "last")
-    worse = dataclasses.replace(tiny, learning_rate=1e-9, final_learning_rate=1e-9, resume=True)
+    shutil.copytree(tiny.run / "step-00000004", tiny.run / "last")
+    worse = dataclasses.replace(short, learning_rate=1e-9, final_learning_rate=1e-9, resume=True)
     loop.train(worse)
     assert same(weights(tiny.run / "best"), best)
 
@@ -179,6 +181,39 @@ def test_a_run_has_one_process_at_a_time(tiny, refused):
     assert {path: path.stat().st_mtime_ns for path in tiny.run.iterdir()} == before
     log.close()
     assert run.Lock().take(tiny.run)
+
+
+def test_two_new_runs_in_one_directory_are_told_apart(tiny):
+    first, second = run.Lock(), run.Lock()
+    assert first.take(tiny.run) and second.take(tiny.run)  # neither has made the directory
+    run.claim(tiny, first)
+    before = {path: path.stat().st_mtime_ns for path in tiny.run.iterdir()}
+    tiny.run.with_name("run.previous").mkdir()
+    with pytest.raises(ValueError, match="another process is training"):
+        run.claim(dataclasses.replace(tiny, steps=99), second)
+    assert {path: path.stat().st_mtime_ns for path in tiny.run.iterdir()} == before
+
+
+def test_overwriting_twice_deletes_nothing(tiny):
+    users = tiny.run.with_name("run.previous")
+    users.mkdir()
+    (users / "mine.txt").write_text("mine")
+    lock = run.Lock()
+    for number in range(3):
+        tiny.run.mkdir(exist_ok=True)
+        (tiny.run / "number").write_text(str(number))
+        run.claim(tiny, lock)
+        lock.release()
+    assert (users / "mine.txt").read_text() == "mine"
+    kept = [(tiny.run.parent / f"run.previous-{n}" / "number").read_text() for n in (2, 3, 4)]
+    assert kept == ["0", "1", "2"]
+
+
+def test_a_damaged_best_is_named(tiny, refused):
+    loop.train(dataclasses.replace(tiny, steps=2))
+    (tiny.run / "best" / "model.safetensors").write_bytes(b"\0" * 100)
+    flags = ["--data", str(tiny.data), "--run", str(tiny.run), "--resume", "--steps", "3"]
+    assert "best/model.safetensors is damaged" in refused(train_script.main, *flags)
 
 
 def test_a_run_whose_every_step_was_skipped_ends_with_an_error(tiny, monkeypatch):
