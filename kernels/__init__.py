@@ -12,6 +12,7 @@ from kernels.activation import gelu, swiglu
 from kernels.adamw import adamw_
 from kernels.cross_entropy import linear_cross_entropy
 from kernels.dispatch import backends, runs_on, set_default, use
+from kernels.documents import document_attention
 from kernels.ops import add_layer_norm, causal_attention, causal_attention_qkvpacked, layer_norm
 from kernels.rms_norm import add_rms_norm, rms_norm
 from kernels.rotary import rotary
@@ -23,6 +24,7 @@ __all__ = [
     "backends",
     "causal_attention",
     "causal_attention_qkvpacked",
+    "document_attention",
     "gelu",
     "layer_norm",
     "linear_cross_entropy",
