@@ -147,7 +147,9 @@ def test_of_unequal_dropouts_one_is_taken_and_named(gpt2, tmp_path, capsys):
     configure(tmp_path, resid_pdrop=0.2, attn_pdrop=0.3)
     assert GPT.from_pretrained(tmp_path).config.dropout == 0.2
     printed = capsys.readouterr().err
-    assert "has resid_pdrop 0.2, embd_pdrop 0.0, attn_pdrop 0.3: training would use 0.2 for all three" in printed
+    assert (
+        "has resid_pdrop 0.2, embd_pdrop 0.0, attn_pdrop 0.3: training would use 0.2 for all three" in printed
+    )
     assert printed.count("\n") == 1
     assert GPT.from_pretrained(tmp_path, dropout=0.5).config.dropout == 0.5
     assert capsys.readouterr().err == ""  # the choice was made
