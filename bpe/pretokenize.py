@@ -94,7 +94,7 @@ class Pattern:
         if pattern in PATTERNS:
             return cls(PATTERNS[pattern], pattern)
         explicit = pattern.startswith("regex:")
-        if not explicit and re.fullmatch(r"[\w. -]*", pattern):
+        if not explicit and re.fullmatch(r"(\w[\w. -]*)?", pattern):
             raise ValueError(_no_such_name(pattern))
         return cls.spelled(pattern.removeprefix("regex:"))
 
