@@ -69,9 +69,7 @@ class TextFile:
                 yield newlines.decode(self._decode(decoder, block, position))
         yield newlines.decode(self._decode(decoder, b"", position, final=True), final=True)
 
-    def _decode(
-        self, decoder: codecs.IncrementalDecoder, block: bytes, end: int, final: bool = False
-    ) -> str:
+    def _decode(self, decoder: codecs.IncrementalDecoder, block: bytes, end: int, final: bool = False) -> str:
         """Decode a block that ends at byte `end` of the text."""
         try:
             return decoder.decode(block, final)
@@ -173,5 +171,7 @@ def _open_zstd(path: str) -> IO[bytes]:
     try:
         import pyarrow
     except ImportError as error:
-        raise ValueError(f"{path} is zstd, which needs the library pyarrow ({error}): pip install pyarrow") from error
+        raise ValueError(
+            f"{path} is zstd, which needs the library pyarrow ({error}): pip install pyarrow"
+        ) from error
     return pyarrow.CompressedInputStream(pyarrow.OSFile(path), "zstd")

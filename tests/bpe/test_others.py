@@ -1,4 +1,4 @@
-"""Files and habits of other projects: what loads encodes and decodes as theirs; what cannot be done alike is refused.
+"""Files and habits of other projects: what loads encodes and decodes as theirs; everything else is refused.
 
 The right values come from Hugging Face's tokenizers and from tiktoken. The fast tests build small files with that
 library that have what real ones have. The slow ones read real ones: SLM_PEER_TOKENIZERS names a folder with
