@@ -69,6 +69,9 @@ def _occurrences(text: bytes, special_tokens: Sequence[str]) -> Iterator[tuple[i
             start = text.find(token, start + 1)
 
 
+ALL = slice(None)
+
+
 class Pieces:
     """The pieces of a block of text, each from one cut to the next; head and tail are before and after them.
 
@@ -100,6 +103,12 @@ class Pieces:
         """Return the texts of these pieces, without the space that begins each of them."""
         bounds = zip((self.cuts[which] + 1).tolist(), self.cuts[which + 1].tolist(), strict=True)
         return [self.text[start:end].decode() for start, end in bounds]
+
+    def packed(self, unknown: np.ndarray) -> tuple[bytes, np.ndarray]:
+        """Return the packed ids of the known pieces, and the places in bytes where the unknown ones belong."""
+        packed = self.rows.ravel().compress(_KEPT.take(self.counts).view(bool)).tobytes()  # (n, 8) -> (ids,)
+        places = np.cumsum(self.counts)[unknown] * self.rows.itemsize if unknown.size else unknown
+        return packed, places
 
     def distinct(self, which: np.ndarray) -> np.ndarray:
         """Return those of `which` that hold no special token; of equal ones that fit into the table, the first.
@@ -139,17 +148,18 @@ class PieceTable:
         self.ids = np.full((slots, MOST_IDS), 0, dtype)
         self.counts = np.full(slots, 0, np.uint8)
 
-    def look_up(self, pieces: Pieces) -> tuple[bytes, np.ndarray, np.ndarray]:
-        """Return the packed ids of all pieces that are known, which ones are not, and their places in bytes."""
-        low, high, slots = pieces.low, pieces.high, pieces.slots
+    def look_up(self, pieces: Pieces, which: np.ndarray | slice = ALL) -> np.ndarray:
+        """Put the ids of those of the pieces `which` that are known into `pieces`; return which ones are not."""
+        low, high, slots = pieces.low[which], pieces.high[which], pieces.slots[which]
         with self._lock:
             found = (self.low.take(slots) == low) & (self.high.take(slots) == high) & (high != 0)
             counts = np.where(found, self.counts.take(slots), 0)
-            ids = self.ids.take(slots, axis=0)
-        packed = ids.ravel().compress(_KEPT.take(counts).view(bool)).tobytes()  # (n, 8) -> (ids,)
-        unknown = np.flatnonzero(~found)
-        places = np.cumsum(counts)[unknown] * ids.itemsize if unknown.size else unknown
-        return packed, unknown, places
+            rows = self.ids.take(slots, axis=0)
+        if which is ALL:
+            pieces.counts, pieces.rows = counts, rows
+            return np.flatnonzero(~found)
+        pieces.counts[which], pieces.rows[which] = counts, rows
+        return which[~found]
 
     def store(
         self, pieces: Pieces, which: np.ndarray, pretokens: Sequence[str], values: Sequence[bytes]

@@ -10,6 +10,7 @@ import array
 import codecs
 import functools
 import itertools
+import operator
 import os
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -165,14 +166,15 @@ class Tokenizer(Vocabulary):
         pieces = Pieces(text.encode(), tuple(tokens))
         if not pieces.cuts.size:
             return self._encode_uncut(text, tokens, self._encode_whole)
-        ids, unknown, places = self._table.look_up(pieces)
+        unknown = self._table.look_up(pieces)
         if len(unknown) > FEW_UNKNOWN * len(pieces.cuts):
             new = pieces.distinct(unknown)
             pretokens = self.pattern.split_inner(pieces.joined(new))
             self._pieces.remember(
                 self._table.store(pieces, new, pretokens, self._encode_pretokens(pretokens))
             )
-            ids, unknown, places = self._table.look_up(pieces)
+            unknown = self._table.look_up(pieces, unknown)
+        ids, places = pieces.packed(unknown)
         names = pieces.names(unknown)
         values = [
             None if i in pieces.special else self._pieces.get(name)
@@ -212,10 +214,10 @@ class Tokenizer(Vocabulary):
     def _encode_pretokens(self, pretokens: Sequence[str]) -> list[bytes]:
         """Return the packed ids of each pre-token; new ones are merged, many of them at once."""
         values = list(map(self._pretokens.get, pretokens))
-        if None not in values:
+        if all(values):
             return values
         # From the values, as another thread may change the cache at any time.
-        new = list(dict.fromkeys([p for p, value in zip(pretokens, values, strict=True) if value is None]))
+        new = list(dict.fromkeys(itertools.compress(pretokens, map(operator.not_, values))))
         found: dict[str, bytes] = {}
         if self._pretokens.older or self.ignore_merges:
             found = {pretoken: known for pretoken in new if (known := self._known(pretoken))}
@@ -228,7 +230,7 @@ class Tokenizer(Vocabulary):
                 ids = [self._byte_ids[byte] for byte in byte_string]
                 found[pretoken] = self._pack(merge(ids, self._ranks, self._made))
         self._pretokens.remember(found)
-        return [found[p] if value is None else value for p, value in zip(pretokens, values, strict=True)]
+        return list(map(found.get, pretokens, values))
 
     def _known(self, pretoken: str) -> bytes | None:
         """Return the packed ids of a pre-token that needs no merging."""
