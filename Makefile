@@ -27,7 +27,8 @@ $(INSTALLED): requirements.lock
 	@touch $@
 
 $(BUILT): $(INSTALLED) setup.py kernels/toolchain.py pyproject.toml $(CSRC)
-	$(RUN_IN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	$(RUN_IN) -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps \
+		--config-settings editable_mode=compat --editable .
 	@touch $@
 
 setup: $(BUILT)

@@ -1,17 +1,21 @@
 """Builds the project: what pyproject.toml names, and the kernels as extension modules.
 
-    kernels._C         the kernels for the CPU, and for CUDA where that can be built
+    kernels._C         the kernels for the CPU, and for CUDA if that can be built
     kernels._emulated  the CUDA kernels for the CPU, by a C++ compiler alone
 
 In place, without pip: `python setup.py build_ext --inplace`. Environment:
 
-    SLM_CUDA=0|1          never build the CUDA kernels | fail where that cannot be done (otherwise they
-                          are built where a toolkit and a CUDA build of torch are found)
+    SLM_CUDA=0|1          never build the CUDA kernels | fail if they cannot be built (otherwise they are
+                          built if a toolkit and a CUDA build of torch are found)
     TORCH_CUDA_ARCH_LIST  what nvcc compiles for, such as "8.0;9.0" (otherwise the visible GPU)
-    SLM_NATIVE=0          code for any processor of this family instead of this very one
+    CXX                   the C++ compiler, such as g++ or "ccache g++"
     MAX_JOBS              compilers at once (otherwise the cores, bounded by free memory)
+
+The code runs on any processor of the family: the CPU kernels are compiled once per instruction set and chosen
+when they are loaded (kernels/csrc/cpu/level.h).
 """
 
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -23,53 +27,68 @@ import toolchain  # by itself: the package would load what is about to be built
 
 CSRC = Path("kernels/csrc")
 COMMON = [CSRC / "module.cpp", CSRC / "ops.cpp"]
+BASELINE = ("CPU_CAPABILITY", "DEFAULT")  # the namespace of the CPU kernels and of torch's vectors
 
 
 def sources(*paths: Path) -> list[str]:
     return [str(path) for path in (*COMMON, *sorted(paths))]
 
 
-def build_info(module: str, built_for: str = "") -> list[str]:
-    """The folder of a header with what module.cpp reports to Python; a file, so that only module.cpp depends on it."""
-    header = Path("build", "generated", module, "build_info.h")
-    text = (
-        f'#define SLM_SOURCE_HASH "{toolchain.source_hash()}"\n#define SLM_CUDA_ARCHITECTURES "{built_for}"\n'
-    )
-    if not header.exists() or header.read_text() != text:
-        header.parent.mkdir(parents=True, exist_ok=True)
-        header.write_text(text)
-    return [str(header.parent.resolve())]
+def cpu_sources() -> list[Path]:
+    return sorted((CSRC / "cpu").glob("*.cpp"))
+
+
+def pybind11_include() -> list[str]:
+    """The folder of pybind11's headers; none without the package: torch brings a copy."""
+    if importlib.util.find_spec("pybind11") is None:
+        return []
+    import pybind11
+
+    return [pybind11.get_include()]
 
 
 def compile_flags() -> list[str]:
     return [
         "-O3",
-        *toolchain.native_flags(toolchain.compiler()),
         *toolchain.openmp_flags(toolchain.compiler()),
         *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # what gcc says of its own AVX-512 headers,
         "-Wno-unknown-pragmas",  # and of torch's
     ]
 
 
+def cuda_flags() -> list[str] | None:
+    """nvcc's -gencode flags, or None (said on stderr) if the CUDA kernels cannot be built."""
+    obstacle = toolchain.cuda_obstacle()
+    if obstacle is None:
+        from torch.utils.cpp_extension import _get_cuda_arch_flags
+
+        os.environ["TORCH_CUDA_ARCH_LIST"] = toolchain.architectures()
+        try:
+            return _get_cuda_arch_flags()
+        except ValueError as error:  # an architecture that there is not
+            raise SystemExit(f"error: TORCH_CUDA_ARCH_LIST={toolchain.architectures()}: {error}") from None
+    if os.environ.get("SLM_CUDA") == "1":
+        raise SystemExit(f"error: SLM_CUDA=1, but the CUDA kernels cannot be built: {obstacle}")
+    print(f"kernels: without CUDA ({obstacle})", file=sys.stderr)
+    return None
+
+
 def fused():
     """kernels._C: C++ always, and CUDA where toolchain.py finds nothing against it."""
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
-    files = list((CSRC / "cpu").glob("*.cpp"))
-    obstacle = toolchain.cuda_obstacle()
-    if obstacle:
-        if os.environ.get("SLM_CUDA") == "1":
-            raise SystemExit(f"error: SLM_CUDA=1, but the CUDA kernels cannot be built: {obstacle}")
-        print(f"kernels: without CUDA ({obstacle})", file=sys.stderr)
-        info = build_info("_C")
-        return CppExtension(
-            "kernels._C", sources(*files), include_dirs=info, extra_compile_args=compile_flags()
-        )
-    os.environ["TORCH_CUDA_ARCH_LIST"] = toolchain.architectures()
-    info = build_info("_C", toolchain.architectures().replace(";", " "))
-    flags = {"cxx": compile_flags(), "nvcc": ["-O3", "-lineinfo"]}
-    files += (CSRC / "cuda").glob("*.cu")
-    return CUDAExtension("kernels._C", sources(*files), include_dirs=info, extra_compile_args=flags)
+    files = [CSRC / "cpu_dispatch.cpp", *cpu_sources()]
+    macros = [BASELINE, *((f"SLM_{level}", None) for level in toolchain.levels(toolchain.compiler()))]
+    options = {"include_dirs": pybind11_include(), "define_macros": macros}
+    architectures = cuda_flags()
+    if architectures is None:
+        module = CppExtension("kernels._C", sources(*files), extra_compile_args=compile_flags(), **options)
+    else:
+        flags = {"cxx": compile_flags(), "nvcc": ["-O3", "-lineinfo"]}
+        files += (CSRC / "cuda").glob("*.cu")
+        module = CUDAExtension("kernels._C", sources(*files), extra_compile_args=flags, **options)
+    module.built_for = toolchain.compiled_codes(architectures or [])
+    return module
 
 
 def emulated():
@@ -80,23 +99,80 @@ def emulated():
     language = ["-fno-strict-aliasing", "-ffp-contract=off"]
     flags = [*compile_flags(), "-O2", *language, "-DSLM_LIBRARY=slm_emulated"]
     files = [*(CSRC / "emulator").glob("*.cpp"), *(CSRC / "emulated").glob("*.cpp")]
-    info = build_info("_emulated")
-    return CppExtension("kernels._emulated", sources(*files), include_dirs=info, extra_compile_args=flags)
+    include = pybind11_include()
+    module = CppExtension(
+        "kernels._emulated", sources(*files), include_dirs=include, extra_compile_args=flags
+    )
+    module.built_for = []
+    return module
+
+
+def write_build_info(folder: Path, built_for: list[str]) -> None:
+    """Writes a header with what module.cpp reports to Python; a file, so that only module.cpp depends on it."""
+    text = (
+        f'#define SLM_SOURCE_HASH "{toolchain.source_hash()}"\n'
+        f'#define SLM_CUDA_ARCHITECTURES "{" ".join(built_for)}"\n'
+    )
+    header = folder / "build_info.h"
+    if not header.exists() or header.read_text() != text:
+        folder.mkdir(parents=True, exist_ok=True)
+        header.write_text(text)
+
+
+def build_command():
+    """torch's build_ext, which also compiles the CPU kernels for each instruction set of toolchain.LEVELS."""
+    from torch.utils.cpp_extension import BuildExtension
+
+    class Build(BuildExtension):
+        def run(self) -> None:
+            try:
+                super().run()
+            except PermissionError as error:
+                raise SystemExit(
+                    f"error: cannot write {error.filename}: build in a copy of the project that you may write to"
+                ) from None
+
+        def build_extension(self, module) -> None:
+            # Of a function that several objects hold, such as an inline one of torch, the linker keeps the first: so
+            # the baseline's objects come first, and no function that they call can hold other instructions.
+            temp = Path(self.build_temp).resolve()
+            write_build_info(temp / module.name, module.built_for)
+            module.include_dirs.append(str(temp / module.name))
+            if module.name == "kernels._C":
+                for level, flags in toolchain.levels(toolchain.compiler()).items():
+                    module.extra_objects += self.compile_level(module, level, flags, temp / level)
+            super().build_extension(module)
+
+        def compile_level(self, module, level: str, flags: list[str], folder: Path) -> list[str]:
+            folder.mkdir(parents=True, exist_ok=True)
+            return self.compiler.compile(
+                [str(path) for path in cpu_sources()],
+                output_dir=str(folder),
+                macros=[("CPU_CAPABILITY", level), (f"CPU_CAPABILITY_{level}", None)],
+                include_dirs=module.include_dirs,
+                extra_postargs=[*compile_flags(), *flags],
+            )
+
+    return Build
 
 
 def extensions():
     """The keyword arguments of setup() that build the kernels; empty without a compiler."""
-    if toolchain.compiler() is None:
+    cxx = toolchain.compiler()
+    if cxx is None:
         print("kernels: no C++ compiler, so every op runs on torch. Install g++ or set CXX.", file=sys.stderr)
         return {}
-    os.environ["MAX_JOBS"] = str(toolchain.jobs())
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where ninja lies
+    try:
+        os.environ["MAX_JOBS"] = str(toolchain.jobs())
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where ninja is
+    if len(cxx) > 1:
+        os.environ["TORCH_DONT_CHECK_COMPILER_ABI"] = "1"  # torch's check knows no command with arguments
     home = toolchain.cuda_home()
     if home:
         os.environ["CUDA_HOME"] = home
-    from torch.utils.cpp_extension import BuildExtension
-
-    return {"ext_modules": [fused(), emulated()], "cmdclass": {"build_ext": BuildExtension}}
+    return {"ext_modules": [fused(), emulated()], "cmdclass": {"build_ext": build_command()}}
 
 
 setup(**extensions())

@@ -1,44 +1,34 @@
-"""Trains a GPT on token files: python train.py [--preset NAME] [--data DIR] [--run DIR] [--FIELD value …]
+"""Train a GPT on token files: python train.py [--preset NAME] [--data DIR] [--run DIR] [--FIELD value …]
 
+Without data it first makes the built-in corpus. The plain version of everything here is basics/train.py.
 On several GPUs or machines: torchrun --nproc-per-node N train.py … (docs/training.md, Scaling out)
 """
 
+import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from common import cli
-
-if TYPE_CHECKING:
-    from training.options import TrainConfig
 
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Trains as `argv` says and prints the report."""
-    # torch takes seconds to import: a wrong flag should not wait for more
-    from training.config import parse_config
-    from training.processes import this_process
-
-    main_process = this_process().main
+    """Train as `argv` says and print the report."""
     try:
+        # torch takes seconds to import: nothing that needs it is imported before the flags are checked
+        from training.config import parse_config
+        from training.run import check_settings
+
         config = parse_config(argv, before_writing=check_settings)
         from training.loop import train
 
         result = train(config)
     except (ValueError, FileNotFoundError, KeyboardInterrupt) as error:
-        if main_process:
+        if int(os.environ.get("RANK", 0)) == 0:
             raise
-        # a mistake in flags or files, or Ctrl-C: the main process says which
+        # rank 0 reports a mistake in flags or files, or Ctrl-C
         raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 2) from None
     if result:
         result.print(config.run_directory)
-
-
-def check_settings(config: "TrainConfig") -> None:
-    """Refuses what cannot work before data is prepared for it."""
-    from training.run import check_settings
-
-    check_settings(config)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class Options:
 
 
 def write_tokens(folder: Path, num_bytes: int) -> None:
-    """A prepared folder of random ids; documents end at random (id 0)."""
+    """Write a prepared folder of random ids; documents end at random (id 0)."""
     random = np.random.default_rng(0)
     count = num_bytes // 2
     with open(folder / "train.bin", "wb") as file:
@@ -76,7 +76,7 @@ def write_tokens(folder: Path, num_bytes: int) -> None:
 def nanogpt_batches(
     path: Path, batch_size: int, block_size: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """nanoGPT's way: the memory map opened anew for every batch, rows sliced one by one."""
+    """Yield batches as nanoGPT does: the memory map is opened for every batch and rows are sliced one by one."""
     while True:
         data = np.memmap(path, dtype=np.uint16, mode="r")
         starts = torch.randint(len(data) - block_size, (batch_size,))
@@ -102,14 +102,14 @@ class Windows(torch.utils.data.Dataset):
 
 
 def loader(tokens: np.ndarray, options: Options, stride: int, shuffle: bool) -> Iterator:
-    """An endless DataLoader over the windows."""
+    """Return an endless DataLoader over the windows."""
     windows = Windows(tokens, options.block_size, stride)
     while True:
         yield from torch.utils.data.DataLoader(windows, options.batch_size, shuffle=shuffle, drop_last=True)
 
 
 def tokens_per_second(batches: Iterator, seconds: float) -> float:
-    """Targets that count (not -100) served in a second."""
+    """Return how many targets that count (not -100) are served in a second."""
     _, y = next(batches)
     used = float((y != -100).sum())
     served, start = 0, time.perf_counter()
@@ -120,7 +120,7 @@ def tokens_per_second(batches: Iterator, seconds: float) -> float:
 
 
 def compare(name: str, sides: dict[str, Iterator], seconds: float) -> Row:
-    """Medians of five turns of ours and of the peer's."""
+    """Return the medians of five turns of ours and of the peer's."""
     speeds: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(5):
         for side, batches in sides.items():
@@ -131,7 +131,7 @@ def compare(name: str, sides: dict[str, Iterator], seconds: float) -> Row:
 
 
 def anonymous_kb() -> int:
-    """RssAnon of this process: memory that is no page of a file."""
+    """Return RssAnon of this process in KiB: memory that belongs to no file."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1])
@@ -139,7 +139,7 @@ def anonymous_kb() -> int:
 
 
 def growth(make: Callable[[], Iterator], batches: int) -> float:
-    """MB by which anonymous memory grew over so many batches, after a first hundred."""
+    """Return the MB by which anonymous memory grows over `batches` batches, after a first hundred."""
     sampler = make()
     for _ in range(100):
         next(sampler)
@@ -151,7 +151,7 @@ def growth(make: Callable[[], Iterator], batches: int) -> float:
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures every sampler, prints the table."""
+    """Measure every sampler, print the table."""
     options = cli.parse(Options, argv, prog="benchmarks/batches.py")
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def rows(file: TokenFile, options: Options) -> Iterator[Row]:
-    """The table, line by line."""
+    """Return the rows of the table."""
     size = (options.batch_size, options.block_size)
     shape = f"{size[0]} × {size[1]} from {options.mb} MB"
     nanogpt, stride = nanogpt_batches(file.path, *size), options.block_size // 2

@@ -60,7 +60,7 @@ class Options:
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the benchmark."""
+    """Run the benchmark."""
     options = cli.parse(Options, argv, prog="benchmarks/decode.py")
     if not 1 <= options.tokens <= 255:
         raise ValueError(f"tokens is {options.tokens}: the model and its peer say 1 to 255")
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def exactness() -> list[Row]:
-    """For each variant the largest difference of cached logits, and how many of 500 greedy ids are the same."""
+    """Measure, per variant, the largest difference of cached logits and how many of 500 greedy ids agree."""
     rows = []
     for name, changes in VARIANTS.items():
         difference, same = compare(changes)
@@ -83,7 +83,7 @@ def exactness() -> list[Row]:
 
 @torch.inference_mode()
 def compare(changes: dict, count: int = 500) -> tuple[float, int]:
-    """One variant, small enough to be read whole for each of `count` tokens, far past its context.
+    """Compare one variant, small enough to be read whole for each of `count` tokens, far past its context.
 
     The whole passes are the model's as trained; the cached steps those of its packed copy.
     """
@@ -105,7 +105,7 @@ def compare(changes: dict, count: int = 500) -> tuple[float, int]:
 
 
 def speeds(options: Options, threads: int) -> list[Row]:
-    """Tokens per second at batch 1 and 16 and the first token's milliseconds, in each precision."""
+    """Measure tokens per second at batch 1 and 16 and the milliseconds to the first token, in each precision."""
     torch.manual_seed(0)
     gpt = GPT(GPTConfig(**SHAPE)).eval()
     models = {name: pack(gpt, name) for name in ("float32", "bfloat16", "int8")}
@@ -133,7 +133,7 @@ def speeds(options: Options, threads: int) -> list[Row]:
 
 
 def speed_rows(found: dict[str, float], tokens: int, llama: float | None) -> list[Row]:
-    """The seconds of each call as rows of a table."""
+    """Turn the seconds of each call into rows."""
     rows, first = [], found["unpacked prefill"] * 1e3
     for name in ("unpacked", "float32", "bfloat16", "int8"):
         peer = ("", None) if name == "unpacked" else ("unpacked", first)
@@ -160,13 +160,13 @@ class Llama:
         self.environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
 
     def tokens_per_second(self) -> float:
-        """What it says of itself, reading the file not counted."""
+        """Return the speed that llama2.c prints; reading the file is not counted."""
         done = subprocess.run(self.command, env=self.environment, capture_output=True, check=True)
         return float(re.search(rb"achieved tok/s: ([\d.]+)", done.stderr)[1])
 
 
 def write_llama_weights(path: Path) -> None:
-    """Random weights in llama2.c's format: seven int32, then all weights as float32; the head is the embedding."""
+    """Write random weights in llama2.c's format: seven int32, then float32 weights; the head is the embedding."""
     width, inner, layers, heads, _, ids, context = LLAMA
     per_layer = 2 * width + 4 * width**2 + 3 * width * inner  # two norms, attention, MLP
     count = ids * width + layers * per_layer + width + context * (width // heads)  # and rotary angles, unused

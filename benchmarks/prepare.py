@@ -54,16 +54,16 @@ class Options:
 
 
 def documents(text: Path | None) -> list[bytes]:
-    """The documents that are repeated."""
+    """Return the documents that are repeated."""
     if text is None:
         return [story.encode() for story in corpus(10_000_000)]
     whole = text.read_bytes()
     splitter = Splitter(choose(whole[: 1 << 20], "<|endoftext|>"))
-    return [piece.text for piece in splitter.documents([whole])]
+    return [segment.text for segment in splitter.documents([whole])]
 
 
 def write_repeated(path: Path, texts: list[bytes], num_bytes: int) -> None:
-    """Writes the documents again and again, whole, until the file has `num_bytes`."""
+    """Write the documents again and again, whole, until the file has `num_bytes`."""
     once = SEPARATOR.join(texts) + SEPARATOR
     with open(path, "wb") as file:
         while file.tell() < num_bytes:
@@ -71,7 +71,7 @@ def write_repeated(path: Path, texts: list[bytes], num_bytes: int) -> None:
 
 
 def run(command: Sequence[str]) -> tuple[float, float]:
-    """(seconds, peak MB of the process and all below it) of a command."""
+    """Run a command; return (seconds, peak MB of the process and its descendants)."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT)
     peak, done = [0.0], threading.Event()
@@ -100,7 +100,7 @@ def _family(pid: int) -> Iterator[psutil.Process]:
 
 
 def _memory(process: psutil.Process) -> int:
-    """Bytes: the proportional set size where the system knows it, else the resident set size."""
+    """Return bytes: the proportional set size where the system knows it, else the resident set size."""
     try:
         found = process.memory_full_info()
         return getattr(found, "pss", found.rss)
@@ -109,7 +109,7 @@ def _memory(process: psutil.Process) -> int:
 
 
 def peer(text: str, tokenizer: str, out: str) -> None:
-    """The peer's whole preparation: documents, `tokenizers`, one file of uint16."""
+    """Prepare the same with `tokenizers`: documents to one file of uint16."""
     import datasets
     import numpy as np
     import tokenizers
@@ -126,7 +126,7 @@ def peer(text: str, tokenizer: str, out: str) -> None:
 
 
 def _peer_batches(rows) -> Iterator[list[str]]:
-    """A thousand documents at a time."""
+    """Yield a thousand documents at a time."""
     batch, rest = [], ""
     for lines in rows.iter(batch_size=1000):
         *whole, rest = (rest + "".join(lines["text"])).split("<|endoftext|>")
@@ -138,7 +138,7 @@ def _peer_batches(rows) -> Iterator[list[str]]:
 
 
 def measure(options: Options, folder: Path, texts: list[bytes], mb: int) -> Iterator[Row]:
-    """The rows for one size."""
+    """Return the rows for one size."""
     text, out, peer_out = folder / "text.txt", folder / "out", folder / "peer.bin"
     write_repeated(text, texts, mb * 1_000_000)
     size, tokenizer = text.stat().st_size / 1e6, folder / "tokenizer.json"
@@ -171,7 +171,7 @@ def measure(options: Options, folder: Path, texts: list[bytes], mb: int) -> Iter
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures every size, prints the table."""
+    """Measure every size, print the table."""
     options = cli.parse(Options, argv, prog="benchmarks/prepare.py")
     texts = documents(options.text)
     rows: list[Row] = []

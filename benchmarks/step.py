@@ -30,6 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import cli, gpus
 from common.bench import Row, report, seconds
 from inference import devices
+from kernels import use
+from kernels.dispatch import Kernels
 from kernels.workbench.bench_cases import first_line
 from model import GPT, GPTConfig, accounting
 from training import optimizer
@@ -49,11 +51,11 @@ class Model:
 
     @property
     def passes(self) -> int:
-        """Forward and backward passes per step."""
+        """Return the number of forward and backward passes per step."""
         return self.step_tokens // (self.micro_batch * self.config.block_size)
 
     def optimizer(self, gpt: GPT, device: torch.device) -> torch.optim.Optimizer:
-        """That of training/, over the parameters of `gpt`."""
+        """Return the optimizer of training/ over the parameters of `gpt`."""
         config = TrainConfig(model=self.config, batch_tokens=self.step_tokens, micro_batch=self.micro_batch)
         (adamw,) = optimizer.make_optimizers(gpt, config, precision_on(device))
         return adamw
@@ -97,7 +99,7 @@ class Options:
 
 
 def precision_on(device: torch.device) -> torch.dtype:
-    """bfloat16, except on a CPU that is slow at it."""
+    """Return bfloat16, except on a CPU that is slow at it."""
     return devices.choose_precision("auto", device)
 
 
@@ -105,14 +107,19 @@ class Side:
     """One model and its optimizer; calling it trains one step."""
 
     def __init__(
-        self, model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], adamw: torch.optim.Optimizer
+        self,
+        model: nn.Module,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        adamw: torch.optim.Optimizer,
+        kernels: Kernels,
     ):
         self.parameters, self.loss, self.adamw = list(model.parameters()), loss, adamw
+        self.kernels = kernels
 
     def step(self, x: Tensor, y: Tensor, clip: Callable[[list[Tensor], float], Any]) -> None:
-        """x, y: (passes, B, T), on the device of the model."""
+        """Train one step on x, y: (passes, B, T), on the device of the model."""
         for some_x, some_y in zip(x, y, strict=True):
-            with devices.autocast(x.device, precision_on(x.device)):
+            with use(self.kernels), devices.autocast(x.device, precision_on(x.device)):
                 loss = self.loss(some_x, some_y) / len(x)
             loss.backward()
         clip(self.parameters, 1.0)
@@ -121,25 +128,25 @@ class Side:
 
 
 def ours(model: Model, device: torch.device, compiled: bool) -> Side:
-    """Our GPT on the fused kernels, with our own loss and the optimizer of training/."""
-    gpt = GPT(devices.choose_kernels("fused", model.config, device)).to(device).train()
+    """Return our GPT on the fused kernels, with our loss and the optimizer of training/."""
+    gpt = GPT(model.config).to(device).train()
     called = torch.compile(gpt) if compiled else gpt
-    return Side(gpt, lambda x, y: called(x, y)[1], model.optimizer(gpt, device))
+    return Side(gpt, lambda x, y: called(x, y)[1], model.optimizer(gpt, device), "fused")
 
 
 def plain(model: Model, device: torch.device, compiled: bool) -> Side:
-    """Our GPT on torch's operators and the loss that one would write first."""
-    gpt = GPT(devices.choose_kernels("torch", model.config, device)).to(device).train()
+    """Return our GPT on torch's operators with the loss that one would write first."""
+    gpt = GPT(model.config).to(device).train()
 
     def loss(x: Tensor, y: Tensor) -> Tensor:
         logits = gpt.lm_head(gpt.hidden(x))  # (B, T) -> (B, T, V)
         return F.cross_entropy(logits.flatten(0, 1), y.flatten())  # (B T, V), (B T,)
 
-    return Side(gpt, torch.compile(loss) if compiled else loss, model.optimizer(gpt, device))
+    return Side(gpt, torch.compile(loss) if compiled else loss, model.optimizer(gpt, device), "torch")
 
 
 def nanogpt(model: Model, device: torch.device, compiled: bool, folder: Path) -> Side:
-    """nanoGPT's GPT and AdamW, from the model.py in `folder`."""
+    """Return nanoGPT's GPT and AdamW, from the model.py in `folder`."""
     spec = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
     theirs = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = theirs  # its dataclass looks itself up there
@@ -152,11 +159,11 @@ def nanogpt(model: Model, device: torch.device, compiled: bool, folder: Path) ->
     )
     adamw = gpt.configure_optimizers(0.1, 6e-4, (0.9, 0.95), device.type)
     called = torch.compile(gpt) if compiled else gpt
-    return Side(gpt, lambda x, y: called(x, y)[1], adamw)
+    return Side(gpt, lambda x, y: called(x, y)[1], adamw, "torch")
 
 
 def sides(model: Model, device: torch.device, options: Options) -> dict[str, Callable[[], Side]]:
-    """What makes each side, by name: ours, and the peer last."""
+    """Return what makes each side, by name: ours, and the peer last."""
     found = {"ours": lambda: ours(model, device, compiled=False)}
     if options.compile:
         found["ours, compiled"] = lambda: ours(model, device, compiled=True)
@@ -168,7 +175,7 @@ def sides(model: Model, device: torch.device, options: Options) -> dict[str, Cal
 
 
 def measure(name: str, options: Options, device: torch.device) -> tuple[list[Row], list[str]]:
-    """Rows of one model: tokens per second, share of the peak, and on a GPU the peak memory of each side.
+    """Return the rows of one model: tokens per second, fraction of the peak, and on a GPU the peak memory.
 
     And what was wrong with the sides that could not run: a fault costs the rows of its own side.
     """
@@ -205,7 +212,7 @@ def _synchronized(side: Side, x: Tensor, y: Tensor, device: torch.device) -> Cal
 
 
 def _start_of_memory(device: torch.device) -> int:
-    """Bytes in use; from here on the peak is counted anew."""
+    """Return the bytes in use and reset the peak counter."""
     if device.type != "cuda":
         return 0
     torch.cuda.synchronize()
@@ -218,7 +225,7 @@ def _peak_memory(device: torch.device) -> int:
 
 
 def peak_flops(device: torch.device) -> tuple[str, float]:
-    """Where the peak of this device comes from, and the peak in operations per second."""
+    """Return where the peak of this device comes from, and the peak in FLOP/s."""
     sheet = gpus.datasheet(torch.cuda.get_device_name()) if device.type == "cuda" else None
     if sheet:
         return "datasheet", sheet.bfloat16 * 1e12
@@ -226,7 +233,7 @@ def peak_flops(device: torch.device) -> tuple[str, float]:
 
 
 def rows(name: str, medians: dict[str, float], memory: dict[str, int], peak: tuple[str, float]) -> list[Row]:
-    """The figures of one model as rows; the peer is the side that is not ours, if it ran."""
+    """Turn the figures of one model into rows; the peer is the side that is not ours, if it ran."""
     model, peer = MODELS[name], next((side for side in medians if not side.startswith("ours")), "")
     speeds = {side: model.step_tokens / median for side, median in medians.items()}
     operations = model.step_tokens * sum(accounting.flops_per_token(model.config).values())
@@ -255,7 +262,7 @@ def rows(name: str, medians: dict[str, float], memory: dict[str, int], peak: tup
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and reports."""
+    """Measure and report."""
     options = cli.parse(Options, argv, prog="benchmarks/step.py")
     device = devices.choose_device(options.device)
     devices.set_up(device, tf32=True, deterministic=False)

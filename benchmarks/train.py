@@ -19,6 +19,7 @@ import multiprocessing
 import os
 import socket
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,12 +32,16 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # basics/ is not installed
+
+import kernels
+from basics.train import get_batch
 from common import cli
 from common.bench import Row, medians, report
 from data.prepare import Prepare, prepare
 from inference import devices
 from model import GPT
-from training import loop, optimizer, processes
+from training import distributed, loop, optimizer
 from training.config import PRESETS, TrainConfig, read_config, with_vocabulary_of_data
 from training.report import NoLog
 from training.watch import Bar
@@ -59,40 +64,42 @@ class Options:
 
 
 def quickstart(data: Path, **changes: Any) -> TrainConfig:
-    """The quickstart preset on this data."""
+    """Return the quickstart preset on this data."""
     config = dataclasses.replace(read_config(PRESETS / "quickstart.toml"), data=data, **changes)
     return with_vocabulary_of_data(config)
 
 
 def our_steps(config: TrainConfig) -> Callable[[], None]:
-    """A call that trains STEPS steps in our loop."""
+    """Return a call that trains STEPS steps in our loop."""
     trainer = loop.Trainer(config)
     bar, log = Bar(config.steps, 0, shown=False), NoLog()
     feed = loop.prefetch(trainer.batches, trainer.device)
 
     def steps() -> None:
         for _ in range(STEPS):
-            trainer._timed_step(feed, log, bar)
+            start = time.perf_counter()
+            step = trainer.step(trainer.next_batch(feed))
+            trainer.progress.seconds += time.perf_counter() - start
+            loop.log_step(trainer, step, log, bar)
 
     return steps
 
 
 def plain_steps(config: TrainConfig) -> Callable[[], None]:
-    """A call that trains STEPS steps as a plain torch loop does."""
+    """Return a call that trains STEPS steps as a plain torch loop does."""
     device = devices.choose_device(config.device)
     precision = devices.choose_precision(config.precision, device)
     torch.manual_seed(config.seed)
-    model = GPT(dataclasses.replace(config.model, attention="sdpa")).to(device)
+    model = GPT(config.model).to(device)
     adamw = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
-    tokens = np.memmap(config.data / "train.bin", dtype=np.uint16, mode="r")
+    tokens = np.fromfile(config.data / "train.bin", dtype=np.uint16)
+    ids, starts = torch.from_numpy(tokens.astype(np.int64)), torch.Generator().manual_seed(config.seed)  # (N,)
     size, rows = config.model.block_size, config.step_tokens // config.model.block_size
 
     def steps() -> None:
         for _ in range(STEPS):
-            starts = torch.randint(len(tokens) - size, (rows,))
-            x = torch.stack([torch.from_numpy(tokens[i : i + size].astype(np.int64)) for i in starts])
-            y = torch.stack([torch.from_numpy(tokens[i + 1 : i + 1 + size].astype(np.int64)) for i in starts])
-            with devices.autocast(device, precision):
+            x, y = get_batch(ids, rows, size, starts)  # (B, T), (B, T)
+            with kernels.use("torch"), devices.autocast(device, precision):
                 logits = model.lm_head(model.hidden(x.to(device)))  # (B, T) -> (B, T, V)
                 loss = F.cross_entropy(logits.flatten(0, 1), y.to(device).flatten())  # (B T, V), (B T,)
             loss.backward()
@@ -120,7 +127,7 @@ class Side:
         self._line.recv()
 
     def close(self) -> None:
-        """Ends the process."""
+        """End the process."""
         self._process.terminate()
         self._process.join()
 
@@ -137,23 +144,23 @@ def _serve(
 
 
 def _one_of_two(rank: int, port: str, config: TrainConfig) -> int:
-    """Takes a step as one of two processes; returns the bytes of its part of the optimizer's state."""
+    """Take a step as one of two processes; return the bytes of its part of the optimizer's state."""
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = port
-    with processes.joined(this := processes.this_process(), torch.device("cpu")):
-        trainer = loop.Trainer(config, this)
-        trainer._step(trainer.batches)
+    with distributed.joined(this := distributed.this_process(), torch.device("cpu")):
+        trainer = loop.Trainer(config, processes=this)
+        trainer.step(next(trainer.batches))
         return optimizer.state_bytes(trainer.optimizers)
 
 
 def state_rows(data: Path) -> list[Row]:
-    """The optimizer's state of the quickstart model: the larger of two processes' parts, and the whole."""
+    """Measure the optimizer's state of the quickstart model: the larger of two processes' parts, and the whole."""
     context, rows = multiprocessing.get_context("spawn"), []
     for kind, shard in itertools.product(("muon", "fused"), ("optimizer", "full")):
         config = quickstart(data, optimizer=kind, device="cpu")
         alone = loop.Trainer(config)
-        alone._step(alone.batches)
+        alone.step(next(alone.batches))
         shared = dataclasses.replace(config, shard=shard)
         with ProcessPoolExecutor(2, context) as both:
             part = max(both.map(_one_of_two, range(2), [free_port()] * 2, [shared] * 2))
@@ -164,7 +171,7 @@ def state_rows(data: Path) -> list[Row]:
 
 
 def free_port() -> str:
-    """A port on which nobody listens."""
+    """Return a port on which nobody listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
@@ -177,7 +184,7 @@ class Stopwatch:
         self.seconds = 0.0
 
     def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The same function, timed."""
+        """Return the same function, timed."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
@@ -190,39 +197,46 @@ class Stopwatch:
 
 
 def overhead(data: Path, steps: int) -> tuple[float, float]:
-    """Median seconds of a step at the tinystories model, and of what in it is the loop's own."""
+    """Return the median seconds of a step at the tinystories model, and of the loop's own part of it."""
     preset = read_config(PRESETS / "tinystories.toml")
     config = dataclasses.replace(preset, data=data, batch_tokens=1024, micro_batch=8, steps=steps)
     trainer, watch = loop.Trainer(config), Stopwatch()
     bar, log = Bar(steps, 0, shown=False), NoLog()
     bar.show, log.add = watch.around(bar.show), watch.around(log.add)
-    for name in ("_backward", "_move", "_next"):
-        setattr(trainer, name, watch.around(getattr(trainer, name)))
+    trainer.objective.loss = watch.around(trainer.objective.loss)
+    trainer.next_batch = watch.around(trainer.next_batch)
     trainer.model.zero_grad = watch.around(trainer.model.zero_grad)
+    for each in trainer.optimizers:
+        each.step = watch.around(each.step)
     whole, own = [], []
-    with contextlib.closing(loop.prefetch(trainer.batches, trainer.device)) as feed, _timed_clipping(watch):
+    with (
+        loop.prefetch(trainer.batches, trainer.device) as feed,
+        _timed(watch, torch.Tensor, "backward"),
+        _timed(watch, optimizer, "clip_gradient"),
+    ):
         for _ in range(steps):
             watch.seconds, start = 0.0, time.perf_counter()
-            trainer._timed_step(feed, log, bar)
-            if trainer.progress.step < steps:
-                trainer._after_step(log, bar, stop=False)
+            step = trainer.step(trainer.next_batch(feed))
+            trainer.progress.seconds += time.perf_counter() - start
+            loop.log_step(trainer, step, log, bar)
+            trainer.save_due(stopping=False)
             whole.append(time.perf_counter() - start)
             own.append(whole[-1] - watch.seconds)
     return statistics.median(whole), statistics.median(own)
 
 
 @contextlib.contextmanager
-def _timed_clipping(watch: Stopwatch) -> Iterator[None]:
-    before = optimizer.clip_gradient
-    optimizer.clip_gradient = watch.around(before)
+def _timed(watch: Stopwatch, owner: Any, name: str) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, watch.around(before))
     try:
         yield
     finally:
-        optimizer.clip_gradient = before
+        setattr(owner, name, before)
 
 
 def speed_rows(data: Path, rounds: int, threads: int) -> list[Row]:
-    """Tokens per second of the quickstart's loop and of the plain one, taking turns."""
+    """Measure tokens per second of the quickstart's loop and of the plain one, in turn."""
     config = quickstart(data)
     with contextlib.ExitStack() as sides:
         calls = {
@@ -244,7 +258,7 @@ def speed_rows(data: Path, rounds: int, threads: int) -> list[Row]:
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measures and reports."""
+    """Measure and report."""
     options = cli.parse(Options, argv, prog="benchmarks/train.py")
     with tempfile.TemporaryDirectory() as folder:
         data = options.data or Path(folder) / "stories"

@@ -1,1 +1,1 @@
-"""What every room needs and none should write twice: command lines, safe files, benchmark tables."""
+"""Shared by all rooms: command lines, atomic files, benchmark tables, plots."""

@@ -1,6 +1,6 @@
-"""Benchmarks: ours and its peers timed in turn in one process, medians, one table, one JSON layout.
+"""Benchmarks: ours and its peers timed in turn in one process; medians, one table, one JSON layout.
 
-Every row says what ours needs, what the peer needs, and a ratio above 1 where ours is better.
+Every row holds our figure, the peer's, and a ratio above 1 if ours is better.
 """
 
 import dataclasses
@@ -31,14 +31,14 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """How many times better ours is; None without a peer."""
+        """Return how many times better ours is; None without a peer."""
         if not self.peer_value or not self.ours:
             return None
         return self.peer_value / self.ours if self.less_is_better else self.ours / self.peer_value
 
 
 def seconds(call: Callable[[], Any]) -> float:
-    """Wall-clock seconds of one call."""
+    """Return the wall-clock seconds of one call."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
@@ -47,9 +47,9 @@ def seconds(call: Callable[[], Any]) -> float:
 def medians(
     calls: Mapping[str, Callable[[], Any]], repeat: int = 5, warmup: int = 1, settle: int = 0
 ) -> dict[str, float]:
-    """Median seconds of each call; the calls take turns, so that a noisy machine troubles all alike.
+    """Return the median seconds of each call; the calls take turns, so that noise hits all of them equally.
 
-    `settle` calls go unmeasured before each measured one, so that no call is timed with the caches of another.
+    `settle` unmeasured calls precede each measured one, so that no call is timed with the caches of another.
     """
     for _ in range(warmup):
         for call in calls.values():
@@ -64,7 +64,7 @@ def medians(
 
 
 def machine() -> str:
-    """The processor, its cores, the Python that ran, and the GPU that torch sees, where torch is in use."""
+    """Describe the processor, its cores, the Python that runs, and the GPU if torch sees one."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -76,7 +76,7 @@ def machine() -> str:
 
 
 def report(benchmark: str, rows: list[Row], json_path: str | Path | None = None) -> None:
-    """Prints the rows as a table and, with a path, writes them as JSON."""
+    """Print the rows as a table and, with a path, write them as JSON."""
     from rich.console import Console
     from rich.table import Table
 
@@ -93,7 +93,7 @@ def report(benchmark: str, rows: list[Row], json_path: str | Path | None = None)
 
 
 def as_json(benchmark: str, rows: list[Row]) -> dict[str, Any]:
-    """The layout that every benchmark writes; "goal" stands only in rows that have one."""
+    """Return the layout that every benchmark writes; only rows with a goal have the key "goal"."""
     return {
         "benchmark": benchmark,
         "machine": machine(),
@@ -108,7 +108,7 @@ def _row(row: Row) -> dict[str, Any]:
 
 
 def short(value: float | None) -> str:
-    """Three digits, or whole thousands; a dash for nothing.
+    """Format with three digits, or as whole thousands; None is a dash.
 
     >>> short(12345.6), short(0.01234), short(None)
     ('12,346', '0.0123', '–')

@@ -23,13 +23,13 @@ T = TypeVar("T")
 
 
 def fail(message: str) -> NoReturn:
-    """Prints one line on stderr and leaves with exit code 2."""
+    """Print one line on stderr and leave with exit code 2."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def parse(options: type[T], argv: Sequence[str] | None, *, prog: str, default: T | None = None) -> T:
-    """Reads `argv` (sys.argv[1:] when None) into the dataclass `options`; flags come from its fields."""
+    """Read `argv` (sys.argv[1:] when None) into the dataclass `options`; flags come from its fields."""
     known = {} if default is None else {"default": default}
     box = io.StringIO()
     try:
@@ -42,22 +42,35 @@ def parse(options: type[T], argv: Sequence[str] | None, *, prog: str, default: T
         fail(f"{text} (see {prog} --help)")
 
 
-def dispatch(commands: Mapping[str, tuple[type, Callable]], argv: Sequence[str] | None, *, prog: str) -> None:
-    """Runs `commands[name] = (options, run)` for argv = [name, flags …] as run(parse(options, flags))."""
+Command = tuple[type, Callable] | Mapping[str, "Command"]
+
+
+def dispatch(commands: Mapping[str, Command], argv: Sequence[str] | None, *, prog: str) -> None:
+    """Run `commands[name] = (options, run)` for argv = [name, flags …] as run(parse(options, flags)).
+
+    A mapping in place of the pair holds further commands, named by the next word.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] in (["-h"], ["--help"]):
         print(f"usage: {prog} COMMAND [--help] …")
-        for name, (options, _) in commands.items():
-            print(f"  {name:10} {inspect.getdoc(options).splitlines()[0]}")
+        for name, command in commands.items():
+            print(f"  {name:10} {_summary(command)}")
     elif not words or words[0] not in commands:
         fail(f"say what to do: {prog} {' | '.join(commands)} (each with --help)")
+    elif isinstance(command := commands[words[0]], Mapping):
+        dispatch(command, words[1:], prog=f"{prog} {words[0]}")
     else:
-        options, run = commands[words[0]]
+        options, run = command
         run(parse(options, words[1:], prog=f"{prog} {words[0]}"))
 
 
+def _summary(command: Command) -> str:
+    """Return the first line of a command's help, or the names of the commands below it."""
+    return " | ".join(command) if isinstance(command, Mapping) else inspect.getdoc(command[0]).splitlines()[0]
+
+
 def _first_paragraph(box: str) -> str:
-    """The text of tyro's message between its title and the rule below, as one line.
+    """Return tyro's message between its title and the rule below it, as one line.
 
     The frame is drawn with dashes where the terminal's encoding is not UTF-8.
 
@@ -77,7 +90,7 @@ def _first_paragraph(box: str) -> str:
 
 
 def command(main: Callable[..., Any]) -> Callable[..., Any]:
-    """Wraps a `main(argv)`: ValueError and OSError become one line and exit code 2, Ctrl-C exit code 130."""
+    """Wrap a `main(argv)`: ValueError and OSError become one line and exit code 2, Ctrl-C exit code 130."""
 
     @functools.wraps(main)
     def wrapped(argv: Sequence[str] | None = None) -> Any:
@@ -98,7 +111,7 @@ def command(main: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _explain(error: Exception) -> str:
-    """An OSError from the system names its file first; our own messages stand as they are."""
+    """Return the message; a system error names its file first."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return str(error)

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written beside their place, flushed, then renamed."""
+"""Atomic files: written under a temporary name in the same directory, flushed, then renamed."""
 
 import contextlib
 import errno
@@ -12,10 +12,10 @@ from typing import IO, Any
 
 @contextlib.contextmanager
 def atomic(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Opens a file beside `path` for writing and renames it onto `path` when the block ends well.
+    """Open a temporary file for writing and rename it onto `path` if the block ends without an error.
 
-    On any error nothing is left behind and an older file at `path` stays as it was. A link stays a link: the file
-    that it names is the one replaced. What is no file, such as /dev/null or a pipe, is written to as it is.
+    On an error nothing is left behind and an older file at `path` is kept. A symbolic link remains one: its target is
+    replaced. A path that is not a regular file, such as /dev/null or a pipe, is written to directly.
     """
     path = Path(path)
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
@@ -39,18 +39,18 @@ def atomic(path: str | Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes `text` to `path` as UTF-8, atomically."""
+    """Write `text` to `path` as UTF-8, atomically."""
     with atomic(path, "w") as file:
         file.write(text)
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes `value` to `path` as indented JSON, atomically."""
+    """Write `value` to `path` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_text(path: str | Path) -> str:
-    """Reads UTF-8; a file that is none is a ValueError that names it."""
+    """Read a UTF-8 file; raise a ValueError that names it if it is not UTF-8."""
     try:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -60,7 +60,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_json(path: str | Path) -> Any:
-    """Reads JSON; a file that is none is a ValueError that names it."""
+    """Read a JSON file; raise a ValueError that names it if it is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -69,9 +69,9 @@ def read_json(path: str | Path) -> Any:
 
 @contextlib.contextmanager
 def atomic_directory(path: str | Path) -> Iterator[Path]:
-    """Yields an empty directory beside `path` that takes the place of `path` when the block ends well.
+    """Yield an empty directory that replaces `path` if the block ends without an error.
 
-    Between the two renames of the exchange the older directory is at `.NAME.old`: `whole_directory` finds it there.
+    Between the two renames the older directory is at `.NAME.old`, where `whole_directory` finds it.
     """
     path = Path(path)
     aside, old = path.with_name(f".{path.name}.part"), path.with_name(f".{path.name}.old")
@@ -92,7 +92,7 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
 
 
 def whole_directory(path: str | Path) -> Path:
-    """Where the newest whole version of a directory written by `atomic_directory` lies."""
+    """Return the newest complete version of a directory written by `atomic_directory`."""
     path = Path(path)
     old = path.with_name(f".{path.name}.old")
     return old if old.is_dir() and not path.is_dir() else path

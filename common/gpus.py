@@ -1,4 +1,4 @@
-"""What the makers' datasheets promise of the GPUs that figures are published for: the ceilings of a share of peak."""
+"""Peak rates from the datasheets of the GPUs that figures are published for."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ class Datasheet:
     bfloat16: float
 
 
-# By the name that the driver gives; NVIDIA's datasheets of the H100, H200 and A100 (SXM parts, whole).
+# By the name that the driver reports. Source: NVIDIA's datasheets of the H100, H200 and A100 (SXM).
 DATASHEETS = {
     "NVIDIA H100 80GB HBM3": Datasheet(3350, 989),
     "NVIDIA H200": Datasheet(4800, 989),
@@ -20,7 +20,7 @@ DATASHEETS = {
 
 
 def datasheet(name: str) -> Datasheet | None:
-    """What is promised of the GPU with this name; None where nobody has entered it above.
+    """Return the datasheet's rates of the GPU with this name; None if it is not listed above.
 
     >>> datasheet("NVIDIA H100 80GB HBM3").memory, datasheet("NVIDIA H200 NVL")
     (3350, None)

@@ -1,4 +1,4 @@
-"""How the C library deals with memory that a program has freed."""
+"""Tell the C library to keep freed memory."""
 
 import ctypes
 import platform
@@ -9,11 +9,11 @@ NEVER = -1
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process keep the memory that it frees, for its next large tensors; whether that could be done.
+    """Keep freed memory in this process for its next large tensors; return True if the C library allows it.
 
-    glibc returns a large block to the system as soon as it is freed, and the next one of its size is mapped anew:
-    4 KB at a time, each cleared first and each a page fault. A training step frees and asks for the same blocks
-    again and again. Only glibc is told; on other systems nothing happens.
+    glibc returns a large block to the system as soon as it is freed; the next block of that size is mapped again,
+    with a page fault and a cleared page for every 4 KB. A training step frees and requests the same blocks each time.
+    Only glibc is configured; on other systems nothing happens.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

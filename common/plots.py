@@ -1,4 +1,4 @@
-"""Plots: drawn without a screen, and saved as a file that is whole or not there. matplotlib is imported when used."""
+"""Plots, drawn without a screen and saved atomically. matplotlib is imported when used."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,19 +9,19 @@ from common import files
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What each kind would say of the day on which it was drawn is left out.
+# Metadata without a date, so that the same plot gives the same bytes.
 KINDS: dict[str, dict[str, None]] = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
 def figure(width: float, height: float) -> "Figure":
-    """An empty figure, in inches. It belongs to no window, so nothing has to be closed."""
+    """Return an empty figure, size in inches. It belongs to no window, so nothing has to be closed."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def check_path(path: str | Path) -> Path:
-    """The path, if its name ends as that of a plot does; else a ValueError. For use before long work."""
+    """Return the path if its suffix is that of a plot, else raise ValueError. Call it before long work."""
     path = Path(path)
     if path.suffix not in KINDS:
         raise ValueError(f"{path}: the name of a plot should end in one of {', '.join(KINDS)}")
@@ -29,9 +29,9 @@ def check_path(path: str | Path) -> Path:
 
 
 def save(figure: "Figure", path: str | Path, dpi: int = 120) -> None:
-    """Writes the figure in the format that the name of the file says, atomically; `dpi` are dots per inch.
+    """Write the figure atomically, in the format that the suffix of `path` names.
 
-    The same figure gives the same bytes. ValueError for a name of another kind.
+    The same figure gives the same bytes. Raises ValueError for an unknown suffix.
     """
     import matplotlib
 
@@ -41,7 +41,7 @@ def save(figure: "Figure", path: str | Path, dpi: int = 120) -> None:
 
 
 def draw_ratios(ratios: Mapping[str, float], path: str | Path) -> None:
-    """Saves a bar for each ratio by its name, from 1 to the right where it is above, else to the left."""
+    """Save a bar chart of ratios by name; bars start at 1 and go right if ours is better."""
     picture = figure(9, 0.8 + 0.22 * len(ratios))
     axes = picture.subplots()
     values = list(ratios.values())

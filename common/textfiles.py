@@ -11,6 +11,7 @@ The compression is recognized by a file's first bytes, not by its name.
 import codecs
 import contextlib
 import dataclasses
+import fnmatch
 import glob
 import io
 import lzma
@@ -92,6 +93,28 @@ def text_files(path: str | os.PathLike) -> list[TextFile]:
 def matching_files(pattern: str) -> list[str]:
     """Return the files that match a glob pattern (** matches all folders below), sorted by name."""
     return sorted(path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path))
+
+
+def glob_matches(pattern: str, path: str | os.PathLike) -> bool:
+    """True if `matching_files(pattern)` would find a file at `path`, which need not exist.
+
+    >>> glob_matches("books/**/*.txt", "books/a/b.txt"), glob_matches("books/*", "books/a/b.txt")
+    (True, False)
+    """
+    return _parts_match(_parts(pattern), _parts(path))
+
+
+def _parts(path: str | os.PathLike) -> tuple[str, ...]:
+    return tuple(os.path.abspath(path).split(os.sep))
+
+
+def _parts_match(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
+    if not pattern or not path:
+        return pattern == path or set(pattern) == {"**"}
+    first, *rest = pattern
+    if first == "**":
+        return any(_parts_match(tuple(rest), path[start:]) for start in range(len(path) + 1))
+    return fnmatch.fnmatchcase(path[0], first) and _parts_match(tuple(rest), path[1:])
 
 
 def check_start(name: str, start: bytes) -> None:

@@ -1,4 +1,4 @@
-"""python -m data prepare | info | stories: corpora to token files, what they hold, and the built-in corpus."""
+"""python -m data prepare | info | stories: make token files, show what they hold, print the built-in corpus."""
 
 import dataclasses
 import itertools
@@ -18,7 +18,7 @@ from data.tokenfile import SPLITS
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """Says what token files hold: counts, lengths of documents, tokens, a sample."""
+    """Show what token files hold: counts, lengths of documents, tokens, a sample."""
 
     directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """A folder that python -m data prepare made."""
@@ -32,14 +32,14 @@ class Info:
 
 @dataclasses.dataclass(frozen=True)
 class Stories:
-    """Prints stories of the built-in corpus, <|endoftext|> between them, or checks those of a file."""
+    """Print stories of the built-in corpus, separated by <|endoftext|>, or check those of a file."""
 
     seed: int = 0
     """Which stories: the same seed, the same stories."""
     count: int = 3
     """How many."""
     check: Path | None = None
-    """A file of stories separated by <|endoftext|>: says what is wrong with each."""
+    """Print what is wrong with each story of this file, which <|endoftext|> separates."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -47,7 +47,7 @@ class Stories:
 
 
 def run_prepare(options: Prepare) -> None:
-    """Prepares and says what was made."""
+    """Prepare token files and print their counts."""
     try:
         meta = prepare(options)
     except KeyboardInterrupt:
@@ -66,7 +66,7 @@ def run_prepare(options: Prepare) -> None:
 
 
 def run_info(options: Info) -> None:
-    """Prints the tables and, where asked to, draws the plot."""
+    """Print the tables and, with --plot, draw the plot."""
     from rich.console import Console
 
     from data.info import draw, read_info, render
@@ -79,7 +79,7 @@ def run_info(options: Info) -> None:
 
 
 def run_stories(options: Stories) -> None:
-    """Prints stories, or what is wrong with those of a file."""
+    """Print stories, or what is wrong with those of a file."""
     if options.check is None:
         told = itertools.islice(stories(options.seed), options.count)
         print(f"\n{END_OF_TEXT}\n".join(told))
@@ -102,7 +102,7 @@ COMMANDS = {"prepare": (Prepare, run_prepare), "info": (Info, run_info), "storie
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point of python -m data."""
+    """Run python -m data."""
     cli.dispatch(COMMANDS, argv, prog="python -m data")
 
 

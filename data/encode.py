@@ -1,7 +1,8 @@
-"""Documents to token ids, in this process or in several; the results come in the order of the documents."""
+"""Documents to token ids, in this process or in several; results arrive in the order of the documents."""
 
 import collections
 import dataclasses
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -10,146 +11,162 @@ import numpy as np
 from bpe import END_OF_TEXT, Tokenizer
 from common.workers import ordered_map
 from data.clean import clean
-from data.splitting import Piece, text_hash
-from data.tokenfile import dtype_for
+from data.splitting import Segment, text_hash
 
 BEGIN = "<|bos|>"
-BATCH_BYTES = 1 << 20  # of text that a worker gets at a time
-BATCH_PIECES = 4096
+SURROGATES = re.compile("[\ud800-\udfff]")
+JOB_BYTES = 1 << 20  # of text that a worker gets at a time
+JOB_SEGMENTS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """The pieces of a batch that were kept, P of them, and their ids one after another."""
+    """The segments of a job that were kept, S of them, and their ids, concatenated."""
 
     ids: np.ndarray  # (N,) uint16 or uint32, N = lengths.sum()
-    lengths: np.ndarray  # (P,) tokens of each piece
-    num_bytes: np.ndarray  # (P,) bytes of UTF-8 of each piece
-    hashes: np.ndarray  # (P,) uint64 of each piece's text
-    keys: np.ndarray  # (P,) uint64 that decides the split
-    ends: np.ndarray  # (P,) bool: a document is complete
-    whole: np.ndarray  # (P,) bool: the piece is a whole document
-    validation: np.ndarray  # (P,) bool: the piece comes from the source of validation documents
-    removed: collections.Counter[str]
-    changed: collections.Counter[str]
-    pieces_read: int
+    lengths: np.ndarray  # (S,) tokens of each segment
+    num_bytes: np.ndarray  # (S,) bytes of UTF-8 of each segment
+    hashes: np.ndarray  # (S,) uint64 of each segment's text
+    keys: np.ndarray  # (S,) uint64 that decides the split
+    ends: np.ndarray  # (S,) bool: True if a document ends here
+    whole: np.ndarray  # (S,) bool: True if the segment is a whole document
+    validation: np.ndarray  # (S,) bool: True if it comes from the source of validation documents
+    removed: collections.Counter[str]  # documents left out, by reason
+    changed: collections.Counter[str]  # segments altered, by rule
+    segments_read: int
     bytes_read: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """Cleans (where `cleaning` says so) and encodes; `<|endoftext|>` closes each document."""
+    """Cleans (if `cleaning`) and encodes; `<|endoftext|>` closes each document."""
 
     tokenizer: Tokenizer | None  # None: for `read` alone
     cleaning: bool = False
     min_chars: int = 0
 
-    def __call__(self, pieces: list[Piece]) -> Encoded:
+    def __call__(self, segments: list[Segment]) -> Encoded:
         removed: collections.Counter[str] = collections.Counter()
         changed: collections.Counter[str] = collections.Counter()
-        kept: list[Piece] = []
-        for piece in pieces:
-            text, reason, broken = self.read(piece)
-            if reason and piece.first and piece.ends:
+        kept: list[Segment] = []
+        for segment in segments:
+            text, reason, rules = self.read(segment)
+            if reason and segment.first and segment.ends:
                 removed[reason] += 1
             else:
-                changed.update(broken)
-                kept.append(piece if text is piece.text else piece._replace(text=text))
+                changed.update(rules)
+                kept.append(segment if text is segment.text else segment._replace(text=text))
         ids, lengths = self._encode(kept)
-        hashes = [text_hash(piece.text) for piece in kept]
-        keys = [own if piece.key is None else piece.key for piece, own in zip(kept, hashes, strict=True)]
+        hashes = [text_hash(segment.text) for segment in kept]
+        keys = [
+            own if segment.key is None else segment.key for segment, own in zip(kept, hashes, strict=True)
+        ]
         return Encoded(
             ids=ids,
             lengths=lengths,
-            num_bytes=np.array([len(piece.text) for piece in kept], np.int64),
+            num_bytes=np.array([len(segment.text) for segment in kept], np.int64),
             hashes=np.array(hashes, np.uint64),
             keys=np.array(keys, np.uint64),
-            ends=np.array([piece.ends for piece in kept], bool),
-            whole=np.array([piece.first and piece.ends for piece in kept], bool),
-            validation=np.array([piece.validation for piece in kept], bool),
+            ends=np.array([segment.ends for segment in kept], bool),
+            whole=np.array([segment.first and segment.ends for segment in kept], bool),
+            validation=np.array([segment.validation for segment in kept], bool),
             removed=removed,
             changed=changed,
-            pieces_read=len(pieces),
-            bytes_read=sum(len(piece.text) for piece in pieces),
+            segments_read=len(segments),
+            bytes_read=sum(len(segment.text) for segment in segments),
         )
 
-    def read(self, piece: Piece) -> tuple[bytes, str, list[str]]:
-        """The text of a piece, why it should be left out ("" if not), and what was done to it."""
-        text, broken = piece.text, []
+    def read(self, segment: Segment) -> tuple[bytes, str, list[str]]:
+        """Return a segment's text, the reason to leave it out ("" if none), and the rules that changed it."""
+        text, rules = segment.text, []
         if self.cleaning or not text.isascii():
             try:
                 characters = text.decode()
             except UnicodeDecodeError:
-                return text.decode(errors="replace").encode(), "undecodable", ["undecodable"]
+                characters = replace_surrogates(text)
+                if characters is None:
+                    return text.decode(errors="replace").encode(), "undecodable", ["undecodable"]
+                text, rules = characters.encode(), ["surrogate"]
             if self.cleaning:
-                characters, broken = clean(characters)
-                text = characters.encode() if broken else text
+                characters, applied = clean(characters)
+                text = characters.encode() if applied else text
+                rules = [*rules, *applied]
+        if segment.fault:
+            return text, segment.fault, rules
         if not text.strip():
-            return text, "empty", broken
+            return text, "empty", rules
         short = len(text) < 4 * self.min_chars and len(text.decode()) < self.min_chars  # 4 bytes at most each
-        return text, "short" if short else "", broken
+        return text, "short" if short else "", rules
 
-    def _encode(self, pieces: list[Piece]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of all pieces in one array, and how many each has."""
+    def _encode(self, segments: list[Segment]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the ids of all segments, concatenated, and how many each has."""
         special = self.tokenizer.special_tokens
         begin, end = BEGIN.encode() if BEGIN in special else b"", END_OF_TEXT.encode()
-        joined = b"".join([(begin if piece.first else b"") + piece.text + end for piece in pieces])
-        dtype = dtype_for(self.tokenizer.vocab_size)
-        opened = sum(piece.first for piece in pieces) if begin else 0
-        if joined.count(end) != len(pieces) or (begin and joined.count(begin) != opened):
-            # marks of special tokens in the text itself are text
-            each = [self._encode_one(piece, dtype) for piece in pieces]
+        joined = b"".join([(begin if segment.first else b"") + segment.text + end for segment in segments])
+        dtype = self.tokenizer.dtype.newbyteorder("<")
+        opened = sum(segment.first for segment in segments) if begin else 0
+        if joined.count(end) != len(segments) or (begin and joined.count(begin) != opened):
+            # a special token that is spelled out in a document is plain text
+            each = [self._encode_one(segment, dtype) for segment in segments]
             return np.concatenate(each), np.array([len(ids) for ids in each], np.int64)
         ids = self.tokenizer.encode_to_numpy(
             joined.decode(), allowed_special={END_OF_TEXT, BEGIN} & special.keys()
         )
         ends = np.flatnonzero(ids == special[END_OF_TEXT])
-        unfinished = np.array([not piece.ends for piece in pieces], bool)
+        unfinished = np.array([not segment.ends for segment in segments], bool)
         if unfinished.any():
             ids = np.delete(ids, ends[unfinished])
         return ids.astype(dtype, copy=False), np.diff(ends, prepend=-1) - unfinished
 
-    def _encode_one(self, piece: Piece, dtype: np.dtype) -> np.ndarray:
+    def _encode_one(self, segment: Segment, dtype: np.dtype) -> np.ndarray:
         special = self.tokenizer.special_tokens
-        before = [special[BEGIN]] if piece.first and BEGIN in special else []
-        after = [special[END_OF_TEXT]] if piece.ends else []
-        return np.array([*before, *self.tokenizer.encode(piece.text.decode()), *after], dtype)
+        before = [special[BEGIN]] if segment.first and BEGIN in special else []
+        after = [special[END_OF_TEXT]] if segment.ends else []
+        return np.array([*before, *self.tokenizer.encode(segment.text.decode()), *after], dtype)
 
 
-def text_key(piece: Piece, text: bytes) -> int:
-    """The hash that decides the split of a piece with this (cleaned) text."""
-    return text_hash(text) if piece.key is None else piece.key
+def replace_surrogates(text: bytes) -> str | None:
+    """Return the text with U+FFFD for halves of surrogate pairs, encoded as if they were characters; else None."""
+    try:
+        return SURROGATES.sub("\ufffd", text.decode(errors="surrogatepass"))
+    except UnicodeDecodeError:
+        return None
 
 
-def batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Consecutive pieces, about a megabyte at a time."""
-    batch: list[Piece] = []
+def text_key(segment: Segment, text: bytes) -> int:
+    """Return the hash that decides the split of a segment with this (cleaned) text."""
+    return text_hash(text) if segment.key is None else segment.key
+
+
+def jobs(segments: Iterable[Segment]) -> Iterator[list[Segment]]:
+    """Yield consecutive segments, about a megabyte at a time."""
+    job: list[Segment] = []
     size = 0
-    for piece in pieces:
-        batch.append(piece)
-        size += len(piece.text)
-        if size >= BATCH_BYTES or len(batch) >= BATCH_PIECES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+    for segment in segments:
+        job.append(segment)
+        size += len(segment.text)
+        if size >= JOB_BYTES or len(job) >= JOB_SEGMENTS:
+            yield job
+            job, size = [], 0
+    if job:
+        yield job
 
 
-def encoded(pieces: Iterable[Piece], tokenizer: Path, settings: dict, workers: int) -> Iterator[Encoded]:
-    """The batches of `pieces`, encoded by `workers` processes (1: here), in order.
+def encoded(segments: Iterable[Segment], tokenizer: Path, settings: dict, workers: int) -> Iterator[Encoded]:
+    """Yield the results of all jobs in order, encoded by `workers` processes (1: this one).
 
-    No more than a few batches are under way, so memory does not grow with the corpus.
-    Raises ChildProcessError when a worker dies.
+    Only a few jobs are in flight, so memory does not grow with the corpus.
+    Raises ChildProcessError if a worker dies.
     """
     encoder = Encoder(Tokenizer.load(tokenizer), **settings)
     try:
-        yield from ordered_map(_encode_batch, encoder, batches(pieces), workers)
+        yield from ordered_map(_encode_job, encoder, jobs(segments), workers)
     except ChildProcessError as error:
         raise ChildProcessError(
-            "a worker process died, perhaps for want of memory: the same command goes on from the last "
+            "a worker process died, perhaps for lack of memory: the same command continues from the last "
             "full part; try it with fewer --workers"
         ) from error
 
 
-def _encode_batch(encoder: Encoder, pieces: list[Piece]) -> Encoded:
-    return encoder(pieces)
+def _encode_job(encoder: Encoder, segments: list[Segment]) -> Encoded:
+    return encoder(segments)

@@ -1,17 +1,16 @@
-"""The `datasets` library, imported when it is first needed, and what its errors mean for a user."""
+"""Datasets of the Hugging Face hub, by the `datasets` library, which is imported when it is first needed."""
 
 import contextlib
 import dataclasses
 import functools
-import glob
 import logging
 import os
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    import pyarrow
+from data.splitting import Segment
+from data.tables import ROWS, arrow_segments, column_kinds, pick_column
 
 T = TypeVar("T")
 
@@ -31,7 +30,7 @@ class Name:
 
 
 def parse(text: str) -> Name:
-    """Reads NAME[:CONFIG][:SPLIT][#COLUMN]; one part after the name is a split if it is called like one.
+    """Read NAME[:CONFIG][:SPLIT][#COLUMN]; one part after the name is a split if it is called like one.
 
     >>> parse("roneneldan/TinyStories:validation#text")
     Name(dataset='roneneldan/TinyStories', config=None, split='validation', column='text')
@@ -48,20 +47,16 @@ def parse(text: str) -> Name:
     return Name(dataset, config or None, split or "train", column or None)
 
 
-class ColumnError(ValueError):
-    """The column that was asked for is not there or holds no text."""
-
-
 @functools.cache
 def library() -> ModuleType:
-    """The module `datasets`, imported without torch, of which it needs nothing here: a second less."""
+    """Import `datasets` without torch, which is not needed here and takes a second."""
     before = os.environ.get("USE_TORCH")
     os.environ["USE_TORCH"] = "0"
     try:
         import datasets
     except ImportError as error:
         raise ValueError(
-            f"all sources but stories need the library datasets ({error}): pip install datasets"
+            f"sources of the hub need the library datasets ({error}): pip install datasets"
         ) from error
     finally:
         os.environ.pop("USE_TORCH")
@@ -71,16 +66,8 @@ def library() -> ModuleType:
     return datasets
 
 
-def load(kind: str, **options: Any) -> Any:
-    """`datasets.load_dataset` of local files, as one split; the library would otherwise tell the hub of it."""
-    datasets = library()
-    paths = [glob.escape(path) for path in options.pop("data_files")]  # the library would expand them again
-    with _offline():
-        return datasets.load_dataset(kind, data_files=paths, split="train", **options)
-
-
 def load_name(name: Name, local_files_only: bool) -> Any:
-    """A dataset of the hub, downloaded once to the library's cache; OSError says what was tried."""
+    """Load a dataset, downloaded once to the library's cache; OSError says what was tried."""
     datasets = library()
 
     def call() -> Any:
@@ -89,8 +76,16 @@ def load_name(name: Name, local_files_only: bool) -> Any:
     return _ask(name.dataset, call, local_files_only)
 
 
+def segments(where: str, name: Name, local_files_only: bool) -> Iterator[Segment]:
+    """Yield the texts of one column of a dataset."""
+    loaded = load_name(name, local_files_only).with_format("arrow")
+    for table in loaded.iter(batch_size=ROWS):
+        column = pick_column(where, column_kinds(table.schema), name.column)
+        yield from arrow_segments(table[column])
+
+
 def validation_split(name: Name, local_files_only: bool) -> str:
-    """The name of the split that a dataset keeps for validation, or else for tests."""
+    """Return the name of the split that a dataset keeps for validation, or else for tests."""
     datasets = library()
 
     def call() -> list[str]:
@@ -106,7 +101,7 @@ def validation_split(name: Name, local_files_only: bool) -> str:
 
 
 def download(dataset: str, filename: str, local_files_only: bool) -> str:
-    """One file of a dataset of the hub, from the cache or downloaded to it: its path."""
+    """Return the path of one file of a dataset, from the cache or downloaded to it."""
     import huggingface_hub
 
     def call() -> str:
@@ -116,7 +111,7 @@ def download(dataset: str, filename: str, local_files_only: bool) -> str:
 
 
 def _ask(dataset: str, call: Callable[[], T], local_files_only: bool) -> T:
-    """`call()`, from the cache alone where the hub may not or cannot be asked."""
+    """Return `call()`; it uses the cache alone if the hub may not or cannot be asked."""
     datasets = library()
     from huggingface_hub import constants
 
@@ -125,7 +120,7 @@ def _ask(dataset: str, call: Callable[[], T], local_files_only: bool) -> T:
         with _offline() if reason else contextlib.nullcontext():
             return call()
     except (ConnectionError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
-        asked = f"not asked, {reason}" if reason else "asked in vain"
+        asked = f"not asked, {reason}" if reason else "asked without success"
         raise OSError(
             f"cannot load {dataset}: {constants.ENDPOINT} was {asked}; "
             f"the cache {constants.HF_HOME} was searched ({error}). {WITHOUT_NETWORK}"
@@ -133,7 +128,7 @@ def _ask(dataset: str, call: Callable[[], T], local_files_only: bool) -> T:
 
 
 def _why_offline(local_files_only: bool) -> str:
-    """Why the hub is not to be asked, or "": one short request now spares minutes of retries later."""
+    """Return why the hub is not to be asked, or "": one short request saves minutes of retries."""
     from huggingface_hub import constants, utils
 
     if local_files_only:
@@ -149,7 +144,7 @@ def _why_offline(local_files_only: bool) -> str:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Keeps both libraries from the network."""
+    """Keep both libraries from the network."""
     from huggingface_hub import constants
 
     modules = (library().config, constants)
@@ -161,38 +156,3 @@ def _offline() -> Iterator[None]:
     finally:
         for module, value in zip(modules, before, strict=True):
             module.HF_HUB_OFFLINE = value
-
-
-def text_column(where: str, table: "pyarrow.Table", column: str | None) -> list[bytes | None]:
-    """The texts of a table's column as UTF-8, None where a value is missing.
-
-    Without a name: the column "text", or the only one that holds text. ColumnError names those that hold text.
-    """
-    import pyarrow as pa
-
-    types = {field.name: field.type for field in table.schema}
-    texts = [
-        name for name, kind in types.items() if pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    ]
-    if column is None:
-        column = "text" if "text" in texts else texts[0] if len(texts) == 1 else None
-    if column in texts or (column in types and pa.types.is_null(types[column])):
-        return table[column].cast(pa.large_binary()).to_pylist()
-    if not texts:
-        raise ColumnError(f"{where} has no column with text, only {', '.join(types)}: use another file")
-    if column is None:
-        problem = "has several columns that could be the text"
-    elif column not in types:
-        problem = f"has no column {column!r}"
-    else:
-        problem = f"holds {types[column]}, not text, in column {column!r}"
-    raise ColumnError(f"{where} {problem}: name one of {', '.join(texts)} after a #")
-
-
-def joined_bytes(array: "pyarrow.StringArray") -> bytes:
-    """All strings of an Arrow array in one, read from its buffer without making them one by one."""
-    import numpy as np
-
-    _, offsets, data = array.buffers()
-    bounds = np.frombuffer(offsets, np.int32)[array.offset : array.offset + len(array) + 1]  # (len + 1,)
-    return data[bounds[0] : bounds[-1]].to_pybytes() if data else b""

@@ -1,4 +1,4 @@
-"""What a token file holds, counted in one pass: lengths of documents, frequencies of tokens, a sample."""
+"""Count what a token file holds, in one pass: lengths of documents, frequencies of tokens, a sample."""
 
 import dataclasses
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 
 from bpe import Tokenizer
 from common import plots
-from data.documents import pieces
+from data.batches import document_spans
 from data.tokenfile import Meta, TokenFile, chunks
 
 if TYPE_CHECKING:
@@ -31,18 +31,18 @@ class Info:
 
     @property
     def unused(self) -> int:
-        """Ids that never occur."""
+        """Return the number of ids that never occur."""
         return int((self.counts == 0).sum())
 
 
 def read_info(directory: Path, split: str) -> Info:
-    """Counts one split of a prepared folder; the errors are those of TokenFile.open."""
+    """Count one split of a prepared folder; the errors are those of TokenFile.open."""
     file = TokenFile.open(directory, split)
     tokenizer = Tokenizer.load(Path(directory) / "tokenizer.json")
     counts = np.zeros(file.vocab_size, np.int64)
     for _, ids in chunks(file.tokens):
         counts += np.bincount(ids, minlength=file.vocab_size)
-    starts, lengths = pieces(file.tokens, file.meta.end_of_text, block_size=len(file))
+    starts, lengths = document_spans(file.tokens, file.meta.end_of_text, block_size=len(file))
     middle = int(starts[len(starts) // 2])
     sample = tokenizer.decode(file.tokens[middle : middle + SAMPLE_TOKENS].tolist())
     names = [_quoted(tokenizer.vocab.get(id, b"")) for id in range(file.vocab_size)]
@@ -50,7 +50,7 @@ def read_info(directory: Path, split: str) -> Info:
 
 
 def _quoted(token: bytes) -> str:
-    """A token as it is shown: text in quotes, bytes that are none with their numbers.
+    """Return a token as it is shown: text in quotes, or bytes that are not UTF-8 as hex escapes.
 
     >>> _quoted(b" the"), _quoted(b"\\xe2\\x80")
     ("' the'", "b'\\\\xe2\\\\x80'")
@@ -62,7 +62,7 @@ def _quoted(token: bytes) -> str:
 
 
 def histogram(lengths: np.ndarray) -> list[tuple[int, int, int]]:
-    """(shortest, longest, documents) of bins whose bounds double, from the first that is used to the last.
+    """Return (shortest, longest, documents) of bins whose bounds double, from the first used bin to the last.
 
     >>> histogram(np.array([3, 3, 5, 17]))
     [(2, 3, 2), (4, 7, 1), (8, 15, 0), (16, 31, 1)]
@@ -74,14 +74,14 @@ def histogram(lengths: np.ndarray) -> list[tuple[int, int, int]]:
 
 
 def ranked(info: Info, top: int) -> tuple[list[int], list[int]]:
-    """The ids of the `top` most used tokens and of the `top` least used that occur, rarest first."""
+    """Return the ids of the `top` most used tokens and of the `top` least used that occur, rarest first."""
     order = np.argsort(-info.counts, kind="stable")
     used = order[info.counts[order] > 0]
     return used[:top].tolist(), used[::-1][:top].tolist()
 
 
 def render(info: Info, top: int) -> "RenderableType":
-    """The figures as tables for a terminal."""
+    """Return the figures as tables for a terminal."""
     from rich.console import Group
     from rich.panel import Panel
     from rich.text import Text
@@ -135,7 +135,7 @@ def _tokens(info: Info, top: int) -> "RenderableType":
 
 
 def draw(info: Info, path: Path) -> None:
-    """Draws lengths of documents and frequencies of tokens (Zipf's law is a straight line there) to `path`."""
+    """Plot lengths of documents and frequencies of tokens (Zipf's law is a straight line there) to `path`."""
     figure = plots.figure(10, 4)
     left, right = figure.subplots(1, 2)
     left.hist(info.lengths, bins=np.geomspace(info.lengths.min(), info.lengths.max() + 1, 40))

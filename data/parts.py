@@ -1,12 +1,12 @@
-"""The folder in which a preparation grows, part by part, so that a stop at any moment loses at most one part.
+"""The folder in which a preparation is built, part by part: an interruption loses at most one part.
 
-    OUT/.prepare/recipe.json      what is being made: another recipe does not go on here
+    OUT/.prepare/recipe.json      what is being made: another recipe cannot continue here
     OUT/.prepare/tokenizer.json
     OUT/.prepare/train.bin …      grow by appending
     OUT/.prepare/journal.jsonl    one line for each full part: the files' sizes and the counts so far
 
-A part counts once its line is in the journal, which is written after its bytes have reached the disk. Going on
-means cutting the files back to the sizes of the last line. The folder goes away when all is done.
+A part counts once its line is in the journal, which is written after its bytes have reached the disk. To continue,
+the files are cut back to the sizes in the last line. The folder is removed at the end.
 """
 
 import fcntl
@@ -26,7 +26,7 @@ FINISHED = ("train.bin", "val.bin", "tokenizer.json", "meta.json")  # moved in t
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Makes the folder and keeps other processes from preparing in it; the lock goes with the process."""
+    """Make the folder and keep other processes from preparing in it; the lock ends with the process."""
     out.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(out, os.O_RDONLY)
     try:
@@ -41,10 +41,10 @@ def locked(out: Path) -> Iterator[None]:
 
 
 class Parts:
-    """The growing files and their journal; `state` is what the last full part left, None before the first."""
+    """The growing files and their journal; `state` is that of the last full part, None before the first."""
 
     def __init__(self, out: Path, recipe: dict[str, Any], overwrite: bool) -> None:
-        """Begins or goes on; ValueError where a preparation of another recipe was left and may not go."""
+        """Begin or continue; ValueError if an unfinished preparation of another recipe is here and must be kept."""
         self.out, self.folder = out, out / ".prepare"
         self.state: dict[str, Any] | None = None
         self._files: dict[str, IO[bytes]] = {}
@@ -65,22 +65,22 @@ class Parts:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a full part."""
+        """True if there is a full part."""
         return _last_line(self.folder / "journal.jsonl") is not None
 
     @property
     def complete(self) -> bool:
-        """Whether only the finished files remain to be moved to their place."""
+        """True if the finished files only have to be moved to their place."""
         return (self.folder / "meta.json").exists()
 
     @contextmanager
     def growing(self) -> Iterator[None]:
-        """Opens the growing files, cut back to the last full part."""
+        """Open the growing files, cut back to the last full part."""
         journal = self.folder / "journal.jsonl"
         line = _last_line(journal) or {"sizes": dict.fromkeys(GROWING, 0), "state": None, "end": 0}
         self.state = line["state"]
         if cut_short := self._cut_short():
-            raise ValueError(f"{cut_short} was cut short by something else: add --overwrite to begin anew")
+            raise ValueError(f"{cut_short} was cut short by something else: add --overwrite to start again")
         with ExitStack() as closing:
             for name, size in {**line["sizes"], journal.name: line["end"]}.items():
                 self._files[name] = closing.enter_context(open(self.folder / name, "ab", buffering=0))
@@ -88,7 +88,7 @@ class Parts:
             yield
 
     def _cut_short(self) -> Path | None:
-        """A growing file that is shorter than the journal says."""
+        """Return a growing file that is shorter than the journal says, or None."""
         line = _last_line(self.folder / "journal.jsonl") or {"sizes": {}}
         for name, size in line["sizes"].items():
             path = self.folder / name
@@ -97,7 +97,7 @@ class Parts:
         return None
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Appends to a growing file; OSError says how to go on where there is no room."""
+        """Append to a growing file; the OSError for a full disk says how to continue."""
         try:
             rest = memoryview(data).cast("B")
             while rest:
@@ -109,7 +109,7 @@ class Parts:
             ) from error
 
     def commit(self, state: dict[str, Any]) -> None:
-        """Ends a part: when this returns, `state` and all that was written survive a crash."""
+        """End a part: when this returns, `state` and everything written survive a crash."""
         for name in GROWING:
             os.fsync(self._files[name].fileno())
         sizes = {name: os.fstat(self._files[name].fileno()).st_size for name in GROWING}
@@ -118,18 +118,16 @@ class Parts:
         self.state = state
 
     def discard_unless_begun(self) -> None:
-        """Leaves no trace of a preparation that failed before its first full part."""
+        """Remove all traces of a preparation that failed before its first full part."""
         if not self.begun:
             shutil.rmtree(self.folder)
             with suppress(OSError):  # not empty: something else is there
                 self.out.rmdir()
 
     def finish(self) -> None:
-        """Moves the finished files to their place, taking those of another corpus away; can be done again."""
+        """Move the finished files to their place, replacing those of another corpus; can be repeated."""
         if (self.folder / "train.bin").exists():
-            (self.out / "meta.json").unlink(
-                missing_ok=True
-            )  # until the new one comes there is no corpus here
+            (self.out / "meta.json").unlink(missing_ok=True)  # no corpus until the new one is complete
         for name in FINISHED:
             if (self.folder / name).exists():
                 os.replace(self.folder / name, self.out / name)
@@ -137,7 +135,7 @@ class Parts:
 
 
 def _last_line(journal: Path) -> dict[str, Any] | None:
-    """The last whole line of the journal and where it ends; a line cut short by a crash does not count."""
+    """Return the last whole line of the journal and its end; a line cut short by a crash does not count."""
     whole, newline, _ = journal.read_bytes().rpartition(b"\n") if journal.exists() else (b"", b"", b"")
     if not newline:
         return None

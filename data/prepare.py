@@ -1,14 +1,15 @@
 """Documents to token files: read, clean, encode in several processes, write in order.
 
-What is written does not depend on the number of workers, on the size of a part or on interruptions.
+The output does not depend on the number of workers, on the size of a part or on interruptions.
 """
 
 import collections
+import contextlib
 import dataclasses
 import itertools
-import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +17,32 @@ import numpy as np
 
 from bpe import END_OF_TEXT, Tokenizer, train
 from common.files import write_json
-from data.corpus import Corpus
+from common.textfiles import glob_matches
+from common.workers import sensible_workers
+from data.clean import SeenHashes
+from data.corpus import Corpus, Prepare
 from data.encode import Encoded, Encoder, encoded, text_key
-from data.options import Prepare
-from data.parts import Parts, locked
-from data.progress import progress_bar
-from data.seen import Seen
-from data.tokenfile import SPLITS, Meta, TokenFile, dtype_for, read_meta, sha256
+from data.parts import FINISHED, Parts, locked
+from data.tokenfile import SPLITS, Meta, TokenFile, read_meta, sha256
 
 __all__ = ["Prepare", "prepare", "read_meta"]
 
-WORTH_WORKERS = 16_000_000  # bytes; below, starting processes takes longer than it saves
+JOURNAL_VERSION = 2  # an unfinished preparation of another version cannot be continued
+WORTH_A_WORKER = 8_000_000  # bytes; with less for each, starting processes takes longer than it saves
 
 
 def prepare(options: Prepare) -> Meta:
-    """Makes the token files of `options.out`, or finishes them, or finds them there already.
+    """Make the token files of `options.out`, or finish them, or find them finished; return their meta.json.
 
-    Raises ValueError and OSError that name the cause and the way out; see docs/data.md.
+    Raises ValueError and OSError that name the cause and the remedy; see docs/data.md.
     """
     corpus = Corpus.open(options)
+    _check_out(options.out, corpus)
     recipe = corpus.recipe(options)
     if (finished := _finished(options, recipe)) is not None:
         return finished
     with locked(options.out):
-        parts = Parts(options.out, recipe, options.overwrite)
+        parts = Parts(options.out, {**recipe, "journal": JOURNAL_VERSION}, options.overwrite)
         if not parts.complete:
             try:
                 _make(options, corpus, recipe, parts)
@@ -50,33 +53,45 @@ def prepare(options: Prepare) -> Meta:
     return read_meta(options.out)
 
 
+def _check_out(out: Path, corpus: Corpus) -> None:
+    """Raise ValueError if a source would read the finished files."""
+    for source, name in itertools.product(corpus.every_source, FINISHED):
+        if source.pattern and glob_matches(source.pattern, out / name):
+            raise ValueError(
+                f"--out {out} is inside {source.spec}, which would read {out / name} as a document: "
+                f"choose a folder elsewhere"
+            )
+
+
 def _make(options: Prepare, corpus: Corpus, recipe: dict[str, Any], parts: Parts) -> None:
-    """Makes all files, in the folder where they grow."""
+    """Make all files, in the folder of the unfinished preparation."""
     tokenizer = _tokenizer(options, corpus, parts.folder / "tokenizer.json")
     with parts.growing():
         totals = _write(options, corpus, parts)
+    for warning in corpus.warnings():
+        print(f"warning: {warning}", file=sys.stderr)
     meta = _meta(tokenizer, recipe, totals, parts.folder)
     write_json(parts.folder / "meta.json", dataclasses.asdict(meta))
 
 
 def _finished(options: Prepare, recipe: dict[str, Any]) -> Meta | None:
-    """What is finished in the folder already, if it is what is asked for; ValueError if it is something else."""
+    """Return the meta of finished files if they are those asked for; ValueError if they are others."""
     if options.overwrite or not (options.out / "meta.json").exists():
         return None
     meta = read_meta(options.out)
     if meta.recipe != recipe:
         raise ValueError(
             f"{options.out} already holds another corpus ({', '.join(meta.source)}) or one made with other "
-            f"options: choose another folder, or make this one anew with python -m data prepare --overwrite"
+            f"options: choose another folder, or replace this one with python -m data prepare --overwrite"
         )
     for split in SPLITS:
         TokenFile.open(options.out, split)
-    shutil.rmtree(options.out / ".prepare", ignore_errors=True)  # left where the very last step was cut off
+    shutil.rmtree(options.out / ".prepare", ignore_errors=True)  # left if the very last step was interrupted
     return meta
 
 
 def _tokenizer(options: Prepare, corpus: Corpus, path: Path) -> Tokenizer:
-    """The tokenizer at `path`, put there if it is not yet: trained, or a copy of the one asked for."""
+    """Return the tokenizer at `path`, which is first trained or copied there if it is missing."""
     if path.exists():
         return Tokenizer.load(path)
     if options.tokenizer is not None:
@@ -93,14 +108,14 @@ def _tokenizer(options: Prepare, corpus: Corpus, path: Path) -> Tokenizer:
 
 
 def _training_texts(options: Prepare, corpus: Corpus) -> Iterator[str]:
-    """The documents that the tokenizer learns from: as they will be encoded, none of them for validation."""
+    """Yield the texts that the tokenizer is trained on: as they will be encoded, without validation documents."""
     reader, left = Encoder(None, **options.encoder_settings), options.tokenizer_bytes
-    for piece in corpus.train_pieces():
-        text, reason, _ = reader.read(piece)
-        if reason or corpus.is_validation(np.uint64(text_key(piece, text))):
+    for segment in corpus.train_segments():
+        text, reason, _ = reader.read(segment)
+        if reason or corpus.is_validation(np.uint64(text_key(segment, text))):
             continue
         yield text.decode()
-        left -= len(piece.text)
+        left -= len(segment.text)
         if left <= 0:
             return
     if left == options.tokenizer_bytes:
@@ -110,23 +125,23 @@ def _training_texts(options: Prepare, corpus: Corpus) -> Iterator[str]:
 
 
 def _write(options: Prepare, corpus: Corpus, parts: Parts) -> "_Totals":
-    """Encodes what no full part holds yet; returns the totals."""
+    """Encode what no full part holds yet; return the totals."""
     totals = _Totals(**(parts.state or {}))
-    seen = Seen(np.fromfile(parts.folder / "hashes.bin", np.uint64))
-    rest = itertools.islice(corpus.pieces(), totals.pieces, None)
-    workers = options.workers or _sensible_workers(corpus.num_bytes)
+    seen = SeenHashes(np.fromfile(parts.folder / "hashes.bin", np.uint64))
+    rest = itertools.islice(corpus.segments(), totals.segments, None)
+    workers = sensible_workers(options.workers, corpus.num_bytes, WORTH_A_WORKER)
     committed = totals.bytes_read
     with progress_bar(corpus.num_bytes, totals.bytes_read) as bar:
-        for batch in encoded(rest, parts.folder / "tokenizer.json", options.encoder_settings, workers):
-            keep = np.ones(len(batch.lengths), bool)
+        for job in encoded(rest, parts.folder / "tokenizer.json", options.encoder_settings, workers):
+            keep = np.ones(len(job.lengths), bool)
             if options.clean:
-                keep[batch.whole] = new = seen.add(batch.hashes[batch.whole])
-                parts.write("hashes.bin", batch.hashes[batch.whole][new].tobytes())
-            in_val = batch.validation | corpus.is_validation(batch.keys)
+                keep[job.whole] = new = seen.add(job.hashes[job.whole])
+                parts.write("hashes.bin", job.hashes[job.whole][new].tobytes())
+            in_val = job.validation | corpus.is_validation(job.keys)
             for split, mine in zip(SPLITS, (keep & ~in_val, keep & in_val), strict=True):
-                parts.write(f"{split}.bin", batch.ids[np.repeat(mine, batch.lengths)].tobytes())
-                totals.wrote(split, batch, mine)
-            totals.read(batch, duplicates=int((~keep).sum()))
+                parts.write(f"{split}.bin", job.ids[np.repeat(mine, job.lengths)].tobytes())
+                totals.wrote(split, job, mine)
+            totals.read(job, duplicates=int((~keep).sum()))
             bar(totals.bytes_read, sum(totals.documents.values()))
             if totals.bytes_read - committed >= options.part_bytes:
                 parts.commit(dataclasses.asdict(totals))
@@ -138,9 +153,9 @@ def _write(options: Prepare, corpus: Corpus, parts: Parts) -> "_Totals":
 
 @dataclasses.dataclass
 class _Totals:
-    """What was read and written so far; the state that a part leaves."""
+    """What was read and written so far; the state that is saved with a part."""
 
-    pieces: int = 0
+    segments: int = 0
     bytes_read: int = 0
     tokens: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
     documents: dict[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(SPLITS, 0))
@@ -148,30 +163,23 @@ class _Totals:
     removed: dict[str, int] = dataclasses.field(default_factory=dict)
     changed: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def read(self, batch: Encoded, duplicates: int) -> None:
-        """Counts a batch as read."""
-        self.pieces += batch.pieces_read
-        self.bytes_read += batch.bytes_read
-        removed = batch.removed + collections.Counter(duplicate=duplicates)
+    def read(self, job: Encoded, duplicates: int) -> None:
+        """Count a job as read."""
+        self.segments += job.segments_read
+        self.bytes_read += job.bytes_read
+        removed = job.removed + collections.Counter(duplicate=duplicates)
         self.removed = dict(collections.Counter(self.removed) + removed)
-        self.changed = dict(collections.Counter(self.changed) + batch.changed)
+        self.changed = dict(collections.Counter(self.changed) + job.changed)
 
-    def wrote(self, split: str, batch: Encoded, mine: np.ndarray) -> None:
-        """Counts the pieces of a batch where `mine` (P,) bool as written to `split`."""
-        self.tokens[split] += int(batch.lengths[mine].sum())
-        self.documents[split] += int(batch.ends[mine].sum())
-        self.bytes[split] += int(batch.num_bytes[mine].sum())
-
-
-def _sensible_workers(num_bytes: int | None) -> int:
-    """One process for each core that this one may use, but none beside it for little text."""
-    if num_bytes is not None and num_bytes < WORTH_WORKERS:
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    def wrote(self, split: str, job: Encoded, mine: np.ndarray) -> None:
+        """Count the segments of a job with `mine` (S,) bool as written to `split`."""
+        self.tokens[split] += int(job.lengths[mine].sum())
+        self.documents[split] += int(job.ends[mine].sum())
+        self.bytes[split] += int(job.num_bytes[mine].sum())
 
 
 def _check_splits(totals: _Totals, fraction: float) -> None:
-    """ValueError where a split got no document."""
+    """Raise ValueError if a split got no document."""
     for split in SPLITS:
         if not totals.tokens[split]:
             read = sum(totals.documents.values())
@@ -182,9 +190,9 @@ def _check_splits(totals: _Totals, fraction: float) -> None:
 
 
 def _meta(tokenizer: Tokenizer, recipe: dict[str, Any], totals: _Totals, folder: Path) -> Meta:
-    """What meta.json says of the finished files."""
+    """Return the contents of meta.json."""
     return Meta(
-        dtype=dtype_for(tokenizer.vocab_size).name,
+        dtype=tokenizer.dtype.name,
         vocab_size=tokenizer.vocab_size,
         tokens=totals.tokens,
         documents=totals.documents,
@@ -196,3 +204,30 @@ def _meta(tokenizer: Tokenizer, recipe: dict[str, Any], totals: _Totals, folder:
         changed=totals.changed,
         recipe=recipe,
     )
+
+
+@contextlib.contextmanager
+def progress_bar(num_bytes: int | None, done: int = 0) -> Iterator[Callable[[int, int], None]]:
+    """Show progress on a terminal; yield a function to call with the bytes read and the documents kept so far.
+
+    `num_bytes` is the total, None if unknown: then no remaining time is shown. `done` was done before.
+    """
+    from rich import progress
+
+    columns = (
+        *("encoding", progress.BarColumn(), progress.DownloadColumn(), progress.TransferSpeedColumn()),
+        *(
+            "{task.fields[documents]:,} documents",
+            progress.TimeElapsedColumn(),
+            progress.TimeRemainingColumn(),
+        ),
+    )
+    with progress.Progress(*columns) as bars:
+        bar = bars.add_task("encoding", total=num_bytes, completed=done, documents=0)
+
+        def update(bytes_read: int, documents: int) -> None:
+            bars.update(bar, completed=bytes_read, documents=documents)
+
+        yield update
+        if num_bytes is not None:  # the file sizes include separators
+            bars.update(bar, completed=num_bytes)

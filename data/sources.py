@@ -3,65 +3,77 @@
     stories                               the built-in corpus
     tinystories, tinystories-v2           roneneldan/TinyStories; v2 is the text by GPT-4
     hf:NAME[:CONFIG][:SPLIT][#COLUMN]     any dataset of the hub
-    text:GLOB                             text files (.gz and the like too); see data/splitting.py
-    jsonl:GLOB#FIELD  parquet:GLOB#COLUMN  csv:GLOB#COLUMN
+    text:GLOB                             text files, also .gz .bz2 .xz .zip .zst; see data/splitting.py
+    jsonl:GLOB#FIELD  parquet:GLOB#COLUMN  csv:GLOB#COLUMN    tables; see data/tables.py
 
-Everything but the built-in corpus is read by the `datasets` library, imported when it is needed: files as a
-stream, datasets of the hub from its cache on this machine, which is filled once.
+Files are streamed. Datasets of the hub are read by the `datasets` library, imported when it is needed, from its cache
+on this machine.
 """
 
+import contextlib
 import dataclasses
 import glob
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
 
 from bpe import END_OF_TEXT
+from common.textfiles import TextFile, matching_files, text_files
 from data import hub
-from data.splitting import Piece, Splitter, choose, pieces
+from data.splitting import Segment, SeparatorCount, Splitter, choose
 from data.stories import corpus
+from data.tables import Warnings, table_segments
 
-BLOCK = 1 << 20  # bytes of a file that are read at a time
-ROWS = 1000  # rows of a table that are read at a time
-FILE_KINDS = {
-    "jsonl": "json",
-    "parquet": "parquet",
-    "csv": "csv",
-}  # ours -> the name that datasets has for it
+TABLES = ("jsonl", "parquet", "csv")
 FORMS = (
     "stories, tinystories, tinystories-v2, hf:NAME, text:GLOB, jsonl:GLOB#FIELD, parquet:GLOB#COLUMN "
     "or csv:GLOB#COLUMN"
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How sources are read."""
+    """The options that say how sources are read."""
 
-    stories_bytes: int = 10_000_000
-    seed: int = 0
+    split_documents: Literal["auto", "separator", "line", "break", "whole"] = "auto"
+    """Where documents end in text files: at --separator, at every line break, at single line breaks (blank lines
+    separate paragraphs), at the end of the file; auto decides for each file by its first megabyte."""
     separator: str = END_OF_TEXT
-    split_documents: str = "auto"
+    """What separates two documents in a text file; another one than <|endoftext|> implies separator."""
+    stories_bytes: int = 10_000_000
+    """How much of the built-in corpus to make."""
+    seed: int = 0
+    """Seed of the built-in corpus."""
     local_files_only: bool = False
+    """Use no network, as with HF_HUB_OFFLINE=1: datasets of the hub come from the cache."""
+
+    def __post_init__(self) -> None:
+        if self.stories_bytes < 1:
+            raise ValueError(f"--stories-bytes must be at least 1, not {self.stories_bytes}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A corpus: `documents()` starts anew at each call; `num_bytes` is what its files hold, None if unknown.
+    """A corpus: `documents()` starts from the beginning at each call; `num_bytes` is its size, None if unknown.
 
-    `fingerprint` changes when the content does: names, sizes and times of files.
+    `fingerprint` changes when the content does: names, sizes and times of files. `warnings()` says what was odd in
+    the documents read since the last call of `documents`.
     """
 
     spec: str
-    documents: Callable[[], Iterator[Piece]]
+    documents: Callable[[], Iterator[Segment]]
     num_bytes: int | None = None
     fingerprint: tuple = ()
     notice: str = ""
     own_validation: Callable[[], "Source"] | None = None
+    warnings: Callable[[], list[str]] = list
+    pattern: str = ""  # of the files
 
 
 def open_source(spec: str, reading: Reading) -> Source:
-    """The source that `spec` names; ValueError for none such, FileNotFoundError when files are missing."""
+    """Return the source that `spec` names; ValueError for an unknown one, FileNotFoundError for missing files."""
     kind, _, rest = spec.partition(":")
     if spec == "stories":
         return _built_in(reading)
@@ -72,15 +84,15 @@ def open_source(spec: str, reading: Reading) -> Source:
     if kind == "hf" and rest:
         return _hub(spec, hub.parse(rest), reading)
     if kind == "text" and rest:
-        return _text(spec, _files(spec, rest), reading)
-    if kind in FILE_KINDS and rest:
+        return _text(spec, rest, reading)
+    if kind in TABLES and rest:
         pattern, _, column = rest.partition("#")
-        return _table(spec, kind, _files(spec, pattern), column or None)
+        return _table(spec, kind, pattern, column or None)
     raise ValueError(f"unknown source {spec!r}: use {FORMS}")
 
 
-def mix(sources: Iterable[Source], weights: Iterable[float]) -> Iterator[Piece]:
-    """Documents of all sources, their bytes in the ratio of `weights`; ends when one source does.
+def mix(sources: Iterable[Source], weights: Iterable[float]) -> Iterator[Segment]:
+    """Yield documents of all sources, their bytes in the ratio of `weights`; end when one source does.
 
     The next document always comes from the source that is furthest behind its share, so that the mixture is
     the same everywhere and even throughout.
@@ -90,30 +102,27 @@ def mix(sources: Iterable[Source], weights: Iterable[float]) -> Iterator[Piece]:
     given = [0.0] * len(streams)  # bytes over weight
     while True:
         behind = given.index(min(given))
-        piece = next(streams[behind], None)
-        while piece is not None:
-            given[behind] += max(len(piece.text), 1) / weights[behind]
-            yield piece
-            if piece.ends:
+        segment = next(streams[behind], None)
+        while segment is not None:
+            given[behind] += max(len(segment.text), 1) / weights[behind]
+            yield segment
+            if segment.ends:
                 break
-            piece = next(streams[behind])
+            segment = next(streams[behind])
         else:
             return
 
 
 def _built_in(reading: Reading) -> Source:
-    if reading.stories_bytes < 1:
-        raise ValueError(f"--stories-bytes must be at least 1, not {reading.stories_bytes}")
-
-    def documents() -> Iterator[Piece]:
-        return (Piece(text.encode()) for text in corpus(reading.stories_bytes, reading.seed))
+    def documents() -> Iterator[Segment]:
+        return (Segment(text.encode()) for text in corpus(reading.stories_bytes, reading.seed))
 
     return Source("stories", documents, reading.stories_bytes)
 
 
 def _files(spec: str, pattern: str) -> list[str]:
-    """The files that match, sorted by name, so that the order is the same everywhere."""
-    found = sorted(path for path in glob.glob(pattern, recursive=True) if not os.path.isdir(path))
+    """Return the files that match, sorted by name, so that the order is the same everywhere."""
+    found = matching_files(pattern)
     if not found:
         what = "is a folder" if os.path.isdir(pattern) else "matches no file"
         raise FileNotFoundError(
@@ -126,69 +135,86 @@ def _files(spec: str, pattern: str) -> list[str]:
 
 
 def _of_files(
-    spec: str, paths: list[str], documents: Callable[[], Iterator[Piece]], notice: str = ""
+    spec: str, pattern: str, paths: list[str], documents: Callable[[Warnings], Iterator[Segment]]
 ) -> Source:
     stats = [(path, os.stat(path)) for path in paths]
-    fingerprint = tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats)
-    return Source(spec, documents, sum(stat.st_size for _, stat in stats), fingerprint, notice)
+    warnings = Warnings()
+
+    def from_the_beginning() -> Iterator[Segment]:
+        warnings.clear()
+        return documents(warnings)
+
+    return Source(
+        spec,
+        from_the_beginning,
+        num_bytes=sum(stat.st_size for _, stat in stats),
+        fingerprint=tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats),
+        warnings=warnings.lines,
+        pattern=pattern,
+    )
 
 
-def _text(spec: str, paths: list[str], reading: Reading) -> Source:
-    mode, notice = reading.split_documents, ""
-    if mode == "auto":
-        mode = choose(next(_blocks(paths[0]), b""), reading.separator)
-        notice = f"{spec}: --split-documents {mode} (chosen from the first megabyte)"
-    splitter = Splitter(mode, reading.separator)
+def _text(spec: str, pattern: str, reading: Reading) -> Source:
+    paths = _files(spec, pattern)
+    files = [file for path in paths for file in text_files(path)]
+    mode = reading.split_documents
+    if mode == "auto" and reading.separator != END_OF_TEXT:
+        mode = "separator"
+    modes = [choose(_start(file), END_OF_TEXT) if mode == "auto" else mode for file in files]
+    splitters = {each: Splitter(each, reading.separator) for each in modes}
 
-    def documents() -> Iterator[Piece]:
-        return itertools.chain.from_iterable(splitter.documents(_blocks(path)) for path in paths)
+    def documents(warnings: Warnings) -> Iterator[Segment]:
+        found = 0
+        for file, each in zip(files, modes, strict=True):
+            count = SeparatorCount(reading.separator)
+            yield from splitters[each].documents(count.of(_blocks(file)))
+            found += count.found
+            if mode == "auto" and each != "separator" and count.found:
+                warnings.add(
+                    f"holds {END_OF_TEXT} {count.found:,} times as text, but not in its first megabyte, "
+                    f"by which auto chose {each}: give --split-documents separator",
+                    file.name,
+                )
+        if mode == "separator" and not found:
+            warnings.add(f"never holds the separator {reading.separator!r}: each file is one document", spec)
 
-    return _of_files(spec, paths, documents, notice)
-
-
-def _blocks(path: str) -> Iterator[bytes]:
-    """A text file as UTF-8 bytes, about a megabyte at a time, each block ending at a line break."""
-    loaded = hub.load("text", data_files=[path], streaming=True, keep_linebreaks=True, chunksize=BLOCK)
-    tables = loaded.with_format("arrow")
-    try:
-        first = next(tables.iter(batch_size=100), None)  # 100 lines tell how many make up a block
-        lines = max(1, int(100 * BLOCK / max(first.nbytes, 1))) if first else 1
-        for table in tables.iter(batch_size=min(lines, 10_000)):
-            yield b"".join(map(hub.joined_bytes, table.column(0).chunks))
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 ({error.reason}): convert it, for example with iconv"
-        ) from error
-
-
-def _table(spec: str, kind: str, paths: list[str], column: str | None) -> Source:
-    def documents() -> Iterator[Piece]:
-        return itertools.chain.from_iterable(_rows_of_file(kind, path, column) for path in paths)
-
-    return _of_files(spec, paths, documents)
+    source = _of_files(spec, pattern, paths, documents)
+    return dataclasses.replace(source, notice=_chosen(spec, files, modes)) if mode == "auto" else source
 
 
-def _rows_of_file(kind: str, path: str, column: str | None) -> Iterator[Piece]:
-    extra = {"keep_default_na": False} if kind == "csv" else {}  # the words NA and null are words
-    try:
-        loaded = hub.load(FILE_KINDS[kind], data_files=[path], streaming=True, **extra)
-        yield from _rows(f"{kind}:{path}", loaded, column)
-    except hub.ColumnError:
-        raise
-    except (ValueError, hub.library().exceptions.DatasetsError) as error:
-        raise ValueError(f"{path} cannot be read as {kind}: {error}") from error
+def _chosen(spec: str, files: list[TextFile], modes: list[str]) -> str:
+    """Return what auto chose, with the files of all modes but the most frequent one."""
+    (usual, _), *others = Counter(modes).most_common()
+    parts = [usual]
+    for mode, count in others:
+        names = [file.name for file, each in zip(files, modes, strict=True) if each == mode]
+        parts.append(f"{mode} for {', '.join(names[:3])}{f' and {count - 3:,} more' if count > 3 else ''}")
+    return f"{spec}: --split-documents {', '.join(parts)} (chosen from the first megabyte of each file)"
 
 
-def _rows(where: str, loaded: Iterable, column: str | None) -> Iterator[Piece]:
-    """The texts of one column; a missing value is an empty document, to be counted as such."""
-    for table in loaded.with_format("arrow").iter(batch_size=ROWS):
-        for text in hub.text_column(where, table, column):
-            yield from pieces(text or b"")
+def _start(file: TextFile) -> bytes:
+    """Return the first megabyte of a text."""
+    with contextlib.closing(file.blocks()) as blocks:
+        return next(blocks, "").encode()
+
+
+def _blocks(file: TextFile) -> Iterator[bytes]:
+    return (block.encode() for block in file.blocks())
+
+
+def _table(spec: str, kind: str, pattern: str, column: str | None) -> Source:
+    paths = _files(spec, pattern)
+
+    def documents(warnings: Warnings) -> Iterator[Segment]:
+        each = (table_segments(kind, path, column, warnings) for path in paths)
+        return itertools.chain.from_iterable(each)
+
+    return _of_files(spec, pattern, paths, documents)
 
 
 def _hub(spec: str, name: hub.Name, reading: Reading) -> Source:
-    def documents() -> Iterator[Piece]:
-        return _rows(spec, hub.load_name(name, reading.local_files_only), name.column)
+    def documents() -> Iterator[Segment]:
+        return hub.segments(spec, name, reading.local_files_only)
 
     def validation() -> Source:
         split = hub.validation_split(name, reading.local_files_only)
@@ -201,6 +227,6 @@ def _tinystories_v2(spec: str, split: str, reading: Reading) -> Source:
     path = hub.download("roneneldan/TinyStories", f"TinyStoriesV2-GPT4-{split}.txt", reading.local_files_only)
     marked = dataclasses.replace(reading, separator=END_OF_TEXT, split_documents="separator")
     return dataclasses.replace(
-        _text(spec, [path], marked),
+        _text(spec, glob.escape(path), marked),
         own_validation=lambda: _tinystories_v2(f"{spec} (valid)", "valid", reading),
     )

@@ -1,4 +1,4 @@
-"""Token files: what a prepared folder holds, and opening it so that a wrong file is refused before training.
+"""Token files: what a prepared folder holds, and checks that refuse a wrong file before training.
 
     DIR/train.bin, DIR/val.bin   flat little-endian token ids, uint16 where the vocabulary fits, else uint32
     DIR/meta.json                what they hold (Meta)
@@ -21,53 +21,44 @@ from common.files import read_json
 
 FORMAT_VERSION = 1
 SPLITS = ("train", "val")
-CHUNK = 1 << 22  # ids looked at in one go: 8 or 16 MiB
+CHUNK = 1 << 22  # ids scanned at once: 8 or 16 MiB
 
 
 @dataclasses.dataclass(frozen=True)
 class Meta:
-    """What meta.json says of a prepared folder; counts are by split, {"train": …, "val": …}."""
+    """The contents of meta.json; counts are by split, {"train": …, "val": …}."""
 
     dtype: str
     vocab_size: int
-    tokens: dict[str, int]  # ids in the file, <|endoftext|> included
+    tokens: dict[str, int]  # ids in the file, including <|endoftext|>
     documents: dict[str, int]
     bytes: dict[str, int]  # UTF-8 bytes of the documents' text, <|endoftext|> not counted
     special_tokens: dict[str, int]
     tokenizer_sha256: str
     source: list[str]
-    removed: dict[str, int] = dataclasses.field(default_factory=dict)  # documents that cleaning took out
-    changed: dict[str, int] = dataclasses.field(default_factory=dict)  # documents that cleaning altered
+    removed: dict[str, int] = dataclasses.field(default_factory=dict)  # documents left out, by reason
+    changed: dict[str, int] = dataclasses.field(default_factory=dict)  # documents altered, by rule
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)  # the options that decide the content
     format_version: int = FORMAT_VERSION
 
     @property
     def end_of_text(self) -> int:
-        """The id that closes every document."""
+        """Return the id that closes every document."""
         return self.special_tokens[END_OF_TEXT]
 
     def bytes_per_token(self, split: str) -> float:
-        """Mean UTF-8 bytes of a token of `split`: bits per byte = nats per token / ln 2 / bytes per token."""
+        """Return the mean bytes of a token of `split`: bits per byte = nats per token / ln 2 / bytes per token."""
         return self.bytes[split] / self.tokens[split] if self.tokens[split] else 0.0
 
 
-def dtype_for(vocab_size: int) -> np.dtype:
-    """The little-endian integer type in which every id of a vocabulary fits.
-
-    >>> dtype_for(50257).str, dtype_for(65536).str, dtype_for(65537).str
-    ('<u2', '<u2', '<u4')
-    """
-    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
-
-
 def sha256(path: str | Path) -> str:
-    """The SHA-256 of a file's bytes, as hex digits."""
+    """Return the SHA-256 of a file's bytes, as hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_meta(directory: str | Path) -> Meta:
-    """Reads DIR/meta.json; FileNotFoundError or ValueError say what is missing and how to make it."""
+    """Read DIR/meta.json; FileNotFoundError and ValueError say what is missing and how to make it."""
     path = Path(directory) / "meta.json"
     if not path.is_file():
         raise FileNotFoundError(
@@ -90,14 +81,14 @@ def read_meta(directory: str | Path) -> Meta:
 
 @dataclasses.dataclass(frozen=True)
 class TokenFile:
-    """One split of a prepared folder, mapped into memory: nothing is read until it is used."""
+    """One split of a prepared folder, mapped into memory: a page is read when it is first used."""
 
     path: Path
     tokens: np.memmap  # (N,) uint16 or uint32
     meta: Meta
 
     def check_there(self) -> None:
-        """OSError where the file has vanished or shrunk since: reading on would end the process without a word."""
+        """Raise OSError if the file was removed or cut: reading the map would end the process with a bus error."""
         if os.stat(self.path).st_size < self.tokens.nbytes:
             raise OSError(f"{self.path} has become shorter")
 
@@ -106,15 +97,15 @@ class TokenFile:
 
     @property
     def vocab_size(self) -> int:
-        """How many ids there are; every id of the file is below it."""
+        """Return the number of ids; every id of the file is below it."""
         return self.meta.vocab_size
 
     @classmethod
     def open(cls, directory: str | Path, split: str) -> "TokenFile":
-        """Opens DIR/SPLIT.bin after checking it against meta.json and tokenizer.json.
+        """Open DIR/SPLIT.bin after checking it against meta.json and tokenizer.json.
 
         Raises FileNotFoundError for a missing file, ValueError for a tokenizer other than the one that made
-        the file, a size that is odd, cut short or foreign, an empty split, an id beyond the vocabulary.
+        the file, a size that does not match meta.json, an empty split, an id beyond the vocabulary.
         """
         directory = Path(directory)
         meta = read_meta(directory)
@@ -129,7 +120,7 @@ class TokenFile:
 
 
 def chunks(tokens: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """(position, ids) of consecutive stretches, so that a scan needs little memory."""
+    """Yield (position, ids) of consecutive chunks, so that a scan needs little memory."""
     for start in range(0, len(tokens), CHUNK):
         yield start, np.asarray(tokens[start : start + CHUNK])
 
@@ -153,7 +144,7 @@ def _check_size(path: Path, meta: Meta, split: str) -> None:
     size, width, tokens = path.stat().st_size, np.dtype(meta.dtype).itemsize, meta.tokens[split]
     again = f"prepare {path.parent} again with --overwrite"
     if size % width:
-        raise ValueError(f"{path} has {size} bytes, which is no whole number of {meta.dtype} ids: {again}")
+        raise ValueError(f"{path} has {size} bytes, which is not a whole number of {meta.dtype} ids: {again}")
     if size != tokens * width:
         raise ValueError(
             f"{path} holds {size // width} tokens but meta.json says {tokens}: "

@@ -2,24 +2,26 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+import pkgutil
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from bpe import END_OF_TEXT, Tokenizer
-from data.batches import Documents, Sampler, TokenFile
-from data.documents import IGNORED
-from inference.text import said
+from data.batches import IGNORED, Documents, Sampler, TokenFile
+from inference.run import decode
 from model import GPT, generate
 from model.gpt import evaluating
 
 LONGEST = 1 << 20  # tokens: what one evaluation of a whole file reads at most
+# The built-in corpora whose texts can be judged, and the function that does: only that of the corpus in use is loaded.
+CHECKERS = {"stories": "data.stories:coherence"}
 
 
 @torch.no_grad()
 def estimate_loss(model: GPT, sampler: Sampler, batches: int) -> float:
-    """Mean loss in nats per token over the sampler's next `batches` batches, which are next again afterwards."""
+    """Return the mean loss in nats per token over the sampler's next batches, and put the sampler back."""
     position = sampler.position()
     loss = _mean_loss(model, itertools.islice(sampler, batches))
     sampler.seek(position)
@@ -28,12 +30,12 @@ def estimate_loss(model: GPT, sampler: Sampler, batches: int) -> float:
 
 @torch.no_grad()
 def full_loss(model: GPT, file: TokenFile, kind: str, batch_size: int, limit: int = LONGEST) -> float:
-    """Mean loss in nats per token over about the first `limit` tokens of the file, each predicted once.
+    """Return the mean loss in nats per token over about the first `limit` tokens of the file, each predicted once.
 
-    "random": windows side by side, whatever they cut. "documents": each document from its own beginning.
+    kind "random" or "epochs": adjacent windows, also across documents. Else each document from its own beginning.
     """
     block_size = model.config.block_size
-    if kind == "random":
+    if kind in ("random", "epochs"):
         ids = torch.from_numpy(file.tokens[:limit].astype("int64"))
         return _mean_loss(model, _every_window(ids, block_size, batch_size))
     rows = Documents(file, batch_size, block_size, mode="pad", epochs=1)
@@ -42,7 +44,7 @@ def full_loss(model: GPT, file: TokenFile, kind: str, batch_size: int, limit: in
 
 
 def _every_window(ids: Tensor, block_size: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Windows side by side, (B, T) each; what is left at the end is a shorter batch of one."""
+    """Yield adjacent windows, (B, T) each; what is left at the end is a shorter batch of one."""
     whole = (len(ids) - 1) // block_size * block_size
     x = ids[:whole].view(-1, block_size)  # (N,) -> (windows, T)
     y = ids[1 : whole + 1].view(-1, block_size)  # the same, one token later
@@ -52,7 +54,7 @@ def _every_window(ids: Tensor, block_size: int, batch_size: int) -> Iterator[tup
 
 
 def _mean_loss(model: GPT, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
-    """The mean over tokens, in evaluation mode; the model's mode is put back."""
+    """Return the mean over tokens, computed in evaluation mode; restore the model's mode."""
     device, total, count = next(model.parameters()).device, 0.0, 0
     with evaluating(model):
         for x, y in batches:
@@ -64,7 +66,7 @@ def _mean_loss(model: GPT, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
 
 
 def bits_per_byte(loss: float, tokens: int, num_bytes: int) -> float:
-    """Nats per token turned into bits per byte of text, which compares across tokenizers.
+    """Return nats per token as bits per byte of text, which compares across tokenizers.
 
     >>> bits_per_byte(math.log(2) * 4, tokens=100, num_bytes=400)
     1.0
@@ -72,10 +74,12 @@ def bits_per_byte(loss: float, tokens: int, num_bytes: int) -> float:
     return loss * tokens / (math.log(2) * num_bytes)
 
 
-def tell_stories(model: GPT, tokenizer: Tokenizer, count: int, *, temperature: float, seed: int) -> list[str]:
-    """`count` stories from `<|endoftext|>` on, each cut at the next one or at the context length."""
+def sample_stories(
+    model: GPT, tokenizer: Tokenizer, count: int, *, temperature: float, seed: int
+) -> list[str]:
+    """Sample `count` texts from `<|endoftext|>` on, each up to the next one or the context length."""
     end = tokenizer.special_tokens[END_OF_TEXT]
-    told = generate.generate_batch(
+    rows = generate.generate_batch(
         model,
         [[end]] * count,
         max_new_tokens=model.config.block_size - 1,
@@ -83,4 +87,11 @@ def tell_stories(model: GPT, tokenizer: Tokenizer, count: int, *, temperature: f
         stop=end,
         seed=seed,
     )
-    return [said(tokenizer, ids).strip() for ids in told]
+    return [decode(tokenizer, ids).strip() for ids in rows]
+
+
+def coherence_checker(sources: Sequence[str]) -> Callable[[list[str]], float] | None:
+    """Return what gives the fraction of coherent texts; None unless all sources are one built-in corpus."""
+    kinds = {source.split(":")[0] for source in sources}
+    known = CHECKERS.get(kinds.pop()) if len(kinds) == 1 else None
+    return pkgutil.resolve_name(known) if known else None

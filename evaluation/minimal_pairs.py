@@ -1,12 +1,12 @@
 """Does a model know grammar and meaning? Pairs of texts that differ in one spot, of which only one is right.
 
-A model passes a pair where it finds the right text likelier (BLiMP, Warstadt et al. 2020). The texts are beginnings
+A model passes a pair if it finds the right text likelier (BLiMP, Warstadt et al. 2020). The texts are beginnings
 of built-in stories that no training run reads; the wrong one ends in a sentence that was broken in one of seven ways:
 
     agreement    Lily were sad.                        one person, or several
     article      Lily had an kite.                     what begins with a vowel
     tense        Lily feels sad.                       the stories are told in the past
-    pronoun      (Lily …) He felt sad.                 where the story checker hears the contradiction
+    pronoun      (Lily …) He felt sad.                 if the story checker finds the contradiction
     reference    (Lily …) Mia looked under the bed.    and nobody has heard of Mia
     word order   Lily looked bed under the.            an article or a preposition after its noun
     selection    Lily ate a rusty nail. She felt pink. what cannot be eaten, or felt
@@ -43,7 +43,7 @@ UNFELT = tuple(color for color in words.COLORS if color != "blue")  # one can fe
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """Two texts, of which `good` should be likelier; `kind` is what the bad one breaks."""
+    """Two texts of which `good` should be likelier; `kind` is the rule that `bad` breaks."""
 
     kind: str
     good: str
@@ -51,7 +51,7 @@ class Pair:
 
 
 def make(count: int, seed: int = SEED) -> list[Pair]:
-    """`count` pairs of each kind, the same at every call."""
+    """Return `count` pairs of each kind, the same at every call."""
     rng = random.Random(seed)
     found: dict[str, list[Pair]] = {kind: [] for kind in BREAKS}
     index = 0
@@ -65,7 +65,7 @@ def make(count: int, seed: int = SEED) -> list[Pair]:
 
 
 def _break_one(kind: str, text: str, rng: random.Random) -> Pair | None:
-    """The story up to one of its narrated sentences, and the same with that sentence broken."""
+    """Return the story up to one of its narrated sentences, and the same with that sentence broken."""
     choices = [
         Pair(kind, text[:end], text[:start] + bad)
         for start, end in _narrated(text)
@@ -76,12 +76,12 @@ def _break_one(kind: str, text: str, rng: random.Random) -> Pair | None:
 
 
 def _contradicts(kind: str, text: str) -> bool:
-    """Whether the story checker hears it: the sentence may be right about somebody else."""
+    """True if the story checker finds the contradiction: the sentence may be right about somebody else."""
     return any(CONTRADICTIONS[kind] in fault for fault in check(text))
 
 
 def _narrated(text: str) -> Iterator[tuple[int, int]]:
-    """Start and end of each sentence outside of quotes but the first, which introduces the hero."""
+    """Yield start and end of each sentence outside of quotes, without the first, which introduces the hero."""
     for match in list(re.finditer(r"[^.!?\s][^.!?]*[.!?]+", text))[1:]:
         paragraph = text.rfind("\n\n", 0, match.start()) + 1
         if '"' not in match[0] and text.count('"', paragraph, match.start()) % 2 == 0:
@@ -89,7 +89,7 @@ def _narrated(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _replace(table: dict[str, str]) -> Callable[[str, random.Random], Iterator[str]]:
-    """Breaks a sentence at each word of the table, one at a time."""
+    """Return what breaks a sentence at each word of the table, one at a time."""
     pattern = re.compile(rf"\b({'|'.join(table)})\b")
 
     def broken(sentence: str, rng: random.Random) -> Iterator[str]:
@@ -100,13 +100,13 @@ def _replace(table: dict[str, str]) -> Callable[[str, random.Random], Iterator[s
 
 
 def _tense(sentence: str, rng: random.Random) -> Iterator[str]:
-    """The present of a verb in the past, where its subject may be one person."""
+    """Put a verb into the present, if its subject may be one person."""
     if not re.search(r"\b([Tt]hey|and)\b", sentence):
         yield from _replace(PAST)(sentence, rng)
 
 
 def _reference(sentence: str, rng: random.Random) -> Iterator[str]:
-    """Another child's, or animal's, name."""
+    """Put another child's, or animal's, name."""
     for names in (words.GIRLS, words.BOYS, words.SHE_ANIMALS, words.HE_ANIMALS):
         for match in re.finditer(rf"\b({'|'.join(names)})\b", sentence):
             other = rng.choice([name for name in names if name != match[0]])
@@ -114,13 +114,13 @@ def _reference(sentence: str, rng: random.Random) -> Iterator[str]:
 
 
 def _word_order(sentence: str, rng: random.Random) -> Iterator[str]:
-    """A word that leads a phrase, after the word that it leads."""
+    """Put an article or a preposition after its noun."""
     for match in re.finditer(rf"\b({LEADING}) ([a-z]+)\b", sentence):
         yield f"{sentence[: match.start()]}{match[2]} {match[1]}{sentence[match.end() :]}"
 
 
 def _selection(sentence: str, rng: random.Random) -> Iterator[str]:
-    """Something to eat becomes something that is not; a feeling, or a way of speaking, becomes a colour."""
+    """Replace food by something inedible; a feeling, or a way of speaking, by a colour."""
     for treat in words.TREATS:
         if re.search(rf"\b(had|ate|enjoyed) {treat}\b", sentence):
             yield sentence.replace(treat, rng.choice(INEDIBLE))
@@ -140,7 +140,7 @@ BREAKS: dict[str, Callable[[str, random.Random], Iterator[str]]] = {
 
 
 def read(path: Path) -> list[Pair]:
-    """Pairs from a file with a line `kind<TAB>good<TAB>bad` for each."""
+    """Read pairs from a file with a line `kind<TAB>good<TAB>bad` for each."""
     pairs = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         fields = line.split("\t")
@@ -166,12 +166,12 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the right text is the likelier one; a tie is not enough."""
+        """True if the right text is the likelier one; a tie is not enough."""
         return self.good > self.bad
 
 
 def judge(text_model: TextModel, pairs: Sequence[Pair]) -> list[Verdict]:
-    """A verdict on each pair."""
+    """Return a verdict on each pair."""
     texts = [text for pair in pairs for text in (pair.good, pair.bad)]
     rows = [text_model.encode(text) for text in texts]
     scores = [log_p.sum().item() for log_p in log_probabilities(text_model.model, rows)]
@@ -179,7 +179,7 @@ def judge(text_model: TextModel, pairs: Sequence[Pair]) -> list[Verdict]:
 
 
 def accuracy(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """The share of pairs passed, by kind and of all together ("all")."""
+    """Return the fraction of pairs passed, by kind and over all ("all")."""
     kinds = {verdict.pair.kind: None for verdict in verdicts}
     groups = {kind: [v.passed for v in verdicts if v.pair.kind == kind] for kind in kinds}
     groups["all"] = [verdict.passed for verdict in verdicts]

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 
 def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    """All runs of n words.
+    """Return all sequences of n consecutive words.
 
     >>> ngrams(["a", "b", "c"], 2)
     [('a', 'b'), ('b', 'c')]
@@ -13,7 +13,7 @@ def ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
 
 
 def distinct(texts: Sequence[str], n: int) -> float:
-    """Different n-grams over all n-grams of all texts together (distinct-n, Li et al. 2016); 0 where there are none.
+    """Return the different n-grams over all n-grams of all texts (distinct-n, Li et al. 2016); 0 if there are none.
 
     >>> distinct(["the cat the cat"], 1)
     0.5
@@ -23,7 +23,7 @@ def distinct(texts: Sequence[str], n: int) -> float:
 
 
 def repetition(texts: Sequence[str], n: int = 4) -> float:
-    """The mean share of a text's n-grams that it has said before (seq-rep-n, Welleck et al. 2019).
+    """Return the mean fraction of a text's n-grams that it repeats (seq-rep-n, Welleck et al. 2019).
 
     >>> repetition(["a b a b a b"], n=2)
     0.6
@@ -35,7 +35,7 @@ def repetition(texts: Sequence[str], n: int = 4) -> float:
 class Substrings:
     """A suffix automaton: the smallest machine that accepts the substrings of a sequence (Blumer et al. 1985).
 
-    A state stands for all substrings that end at the same places; `link` leads to the longest suffix that ends at
+    A state represents all substrings that end at the same places; `link` leads to the longest suffix that ends at
     more of them. It has less than two states per token, and reads any other text in time linear in its length.
     """
 
@@ -46,7 +46,7 @@ class Substrings:
         self.last = 0  # the state of the whole sequence
 
     def append(self, token: int) -> None:
-        """Makes the sequence one token longer."""
+        """Append a token to the sequence."""
         new = self._state({}, 0, self.length[self.last] + 1)
         at, self.last = self.last, new
         while at >= 0 and token not in self.edges[at]:
@@ -58,7 +58,7 @@ class Substrings:
         self.link[new] = old if self.length[old] == self.length[at] + 1 else self._split(at, token, old)
 
     def _split(self, at: int, token: int, old: int) -> int:
-        """Takes the substrings of `old` that end in a second place now into a state of their own."""
+        """Move the substrings of `old` that now end in a second place into a new state."""
         copy = self._state(dict(self.edges[old]), self.link[old], self.length[at] + 1)
         while at >= 0 and self.edges[at].get(token) == old:
             self.edges[at][token] = copy
@@ -73,7 +73,7 @@ class Substrings:
         return len(self.edges) - 1
 
     def matches(self, tokens: Iterable[int]) -> list[int]:
-        """For each state the longest of its substrings that stands in `tokens`, as a length; 0 for none."""
+        """Return for each state the length of its longest substring that `tokens` contains; 0 for none."""
         edges, link, length = self.edges, self.link, self.length
         best = [0] * len(edges)
         state = size = 0
@@ -93,7 +93,7 @@ class Substrings:
 
 
 def longest_copies(texts: Sequence[Sequence[int]], training: Iterable[int]) -> list[int]:
-    """For each text of ids the length of its longest run of ids that also stands in `training`.
+    """Return for each text of ids the length of its longest subsequence of consecutive ids that `training` contains.
 
     >>> longest_copies([[1, 2, 3, 4], [9, 9]], [7, 2, 3, 4, 1, 2, 5])
     [3, 0]
@@ -107,7 +107,7 @@ def longest_copies(texts: Sequence[Sequence[int]], training: Iterable[int]) -> l
 
 
 def _longest(automaton: Substrings, best: Sequence[int], ids: Sequence[int]) -> int:
-    """The longest suffix with a match of any prefix of ids, a text of the automaton."""
+    """Return the longest match of any suffix of any prefix of ids, a text of the automaton."""
     state, longest = 0, 0
     for size, token in enumerate(ids, 1):
         state = automaton.edges[state][token]

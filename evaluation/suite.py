@@ -16,13 +16,15 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+import kernels
 from common import files
 from data.batches import TokenFile
 from data.stories import coherence
 from evaluation import losses, minimal_pairs, originality
-from inference.run import same_tokenizer, settings
-from inference.text import TextModel, said
-from model.rules import Rules
+from inference.run import check_seed, decode, same_tokenizer, settings
+from inference.text import TextModel
+from kernels.dispatch import Kernels
+from model.generate import Rules
 
 BATCH = 32  # sequences at a time
 SEARCHED = 1 << 22  # tokens of the training file that are searched for copies
@@ -31,12 +33,12 @@ SHOWN = 5  # stories and failed pairs in the report
 
 @dataclasses.dataclass(frozen=True)
 class Evaluate:
-    """Says what a run's model can do: likelihood, grammar, coherence, variety, copying; table, JSON and HTML."""
+    """Evaluate a run's model: likelihood, grammar, coherence, variety, copying; as table, JSON and HTML."""
 
     run: tyro.conf.Positional[Path]
     """Directory of a training run."""
     data: Path | None = None
-    """Prepared data to evaluate on (that of the run)."""
+    """Prepared data to evaluate on (default: that of the run)."""
     pairs: int = 100
     """Minimal pairs of each of the seven kinds."""
     pairs_file: Path | None = None
@@ -44,29 +46,33 @@ class Evaluate:
     samples: int = 100
     """Stories to sample."""
     temperature: float = 0.7
-    """Of the samples."""
+    """Temperature of the samples."""
     seed: int = 1234
-    """Of the samples."""
+    """Seed of the samples."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+    """cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
+    kernels: Kernels = "auto"
+    """Attention and norms by torch's ops, by our kernels (fused), or by our CUDA on the CPU (emulated, slow)."""
 
     def __post_init__(self) -> None:
         for name in ("pairs", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        check_seed(self.seed)
+        Rules(temperature=self.temperature)
 
 
 @dataclasses.dataclass(frozen=True)
 class Assessment:
-    """The figures, and examples of what they stand for."""
+    """The figures, and examples of them."""
 
     figures: dict[str, float]
-    """Name -> value; shares lie between 0 and 1."""
+    """Name -> value; fractions are between 0 and 1."""
     failed_pairs: list[dict[str, Any]]
     stories: list[str]
 
     def table(self, title: str) -> Table:
-        """The figures, a line each."""
+        """Return the figures as a table, a line each."""
         table = Table("figure", "value", title=title, title_justify="left")
         for name, value in self.figures.items():
             table.add_row(name, f"{value:.4g}")
@@ -74,7 +80,7 @@ class Assessment:
 
 
 def evaluate(options: Evaluate) -> None:
-    """Assesses a run, prints the table and writes both files."""
+    """Assess a run, print the table and write both files."""
     found = assess(options)
     files.write_json(options.run / "evaluation.json", dataclasses.asdict(found))
     files.write_text(options.run / "evaluation.html", html_page(options.run.name, found))
@@ -83,7 +89,12 @@ def evaluate(options: Evaluate) -> None:
 
 
 def assess(options: Evaluate) -> Assessment:
-    """Everything there is to say about the model of a run."""
+    """Return all figures of a run's model, computed by the kernels that the options name."""
+    with kernels.use(options.kernels):
+        return _assess(options)
+
+
+def _assess(options: Evaluate) -> Assessment:
     rules = Rules(temperature=options.temperature)
     pairs = minimal_pairs.read(options.pairs_file) if options.pairs_file else []
     pairs = minimal_pairs.make(options.pairs) + pairs
@@ -94,7 +105,7 @@ def assess(options: Evaluate) -> Assessment:
     check_tokenizer(options.run, directory)
     verdicts = minimal_pairs.judge(text_model, pairs)
     rows = sample(text_model, options.samples, rules, options.seed)
-    texts = [said(text_model.tokenizer, ids).strip() for ids in rows]
+    texts = [decode(text_model.tokenizer, ids).strip() for ids in rows]
     figures = {
         **likelihood(text_model, val, config["batches"]),
         **{f"pairs: {kind}": share for kind, share in minimal_pairs.accuracy(verdicts).items()},
@@ -107,13 +118,13 @@ def assess(options: Evaluate) -> Assessment:
 
 
 def check_tokenizer(run: Path, data: Path) -> None:
-    """Ids mean the same in both, or nothing that follows makes sense."""
-    if not same_tokenizer(run / "tokenizer.json", data / "tokenizer.json"):
+    """Raise ValueError if the ids of run and data have different meanings."""
+    if not same_tokenizer(run, data):
         raise ValueError(f"{run} and {data} have different tokenizers: give --data that the run can read")
 
 
 def likelihood(text_model: TextModel, val: TokenFile, kind: str) -> dict[str, float]:
-    """Loss on the validation file, by windows of the `kind` that the run was trained on."""
+    """Return the loss on the validation file, over windows of the `kind` that the run was trained on."""
     loss = losses.full_loss(text_model.model, val, kind, BATCH)
     return {
         "bits per byte": losses.bits_per_byte(loss, val.meta.tokens["val"], val.meta.bytes["val"]),
@@ -123,24 +134,24 @@ def likelihood(text_model: TextModel, val: TokenFile, kind: str) -> dict[str, fl
 
 
 def sample(text_model: TextModel, count: int, rules: Rules, seed: int) -> list[list[int]]:
-    """Ids of `count` stories, each as long as the context at most."""
+    """Return the ids of `count` stories, each as long as the context at most."""
     start = text_model.encode("")
     rows = []
     for first in range(0, count, BATCH):
         seeds = range(seed + first, seed + min(count, first + BATCH))
         room = text_model.model.config.block_size - len(start)
-        rows += text_model.tell([start] * len(seeds), room, rules, seeds=seeds).finish()
-    return [telling.ids for telling in rows]
+        rows += text_model.generate([start] * len(seeds), room, rules, seeds=seeds).finish()
+    return [row.ids for row in rows]
 
 
 def variety(texts: Sequence[str]) -> dict[str, float]:
-    """Distinct-1 to distinct-3, and the repetition of runs of four words within a story."""
+    """Return distinct-1 to distinct-3, and the repetition of four-word sequences within a story."""
     shares = {f"distinct-{n}": originality.distinct(texts, n) for n in (1, 2, 3)}
     return {**shares, "repetition": originality.repetition(texts)}
 
 
 def copying(rows: Sequence[Sequence[int]], train: TokenFile) -> dict[str, float]:
-    """The mean over stories of the longest run that the training data holds, in tokens and as a share."""
+    """Return the mean over stories of the longest sequence copied from the training data."""
     longest = originality.longest_copies(rows, train.tokens[:SEARCHED].tolist())
     sizes = [(copied, len(ids)) for copied, ids in zip(longest, rows, strict=True) if ids]
     if not sizes:
@@ -152,7 +163,7 @@ def copying(rows: Sequence[Sequence[int]], train: TokenFile) -> dict[str, float]
 
 
 def html_page(name: str, found: Assessment) -> str:
-    """One page that needs nothing else; whatever a model or a user wrote is escaped."""
+    """Return one self-contained page; whatever a model or a user wrote is escaped."""
     figures = "".join(
         f"<tr><td>{html.escape(figure)}</td><td>{value:.4g}</td></tr>"
         for figure, value in found.figures.items()
@@ -175,7 +186,7 @@ blockquote{white-space:pre-wrap;border-left:3px solid #bbb;margin:1rem 0;padding
 
 
 def _failed_row(verdict: dict[str, Any]) -> str:
-    """Kind, both texts from a little before they part, and both log-probabilities."""
+    """Return a table row: kind, both texts from a little before they differ, both log-probabilities."""
     pair = verdict["pair"]
     letters = zip(pair["good"], pair["bad"], strict=False)
     same = next((place for place, (good, bad) in enumerate(letters) if good != bad), 0)

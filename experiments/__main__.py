@@ -1,8 +1,9 @@
-"""python -m experiments ablate | compare | sweep: what many runs tell.
+"""python -m experiments ablate | compare | sweep | scaling: experiments with many runs.
 
 ablate     how much data a model needs
 compare    several runs side by side
 sweep      runs over a grid of settings
+scaling    scaling laws: run | fit | predict
 """
 
 from collections.abc import Sequence
@@ -10,9 +11,15 @@ from collections.abc import Sequence
 from common import cli
 from experiments.ablation import Ablate, ablate
 from experiments.compare import Compare, compare
+from experiments.scaling import command as scaling
 from experiments.sweep import Sweep, sweep
 
-COMMANDS = {"ablate": (Ablate, ablate), "compare": (Compare, compare), "sweep": (Sweep, sweep)}
+COMMANDS = {
+    "ablate": (Ablate, ablate),
+    "compare": (Compare, compare),
+    "sweep": (Sweep, sweep),
+    "scaling": scaling.COMMANDS,
+}
 
 
 @cli.command

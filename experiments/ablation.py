@@ -1,8 +1,8 @@
-"""How much data does a model need? The same report over runs that read more and more of it.
+"""How much data does a model need? The same report over runs on more and more of it.
 
-    python -m training ablate --data tokens/stories --docs 1k 10k --run runs/ablation --steps 500
+    python -m experiments ablate --data tokens/stories --docs 1k 10k --run runs/ablation --steps 500
 
-RUN/docs-N holds the run on the first N documents; RUN/ablation.json, .html and .png hold their figures side by side.
+RUN/docs-N is the run on the first N documents; RUN/ablation.json, .html and .png compare their figures.
 """
 
 import dataclasses
@@ -20,13 +20,14 @@ from bpe import Tokenizer
 from common import files, plots
 from data.tokenfile import TokenFile, read_meta
 from evaluation.suite import Evaluate, assess
+from kernels.dispatch import Kernels
 
 SUFFIXES = {"k": 1_000, "m": 1_000_000}
 
 
 @dataclasses.dataclass(frozen=True)
 class Ablate:
-    """Trains on the first 1k, 10k, … documents of the same data, and evaluates all runs alike."""
+    """Train on the first 1k, 10k, … documents of the same data, and evaluate every run in the same way."""
 
     docs: tuple[str, ...]
     """Numbers of documents, such as 1k 10k 100k."""
@@ -44,19 +45,26 @@ class Ablate:
     """Stories to sample from each run."""
     device: str = "auto"
     """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+    kernels: Kernels = "auto"
+    """Attention and norms by torch's ops, by our kernels (fused), or by our CUDA on the CPU (emulated, slow)."""
 
     def __post_init__(self) -> None:
         if not self.sizes:
             raise ValueError("docs is empty: give numbers of documents, such as 1k 10k")
+        self.evaluation(self.run)  # refuses what it cannot do before anything is trained
+
+    def evaluation(self, run: Path) -> Evaluate:
+        """Return the options by which a run is evaluated."""
+        return Evaluate(run, pairs=self.pairs, samples=self.samples, device=self.device, kernels=self.kernels)
 
     @property
     def sizes(self) -> list[int]:
-        """The numbers of documents, ascending."""
+        """Return the numbers of documents, ascending."""
         return sorted({size(word) for text in self.docs for word in text.split(",")})
 
 
 def size(word: str) -> int:
-    """A number of documents, as a user writes it.
+    """Return a number of documents from how a user writes it.
 
     >>> size("500"), size("10k"), size("1.5M")
     (500, 10000, 1500000)
@@ -72,7 +80,7 @@ def size(word: str) -> int:
 
 
 def ablate(options: Ablate) -> None:
-    """Trains, evaluates and compares."""
+    """Train, evaluate and compare."""
     sizes, meta = options.sizes, read_meta(options.data)
     if sizes[-1] > meta.documents["train"]:
         raise ValueError(
@@ -88,21 +96,21 @@ def ablate(options: Ablate) -> None:
 
 
 def _run(options: Ablate, count: int) -> dict[str, float]:
-    """The figures of one run, trained here."""
+    """Train one run; return its figures."""
     from training.config import parse_config
     from training.loop import train
 
     data, run = options.run / f"tokens-{count}", options.run / f"docs-{count}"
-    cut(options.data, data, count)
+    truncate(options.data, data, count)
     steps = [] if options.steps is None else ["--steps", str(options.steps)]
     flags = ["--preset", options.preset, "--data", str(data), "--run", str(run), "--device", options.device]
+    flags += ["--kernels", options.kernels]
     train(parse_config([*flags, *steps, "--overwrite"]))
-    evaluation = Evaluate(run, pairs=options.pairs, samples=options.samples, device=options.device)
-    return assess(evaluation).figures
+    return assess(options.evaluation(run)).figures
 
 
-def cut(source: Path, target: Path, count: int) -> None:
-    """Writes to `target` the token files of `source` with the first `count` training documents only."""
+def truncate(source: Path, target: Path, count: int) -> None:
+    """Write to `target` the token files of `source` with the first `count` training documents only."""
     train, meta = TokenFile.open(source, "train"), read_meta(source)
     ends = np.flatnonzero(train.tokens == meta.end_of_text)
     tokens = np.asarray(train.tokens[: ends[count - 1] + 1])
@@ -122,7 +130,7 @@ def cut(source: Path, target: Path, count: int) -> None:
 
 
 def table(figures: Mapping[int, Mapping[str, float]]) -> Table:
-    """A column for each number of documents."""
+    """Return a table with a column for each number of documents."""
     shown = Table("figure", *(f"{count:,} docs" for count in figures))
     for name in _names(figures):
         shown.add_row(name, *(f"{found[name]:.4g}" for found in figures.values()))
@@ -134,7 +142,7 @@ def _names(figures: Mapping[int, Mapping[str, float]]) -> Sequence[str]:
 
 
 def html_page(figures: Mapping[int, Mapping[str, float]]) -> str:
-    """The table and the plot, which lies beside the page."""
+    """Return a page with the table and the plot, a file in the same directory."""
     head = "".join(f"<th>{count:,} docs</th>" for count in figures)
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td>"
@@ -152,7 +160,7 @@ def html_page(figures: Mapping[int, Mapping[str, float]]) -> str:
 
 
 def plot(figures: Mapping[int, Mapping[str, float]], path: Path) -> None:
-    """Draws each figure over the number of documents."""
+    """Draw each figure over the number of documents."""
     names = _names(figures)
     columns = 4
     figure = plots.figure(4 * columns, 3 * -(-len(names) // columns))

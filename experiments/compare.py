@@ -1,4 +1,4 @@
-"""python -m training compare RUN RUN …: validation loss of several runs over tokens and over time, and a table."""
+"""python -m experiments compare RUN RUN …: validation loss of several runs over tokens and over time, and a table."""
 
 import dataclasses
 from pathlib import Path
@@ -16,7 +16,7 @@ AXES = {"tokens": "tokens", "seconds": "seconds of training"}
 
 @dataclasses.dataclass(frozen=True)
 class Compare:
-    """Draws the losses of several runs over tokens and over time, and lists where they ended."""
+    """Draw the losses of several runs over tokens and over time, and list their last values."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Directories of runs, finished or not."""
@@ -25,25 +25,25 @@ class Compare:
 
 
 @dataclasses.dataclass(frozen=True)
-class Course:
-    """What a run's log says, as far as it has come."""
+class Curve:
+    """The evaluations of a run so far."""
 
     name: str
     evaluations: list[dict[str, Any]]
 
     @property
     def best(self) -> float:
-        """The lowest validation loss, in nats per token."""
+        """Return the lowest validation loss, in nats per token."""
         return min(record["val_loss"] for record in self.evaluations)
 
     @property
     def end(self) -> dict[str, Any]:
-        """The last evaluation."""
+        """Return the last evaluation."""
         return self.evaluations[-1]
 
 
-def read_course(run: Path) -> Course:
-    """The evaluations in RUN/log.jsonl."""
+def read_curve(run: Path) -> Curve:
+    """Read the evaluations in RUN/log.jsonl."""
     log = run / "log.jsonl"
     if not log.is_file():
         raise FileNotFoundError(
@@ -52,40 +52,40 @@ def read_course(run: Path) -> Course:
     evaluations = [record for record in read_log(log) if "val_loss" in record and "seconds" in record]
     if not evaluations:
         raise ValueError(f"{run} has not been evaluated yet: wait for its first --eval-every steps")
-    return Course(run.name, evaluations)
+    return Curve(run.name, evaluations)
 
 
 def compare(options: Compare) -> None:
-    """Reads all runs, then draws and prints."""
-    courses = [read_course(run) for run in options.runs]
-    if not courses:
-        raise ValueError("name at least one run: python -m training compare RUN RUN …")
-    draw(courses, options.out)
+    """Read all runs, then draw and print."""
+    curves = [read_curve(run) for run in options.runs]
+    if not curves:
+        raise ValueError("name at least one run: python -m experiments compare RUN RUN …")
+    draw(curves, options.out)
     table = Table("run", "steps", "tokens", "seconds", "tokens/s", "best val loss", "last val loss")
-    for course in courses:
-        end = course.end
+    for curve in curves:
+        end = curve.end
         speed = end["tokens"] / end["seconds"]
         table.add_row(
-            course.name,
+            curve.name,
             f"{end['step'] + 1:,}",
             f"{end['tokens']:,}",
             f"{end['seconds']:.1f}",
             f"{speed:,.0f}",
-            f"{course.best:.4f}",
+            f"{curve.best:.4f}",
             f"{end['val_loss']:.4f}",
         )
     Console().print(table)
     print(f"{options.out}: validation loss over tokens and over time")
 
 
-def draw(courses: list[Course], path: Path) -> None:
-    """Two panels, one for each axis, and a curve for each run in both."""
+def draw(curves: list[Curve], path: Path) -> None:
+    """Draw two panels, one for each axis, with a curve for each run."""
     figure = plots.figure(11, 4)
     panels = figure.subplots(1, 2, sharey=True)
     for panel, (axis, label) in zip(panels, AXES.items(), strict=True):
-        for course in courses:
-            points = [(record[axis], record["val_loss"]) for record in course.evaluations]
-            panel.plot(*zip(*points, strict=True), marker=".", label=course.name)
+        for curve in curves:
+            points = [(record[axis], record["val_loss"]) for record in curve.evaluations]
+            panel.plot(*zip(*points, strict=True), marker=".", label=curve.name)
         panel.set(xlabel=label)
         panel.grid(alpha=0.3)
     panels[0].set(ylabel="validation loss, nats per token")

@@ -1,19 +1,21 @@
-"""Where a run computes, and in which precision: what is asked for where it exists, else the best there is."""
+"""The device and precision that a run computes with: those asked for, or by "auto" the best available."""
 
 import contextlib
-import dataclasses
 import os
+import resource
+import sys
 import time
 
 import torch
 
 import kernels
 from common.memory import keep_freed_memory
+from kernels.dispatch import Kernels
 from model import GPTConfig
 
 
 def choose_device(name: str) -> torch.device:
-    """`auto` is the first GPU that torch can use, else the CPU; a device that is not there is a ValueError."""
+    """Return the device; `auto` is the first GPU that torch can use, else the CPU. ValueError for a missing one."""
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         return torch.device(accelerator.type if accelerator else "cpu")
@@ -27,13 +29,13 @@ def choose_device(name: str) -> torch.device:
     count = torch.cuda.device_count() if device.type == "cuda" else 1
     if not available[device.type] or (device.index or 0) >= count:
         raise ValueError(
-            f"device {name!r} is not there (or this build of torch cannot use it): choose --device cpu or auto"
+            f"device {name!r} is not available (or this build of torch cannot use it): choose --device cpu or auto"
         )
     return device
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 where the hardware multiplies it faster than float32, else float32."""
+    """Return the dtype; `auto` is bfloat16 if the hardware multiplies it faster than float32, else float32."""
     if name != "auto":
         return getattr(torch, name)
     return torch.bfloat16 if _fast_bfloat16(device) else torch.float32
@@ -49,27 +51,23 @@ def _fast_bfloat16(device: torch.device) -> bool:
 
 
 def autocast(device: torch.device, precision: torch.dtype) -> contextlib.AbstractContextManager[None]:
-    """Matrix products in `precision` with float32 weights; no context at all for float32."""
+    """Return a context for matrix products in `precision` with float32 weights; for float32 it does nothing."""
     if precision == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, precision)
 
 
-def choose_kernels(name: str, config: GPTConfig, device: torch.device) -> GPTConfig:
-    """The model's config with attention and norms by torch's ops ("torch") or by ours ("fused").
+def choose_kernels(name: Kernels, config: GPTConfig, device: torch.device) -> Kernels:
+    """Return which kernels run the model on the device: "torch", "fused" or "emulated".
 
-    "auto" takes ours where they are built for the device, unless the config asks for plain torch operations.
+    ValueError if `name` asks for what cannot be had.
     """
-    built = kernels.backends().get(device.type, "not built for this kind of device")
-    if name == "fused" and built != "available":
-        raise ValueError(f"--kernels fused asks for what is not there on {device}: {built}")
-    best = "fused" if built == "available" else "sdpa"
-    auto = "torch" if config.attention == "torch" else best
-    return dataclasses.replace(config, attention={"torch": "sdpa", "fused": "fused", "auto": auto}[name])
+    with kernels.use(name):
+        return kernels.runs_on(device.type, config.head_dim)
 
 
 def set_up(device: torch.device, *, tf32: bool, deterministic: bool) -> None:
-    """The switches of the whole process: denormal numbers, freed memory, TensorFloat-32, repeatable algorithms."""
+    """Set process-wide switches: denormal numbers, freed memory, TensorFloat-32, deterministic algorithms."""
     if device.type == "cpu":
         # A converged tiny model has gradients of 1e-40, and a CPU is 20 to 50 times slower on such numbers.
         torch.set_flush_denormal(True)
@@ -82,18 +80,18 @@ def set_up(device: torch.device, *, tf32: bool, deterministic: bool) -> None:
 
 
 def has_tf32(device: torch.device) -> bool:
-    """Whether the device multiplies in TensorFloat-32: NVIDIA's GPUs since Ampere."""
+    """True if the device multiplies in TensorFloat-32: NVIDIA's GPUs since Ampere."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def describe(device: torch.device, precision: torch.dtype, attention: str, *, tf32: bool) -> str:
-    """Device, precision and kernels in one line.
+def describe(device: torch.device, precision: torch.dtype, chosen: Kernels, *, tf32: bool) -> str:
+    """Return device, precision and kernels in one line.
 
     >>> describe(torch.device("cpu"), torch.bfloat16, "fused", tf32=True)
     'on cpu in bfloat16 with fused kernels'
     """
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
-    ops = {"fused": "fused kernels", "sdpa": "torch's kernels", "torch": "plain torch operations"}[attention]
+    ops = {"fused": "fused kernels", "torch": "torch's kernels", "emulated": "emulated kernels"}[chosen]
     words = str(precision).removeprefix("torch.")
     if precision == torch.float32 and tf32 and has_tf32(device):
         words = "float32 (TF32 products)"
@@ -103,9 +101,9 @@ def describe(device: torch.device, precision: torch.dtype, attention: str, *, tf
 
 
 def matmul_flops(device: torch.device, precision: torch.dtype) -> float:
-    """Floating-point operations per second of a large matrix product here: the 100 % of our MFU.
+    """Return the operations per second of a large matrix product: 100 % of our MFU.
 
-    Measured, not looked up, so that it means the same on every machine.
+    It is measured, not looked up, so that it means the same on every machine.
     """
     size = 8192 if device.type == "cuda" else 512
     a = torch.ones(size, size, device=device, dtype=precision)
@@ -115,3 +113,11 @@ def matmul_flops(device: torch.device, precision: torch.dtype) -> float:
         (a @ a)[0, 0].item()  # reading one number waits for a GPU
         times.append(time.perf_counter() - start)
     return 2 * size**3 / min(times)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Return the peak memory in MB: allocated by torch on a GPU, resident in the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -1,4 +1,4 @@
-"""A story told in turns: the reader writes, the model goes on, and each step can be taken back.
+"""An interactive session: the user writes, the model continues, and each turn can be undone.
 
 `Dialogue` holds the text and answers one line at a time; `run` is the loop around it in a terminal.
 """
@@ -9,27 +9,27 @@ from collections.abc import Iterator
 
 from inference.text import TextModel
 from model.cache import context_start
-from model.rules import Rules
+from model.generate import Rules
 
 HELP = """\
-Write how the story begins or goes on; an empty line lets the model go on by itself.
-  /undo            take back the last turn
-  /again           tell the last turn in another way
-  /new             begin another story
+Write how the story begins or continues; after an empty line the model continues by itself.
+  /undo            undo the last turn
+  /again           sample the last turn again
+  /new             start another story
   /show            print the whole story
   /set NAME VALUE  temperature, top_k, top_p, min_p, repetition_penalty (none: off), seed or tokens
   /quit            leave"""
 
 
 class Dialogue:
-    """The story so far as a list of turns, and the rules by which the next one is told."""
+    """The story so far as a list of turns, and the rules by which the next one is sampled."""
 
     def __init__(
         self, text_model: TextModel, rules: Rules, max_new_tokens: int, seed: int, stops: tuple[str, ...] = ()
     ):
         self.text_model, self.rules, self.stops = text_model, rules, stops
         self.tokens, self.seed = max_new_tokens, seed
-        self.turns: list[tuple[str, str]] = []  # what the reader wrote, what the model added
+        self.turns: list[tuple[str, str]] = []  # what the user wrote, what the model added
         self.commands = {
             "/undo": self._undo,
             "/again": self._again,
@@ -41,36 +41,36 @@ class Dialogue:
 
     @property
     def story(self) -> str:
-        """The whole text."""
-        return "".join(written + told for written, told in self.turns)
+        """Return the whole text."""
+        return "".join(text + added for text, added in self.turns)
 
     def respond(self, line: str) -> Iterator[str]:
-        """Carries out a command, or takes `line` into the story and goes on; yields text as it comes.
+        """Run a command, or add `line` to the story and continue it; yield text as it is sampled.
 
-        Raises a ValueError for what cannot be done; the story is then as it was.
+        ValueError for what cannot be done; the story is then unchanged.
         """
         name, *arguments = line.split() or [""]
         if not line.startswith("/"):
-            yield from self._go_on(line)
+            yield from self._continue(line)
         elif name in self.commands:
             if arguments and name != "/set":
-                raise ValueError(f"{name} takes nothing more than its name: /help lists the commands")
+                raise ValueError(f"{name} takes no argument: /help lists the commands")
             yield from self.commands[name](*arguments)
         else:
             raise ValueError(f"unknown command {name}: /help lists them")
 
-    def _go_on(self, written: str) -> Iterator[str]:
-        """Adds a turn. An interrupted one keeps what was said."""
-        ids = self.text_model.encode(self.story + written)
+    def _continue(self, text: str) -> Iterator[str]:
+        """Add a turn. An interrupted one keeps the text sampled so far."""
+        ids = self.text_model.encode(self.story + text)
         context = ids[context_start(len(ids) + 1, self.text_model.model.config.block_size) :]
-        tellings = self.text_model.tell(
+        continuations = self.text_model.generate(
             [context], self.tokens, self.rules, seeds=[self.seed], stops=self.stops
         )
         self.seed += 1
-        self.turns.append((written, ""))
-        for said in tellings:
-            self.turns[-1] = written, tellings.rows[0].text
-            yield said.get(0, "")
+        self.turns.append((text, ""))
+        for pieces in continuations:
+            self.turns[-1] = text, continuations.rows[0].text
+            yield pieces.get(0, "")
 
     def _undo(self) -> Iterator[str]:
         if not self.turns:
@@ -80,9 +80,9 @@ class Dialogue:
 
     def _again(self) -> Iterator[str]:
         if not self.turns:
-            raise ValueError("there is nothing to tell again: the story has not begun")
-        written, _ = self.turns.pop()
-        yield from self._go_on(written)
+            raise ValueError("there is nothing to sample again: the story has not begun")
+        text, _ = self.turns.pop()
+        yield from self._continue(text)
 
     def _new(self) -> Iterator[str]:
         self.turns.clear()
@@ -97,7 +97,7 @@ class Dialogue:
     def _set(self, *words: str) -> Iterator[str]:
         fields = {field.name for field in dataclasses.fields(Rules)}
         if len(words) != 2 or words[0] not in fields | {"seed", "tokens"}:
-            raise ValueError(f"say /set NAME VALUE, with one of {', '.join(sorted(fields))}, seed, tokens")
+            raise ValueError(f"give /set NAME VALUE, with one of {', '.join(sorted(fields))}, seed, tokens")
         name, value = words[0], _number(words[0], words[1])
         if name in fields:
             self.rules = dataclasses.replace(self.rules, **{name: value})
@@ -111,7 +111,7 @@ class Dialogue:
 
 
 def _number(name: str, text: str) -> int | float | None:
-    """The value that a user wrote, None for "none"."""
+    """Return the value that a user wrote, None for "none"."""
     if text.lower() == "none" and name in ("top_k", "top_p", "min_p"):
         return None
     whole = name in ("top_k", "seed", "tokens")
@@ -122,7 +122,7 @@ def _number(name: str, text: str) -> int | float | None:
 
 
 def run(dialogue: Dialogue) -> None:
-    """Reads lines until the end of the input or /quit. Ctrl-C ends a turn, not the program."""
+    """Read lines until the end of the input or /quit. Ctrl-C ends a turn, not the program."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (importing it gives input() line editing and a history)
     print("/help lists what you can do.")
@@ -138,7 +138,7 @@ def run(dialogue: Dialogue) -> None:
 
 
 def answer(dialogue: Dialogue, line: str) -> None:
-    """Prints the answer to one line as it comes; a mistake is one line and the dialogue goes on."""
+    """Print the answer to one line as it is sampled; a mistake is one line and the dialogue continues."""
     try:
         for piece in dialogue.respond(line):
             print(piece, end="", flush=True)

@@ -1,4 +1,4 @@
-"""Text coloured by how likely the model found each token, with what it would rather have said."""
+"""Text coloured by the probability of each token, with the likeliest tokens in its place."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from inference.scoring import windows
+from inference.scoring import half_overlapping
 from inference.text import TextModel
 
 # From surprising to certain: readable in black.
@@ -18,7 +18,7 @@ BOUNDS = (0.01, 0.1, 0.3, 0.7)
 
 
 @dataclasses.dataclass(frozen=True)
-class Said:
+class TokenChoice:
     """A token, its probability, and the likeliest tokens in its place."""
 
     token: str
@@ -27,29 +27,31 @@ class Said:
 
     @property
     def colour(self) -> str:
-        """The colour of its probability.
+        """Return the colour of its probability.
 
-        >>> Said("cat", 0.8, []).colour == COLOURS[-1], Said("cat", 0.1, []).colour == COLOURS[2]
+        >>> TokenChoice("cat", 0.8, []).colour == COLOURS[-1], TokenChoice("cat", 0.1, []).colour == COLOURS[2]
         (True, True)
         """
         return COLOURS[sum(self.probability >= bound for bound in BOUNDS)]
 
 
-def look(text_model: TextModel, ids: Sequence[int], begin: int = 1, count: int = 3) -> list[Said]:
-    """Each of ids[begin:], as the model at temperature 1 sees it after the ids before it."""
+def token_choices(
+    text_model: TextModel, ids: Sequence[int], begin: int = 1, count: int = 3
+) -> list[TokenChoice]:
+    """Return for each of ids[begin:] its probability after the ids before it, and the `count` runners-up."""
     model, size = text_model.model, text_model.model.config.block_size
     found = []
-    for start, first in windows(len(ids), size):
+    for start, first in half_overlapping(len(ids), size):
         idx = torch.tensor([ids[start : start + size]], device=model.wte.weight.device)
         with torch.inference_mode():
             probabilities = model(idx)[0][0].float().softmax(-1)  # (T, V), of what follows each id
         for at in range(max(first, begin), min(start + size + 1, len(ids))):
-            found.append(_said(text_model, ids[at], probabilities[at - start - 1], count))
+            found.append(_choice(text_model, ids[at], probabilities[at - start - 1], count))
     return found
 
 
-def _said(text_model: TextModel, id: int, probabilities: Tensor, count: int) -> Said:
-    """One token and the `count` likeliest others, by probabilities (V,)."""
+def _choice(text_model: TextModel, id: int, probabilities: Tensor, count: int) -> TokenChoice:
+    """Return one token and the `count` likeliest others, by probabilities (V,)."""
     best = probabilities.topk(min(count + 1, len(probabilities)))
     vocab = text_model.tokenizer.vocab  # the model may have more ids: rows of padding, never trained
     others = [
@@ -57,11 +59,11 @@ def _said(text_model: TextModel, id: int, probabilities: Tensor, count: int) -> 
         for other, p in zip(best.indices.tolist(), best.values.tolist(), strict=True)
         if other != id
     ]
-    return Said(shown(vocab.get(id, b"?")), probabilities[id].item(), others[:count])
+    return TokenChoice(shown(vocab.get(id, b"?")), probabilities[id].item(), others[:count])
 
 
 def shown(token: bytes) -> str:
-    r"""A token as it is printed: parts of characters and control characters by their codes.
+    r"""Return a token for printing: parts of characters and control characters by their codes.
 
     >>> shown(b" caf\xc3"), shown(b"\n")
     (' caf\\xc3', '\\n')
@@ -70,15 +72,15 @@ def shown(token: bytes) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def render(said: Sequence[Said]) -> RenderableType:
-    """The coloured text, what the colours mean, and a table of tokens with their runners-up."""
+def render(choices: Sequence[TokenChoice]) -> RenderableType:
+    """Return the coloured text, a legend, and a table of tokens with their runners-up."""
     text, legend = Text(), Text("probability  ")
-    for token in said:
+    for token in choices:
         text.append(token.token.replace("\\n", "\n"), style=f"black on {token.colour}")
     for name, colour in zip(("below 1 %", "10 %", "30 %", "70 %", "above"), COLOURS, strict=True):
         legend.append(f" {name} ", style=f"black on {colour}")
     table = Table("token", "probability", "instead")
-    for token in said:
+    for token in choices:
         others = "  ".join(f"{other!r} {p:.3f}" for other, p in token.runners_up)
         table.add_row(Text(repr(token.token)), f"{token.probability:.3f}", Text(others))
     return Group(text, legend, table)

@@ -1,11 +1,14 @@
 """Read what a training run left: its weights, its tokenizer, its settings."""
 
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bpe import Tokenizer
 from common import files
+
+GPT2_FILES = ("vocab.json", "merges.txt")
 
 
 def weights_directory(directory: Path) -> Path:
@@ -15,13 +18,55 @@ def weights_directory(directory: Path) -> Path:
 
 
 def settings(run: Path) -> dict[str, Any]:
-    """Return what a run's config.toml says, field by field."""
-    return tomllib.loads((run / "config.toml").read_text(encoding="utf-8"))
+    """Return what the config.toml of a run, or of the run that a checkpoint belongs to, says, field by field."""
+    for directory in (run, run.parent):
+        if (path := directory / "config.toml").is_file():
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+    raise FileNotFoundError(f"{run} is no run of train.py (it has no config.toml): give the directory of one")
+
+
+def tokenizer_directory(weights: Path) -> Path | None:
+    """Return the directory with the tokenizer of a run, of one of its checkpoints, or of a Hugging Face model.
+
+    This is its tokenizer.json, or GPT-2's vocab.json and merges.txt; None if there is neither.
+    """
+    checkpoint_of = [weights.parent] if (weights.parent / "config.toml").is_file() else []
+    for directory in (weights, *checkpoint_of):
+        if (directory / "tokenizer.json").is_file() or all(
+            (directory / name).is_file() for name in GPT2_FILES
+        ):
+            return directory
+    return None
+
+
+def load_tokenizer(weights: Path) -> Tokenizer:
+    """Return the tokenizer of a run, of one of its checkpoints, or of a Hugging Face model."""
+    directory = tokenizer_directory(weights)
+    if directory is None:
+        raise FileNotFoundError(
+            f"{weights} holds no tokenizer.json: copy it from where the model was trained"
+        )
+    if (directory / "tokenizer.json").is_file():
+        return Tokenizer.load(directory / "tokenizer.json")
+    return Tokenizer.from_gpt2(*(directory / name for name in GPT2_FILES))
 
 
 def same_tokenizer(one: Path, other: Path) -> bool:
-    """True if two files, maybe written by different programs, give texts the same ids."""
-    if one.read_bytes() == other.read_bytes():
+    """True if the tokenizers of two directories, maybe written by different programs, give texts the same ids."""
+    paths = [directory / "tokenizer.json" for directory in (one, other)]
+    if all(path.is_file() for path in paths) and paths[0].read_bytes() == paths[1].read_bytes():
         return True
-    a, b = Tokenizer.load(one), Tokenizer.load(other)
-    return (a.vocab, a.merges, a.special_tokens) == (b.vocab, b.merges, b.special_tokens)
+    tokenizers = [load_tokenizer(directory) for directory in (one, other)]
+    a, b = ((each.vocab, each.merges, each.special_tokens, each.pattern.text) for each in tokenizers)
+    return a == b
+
+
+def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Return the text of ids that a model drew, without those of rows that only pad the model's vocabulary."""
+    return b"".join(tokenizer.vocab.get(id, b"") for id in ids).decode("utf-8", "replace")
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError for a seed that some random generator cannot take, or from which others are counted up."""
+    if not 0 <= seed < 1 << 62:
+        raise ValueError(f"seed is {seed}: it must be 0 or more, and below 2^62")

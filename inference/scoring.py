@@ -1,4 +1,4 @@
-"""How likely a model finds a text: log-probability of each token, perplexity, bits per byte."""
+"""Scoring texts: the log-probability of each token, perplexity, bits per byte."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ BATCH_LOGITS = 1 << 25  # numbers in the logits of one batch: 128 MiB in float32
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """log P of a text in nats, after `<|endoftext|>`, and its length."""
+    """log P of a text in nats, after `<|endoftext|>`, and its number of tokens."""
 
     text: str
     log_probability: float
@@ -27,17 +27,17 @@ class Score:
 
     @property
     def perplexity(self) -> float:
-        """The number of equally likely tokens that would be as surprising, e^(-log P / tokens)."""
+        """Return the number of equally likely tokens that would be as surprising, e^(-log P / tokens)."""
         return math.exp(-self.log_probability / self.tokens)
 
     @property
     def bits_per_byte(self) -> float:
-        """-log2 P per byte of UTF-8."""
+        """Return -log2 P per byte of UTF-8."""
         return -self.log_probability / (math.log(2) * len(self.text.encode("utf-8", "replace")))
 
 
 def score_texts(text_model: TextModel, texts: Sequence[str]) -> list[Score]:
-    """The score of each text, none of them empty."""
+    """Return the score of each text; none may be empty."""
     if any(not text for text in texts):
         raise ValueError("there is an empty text to score: give each at least one character")
     rows = [text_model.encode(text) for text in texts]
@@ -52,10 +52,14 @@ def score_texts(text_model: TextModel, texts: Sequence[str]) -> list[Score]:
 
 
 def log_probabilities(model: GPT, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-    """For each row of ids log P(id | ids before it) of all but the first: (len - 1,) of float64, on the CPU."""
+    """Return for each row of ids log P(id | ids before it) of all but the first: (len - 1,) float64, on the CPU."""
     size = model.config.block_size
-    spans = [(row, start, first) for row, ids in enumerate(rows) for start, first in windows(len(ids), size)]
-    spans.sort(key=lambda span: len(rows[span[0]]) - span[1])  # alike in length: little padding
+    spans = [
+        (row, start, first)
+        for row, ids in enumerate(rows)
+        for start, first in half_overlapping(len(ids), size)
+    ]
+    spans.sort(key=lambda span: len(rows[span[0]]) - span[1])  # similar lengths need little padding
     pieces: list[dict[int, Tensor]] = [{} for _ in rows]  # of each row, by the window's start
     for batch in _batches(spans, max(1, BATCH_LOGITS // (size * model.config.vocab_size))):
         contexts = [rows[row][start : start + size + 1] for row, start, _ in batch]
@@ -65,10 +69,10 @@ def log_probabilities(model: GPT, rows: Sequence[Sequence[int]]) -> list[Tensor]
     return [torch.cat([nothing, *(parts[start] for start in sorted(parts))]) for parts in pieces]
 
 
-def windows(length: int, block_size: int) -> Iterator[tuple[int, int]]:
-    """(start, first id to predict) of windows by halves: every id has half a context before it, if there is as much.
+def half_overlapping(length: int, block_size: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, first id to predict) of windows that overlap by half, so that ids have half a context before them.
 
-    >>> list(windows(10, block_size=4))
+    >>> list(half_overlapping(10, block_size=4))
     [(0, 1), (2, 5), (4, 7), (6, 9)]
     """
     start, first = 0, 1
@@ -85,18 +89,18 @@ def _batches(items: Sequence[tuple], size: int) -> Iterator[Sequence[tuple]]:
 
 @torch.inference_mode()
 def _forward(model: GPT, rows: Sequence[Sequence[int]]) -> list[Tensor]:
-    """log P of all ids but the first, for rows of at most block_size + 1 ids: each (len - 1,) of float64."""
+    """Return log P of all ids but the first, for rows of at most block_size + 1 ids: each (len - 1,) float64."""
     widest = max(map(len, rows))
     device = model.wte.weight.device
     ids = torch.tensor([[*row, *[0] * (widest - len(row))] for row in rows], device=device)  # (B, T + 1)
-    logits = model(ids[:, :-1])[0].float()  # (B, T, V); padding stands behind, where nobody looks
+    logits = model(ids[:, :-1])[0].float()  # (B, T, V); padding is at the end, where no query sees it
     chosen = logits.gather(-1, ids[:, 1:, None])[..., 0]  # (B, T)
     log_p = (chosen - logits.logsumexp(-1)).double().cpu()
     return [log_p[i, : len(row) - 1] for i, row in enumerate(rows)]
 
 
 def texts_of(arguments: Sequence[str]) -> list[str]:
-    """Each argument as it is, or the lines of the file that it names, without empty ones."""
+    """Return each argument, or the non-empty lines of the file that it names."""
     texts = []
     for argument in arguments:
         if _is_file(argument):
@@ -119,7 +123,7 @@ def _is_file(argument: str) -> bool:
 
 
 def table(scores: Sequence[Score]) -> Table:
-    """The scores, one line each."""
+    """Return the scores as a table, one line each."""
     shown = Table("log P", "perplexity", "bits per byte", "tokens", "text")
     for score in scores:
         shown.add_row(

@@ -1,4 +1,4 @@
-"""A model and its tokenizer together: text goes in, text comes out as it is said, never half a character."""
+"""A model and its tokenizer together: text in, text out as it is sampled, never half a character (basics/sample.py)."""
 
 import codecs
 import dataclasses
@@ -8,21 +8,20 @@ from pathlib import Path
 from torch import Tensor
 
 from bpe import END_OF_TEXT, Tokenizer
-from inference.run import weights_directory
+from inference.run import load_tokenizer, weights_directory
 from model import GPT
 from model.cache import compile_step
-from model.generate import Generation
+from model.generate import Generation, Rules
 from model.pack import Precision, pack
-from model.rules import Rules
 
 
-class Telling:
+class Continuation:
     """One continuation as it grows: its ids, and its text up to the first stop string.
 
-    What could be the beginning of a stop string, or of a character, is held back until that is decided.
+    A possible beginning of a stop string, or of a character, is held back until it is decided.
 
-    >>> telling = Telling(Tokenizer([(b"h", b"i")]), ["!!"])
-    >>> [telling.add(id) for id in b"oh! oh!!x"], telling.stopped
+    >>> text = Continuation(Tokenizer([(b"h", b"i")]), ["!!"])
+    >>> [text.add(id) for id in b"oh! oh!!x"], text.stopped
     (['o', 'h', '', '! ', 'o', 'h', '', '', ''], True)
     """
 
@@ -34,14 +33,14 @@ class Telling:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, id: int) -> str:
-        """Takes in the next id; returns the text that is certain now and was not before."""
+        """Add the next id; return the text that has become certain."""
         if self.stopped:
             return ""
         self.ids.append(id)
         return self._show(self._decoder.decode(self._tokenizer.vocab.get(id, b"")))
 
     def finish(self) -> str:
-        """No more ids will come: returns what was held back."""
+        """Return what was held back; no more ids will come."""
         if self.stopped:
             return ""
         shown = self._show(self._decoder.decode(b"", final=True))
@@ -59,44 +58,30 @@ class Telling:
         return shown
 
     def _beginning_of_a_stop(self) -> int:
-        """How many characters at the end of what is held may belong to a stop string."""
+        """Return how many of the last characters held may belong to a stop string."""
         longest = max((len(stop) - 1 for stop in self._stops), default=0)
         sizes = range(min(longest, len(self._held)), 0, -1)
         return next((n for n in sizes if any(stop.startswith(self._held[-n:]) for stop in self._stops)), 0)
 
 
-def said(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """The text of ids that a model drew. Ids that only the model has, rows that pad its vocabulary, say nothing."""
-    return b"".join(tokenizer.vocab.get(id, b"") for id in ids).decode("utf-8", "replace")
-
-
 def check_stops(stops: Sequence[str]) -> None:
-    """An empty stop string would end every text at once."""
+    """Raise ValueError for an empty stop string, which would end every text at once."""
     if "" in stops:
         raise ValueError("a stop string is empty: give it at least one character, or leave it out")
 
 
 def _without_weights(directory: Path) -> str:
-    """What to say of a directory that holds no model."""
+    """Return the error message for a directory that holds no model."""
     if (directory / "config.toml").is_file():
         return (
-            f"{directory} stopped before its first evaluation, so that there are no best weights yet: go on with "
+            f"{directory} stopped before its first evaluation, so that there are no best weights yet: continue it with "
             f"python train.py --run {directory} --resume"
         )
-    return (
-        f"{directory} holds no trained model (neither best/ nor config.json): "
-        f"train one with python train.py --run {directory}"
-    )
-
-
-def load_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer of a directory: tokenizer.json, or GPT-2's vocab.json and merges.txt."""
-    names = ("vocab.json", "merges.txt")
-    if (directory / "tokenizer.json").is_file():
-        return Tokenizer.load(directory / "tokenizer.json")
-    if all((directory / name).is_file() for name in names):
-        return Tokenizer.from_gpt2(*(directory / name for name in names))
-    raise FileNotFoundError(f"{directory} holds no tokenizer.json: copy it from where the model was trained")
+    if directory.exists():
+        return (
+            f"{directory} holds no trained model (neither best/ nor config.json): give the directory of a run"
+        )
+    return f"{directory} holds no trained model, it does not exist: train one with python train.py --run {directory}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +92,8 @@ class TextModel:
     tokenizer: Tokenizer
     step: Callable[..., Tensor] | None = None
     """A compiled decode step; see model.cache.compile_step."""
+    special_tokens: bool = False
+    """True to encode special tokens in texts as tokens, not as their letters."""
 
     @classmethod
     def load(
@@ -115,10 +102,11 @@ class TextModel:
         device: str = "auto",
         precision: Precision | None = None,
         compile: bool = False,
+        special_tokens: bool = False,
     ) -> "TextModel":
-        """The best weights of a run, or the model of a Hugging Face directory, with its tokenizer.
+        """Load the best weights of a run, or the model of a Hugging Face directory, with its tokenizer.
 
-        With a `precision` the model is packed for generation: see model.pack. FileNotFoundError where there is no
+        With a `precision` the model is packed for generation: see model.pack. FileNotFoundError if there is no
         model or no tokenizer, ValueError for a tokenizer with more tokens than the model has.
         """
         from inference.devices import choose_device
@@ -136,23 +124,23 @@ class TextModel:
         model = model.to(choose_device(device)).eval()
         if precision is not None:
             model = pack(model, precision)
-        return cls(model, tokenizer, compile_step(model) if compile else None)
+        return cls(model, tokenizer, compile_step(model) if compile else None, special_tokens)
 
     @property
     def end(self) -> int | None:
-        """The id of `<|endoftext|>`, which begins and ends every document of the training data."""
+        """Return the id of `<|endoftext|>`, which starts and ends every document of the training data."""
         return self.tokenizer.special_tokens.get(END_OF_TEXT)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text` as the beginning of a document."""
+        """Return the ids of `text` as the beginning of a document."""
         start = [] if self.end is None else [self.end]
-        ids = start + self.tokenizer.encode(text)
+        ids = start + self.tokenizer.encode(text, allowed_special="all" if self.special_tokens else ())
         if not ids:
             raise ValueError(f"the prompt is empty, and the tokenizer has no {END_OF_TEXT} to start from")
         return ids
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """`encode`, for a prompt that must leave room for an answer in the context."""
+        """Return the ids of a prompt; ValueError if they leave no room for an answer in the context."""
         ids = self.encode(prompt)
         if len(ids) >= self.model.config.block_size:
             raise ValueError(
@@ -161,7 +149,7 @@ class TextModel:
             )
         return ids
 
-    def tell(
+    def generate(
         self,
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int,
@@ -170,38 +158,38 @@ class TextModel:
         seeds: Sequence[int],
         stops: Sequence[str] = (),
         ignore_eot: bool = False,
-    ) -> "Tellings":
-        """Continues the prompts in one batch, each up to `<|endoftext|>` or one of the texts in `stops`."""
+    ) -> "Continuations":
+        """Continue the prompts in one batch, each up to `<|endoftext|>` or one of the texts in `stops`."""
         check_stops(stops)
         end = () if ignore_eot or self.end is None else self.end
         generation = Generation(
             self.model, prompts, max_new_tokens, rules=rules, stop=end, seed=seeds, step=self.step
         )
-        return Tellings(generation, [Telling(self.tokenizer, stops) for _ in prompts])
+        return Continuations(generation, [Continuation(self.tokenizer, stops) for _ in prompts])
 
 
 @dataclasses.dataclass(frozen=True)
-class Tellings:
+class Continuations:
     """A batch of continuations; iterating gives {row: new piece of text} until all are finished."""
 
     generation: Generation
-    rows: Sequence[Telling]
+    rows: Sequence[Continuation]
 
     def __iter__(self) -> Iterator[dict[int, str]]:
-        for said in self.generation:
-            yield {row: self.rows[row].add(id) for row, id in said.items()}
-            for row in said:
+        for drawn in self.generation:
+            yield {row: self.rows[row].add(id) for row, id in drawn.items()}
+            for row in drawn:
                 if self.rows[row].stopped:
                     self.generation.close(row)
-        yield {row: telling.finish() for row, telling in enumerate(self.rows)}
+        yield {row: each.finish() for row, each in enumerate(self.rows)}
 
-    def finish(self) -> Sequence[Telling]:
-        """Says everything; returns the finished rows."""
+    def finish(self) -> Sequence[Continuation]:
+        """Generate everything; return the finished rows."""
         for _ in self:
             pass
         return self.rows
 
     def reason(self, row: int) -> str:
-        """Why a finished row ended: at a "stop" string, at `<|endoftext|>` ("end"), or for its "length"."""
-        telling = self.rows[row]
-        return "stop" if telling.stopped else "length" if len(telling.ids) == self.generation.steps else "end"
+        """Return why a finished row ended: at a "stop" string, at `<|endoftext|>` ("end"), or for its "length"."""
+        ended = self.rows[row]
+        return "stop" if ended.stopped else "length" if len(ended.ids) == self.generation.steps else "end"

@@ -4,11 +4,11 @@
 
 The two ops that decoding is made of, for the CPU, are in kernels.decode.
 
-Which implementation runs is said by `backends()` and chosen by `use(...)`. What each op must compute stands
-in reference.py; how it is derived and made fast, in docs/kernels/.
+`backends()` says which implementations are built, `runs_on(device_type)` which one runs, and `use(...)` chooses. What
+each op must compute is in reference.py; how it is derived and made fast, in docs/kernels/.
 """
 
-from kernels.dispatch import backends, set_default, use
+from kernels.dispatch import backends, runs_on, set_default, use
 from kernels.ops import add_layer_norm, causal_attention, causal_attention_qkvpacked, layer_norm
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "causal_attention",
     "causal_attention_qkvpacked",
     "layer_norm",
+    "runs_on",
     "set_default",
     "use",
 ]

@@ -1,4 +1,13 @@
-"""python -m kernels COMMAND: what runs here and why, how fast, by which steps, what a lane holds, which fault shows."""
+"""python -m kernels COMMAND: tools for the kernels.
+
+doctor     report what was built, what runs and why
+bench      time the ops and PyTorch's own
+smoke      call every kernel once and compare with the reference
+ladder     measure each step from the naive kernel to the shipped one
+trace      show what each lane of a CUDA kernel holds, on the emulator
+resources  report registers and spills of each CUDA kernel (needs nvcc)
+mutate     change the CUDA kernels and count which changes the tests notice
+"""
 
 import importlib
 import sys
@@ -6,12 +15,14 @@ from collections.abc import Sequence
 
 from common import cli
 
-# Where the command's main(argv) is.
+# The module that holds each command's main(argv).
 _COMMANDS = {
     "doctor": "kernels.workbench.doctor",
     "bench": "kernels.workbench.bench",
+    "smoke": "kernels.workbench.smoke",
     "ladder": "kernels.ladder.measure",
     "trace": "kernels.workbench.trace",
+    "resources": "kernels.workbench.resources",
     "mutate": "kernels.workbench.mutation.report",
 }
 _USAGE = f"usage: python -m kernels {' | '.join(_COMMANDS)} [--help]"
@@ -19,7 +30,7 @@ _USAGE = f"usage: python -m kernels {' | '.join(_COMMANDS)} [--help]"
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the command that the first argument names."""
+    """Run the command that the first argument names."""
     name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
     if name in ("-h", "--help"):
         print(_USAGE)

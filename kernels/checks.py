@@ -1,4 +1,4 @@
-"""The rules for arguments, for torch's path and for tracing; csrc/ops.cpp holds the same for the kernels."""
+"""Checks of arguments, for torch's path and for tracing; csrc/ops.cpp has the same ones for the kernels."""
 
 import math
 
@@ -10,7 +10,7 @@ _DTYPES = (float32, float16, bfloat16, float64)
 
 
 def check(condition: bool, message: str) -> None:
-    """ValueError with the message where the condition does not hold."""
+    """Raise ValueError with the message if the condition is false."""
     if not condition:
         raise ValueError(message)
 
@@ -49,7 +49,7 @@ def _check_head_dim(name: str, x: Tensor) -> None:
 def check_layer_norm(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
 ) -> None:
-    """x, residual: (..., C); weight, bias: (C). ValueError that names the argument."""
+    """Raise a ValueError that names a wrong argument. x, residual: (..., C); weight, bias: (C)."""
     _check_floating("x", x)
     check(x.dim() >= 1 and x.shape[-1] >= 1, f"x has shape {_shape(x)}: it needs a last dimension C >= 1")
     _check_unit_stride("x", x)
@@ -73,7 +73,7 @@ def check_layer_norm(
 def check_attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None, dropout_p: float
 ) -> None:
-    """q: (B, T, H, D); k, v: (B, T, Hkv, D). ValueError that names the argument."""
+    """Raise a ValueError that names a wrong argument. q: (B, T, H, D); k, v: (B, T, Hkv, D)."""
     _check_floating("q", q)
     for name, x in (("q", q), ("k", k)):
         check(x.dim() == 4, f"{name} has shape {_shape(x)}: it must be (B, T, H, D)")
@@ -105,7 +105,7 @@ def _check_attention_sizes(q: Tensor, k: Tensor, v: Tensor) -> None:
 
 
 def check_packed(qkv: Tensor) -> None:
-    """qkv: (B, T, 3, H, D)."""
+    """Raise a ValueError if qkv is not (B, T, 3, H, D)."""
     _check_floating("qkv", qkv)
     check(qkv.dim() == 5 and qkv.shape[2] == 3, f"qkv has shape {_shape(qkv)}: it must be (B, T, 3, H, D)")
     _check_head_dim("qkv", qkv)
@@ -113,7 +113,7 @@ def check_packed(qkv: Tensor) -> None:
 
 
 def check_seed(seed: Tensor, device: torch.device) -> None:
-    """A seed that is a tensor: one int64 where the kernel can read it."""
+    """Raise a ValueError if a seed tensor is not one int64 on the kernel's device."""
     check(
         seed.numel() == 1 and seed.dtype == int64 and seed.device == device,
         f"seed must be one int64 on {device} where dropout_p > 0",

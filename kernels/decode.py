@@ -1,8 +1,8 @@
 """The ops of a decode step, on the CPU: a linear layer for few rows, and attention of new tokens to a KV cache.
 
-A step of one token does little arithmetic, so what counts is how many bytes it reads and how many calls it makes:
-with these two ops a block is five of them. They have no derivative: a backward through them is refused. Where the
-C++ kernels are not built the reference runs, which is slow and checks nothing: ask `available` first.
+A step of one token does little arithmetic, so its time depends on the bytes that it reads and the calls that it makes:
+with these two ops a block is five calls. They have no derivative: a backward through them is refused. If the C++
+kernels are not built the reference runs, which is slow and checks nothing: ask `available` first.
 """
 
 import torch
@@ -12,16 +12,16 @@ from torch import Tensor
 from kernels import dispatch, reference
 from kernels.checks import check
 
-PANEL = 64  # outputs that lie side by side in a packed weight
+PANEL = 64  # consecutive outputs in a packed weight
 
 
 def available(device_type: str = "cpu") -> bool:
-    """Whether the C++ kernels compute on this type of device."""
+    """True if the C++ kernels run on this type of device."""
     return device_type == "cpu" and dispatch.runs_on("cpu") == "fused"
 
 
 def pack_weight(weight: Tensor) -> Tensor:
-    """weight (out, in) of any dtype -> (panels, in, 64), the order in which packed_linear reads it.
+    """Return weight (out, in) of any dtype as (panels, in, 64), the order in which packed_linear reads it.
 
     >>> pack_weight(torch.tensor([[1, 2], [3, 4]])).shape, pack_weight(torch.tensor([[1, 2], [3, 4]]))[0, 1, :3]
     (torch.Size([1, 2, 64]), tensor([2, 4, 0]))
@@ -44,7 +44,7 @@ def packed_linear(
     activation: str = "none",
     residual: Tensor | None = None,
 ) -> Tensor:
-    """activation(norm(x) weightᵀ scales + bias) + residual, in one pass over the weight.
+    """Return activation(norm(x) weightᵀ scales + bias) + residual, in one pass over the weight.
 
     x (..., in) and residual (..., out): contiguous float32. weight: (panels, in, 64) from pack_weight, float32,
     bfloat16 or int8; scales, bias: (out,). norm: "none", "layernorm" or "rmsnorm", with norm_weight and norm_bias
@@ -67,12 +67,12 @@ def cached_attention(
     angles: Tensor | None = None,
     window: int | None = None,
 ) -> Tensor:
-    """Stores the keys and values of new tokens in a cache and attends to all that each of them sees.
+    """Store the keys and values of new tokens in a cache, and attend to all that each of them sees.
 
     qkv: (B, T, H + 2 Hkv, D), the heads of q, k and v; keys, values: (rows, Hkv, L, D), written to; all contiguous
-    float32. Token t of row b stands at positions[b, t] (1 or B, T), rising along T, of cache row rows[b], or b where
-    there are no rows, which must differ; it sees the places up to its own, or the last `window` of them. angles (1 or
-    B, T, D / 2) turn neighbouring pairs of q and k (rotary positions, Su et al. 2021). Returns (B, T, H, D).
+    float32. Token t of row b has positions[b, t] (1 or B, T), rising along T, in cache row rows[b], or b without
+    `rows`; rows must differ. It sees the positions up to its own, or the last `window` of them. angles (1 or
+    B, T, D / 2) rotate neighbouring pairs of q and k (rotary positions, Su et al. 2021). Returns (B, T, H, D).
     ValueError that names the argument for anything else.
     """
     arguments = qkv, keys, values, positions, rows, angles, window

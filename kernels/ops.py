@@ -1,6 +1,6 @@
-"""The public ops, and what torch must know of them: the shapes of their results and their derivatives.
+"""The public ops, with what torch needs of them: the shapes of their results and their derivatives.
 
-Every op has a schema in csrc/ops.cpp and lives in torch.ops.slm (torch.ops.slm_emulated holds the same ops on
+Every op has a schema in csrc/ops.cpp and is in torch.ops.slm (torch.ops.slm_emulated holds the same ops on
 the emulator). Here each gets a fake implementation, so that torch.compile can trace it, and a formula for
 autograd. The ops can be differentiated once; a second derivative is refused.
 """
@@ -17,7 +17,7 @@ _Context = Any  # torch's autograd context
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """(x - mean) / sqrt(var + eps) * weight + bias over the last dimension (Ba et al. 2016).
+    """Return (x - mean) / sqrt(var + eps) * weight + bias over the last dimension (Ba et al. 2016).
 
     x: (..., C) with unit last stride; weight, bias: (C); float32, float16, bfloat16 or float64, all alike.
     Statistics are float32 or better. Under autocast weight and bias take the dtype of x: torch's own on a GPU
@@ -35,7 +35,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float
 def add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5
 ) -> tuple[Tensor, Tensor]:
-    """layer_norm(x + residual) and x + residual, in one pass over memory; arguments as for layer_norm.
+    """Return layer_norm(x + residual) and x + residual, in one pass over memory; arguments as for layer_norm.
 
     The sum is rounded to the dtype of x before it is normalized, as if the two were separate ops. Under
     autocast all but float64 take the dtype of the residual.
@@ -59,7 +59,7 @@ def causal_attention(
     window: int | None = None,
     deterministic: bool = True,
 ) -> Tensor:
-    """softmax(q kᵀ scale) v in which query i sees the keys j <= i, without a T x T matrix (Dao et al. 2022).
+    """Return softmax(q kᵀ scale) v, query i seeing the keys j <= i, without a T x T matrix (Dao et al. 2022).
 
     q: (B, T, H, D), k and v: (B, T, Hkv, D), any strides with unit last stride, D in 1..128, Hkv a divisor of
     H; float32, float16, bfloat16 or float64, all alike; autocast casts to its own dtype. scale defaults to 1
@@ -91,7 +91,7 @@ def causal_attention_qkvpacked(
     window: int | None = None,
     deterministic: bool = True,
 ) -> Tensor:
-    """causal_attention of q, k, v = qkv.unbind(2), with a single packed gradient; qkv: (B, T, 3, H, D).
+    """Return causal_attention of q, k, v = qkv.unbind(2), with one packed gradient; qkv: (B, T, 3, H, D).
 
     Everything else is as there. Returns (B, T, H, D).
     """
@@ -111,7 +111,7 @@ def _scale(q: Tensor, scale: float | None) -> float:
 
 
 def _seed(seed: int | Tensor | None, dropout_p: float, device: torch.device) -> Tensor | None:
-    """One int64 on the device where there is dropout, else None. ValueError for a tensor that is not one."""
+    """Return one int64 on the device if there is dropout, else None. ValueError for another tensor."""
     if not dropout_p:
         return None
     if seed is None:
@@ -124,7 +124,7 @@ def _seed(seed: int | Tensor | None, dropout_p: float, device: torch.device) -> 
 
 
 def _autocast(dtype: torch.dtype | None, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors in `dtype` (None: autocast's own) where autocast is on; float64 stays, as in torch."""
+    """Return the tensors in `dtype` (None: autocast's own) if autocast is on; float64 stays, as in torch."""
     device = tensors[0].device.type
     if not torch.is_autocast_enabled(device):
         return tensors
@@ -203,7 +203,7 @@ def _keep(ctx: _Context, tensors: tuple, statistics: tuple) -> None:
 
 
 def _layer_norm_gradients(library, ctx: _Context, grad_out: Tensor | None, grad_residual: Tensor | None):
-    """(gradient of x, of weight, of bias); of add_layer_norm with grad_residual, the gradient of its sum."""
+    """Return the gradients of x, weight and bias; grad_residual is that of add_layer_norm's sum."""
     if grad_out is None:
         return grad_residual, None, None
     grads = library.layer_norm_backward(grad_out, *ctx.saved_tensors, grad_residual)
@@ -211,7 +211,7 @@ def _layer_norm_gradients(library, ctx: _Context, grad_out: Tensor | None, grad_
 
 
 def _formulas(library) -> dict[str, tuple[Callable, Callable]]:
-    """Of each op that has a derivative: what to save, and the gradients of its inputs."""
+    """Return, for each op with a derivative, the functions that save tensors and compute gradients."""
 
     def layer_norm_grad(ctx, grad_out, *_):
         return *_layer_norm_gradients(library, ctx, grad_out, None), None

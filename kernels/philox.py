@@ -1,12 +1,12 @@
-"""The random numbers of attention dropout: Philox 4x32-10, counted by position: no mask is stored.
+"""Random numbers of attention dropout: Philox 4x32-10 with the position as counter, so that no mask is stored.
 
 Parallel Random Numbers: As Easy as 1, 2, 3, Salmon et al. 2011: a bijection of a 128-bit counter under a
 64-bit key. The key is the seed; the counter is the place of a weight. Forward, backward, any tile size and
-any device so find the same bits. One call serves eight weights: those of rows r, r + 8 and columns c, c + 8,
-c + 16, c + 24 of a tile of 16 x 32, which in a tensor core's fragments are the same thread's, whether the
-scores are formed as they are or transposed.
+any device thus find the same bits. One call serves eight weights: those of rows r, r + 8 and columns c, c + 8,
+c + 16, c + 24 of a tile of 16 x 32, which belong to one thread in a tensor core's fragments, whether the scores
+are computed as they are or transposed.
 
-csrc/philox.h is the same in C++.
+csrc/philox.h is the C++ version.
 """
 
 import torch
@@ -14,14 +14,14 @@ from torch import Tensor
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)  # golden ratio and sqrt(3) - 1: what the key grows by
+_WEYL = (0x9E3779B9, 0xBB67AE85)  # golden ratio and sqrt(3) - 1: increments of the key
 ROUNDS = 10
 
 
 def keep_threshold(dropout_p: float) -> int:
-    """A weight stays where its 16 bits are below this: round((1 - p) * 65536), at least 1.
+    """Return the threshold below which a weight's 16 bits keep it: round((1 - p) * 65536), at least 1.
 
-    The weights that stay are divided by threshold / 65536, the exact probability of staying.
+    Kept weights are divided by threshold / 65536, the exact probability of keeping one.
 
     >>> keep_threshold(0.25), keep_threshold(0.1)
     (49152, 58982)
@@ -30,7 +30,7 @@ def keep_threshold(dropout_p: float) -> int:
 
 
 def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> list[Tensor]:
-    """Four 32-bit numbers, as int64 tensors, for each counter of four 32-bit numbers."""
+    """Return four 32-bit numbers, as int64 tensors, for each counter of four 32-bit numbers."""
     x = [word.long() for word in counter]
     key = [seed & _MASK, seed >> 32 & _MASK]
     for _ in range(ROUNDS):
@@ -41,13 +41,13 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> list[Te
 
 
 def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of the product of 32-bit numbers (int64 wraps, but keeps all 64 bits)."""
+    """Return the high and low 32 bits of the product of 32-bit numbers (int64 wraps, but keeps all 64 bits)."""
     product = a * b
     return product >> 32 & _MASK, product & _MASK
 
 
 def bits(seed: int, batch: int, heads: int, length: int) -> Tensor:
-    """(B, H, T, T): the 16 random bits of every weight, as int64 on the CPU."""
+    """Return (B, H, T, T): the 16 random bits of every weight, as int64 on the CPU."""
     b, h, row, column = torch.meshgrid(
         *(torch.arange(size) for size in (batch, heads, length, length)), indexing="ij"
     )

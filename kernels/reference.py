@@ -1,8 +1,8 @@
-"""What each op must compute, in plain torch: the shortest correct form, differentiable, on any device.
+"""Defines each op in plain torch: the shortest correct form, differentiable, on any device.
 
-The tests hold every implementation against these functions in float64, and these against torch. The two
+The tests compare every implementation with these functions in float64, and these with torch. The two
 backward passes are written out too, as derived in docs/kernels/layer_norm.md and docs/kernels/attention.md;
-autograd confirms them. Nothing here is fast: attention makes the T x T matrix that the kernels never do.
+autograd confirms them. Nothing here is fast: attention stores the T x T matrix that the kernels never do.
 """
 
 import torch
@@ -12,7 +12,7 @@ from kernels import philox
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
-    """(x - mean) / sqrt(var + eps) * weight + bias over the last dimension; x: (..., C), weight, bias: (C).
+    """Return (x - mean) / sqrt(var + eps) * weight + bias over the last dimension; x: (..., C), weight, bias: (C).
 
     Layer Normalization, Ba et al. 2016. Statistics in float32 or better; the result has the dtype of x.
 
@@ -26,7 +26,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float
 
 
 def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Mean and 1 / sqrt(variance + eps) over the last dimension, each (..., 1)."""
+    """Return mean and 1 / sqrt(variance + eps) over the last dimension, each (..., 1)."""
     mean = x.mean(-1, keepdim=True)
     variance = (x - mean).square().mean(-1, keepdim=True)
     return mean, (variance + eps).rsqrt()
@@ -35,7 +35,7 @@ def moments(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 def layer_norm_backward(
     grad_out: Tensor, x: Tensor, weight: Tensor, eps: float = 1e-5
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x (..., C), weight (C) and bias (C), given that of the result (..., C)."""
+    """Return the gradients of x (..., C), weight (C) and bias (C), given that of the result (..., C)."""
     mean, rstd = moments(x, eps)
     normalized = (x - mean) * rstd
     weighted = grad_out * weight
@@ -48,7 +48,7 @@ def layer_norm_backward(
 def add_layer_norm(
     x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5
 ) -> tuple[Tensor, Tensor]:
-    """layer_norm(x + residual) and x + residual, rounded to the dtype of x before it is normalized."""
+    """Return layer_norm(x + residual) and x + residual, rounded to the dtype of x before it is normalized."""
     total = x + residual
     return layer_norm(total, weight, bias, eps), total
 
@@ -83,16 +83,24 @@ def attention_weights(q: Tensor, k: Tensor, scale: float | None, window: int | N
 
 
 def seen(length: int, window: int | None, device: torch.device | str = "cpu") -> Tensor:
-    """(T, T), True where query i (row) sees key j (column).
+    """Return (T, T), True where query i (row) sees key j (column).
 
     >>> seen(3, window=2).int()
     tensor([[1, 0, 0],
             [1, 1, 0],
             [0, 1, 1]], dtype=torch.int32)
     """
-    position = torch.arange(length, device=device)
-    distance = position[:, None] - position[None, :]
-    return (distance >= 0) & (distance < (length if window is None else window))
+    positions = torch.arange(length, device=device)
+    return visible(positions, positions, window)
+
+
+def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
+    """Return (…, T, L), True where a query at its position (…, T) sees the key at its position (L).
+
+    It sees no later key and, with a window, only the last `window` up to its own.
+    """
+    distance = queries[..., None] - keys  # (…, T, 1) - (L) -> (…, T, L)
+    return distance >= 0 if window is None else (distance >= 0) & (distance < window)
 
 
 def dropout_factors(q: Tensor, dropout_p: float, seed: int | None) -> Tensor:
@@ -182,20 +190,24 @@ def cached_attention(
     heads = qkv.shape[2] - 2 * groups
     q, k, v = qkv.split([heads, groups, groups], dim=2)  # (B, T, H, D), twice (B, T, Hkv, D)
     if angles is not None:
-        q, k = _rotate(q, angles), _rotate(k, angles)
+        q, k = rotate(q, angles), rotate(k, angles)
     rows = torch.arange(batch) if rows is None else rows
     positions = positions.expand(batch, -1)  # (1 or B, T) -> (B, T)
     keys[rows[:, None], :, positions], values[rows[:, None], :, positions] = k, v
-    distance = positions[:, :, None] - torch.arange(length)  # (B, T, L)
-    hidden = (distance < 0) | (distance >= (length if window is None else window))
+    hidden = ~visible(positions, torch.arange(length), window)  # (B, T, L)
     k, v = (x[rows].repeat_interleave(heads // groups, dim=1) for x in (keys, values))  # (B, H, L, D)
     scores = torch.einsum("bthd,bhjd->bhtj", q, k) * q.shape[-1] ** -0.5
     weights = scores.masked_fill(hidden[:, None], -torch.inf).softmax(-1)
     return torch.einsum("bhtj,bhjd->bthd", weights, v)
 
 
-def _rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Neighbouring pairs of x (B, T, H, D) as complex numbers, turned by angles (…, T, D / 2)."""
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())  # (B, T, H, D / 2)
-    turned = pairs * torch.polar(torch.ones_like(angles), angles)[..., None, :]
-    return torch.view_as_real(turned).flatten(-2)
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotary positions: turn each pair of neighbours (x[2i], x[2i+1]) by its angle (Su et al. 2021).
+
+    x (B, T, H, D), angles (T, D/2) or (B, T, D/2). The dot product of a turned query and a turned key depends on the
+    distance between their positions only.
+    """
+    cos, sin = angles.cos()[..., None, :], angles.sin()[..., None, :]  # (…, T, D/2) -> (…, T, 1, D/2)
+    even, odd = _wide(x).unflatten(-1, (-1, 2)).unbind(-1)  # (B, T, H, D) -> two of (B, T, H, D/2)
+    turned = torch.stack([even * cos - odd * sin, even * sin + odd * cos], dim=-1)
+    return turned.flatten(-2).to(x.dtype)  # (B, T, H, D/2, 2) -> (B, T, H, D)

@@ -1,6 +1,7 @@
 """The GPT: configuration, layers, the model itself, generation, and GPT-2's weights in and out.
 
-Reading order: config, layers, attention, gpt, loss, rules, cache, generate, beam, pack, pretrained.
+basics/gpt.py with every variant, exact and fast. Reading order: config, layers, attention, gpt, loss, cache, generate,
+beam, pack, pretrained, accounting, embeddings.
 """
 
 from model.config import PRESETS, GPTConfig

@@ -11,28 +11,29 @@ from typing import Literal
 import tyro
 
 from common import cli, files
+from kernels.dispatch import Kernels
 from model.config import GPTConfig
 
 
 @dataclass(frozen=True)
 class Count:
-    """Counts parameters, operations and bytes of training before anything is trained."""
+    """Count parameters, operations and bytes of training before anything is trained."""
 
     preset: tyro.conf.Positional[str]
     """A preset's name, or a directory that holds a config.json."""
     batch_size: int = 8
     """Sequences of block_size tokens per step."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """What autocast computes in; weights, gradients and optimizer stay in float32."""
-    attention: Literal["torch", "sdpa", "fused"] | None = None
-    """Another attention than the preset's: "torch" shows what the scores cost."""
+    """The precision of autocast; weights, gradients and optimizer stay in float32."""
+    kernels: Kernels = "auto"
+    """Whose attention and norms: torch's, ours (fused), or our CUDA on the CPU (emulated)."""
     checkpoint_activations: bool = False
     """Recompute each block in the backward pass."""
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Prints each word's nearest neighbours by cosine, and draws the embeddings."""
+    """Print each word's nearest neighbours by cosine, and draw the embeddings."""
 
     run: tyro.conf.Positional[Path]
     """A run of train.py, such as runs/quickstart."""
@@ -48,7 +49,7 @@ class Embeddings:
 
 @dataclass(frozen=True)
 class Export:
-    """Writes a run's best weights and its tokenizer in the layout of another library."""
+    """Write a run's best weights and its tokenizer in the layout of another library."""
 
     run: tyro.conf.Positional[Path]
     """A run of train.py, such as runs/quickstart."""
@@ -59,20 +60,19 @@ class Export:
 
 
 def count(options: Count) -> None:
-    """Prints the tables of model.accounting."""
+    """Print the tables of model.accounting."""
     config = read_config(options.preset)
-    config = dataclasses.replace(
-        config,
-        attention=options.attention or config.attention,
-        checkpoint_activations=options.checkpoint_activations or config.checkpoint_activations,
-    )
+    again = options.checkpoint_activations or config.checkpoint_activations
+    config = dataclasses.replace(config, checkpoint_activations=again)
+    import kernels
     from model.accounting import report
 
-    report(config, options.preset, options.batch_size, options.precision)
+    with kernels.use(options.kernels):
+        report(config, options.preset, options.batch_size, options.precision)
 
 
 def export(options: Export) -> None:
-    """Copies weights and tokenizer; a model that GPT-2's code cannot run is written too, and said to be ours."""
+    """Write weights and tokenizer, and print which libraries can run them: GPT-2's code cannot run every variant."""
     from model.gpt import GPT
     from model.pretrained import is_gpt2
 
@@ -93,7 +93,7 @@ def export(options: Export) -> None:
 
 
 def read_config(name: str) -> GPTConfig:
-    """The config of a preset or of a directory."""
+    """Return the config of a preset or of a directory."""
     from model import pretrained
 
     if Path(name).is_dir():
@@ -102,7 +102,7 @@ def read_config(name: str) -> GPTConfig:
 
 
 def embeddings(options: Embeddings) -> None:
-    """Prints and draws what model.embeddings finds."""
+    """Print and draw what model.embeddings finds."""
     from model.embeddings import show
 
     show(options.run, options.words, options.neighbours, options.plot, options.labels)
@@ -113,7 +113,7 @@ COMMANDS = {"count": (Count, count), "embeddings": (Embeddings, embeddings), "ex
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs one of the commands."""
+    """Run one of the commands."""
     cli.dispatch(COMMANDS, argv, prog="python -m model")
 
 

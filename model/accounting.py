@@ -3,7 +3,7 @@
 python -m model count tinystories --batch-size 64
 
 Parameters and saved activations are counted on the modules themselves (as fake tensors, which have a shape
-and no memory), so they hold for every variant; operations come from formulas that docs/model.md derives.
+and no memory), so they are exact for every variant; operations come from formulas that docs/model.md derives.
 """
 
 import bisect
@@ -16,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+import kernels
+from kernels.dispatch import Kernels
 from model.config import GPTConfig
 from model.gpt import GPT
 from model.loss import logits_budget
@@ -34,7 +36,7 @@ PARTS = {
 
 @functools.cache
 def parameters(config: GPTConfig) -> dict[str, int]:
-    """Number of parameters by part; a head tied to the token embedding counts 0.
+    """Return the number of parameters by part; a head tied to the token embedding counts 0.
 
     >>> parameters(GPTConfig.preset("gpt2"))["total"]
     124439808
@@ -48,13 +50,13 @@ def parameters(config: GPTConfig) -> dict[str, int]:
 
 
 def _part(name: str) -> str:
-    """The part that a parameter belongs to, by the first of its path's names that says so."""
+    """Return the part that a parameter belongs to, by the first name in its path that is one of PARTS."""
     known = (part for step in name.split(".") for prefix, part in PARTS.items() if step.startswith(prefix))
     return next(known, "head")
 
 
 def mean_context(config: GPTConfig, tokens: int) -> float:
-    """How many keys a query sees on average over `tokens` positions, itself included.
+    """Return how many keys a query sees on average over `tokens` positions, its own included.
 
     >>> mean_context(GPTConfig(), 9), mean_context(GPTConfig(window=3), 9)
     (5.0, 2.6666666666666665)
@@ -64,13 +66,12 @@ def mean_context(config: GPTConfig, tokens: int) -> float:
 
 
 def flops_per_token(config: GPTConfig, tokens: int | None = None) -> dict[str, float]:
-    """Floating-point operations per token, "forward" and "backward", in sequences of `tokens` (block_size if
-    None).
+    """Return operations per token, "forward" and "backward", in sequences of `tokens` (None: block_size).
 
     A multiply-add is 2. Counted are the matrix products: 2 per weight of every matrix (head included,
     embeddings are look-ups), and 4 · n_embd per key that a query sees, in each layer. The backward pass makes
-    two products for each of the forward. Masked scores are not counted; recomputation is, where activations
-    are checkpointed.
+    two products for each of the forward. Masked scores are not counted; recomputation is, if activations are
+    checkpointed.
     """
     counts = parameters(dataclasses.replace(config, tied_head=False, bias=False))
     matrices = 2 * (counts["attention"] + counts["MLP"] + counts["head"])
@@ -80,7 +81,7 @@ def flops_per_token(config: GPTConfig, tokens: int | None = None) -> dict[str, f
 
 
 def saved_bytes(run: Callable[[], Any], owned: set[int]) -> int:
-    """Bytes that autograd keeps from `run()` for the backward pass, besides the storages `owned`."""
+    """Return the bytes that autograd keeps from `run()` for the backward pass, besides the storages `owned`."""
     storages: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -96,13 +97,15 @@ def saved_bytes(run: Callable[[], Any], owned: set[int]) -> int:
 
 
 def activations(config: GPTConfig, batch_size: int, precision: Precision = "float32") -> dict[str, int]:
-    """Bytes kept for the backward pass: "blocks", and "ends" for what stands around them and in the loss.
+    """Return the bytes kept for the backward pass: "blocks", and "ends" for embeddings, last norm and loss.
 
-    The residual stream counts as float32, although a GPU in bfloat16 keeps it in half of that.
+    By the kernels that `kernels.use` chose, on the CPU. The residual stream counts as float32, although a GPU in
+    bfloat16 keeps it in half of that.
     """
+    chosen = kernels.runs_on("cpu")
 
     def kept(layers: int) -> int:  # from two sequences on the bytes grow by the same amount with each
-        two, three = (_hidden_bytes(config, layers, batch, precision) for batch in (2, 3))
+        two, three = (_hidden_bytes(config, layers, batch, precision, chosen) for batch in (2, 3))
         return two + (batch_size - 2) * (three - two)
 
     block = kept(2) - kept(1)  # and with every layer
@@ -112,24 +115,25 @@ def activations(config: GPTConfig, batch_size: int, precision: Precision = "floa
 
 
 @functools.cache
-def _hidden_bytes(config: GPTConfig, layers: int, batch_size: int, precision: Precision) -> int:
-    """What autograd keeps from GPT.hidden with so many layers, none of them checkpointed."""
+def _hidden_bytes(
+    config: GPTConfig, layers: int, batch_size: int, precision: Precision, chosen: Kernels
+) -> int:
+    """Return what autograd keeps from GPT.hidden with this many layers, none of them checkpointed."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     config = dataclasses.replace(config, n_layer=layers, checkpoint_activations=False)
-    with FakeTensorMode(), _autocast(precision):
+    with kernels.use(chosen), FakeTensorMode(), _autocast(precision):
         gpt = GPT(config).train()
-        if config.attention != "torch":
-            # Flash attention keeps a seed and no mask; the op that the CPU falls back to would keep T × T.
-            for block in gpt.h:
-                block.attn.attn_dropout = 0.0
+        # Flash attention keeps a seed and no mask; the op that the CPU falls back to would keep T × T.
+        for block in gpt.h:
+            block.attn.attn_dropout = 0.0
         owned = {p.untyped_storage()._cdata for p in gpt.parameters()}
         idx = torch.zeros(batch_size, config.block_size, dtype=torch.long)
         return saved_bytes(lambda: gpt.hidden(idx), owned)
 
 
 def _loss_bytes(config: GPTConfig, batch_size: int) -> int:
-    """On a GPU: one chunk of logits and of their gradient, and the head's gradient, formed in the forward pass."""
+    """Return what the loss keeps on a GPU: a chunk of logits, its gradient, and the gradient of the head."""
     chunk = min(4 * batch_size * config.block_size * config.vocab_size, logits_budget("cuda"))
     return 2 * chunk + 4 * config.vocab_size * config.n_embd
 
@@ -149,12 +153,12 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Return the sum of all four."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
 def memory(config: GPTConfig, batch_size: int, precision: Precision = "float32") -> Memory:
-    """What training takes: 4 bytes a weight, as much for its gradient, twice that for AdamW, and activations.
+    """Return what training takes: 4 bytes a weight, as much for its gradient, twice that for AdamW, and activations.
 
     With a 16-bit `precision` the activations hold autocast's copies of the weights too.
     """
@@ -164,7 +168,7 @@ def memory(config: GPTConfig, batch_size: int, precision: Precision = "float32")
 
 
 def largest_batch(config: GPTConfig, card_gb: float, precision: Precision = "float32") -> int:
-    """The largest batch whose training fits `card_gb` GB (10^9 bytes), a tenth left free; 0 if none."""
+    """Return the largest batch whose training fits `card_gb` GB (10^9 bytes), a tenth left free; 0 if none."""
     room = ROOM * card_gb * 1e9
     return bisect.bisect_right(
         range(1, 2**14), room, key=lambda batch: memory(config, batch, precision).total
@@ -172,7 +176,7 @@ def largest_batch(config: GPTConfig, card_gb: float, precision: Precision = "flo
 
 
 def report(config: GPTConfig, name: str, batch_size: int, precision: Precision) -> None:
-    """Prints parameters, operations, memory and what fits, as tables."""
+    """Print parameters, operations, memory and what fits, as tables."""
     from rich.console import Console
 
     if batch_size < 1:

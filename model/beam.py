@@ -1,7 +1,7 @@
 """Beam search: instead of drawing one id after another, look for the likeliest whole continuation.
 
-A lesson more than a tool: the likeliest text is rarely the best one (Holtzman et al. 2019), and with one beam it
-is greedy search. Continuations must fit the context; nothing slides.
+For comparison more than for use: the likeliest text is rarely the best one (Holtzman et al. 2019). One beam is greedy
+search. Prompt and continuation must fit the context.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,14 +17,14 @@ from model.gpt import GPT, evaluating
 
 @dataclass(frozen=True)
 class Beam:
-    """A continuation: its ids, without the stop id, and log P of them (and of the stop id, where it ends there)."""
+    """A continuation: its ids, without the stop id, and log P of them (and of the stop id, if it ended there)."""
 
     ids: list[int]
     log_probability: float
     ended: bool = False
 
     def score(self, length_penalty: float) -> float:
-        """log P per token to the power of the penalty: 0 favours short texts, 1 compares means (Wu et al. 2016).
+        """Return log P per token to the power of the penalty: 0 favours short texts, 1 compares means (Wu et al. 2016).
 
         >>> Beam([5, 9], -3.0, ended=True).score(1.0)
         -1.0
@@ -42,10 +42,10 @@ def beam_search(
     length_penalty: float = 1.0,
     stop: int | Collection[int] = (),
 ) -> list[Beam]:
-    """The `beams` best continuations of `ids` that were found, the best first.
+    """Return the `beams` best continuations of `ids` that were found, the best first.
 
-    Each step extends every open beam by every id and keeps the likeliest. One that says a `stop` id is finished
-    and leaves one place fewer to those still open. Raises a ValueError where prompt and continuation do not fit
+    Each step extends every open beam by every id and keeps the likeliest. One that draws a `stop` id is finished
+    and leaves one place fewer to those still open. Raises a ValueError if prompt and continuation do not fit
     into block_size.
     """
     check_prompts(gpt, [ids], max_new_tokens)
@@ -62,7 +62,7 @@ def beam_search(
 
 
 def _search(gpt: GPT, ids: Sequence[int], steps: int, beams: int, stops: set[int]) -> list[Beam]:
-    """The beams that ended, and those still open after the last step: `beams` together."""
+    """Return the beams that ended, and those still open after the last step: `beams` together."""
     cache = KVCache(gpt, 1, len(ids) + steps)
     finished, live = [], [Beam([], 0.0)]
     for step in range(steps):
@@ -80,7 +80,7 @@ def _search(gpt: GPT, ids: Sequence[int], steps: int, beams: int, stops: set[int
 
 
 def _extend(live: list[Beam], log_p: Tensor, count: int, stops: set[int]) -> list[tuple[int, Beam]]:
-    """The `count` likeliest extensions by log_p (beams, V), each with the number of the beam it extends."""
+    """Return the `count` likeliest extensions by log_p (beams, V), each with the number of the beam it extends."""
     total = log_p + log_p.new_tensor([beam.log_probability for beam in live])[:, None]
     best = total.flatten().topk(min(count, total.numel()))  # (beams, V) -> (beams V,)
     if best.values.isnan().any():  # NaN is the greatest of all
@@ -88,6 +88,6 @@ def _extend(live: list[Beam], log_p: Tensor, count: int, stops: set[int]) -> lis
     grown = []
     for value, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
         parent, token = divmod(place, log_p.shape[1])
-        said = live[parent].ids
-        grown.append((parent, Beam(said if token in stops else [*said, token], value, token in stops)))
+        ids = live[parent].ids
+        grown.append((parent, Beam(ids if token in stops else [*ids, token], value, token in stops)))
     return grown

@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from kernels import decode
+from kernels.reference import visible
 from model.config import GPTConfig
 from model.gpt import GPT
 
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the tokens (B, T) of a step go.
+    """Where the tokens (B, T) of a step are stored.
 
-    Into `rows` (B,) at `positions` (B, T) each, or, where that is all rows at the same positions (rows is None),
-    from `start` on. Queries see keys 0 … length - 1 as the mask (B, 1, T, L) says; None: all of them, or those that
-    the fused kernel finds by their positions.
+    In `rows` (B,) at `positions` (B, T) each, or, if that is all rows at the same positions (rows is None), from
+    `start` on. Queries see keys 0 … length - 1 as the mask (B, 1, T, L) says; None: all of them, or those that the
+    fused kernel finds by their positions.
     """
 
     rows: Tensor | None
@@ -40,9 +41,9 @@ class LayerCache:
         self.fused = fused
 
     def attend(self, qkv: Tensor, angles: Tensor | None, window: int | None) -> Tensor:
-        """qkv (B, T, H + 2 KV, D) -> (B, T, H, D) by one kernel, which stores k and v; where `fused` is True.
+        """Store k and v and attend by one kernel, qkv (B, T, H + 2 KV, D) -> (B, T, H, D); only if `fused` is True.
 
-        In float32, which autocast may have left.
+        Autocast may have made qkv 16 bits wide; the kernel takes float32.
         """
         place = self.place
         return decode.cached_attention(
@@ -50,12 +51,12 @@ class LayerCache:
         )
 
     def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Stores k, v (B, T, KV, D); returns all keys and values (B, KV, L, D) and who sees whom."""
+        """Store k, v (B, T, KV, D); return all keys and values (B, KV, L, D) and the mask or None."""
         keys, values = self._store(self.keys, k), self._store(self.values, v)
         return keys, values, self.place.mask
 
     def _store(self, stored: Tensor, new: Tensor) -> Tensor:
-        """Puts new (B, T, KV, D) into stored (rows, KV, length, D); returns what the queries see."""
+        """Put new (B, T, KV, D) into stored (rows, KV, length, D); return what the queries see."""
         place = self.place
         if place.rows is None:
             rows = new.transpose(1, 2)  # (B, T, KV, D) -> (B, KV, T, D)
@@ -68,14 +69,13 @@ class LayerCache:
 
 
 class KVCache:
-    """The caches of all layers, for a batch whose rows stand at positions of their own."""
+    """The caches of all layers, for a batch whose rows may be at different positions."""
 
     def __init__(self, gpt: GPT, rows: int, length: int, step: Callable[..., Tensor] | None = None):
-        """`step` is GPT.hidden compiled, and then every step has the same shapes; see `compile_step`."""
+        """Allocate the caches. With `step`, GPT.hidden compiled, every step has the same shapes; see `compile_step`."""
         like = gpt.wte.weight
         self.gpt, self.device, self.rows, self.length = gpt, like.device, rows, length
-        wanted = like.dtype == torch.float32 and all(block.attn.backend == "fused" for block in gpt.h)
-        self.fused = wanted and decode.available(like.device.type)
+        self.fused = like.dtype == torch.float32 and decode.available(like.device.type)
         self.layers = [LayerCache(gpt.config, rows, length, like, self.fused) for _ in gpt.h]
         self.step = step
         if step is not None:
@@ -83,9 +83,9 @@ class KVCache:
                 torch._dynamo.mark_static_address(tensor)  # so that a CUDA graph may write to it
 
     def read(self, contexts: Sequence[Sequence[int]], starts: Sequence[int], rows: Sequence[int]) -> Tensor:
-        """Logits (B, V) after each context, whose tokens stand at start, start + 1, … in `rows`."""
+        """Return logits (B, V) after each context, whose tokens are at start, start + 1, … in `rows`."""
         widest = max(map(len, contexts))
-        # Padding stands behind a row's own tokens, and none of them looks there.
+        # Padding comes after a row's tokens, none of which sees it.
         padded = [[*ids, *[0] * (widest - len(ids))] for ids in contexts]
         step = self.step if widest == 1 and len(rows) == self.rows else None
         place = self._place(starts, widest, rows, whole=step is not None)
@@ -96,9 +96,9 @@ class KVCache:
         return self.gpt.lm_head(_last(hidden, [len(ids) - 1 for ids in contexts]))
 
     def _place(self, starts: Sequence[int], count: int, rows: Sequence[int], whole: bool) -> _Place:
-        """The place of `count` tokens from each start on, one start for each of `rows`.
+        """Return the place of `count` tokens from each start on, one start for each of `rows`.
 
-        As a `whole` nothing of it but the values of tensors differs from step to step.
+        With `whole` nothing but the values of its tensors differs from step to step, as compiled code needs.
         """
         together = len(set(starts)) == 1 and list(rows) == list(range(self.rows)) and not whole
         length = self.length if whole else max(starts) + count
@@ -113,27 +113,25 @@ class KVCache:
         return _Place(into, positions, starts[0] if together else 0, length, mask)
 
     def _mask(self, positions: Tensor, length: int) -> Tensor:
-        """Which of `length` keys a query at `positions` (B, T) may see: (B, 1, T, L), alike in all heads."""
-        columns, queries = torch.arange(length, device=self.device), positions[:, None, :, None]
-        mask = columns <= queries
-        window = self.gpt.config.window
-        return mask if window is None else mask & (columns > queries - window)
+        """Return (B, 1, T, L): which of `length` keys a query at `positions` (B, T) sees, the same in all heads."""
+        keys = torch.arange(length, device=self.device)
+        return visible(positions, keys, self.gpt.config.window)[:, None]  # (B, T, L) -> (B, 1, T, L)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Keeps these rows only, in this order; a row may be named twice."""
+        """Keep these rows only, in this order; a row may be named twice."""
         chosen, self.rows = torch.tensor(rows, device=self.device), len(rows)
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[chosen], layer.values[chosen]
 
 
 def compile_step(gpt: GPT) -> Callable[..., Tensor]:
-    """GPT.hidden compiled for steps of one token; on a GPU it is one CUDA graph, on a CPU it needs a C++ compiler."""
+    """Compile GPT.hidden for steps of one token: one CUDA graph on a GPU; a CPU needs a C++ compiler for it."""
     mode = "reduce-overhead" if gpt.wte.weight.is_cuda else None
     return torch.compile(gpt.hidden, mode=mode, dynamic=False)
 
 
 def _last(hidden: Tensor, places: Sequence[int]) -> Tensor:
-    """hidden (B, T, C) -> (B, C): in each row the vector at its place."""
+    """Return the vector at each row's place: hidden (B, T, C) -> (B, C)."""
     if len(set(places)) == 1:
         return hidden[:, places[0]].contiguous()
     rows = torch.arange(len(places), device=hidden.device)
@@ -141,10 +139,10 @@ def _last(hidden: Tensor, places: Sequence[int]) -> Tensor:
 
 
 def context_start(tokens: int, block_size: int) -> int:
-    """The first token that the model still sees when `tokens` have been said: the rule for sliding.
+    """Return the index of the first of `tokens` tokens that the model still sees.
 
     Positions are part of what the cache holds, so it cannot slide by one; instead the older half is dropped
-    whenever the context is full, and the rest read anew.
+    whenever the context is full, and the rest is read again.
 
     >>> [context_start(n, block_size=8) for n in (7, 8, 9, 12, 13)]
     [0, 0, 4, 4, 8]

@@ -1,10 +1,12 @@
 """GPTConfig: every choice that shapes a model, and the presets that have names.
 
-A config is frozen. An impossible one is a ValueError that lists every field at fault.
+Grown from the GPTConfig of basics/gpt.py, which has the six fields of a GPT-2. A config is frozen; an impossible one is
+a ValueError that lists every field at fault.
 """
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,9 +30,9 @@ class GPTConfig:
     n_inner: int | None = None
     """Width inside the MLP (None: 4 times n_embd)."""
     dropout: float = 0.0
-    """Share of activations dropped in training: embeddings, attention weights, block outputs."""
+    """Fraction of activations dropped in training: embeddings, attention weights, block outputs."""
     bias: bool = True
-    """Whether linear layers and LayerNorm have a bias, as in GPT-2."""
+    """Give linear layers and LayerNorm a bias, as in GPT-2."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
     """Which normalization."""
     norm_place: Literal["pre", "post"] = "pre"
@@ -38,15 +40,13 @@ class GPTConfig:
     norm_eps: float = 1e-5
     """Added to the variance before its root is taken."""
     positions: Literal["learned", "sinusoidal", "rotary", "none"] = "learned"
-    """How the model knows where a token stands."""
+    """How the model knows the position of a token."""
     mlp: Literal["gelu", "silu", "swiglu"] = "gelu"
     """Which MLP: two matrices around GELU or SiLU, or the gated SwiGLU with three."""
     window: int | None = None
     """Sliding window: each token sees itself and the window - 1 tokens before it (None: all)."""
     tied_head: bool = True
-    """Whether the output head is the token embedding itself."""
-    attention: Literal["torch", "sdpa", "fused"] = "sdpa"
-    """Who computes attention and norms: written out in plain torch, torch's own ops, or our kernels."""
+    """Use the token embedding itself as the output head."""
     checkpoint_activations: bool = False
     """Recompute each block in the backward pass: a third more arithmetic, far less memory."""
 
@@ -94,7 +94,7 @@ class GPTConfig:
 
     @property
     def head_dim(self) -> int:
-        """Width of one head.
+        """Return the width of one head.
 
         >>> GPTConfig(n_embd=96, n_head=3).head_dim
         32
@@ -103,17 +103,17 @@ class GPTConfig:
 
     @property
     def kv_heads(self) -> int:
-        """Number of key and value heads."""
+        """Return the number of key and value heads."""
         return self.n_head if self.n_kv_head is None else self.n_kv_head
 
     @property
     def inner(self) -> int:
-        """Width inside the MLP."""
+        """Return the width inside the MLP."""
         return 4 * self.n_embd if self.n_inner is None else self.n_inner
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "GPTConfig":
-        """The preset called `name`, with `changes` to single fields.
+        """Return the preset called `name`, with `changes` to single fields.
 
         >>> GPTConfig.preset("gpt2", dropout=0.0).n_layer
         12
@@ -121,6 +121,20 @@ class GPTConfig:
         if name not in PRESETS:
             raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
         return cls(**{**PRESETS[name], **changes})
+
+
+# Fields that configs of earlier versions have, with the values that those versions knew. `attention` said which kernels
+# compute, never what: kernels.use and --kernels choose that now.
+RETIRED = {"attention": ("torch", "sdpa", "fused")}
+
+
+def without_retired(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a config file without the fields of earlier versions that change no result.
+
+    >>> without_retired({"n_layer": 2, "attention": "sdpa"})
+    {'n_layer': 2}
+    """
+    return {name: value for name, value in values.items() if value not in RETIRED.get(name, ())}
 
 
 def _is_number(value: Any) -> bool:

@@ -22,7 +22,7 @@ SPACE = "Ġ"  # how tokenizer.json spells a leading space
 
 
 def show(run: Path, words: Sequence[str], neighbours: int, plot: Path | None, labels: int) -> None:
-    """Prints the neighbours of `words` in the model of `run` and, with a path, draws the plot."""
+    """Print the neighbours of `words` in the model of `run` and, with a path, draw the plot."""
     if neighbours < 1 or labels < 3:
         raise ValueError(f"neighbours is {neighbours} and labels {labels}: they must be at least 1 and 3")
     vocabulary = read_words(run / "tokenizer.json")
@@ -41,9 +41,9 @@ def show(run: Path, words: Sequence[str], neighbours: int, plot: Path | None, la
 
 
 def read_words(path: Path) -> dict[str, int]:
-    """Word -> id for the tokens of a tokenizer.json that are a space and at least three ASCII letters.
+    """Return word -> id for the tokens of a tokenizer.json that are a space and at least three ASCII letters.
 
-    In the order of their ids, roughly that of how common they are: BPE merges frequent pairs first.
+    They are in the order of their ids, roughly from common to rare: BPE merges frequent pairs first.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}: give the directory of a run, such as runs/quickstart")
@@ -57,7 +57,7 @@ def read_words(path: Path) -> dict[str, int]:
 
 
 def nearest(table: Tensor, vocabulary: dict[str, int], word: str, count: int) -> list[tuple[str, float]]:
-    """The `count` words whose rows of `table` (V, C) point most nearly where that of `word` does.
+    """Return the `count` words whose rows of `table` (V, C) have the largest cosine with that of `word`.
 
     >>> table = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
     >>> nearest(table, {"right": 0, "up": 1, "between": 2}, "up", 1)
@@ -75,14 +75,14 @@ def nearest(table: Tensor, vocabulary: dict[str, int], word: str, count: int) ->
 
 
 def principal_components(x: Tensor, count: int = 2) -> Tensor:
-    """Rows (n, C) -> (n, count): their coordinates along the directions in which they vary most."""
+    """Return the coordinates (n, count) of rows (n, C) along the directions in which they vary most."""
     centered = x - x.mean(0)
     u, s, _ = torch.linalg.svd(centered, full_matrices=False)
     return u[:, :count] * s[:count]
 
 
 def projections(x: Tensor) -> dict[str, Tensor]:
-    """PCA of x (n, C) -> (n, 2), and UMAP or t-SNE where umap-learn or scikit-learn is installed."""
+    """Return PCA of x (n, C) -> (n, 2), and UMAP or t-SNE if umap-learn or scikit-learn is installed."""
     maps = {"PCA": principal_components(x)}
     if importlib.util.find_spec("umap"):
         import umap
@@ -97,7 +97,7 @@ def projections(x: Tensor) -> dict[str, Tensor]:
 
 
 def positions(gpt: GPT) -> dict[str, Tensor]:
-    """The kinds of position embeddings as (T, …) tables; the learned one where the model has it."""
+    """Return the kinds of position embeddings as (T, …) tables; the learned one if the model has it."""
     config: GPTConfig = gpt.config
     at = torch.arange(config.block_size)
     tables = {
@@ -114,7 +114,7 @@ def _even(width: int) -> int:
 
 
 def draw(gpt: GPT, vocabulary: dict[str, int], path: Path) -> None:
-    """Draws the words in two dimensions and the positions as heat maps, into a PNG, PDF or SVG."""
+    """Draw the words in two dimensions and the positions as heat maps, into a PNG, PDF or SVG."""
     maps = projections(gpt.wte.weight.detach()[list(vocabulary.values())])
     tables = positions(gpt)
     figure = plots.figure(18, 9 * len(maps) + 5)

@@ -1,6 +1,6 @@
 """The GPT: token and position embeddings, a stack of blocks, a final norm, and a head.
 
-Parameter names are GPT-2's: wte, wpe, h.0.ln_1, h.0.attn.c_attn, …, ln_f, lm_head.
+Grown from basics/gpt.py. Parameter names are GPT-2's: wte, wpe, h.0.ln_1, h.0.attn.c_attn, …, ln_f, lm_head.
 """
 
 import math
@@ -13,16 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from model import pretrained
 from model.attention import Cache, CausalSelfAttention
 from model.config import GPTConfig
 from model.layers import (
-    GELU,
     MLP,
-    Dropout,
     LayerNorm,
     LearnedPositions,
     RMSNorm,
-    SiLU,
     SinusoidalPositions,
     SwiGLU,
     position_angles,
@@ -33,7 +31,7 @@ INIT_STD = 0.02
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each added to the residual stream; normed before (GPT-2) or after."""
+    """Attention, then an MLP, each added to the residual stream; normalized before each (GPT-2) or after."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()
@@ -41,7 +39,7 @@ class Block(nn.Module):
         self.attn = CausalSelfAttention(config)
         self.ln_2 = _norm(config)
         self.mlp = _mlp(config)
-        self.drop = Dropout(config.dropout, config.attention)
+        self.drop = nn.Dropout(config.dropout)
         self.post = config.norm_place == "post"
 
     def forward(self, x: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
@@ -56,14 +54,14 @@ class Block(nn.Module):
 
 def _norm(config: GPTConfig) -> nn.Module:
     if config.norm == "rmsnorm":
-        return RMSNorm(config.n_embd, config.norm_eps, config.attention)
-    return LayerNorm(config.n_embd, config.bias, config.norm_eps, config.attention)
+        return RMSNorm(config.n_embd, config.norm_eps)
+    return LayerNorm(config.n_embd, config.bias, config.norm_eps)
 
 
 def _mlp(config: GPTConfig) -> nn.Module:
     if config.mlp == "swiglu":
-        return SwiGLU(config.n_embd, config.inner, config.bias, config.attention)
-    activation = SiLU(config.attention) if config.mlp == "silu" else GELU(config.attention)
+        return SwiGLU(config.n_embd, config.inner, config.bias)
+    activation = nn.SiLU() if config.mlp == "silu" else nn.GELU(approximate="tanh")
     return MLP(config.n_embd, config.inner, activation, config.bias)
 
 
@@ -81,7 +79,7 @@ class GPT(nn.Module):
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = _positions(config)
-        self.drop = Dropout(config.dropout, config.attention)
+        self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = _norm(config) if config.norm_place == "pre" else nn.Identity()  # post-norm ends in one
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -91,7 +89,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def _initialize(self) -> None:
-        """GPT-2's: deviation 0.02, zero biases; what is added to the stream by 1/sqrt(2 n_layer) less."""
+        """Draw weights as GPT-2: deviation 0.02, times 1/sqrt(2 n_layer) where they add to the stream; biases are 0."""
         residual = INIT_STD / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -100,9 +98,9 @@ class GPT(nn.Module):
                 parameter.normal_(0.0, residual if name.endswith("c_proj.weight") else INIT_STD)
 
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
-        """Logits (B, T, V) for ids idx (B, T), and with targets (B, T) the mean loss in nats per token.
+        """Return logits (B, T, V) for ids idx (B, T), and with targets (B, T) the mean loss in nats per token.
 
-        Targets of -100 are ignored. With targets the logits carry no gradient, and are None where they would
+        Targets of -100 are ignored. With targets the logits carry no gradient, and are None if they would
         not fit into one chunk (model.loss.logits_budget).
         """
         self._check(idx, targets)
@@ -118,7 +116,7 @@ class GPT(nn.Module):
     def hidden(
         self, idx: Tensor, positions: Tensor | None = None, caches: Sequence[Cache] | None = None
     ) -> Tensor:
-        """idx (B, T) -> what the head reads, (B, T, C). Positions (T,) or (B, T) count from 0 by default.
+        """Return what the head reads, idx (B, T) -> (B, T, C). Positions (T,) or (B, T) count from 0 by default.
 
         `caches`, one for each block, hold the keys and values of earlier tokens (model.cache).
         """
@@ -157,24 +155,43 @@ class GPT(nn.Module):
                 check_ids(targets[targets != IGNORED], self.config.vocab_size, "targets")
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, **changes: Any) -> "GPT":
-        """The model in `directory` (config.json, model.safetensors); see model.pretrained.load."""
-        from model.pretrained import load
+    def check_pretrained(cls, directory: str | Path, **changes: Any) -> GPTConfig:
+        """Return the config of the model in `directory`, with `changes`; raise what `from_pretrained` would.
 
-        return load(directory, **changes)
+        No weight is read and no memory taken for them.
+        """
+        config = pretrained.read_config(directory, **changes)
+        with torch.device("meta"):
+            shapes = cls(config).state_dict()
+        pretrained.check_weights(directory, config, shapes, crop="block_size" in changes)
+        return config
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, **changes: Any) -> "GPT":
+        """Return the model in `directory` (config.json, model.safetensors), in float32, on the CPU, ready to evaluate.
+
+        `changes` replace fields of its config, such as dropout=0.0; a smaller block_size crops learned positions, as
+        nanoGPT does. The errors are those of model.pretrained.read_config and read_weights.
+        """
+        config = cls.check_pretrained(
+            directory, **changes
+        )  # before there is memory for what the config asks for
+        gpt = cls(config)
+        crop = "block_size" in changes
+        gpt.load_state_dict(pretrained.read_weights(directory, config, gpt.state_dict(), crop=crop))
+        return gpt.eval()
 
     def save_pretrained(self, directory: str | Path, tokenizer: str | Path | None = None) -> None:
-        """Writes config.json, model.safetensors and a tokenizer, if given; see model.pretrained.save."""
-        from model.pretrained import save
-
-        save(self, directory, tokenizer)
+        """Write config.json, model.safetensors and a tokenizer, if given; see model.pretrained.save."""
+        check_unpacked(self, "be saved")
+        pretrained.save(directory, self.config, self.state_dict(), tokenizer)
 
 
 def stream_dtype(x: Tensor) -> torch.dtype:
-    """What the residual stream x is kept in: bfloat16 on an NVIDIA GPU under autocast to that, else its own dtype.
+    """Return the dtype of the residual stream x: bfloat16 on an NVIDIA GPU under autocast to that, else x's own.
 
-    Embeddings are float32 under autocast, and so would be all that is added to them: twice the bytes for norms, sums
-    and what the backward pass keeps. On a CPU that is not what one waits for, and float16 has not the range.
+    Embeddings are float32 under autocast, and so would be everything that is added to them: twice the bytes for norms,
+    sums and what the backward pass keeps. A CPU gains nothing from fewer bytes here, and float16 lacks the range.
     """
     if x.device.type != "cuda" or x.dtype != torch.float32 or not torch.is_autocast_enabled("cuda"):
         return x.dtype
@@ -183,7 +200,7 @@ def stream_dtype(x: Tensor) -> torch.dtype:
 
 @contextmanager
 def evaluating(gpt: nn.Module) -> Iterator[None]:
-    """In evaluation mode inside a with block; the mode it was in is put back.
+    """Put the model into evaluation mode inside a with block, then back into the mode that it was in.
 
     >>> model = nn.Dropout()
     >>> with evaluating(model):
@@ -201,13 +218,13 @@ def evaluating(gpt: nn.Module) -> Iterator[None]:
 
 
 def check_unpacked(gpt: GPT, purpose: str) -> None:
-    """Raises a ValueError for a model of model.pack, whose weights lie in an order that only generation reads."""
+    """Raise a ValueError for a model of model.pack, whose weights are in an order that only generation reads."""
     if not isinstance(gpt.lm_head, nn.Linear):
         raise ValueError(f"a packed model cannot {purpose}: use the model that it was packed from")
 
 
 def check_ids(ids: Tensor, vocab_size: int, name: str) -> None:
-    """Raises a ValueError that lists the ids outside 0 … vocab_size - 1."""
+    """Raise a ValueError that lists the ids outside 0 … vocab_size - 1."""
     outside = ids[(ids < 0) | (ids >= vocab_size)]
     if len(outside):
         listed = ", ".join(str(i) for i in outside.unique()[:8].tolist())

@@ -1,9 +1,9 @@
-"""Cross-entropy from logits, written out once, and taken in chunks so that a large vocabulary fits.
+"""Cross-entropy from logits with its gradient, in chunks so that a large vocabulary fits.
 
-The loss of one position is -log softmax(logits)[target]; its gradient for the logits is softmax(logits) minus
-the one-hot target, known as soon as the logits are. So the head's gradients are formed in the forward pass,
-chunk by chunk, and no more than `logits_budget` bytes of logits (and as much for their gradient) exist at a
-time.
+Grown from cross_entropy in basics/train.py. The loss of one position is -log softmax(logits)[target]; its gradient for
+the logits is softmax(logits) minus the one-hot target, known as soon as the logits are. So the head's gradients are
+formed in the forward pass, chunk by chunk, and never more than `logits_budget` bytes of logits (and as many of their
+gradient) exist at a time.
 """
 
 import math
@@ -14,24 +14,25 @@ from torch import Tensor
 from torch.nn import functional as F
 
 IGNORED = -100
+FLOAT16_ROWS = 1024  # positions that are summed in float16: no overflow if activations are below 64
 
 
 def logits_budget(device: str) -> int:
-    """Bytes of float32 logits in one chunk: 128 MiB on a CPU, 1 GiB on a GPU ("cuda", …).
+    """Return the bytes of float32 logits in one chunk: 128 MiB on a CPU, 1 GiB on a GPU ("cuda", …).
 
     Every chunk adds its part to the whole gradient of the weight, 154 MB for GPT-2. On a GPU 50 chunks would take half
-    as long over that as over their products, and too few rows leave its multiprocessors idle.
+    as long over that as over their products, and too few rows leave its SMs idle.
     """
     return (128 if device == "cpu" else 1024) * 2**20
 
 
 @torch.no_grad()
 def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss of each position in nats, (N,), and the gradient of their sum, (N, V); both float32.
+    """Return the loss of each position in nats, (N,), and the gradient of their sum, (N, V); both float32.
 
     logits (N, V) of float32, bfloat16 or float16, targets (N,) int64. A target of -100 is ignored: loss and
-    gradient are 0. The row's largest logit is subtracted before exp, which therefore cannot overflow, be the
-    logits 10,000.
+    gradient are 0. The row's largest logit is subtracted before exp, which therefore cannot overflow even for logits of
+    10,000.
 
     >>> losses, gradient = cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
     >>> round(losses.item(), 4), gradient.tolist()
@@ -57,12 +58,11 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def head_loss(
     hidden: Tensor, weight: Tensor, targets: Tensor, budget: int | None = None
 ) -> tuple[Tensor | None, Tensor]:
-    """Logits hidden @ weight.T, and their mean cross-entropy over the targets that are not -100 (0 if none
-    is).
+    """Return logits hidden @ weight.T, and their mean cross-entropy over the targets that are not -100 (0 if none is).
 
     hidden (N, C), weight (V, C), targets (N,). The logits (N, V) are for looking at: they carry no gradient,
-    and are None where they would take more than `budget` bytes in float32 (None: logits_budget), because
-    then they never exist at once. Chunks are of equal size but for the last.
+    and are None if they would take more than `budget` bytes in float32 (None: logits_budget), because then they never
+    exist at once. All chunks but the last have the same size.
     """
     budget = logits_budget(hidden.device.type) if budget is None else budget
     most = max(1, budget // (4 * len(weight)))
@@ -75,24 +75,32 @@ def head_loss(
 
 
 def _part_loss(hidden: Tensor, weight: Tensor, targets: Tensor, train: bool) -> tuple[Tensor | None, ...]:
-    """Logits (N, V), their summed loss, and with `train` its gradients for hidden (N, C) and weight (V, C)."""
-    logits = F.linear(hidden, weight)  # (N, C) -> (N, V), in autocast's dtype where it is on
+    """Return logits (N, V), their summed loss, and with `train` its gradients for hidden (N, C) and weight (V, C)."""
+    logits = F.linear(hidden, weight)  # (N, C) -> (N, V), in autocast's dtype if it is on
     losses, gradient = cross_entropy(logits, targets)
     if not train:
         return logits, losses.sum(), None, None
     gradient = gradient.to(logits.dtype)
-    return logits, losses.sum(), gradient @ weight, gradient.mT @ hidden  # (N, V) @ (V, C), (V, N) @ (N, C)
+    return logits, losses.sum(), gradient @ weight, _weight_gradient(gradient, hidden)  # (N, V) @ (V, C)
+
+
+def _weight_gradient(gradient: Tensor, hidden: Tensor) -> Tensor:
+    """Return gradient.mT @ hidden, (V, N) @ (N, C), whose sum over positions could overflow float16 (65,504)."""
+    if gradient.dtype != torch.float16:
+        return gradient.mT @ hidden
+    parts = zip(gradient.split(FLOAT16_ROWS), hidden.split(FLOAT16_ROWS), strict=True)
+    return sum((some.mT @ rows).float() for some, rows in parts)
 
 
 class _HeadLoss(torch.autograd.Function):
-    """The summed loss, and the logits where one chunk of `rows` rows holds them all."""
+    """The summed loss, and the logits if one chunk of `rows` rows holds them all."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, train: bool) -> Any:
         loss, weight_grad = torch.zeros(2, device=hidden.device)
         hidden_grads = []
         for part, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
-            logits = None  # those of the part before must be gone before there are new ones
+            logits = None  # free the logits of the last chunk before the next are made
             logits, part_loss, hidden_grad, update = _part_loss(part, weight, wanted, train)
             loss = loss + part_loss
             if train:
@@ -102,7 +110,7 @@ class _HeadLoss(torch.autograd.Function):
             ctx.save_for_backward(torch.cat(hidden_grads).to(hidden.dtype), weight_grad.to(weight.dtype))
         if len(hidden) > rows:
             return loss, None
-        ctx.set_materialize_grads(False)  # else zeros are made for the logits, as large as they are
+        ctx.set_materialize_grads(False)  # else torch would allocate zeros as large as the logits
         ctx.mark_non_differentiable(logits)
         return loss, logits
 

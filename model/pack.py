@@ -1,13 +1,13 @@
-"""A copy of a model made for generation: fewer bytes to read for each token, and fewer calls.
+"""A copy of a model for generation: fewer bytes to read for each token, and fewer calls.
 
-A decode step multiplies each weight with one number, so its time is that of reading the weights from memory:
+A decode step multiplies each weight with one number, so it takes as long as reading the weights from memory:
 
     float32    the same numbers
     bfloat16   half the bytes: 8 bits of mantissa
     int8       a quarter: each row of a weight is 127 steps of its own size; CPU only
 
-On the CPU a block becomes five calls of kernels.decode, with float32 between and inside them. What a packed model
-cannot do is compute a loss, train or be saved: keep the original for that.
+On the CPU a block becomes five calls of kernels.decode, with float32 between and inside them. A packed model cannot
+compute a loss, train or be saved: keep the original for that.
 """
 
 import copy
@@ -42,7 +42,7 @@ class PackedLinear(nn.Module):
 
 
 def _norm_arguments(norm: nn.Module | None) -> tuple[str, Tensor | None, Tensor | None, float]:
-    """Its kind, weight, bias and eps."""
+    """Return the norm's kind, weight, bias and eps."""
     if isinstance(norm, RMSNorm):
         return "rmsnorm", norm.weight.detach(), None, norm.eps
     if isinstance(norm, LayerNorm):
@@ -51,7 +51,7 @@ def _norm_arguments(norm: nn.Module | None) -> tuple[str, Tensor | None, Tensor 
 
 
 class PackedBlock(nn.Module):
-    """What model.gpt.Block computes, in five calls (six with a gate, two more with norms behind)."""
+    """What model.gpt.Block computes, in five calls (six with a gate, two more if it normalizes after)."""
 
     def __init__(self, block: Block, precision: Precision):
         super().__init__()
@@ -66,7 +66,6 @@ class PackedBlock(nn.Module):
         self.inner = PackedLinear(block.mlp.c_fc, precision, before[1], "none" if gated else name)
         self.outer = PackedLinear(block.mlp.c_proj, precision)
         self.attn.c_attn = self.attn.c_proj = None  # what is packed need not be kept twice
-        self.attn.backend = "fused"
 
     def forward(self, x: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """x (B, T, C) -> (B, T, C)."""
@@ -79,14 +78,14 @@ class PackedBlock(nn.Module):
 
 
 def quantize(weight: Tensor, precision: Precision) -> tuple[Tensor, Tensor | None]:
-    """weight (out, in) in the precision, and for int8 the scales (out,) of its rows."""
+    """Return weight (out, in) in the precision, and for int8 the scales (out,) of its rows."""
     if precision == "int8":
         return quantize_rows(weight)
     return weight.to(getattr(torch, precision)), None
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """weight (out, in) -> int8 (out, in) and scales (out,) whose product is nearest to it.
+    """Return int8 (out, in) and scales (out,) whose product is nearest to weight (out, in).
 
     Absolute maximum quantization by rows, as in LLM.int8() (Dettmers et al. 2022) for the weights alone.
 
@@ -100,9 +99,9 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def pack(gpt: GPT, precision: Precision = "float32") -> GPT:
-    """A copy of `gpt` that says the same in fewer bytes, on its device, ready to evaluate.
+    """Return a copy of `gpt` with weights of fewer bytes, on its device, ready to evaluate.
 
-    On a CPU only the matrices change: all that stands between them stays float32. Without the C++ kernels they are
+    On a CPU only the matrices change: everything between them stays float32. Without the C++ kernels they are
     rounded and torch computes with them as before, no faster. On a GPU the whole model takes the dtype; int8 is a
     ValueError.
     """
@@ -124,7 +123,7 @@ def pack(gpt: GPT, precision: Precision = "float32") -> GPT:
 
 
 def _rounded(gpt: GPT, precision: Precision) -> GPT:
-    """`gpt` with the numbers of its matrices rounded, in float32; a tied embedding stays as it is."""
+    """Return `gpt` with the numbers of its matrices rounded, in float32; a tied embedding is not rounded."""
     for module in gpt.modules():
         if isinstance(module, nn.Linear):
             weight, scales = quantize(module.weight, precision)

@@ -1,28 +1,34 @@
 """Weights in and out, in the layout of GPT-2 on the Hugging Face hub: config.json and model.safetensors.
 
-A model that GPT-2's code can express loads in transformers.GPT2LMHeadModel. Every other one is written in the
-same way, but under model_type "slm", so that nobody takes it for a GPT-2; what GPT-2's config has no name for
-stands under the key "slm". Nothing is pickled.
+A model that GPT-2's code can express loads in transformers.GPT2LMHeadModel. Every other one is written in the same
+way, but under model_type "slm", so that no library takes it for a GPT-2; what GPT-2's config has no name for is under
+the key "slm". What changes the result in a config that is read is honoured or refused by name. Nothing is pickled.
+This file knows configs and state dicts only; GPT.from_pretrained and GPT.save_pretrained use it.
 """
 
+import contextlib
 import dataclasses
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from common.files import atomic, read_json, write_json
-from model.config import GPTConfig
-
-if TYPE_CHECKING:
-    from model.gpt import GPT
+from model.config import GPTConfig, without_retired
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+INDEX = f"{WEIGHTS}.index.json"  # of weights in several files: which one holds which
+PICKLES = ("*.bin", "*.pt", "*.pth")
 END_OF_TEXT = "<|endoftext|>"
+PREFIX, HEAD, EMBEDDING, POSITIONS = "transformer.", "lm_head.weight", "wte.weight", "wpe.weight"
 
-# GPTConfig's name -> Hugging Face's, for what both configs have and mean alike.
+# GPTConfig's name -> Hugging Face's, for what both configs have and mean the same by.
 SHARED = {
     "vocab_size": "vocab_size",
     "block_size": "n_positions",
@@ -33,98 +39,195 @@ SHARED = {
     "norm_eps": "layer_norm_epsilon",
     "tied_head": "tie_word_embeddings",
 }
+# Second names that transformers accepts for a field.
+ALIASES = {
+    "max_position_embeddings": "n_positions",
+    "num_hidden_layers": "n_layer",
+    "num_attention_heads": "n_head",
+    "hidden_size": "n_embd",
+}
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
-ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "silu": "silu", "swish": "silu"}
-# What GPT-2's code cannot express, and the value of each field that it stands for.
+GELUS = (
+    "gelu_new",
+    "gelu_pytorch_tanh",
+    "gelu_python_tanh",
+    "gelu_fast",
+    "gelu_accurate",
+)  # all the tanh form
+ACTIVATIONS = {**dict.fromkeys(GELUS, "gelu"), "silu": "silu", "swish": "silu"}
+# What GPT-2's code cannot express, and the value of each field that it assumes.
 GPT2_ONLY = {"bias": True, "norm": "layernorm", "norm_place": "pre", "positions": "learned", "window": None}
 # Options of transformers' GPT2Config that change the arithmetic; ours knows only these values.
 UNCHANGED = {
     "scale_attn_weights": True,
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
+    "quantization_config": None,
+    "pruned_heads": {},
 }
+# Fields that say how weights are used and leave no trace in their shapes: another value gives wrong logits.
+USE = ("n_head", "n_kv_head", "norm", "norm_place", "norm_eps", "positions", "mlp")
 
 
-def save(gpt: "GPT", directory: str | Path, tokenizer: str | Path | None = None) -> None:
-    """Writes model.safetensors (in the parameters' dtype) and config.json into `directory`.
+def save(
+    directory: str | Path, config: GPTConfig, state: dict[str, Tensor], tokenizer: str | Path | None = None
+) -> None:
+    """Write a model's state dict (in its own dtype) and config into `directory`.
 
     With the path of a tokenizer.json, the tokenizer is written too, for transformers.AutoTokenizer, and
-    config.json names the id of <|endoftext|>, at which generation ends.
+    config.json names the id of <|endoftext|>, which ends a generation and pads a batch.
     """
-    from safetensors.torch import save as to_bytes
-
-    from model.gpt import check_unpacked
-
-    check_unpacked(gpt, "be saved")
     directory = Path(directory)
-    end = None if tokenizer is None else _save_tokenizer(Path(tokenizer), directory, gpt.config.block_size)
+    end = None if tokenizer is None else _save_tokenizer(Path(tokenizer), directory, config.block_size)
     with atomic(directory / WEIGHTS) as file:
-        file.write(to_bytes(to_gpt2_names(gpt), metadata={"format": "pt"}))
-    write_json(directory / CONFIG, {**to_json(gpt.config), "bos_token_id": end, "eos_token_id": end})
+        file.write(to_bytes(to_gpt2_names(state, config), metadata={"format": "pt"}))
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end)
+    write_json(directory / CONFIG, {**to_json(config), **ids})
 
 
 def _save_tokenizer(source: Path, directory: Path, block_size: int) -> int | None:
-    """Copies tokenizer.json and says beside it what its special token is for; returns that token's id."""
+    """Copy tokenizer.json and write what its special token is for; return that token's id."""
     content = read_json(source)
     if not isinstance(content, dict) or "model" not in content:
         raise ValueError(f"{source} is no tokenizer.json: give the one that the model was trained with")
     special = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
-    role = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT} if END_OF_TEXT in special else {}
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": block_size, **role}
+    roles = (
+        dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT) if END_OF_TEXT in special else {}
+    )
+    # On the left, so that every row of a batch is continued from its own last token.
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": block_size,
+        "padding_side": "left",
+    }
     write_json(directory / TOKENIZER, content)
-    write_json(directory / "tokenizer_config.json", settings)
+    write_json(directory / "tokenizer_config.json", {**settings, **roles})
     return special.get(END_OF_TEXT)
 
 
-def load(directory: str | Path, **changes: Any) -> "GPT":
-    """The model in `directory`, in float32, on the CPU, ready to evaluate.
+def read_config(directory: str | Path, **changes: Any) -> GPTConfig:
+    """Return the config in `directory`, with `changes` to single fields.
 
-    `changes` replace fields of its config, such as dropout=0.0 or attention="fused". Raises FileNotFoundError
-    where a file is missing, and a ValueError that lists every weight that is missing, unexpected or of
-    another shape.
+    ValueError for a change that the weights do not allow: block_size can be lowered, and what says how weights are
+    used must stay.
     """
-    from safetensors.torch import load_file
+    path = Path(directory) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} holds no {CONFIG}: give the directory of a saved model")
+    stored = from_json(read_json(path), path, changes)
+    if stored.tied_head and has_weights(directory) and _has_own_head(Path(directory)):
+        stored = dataclasses.replace(stored, tied_head=False)  # the file is right, as in transformers
+    _check_changes(stored, changes, path)
+    return dataclasses.replace(stored, **changes)
 
-    from model.gpt import GPT
 
-    check(directory, **changes)  # before there is memory for what the config asks for
-    gpt, path = GPT(read_config(directory, **changes)), _existing(directory, WEIGHTS)
-    gpt.load_state_dict(from_gpt2_names(gpt, load_file(path), path))
-    return gpt.eval()
+def _check_changes(stored: GPTConfig, changes: dict[str, Any], path: Path) -> None:
+    for name in USE:
+        if changes.get(name, getattr(stored, name)) != getattr(stored, name):
+            raise ValueError(
+                f"{name} is {changes[name]!r}, but the weights of {path} were trained with {getattr(stored, name)!r}: "
+                f"leave {name} out"
+            )
+    if changes.get("tied_head") and not stored.tied_head:
+        raise ValueError(f"the weights of {path} have a head that is not the embedding: leave tied_head out")
+    if stored.positions == "learned" and changes.get("block_size", 0) > stored.block_size:
+        raise ValueError(
+            f"the weights of {path} know {stored.block_size} positions: choose a block_size of at most that, not "
+            f"{changes['block_size']}"
+        )
 
 
-def check(directory: str | Path, **changes: Any) -> None:
-    """Raises what `load` would, but reads no weight: the head of the file has their names and shapes."""
-    from safetensors import safe_open
+def has_weights(directory: str | Path) -> bool:
+    """True if `directory` holds weights in safetensors, in one file or in several."""
+    return any((Path(directory) / name).is_file() for name in (WEIGHTS, INDEX))
 
-    from model.gpt import GPT
 
-    with torch.device("meta"):
-        gpt = GPT(read_config(directory, **changes))
-    path = _existing(directory, WEIGHTS)
+def _weight_files(directory: Path) -> list[Path]:
+    """Return the files that hold the weights; an error says what is there instead and what to do."""
+    if (directory / WEIGHTS).is_file():
+        return [directory / WEIGHTS]
+    if (directory / INDEX).is_file():
+        return _shards(directory)
+    pickles = sorted(path.name for pattern in PICKLES for path in directory.glob(pattern))
+    if pickles:
+        raise FileNotFoundError(
+            f"{directory} holds no {WEIGHTS}, only {pickles[0]}, a pickle, which may run code when it is read: convert "
+            f"it where you trust it, for example with transformers: "
+            f"AutoModelForCausalLM.from_pretrained({str(directory)!r}).save_pretrained(NEW_DIRECTORY)"
+        )
+    raise FileNotFoundError(f"{directory} holds no {WEIGHTS}: give the directory of a saved model")
+
+
+def _shards(directory: Path) -> list[Path]:
+    """Return the files that the index names."""
+    index = read_json(directory / INDEX)
+    places = index.get("weight_map") if isinstance(index, dict) else None
+    names = set(places.values()) if isinstance(places, dict) else set()
+    if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
+        raise ValueError(f"{directory / INDEX} has no weight_map from weights to files of its directory")
+    missing = sorted(name for name in names if not (directory / name).is_file())
+    if missing:
+        raise FileNotFoundError(
+            f"{directory} holds no {missing[0]}, which {INDEX} names: fetch all of its files"
+        )
+    return [directory / name for name in sorted(names)]
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a safetensors file, of which nothing but its head is read at first."""
     try:
         with safe_open(path, "pt") as file:
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no dict
+            yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error})") from error
-    from_gpt2_names(gpt, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}, path)
 
 
-def read_config(directory: str | Path, **changes: Any) -> GPTConfig:
-    """The config in `directory`, with `changes` to single fields."""
-    path = _existing(directory, CONFIG)
-    return from_json(read_json(path), path, changes)
+def _shapes(directory: Path) -> dict[str, Tensor]:
+    """Return the weights as tensors that have a shape and no memory; nothing but the heads of the files is read."""
+    found = {}
+    for path in _weight_files(directory):
+        with _opened(path) as file:
+            names = file.keys()
+            found |= {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in names}
+    return found
 
 
-def _existing(directory: str | Path, name: str) -> Path:
-    path = Path(directory) / name
-    if not path.is_file():
-        raise FileNotFoundError(f"{directory} holds no {name}: give the directory of a saved model")
-    return path
+def _has_own_head(directory: Path) -> bool:
+    """True if the weights hold a head other than the token embedding."""
+    names = {HEAD, EMBEDDING, PREFIX + EMBEDDING}
+    if HEAD not in _shapes(directory):
+        return False
+    found = {}
+    for path in _weight_files(directory):
+        with _opened(path) as file:
+            found |= {name.removeprefix(PREFIX): file.get_tensor(name) for name in names & set(file.keys())}
+    return EMBEDDING in found and not torch.equal(found[HEAD], found[EMBEDDING])
+
+
+def check_weights(
+    directory: str | Path, config: GPTConfig, wanted: dict[str, Tensor], *, crop: bool = False
+) -> None:
+    """Raise what `read_weights` would, but read no weight: a file's head has their names and shapes."""
+    from_gpt2_names(_shapes(Path(directory)), config, wanted, Path(directory), crop=crop)
+
+
+def read_weights(
+    directory: str | Path, config: GPTConfig, wanted: dict[str, Tensor], *, crop: bool = False
+) -> dict[str, Tensor]:
+    """Return the state dict in `directory` for a model of `config` whose state dict has the shapes of `wanted`.
+
+    With `crop`, learned positions beyond block_size are left out. Raises FileNotFoundError if a file is missing, and a
+    ValueError that lists every weight that is missing, unexpected or of another shape.
+    """
+    weights = {}
+    for path in _weight_files(Path(directory)):
+        weights |= load_file(path)
+    return from_gpt2_names(weights, config, wanted, Path(directory), crop=crop)
 
 
 def to_json(config: GPTConfig) -> dict[str, Any]:
-    """The content of config.json for `config`."""
+    """Return the content of config.json for `config`."""
     ours = dataclasses.asdict(config)
     gpt2 = is_gpt2(config)
     both = {theirs: ours.pop(name) for name, theirs in SHARED.items()}
@@ -140,24 +243,39 @@ def to_json(config: GPTConfig) -> dict[str, Any]:
 
 
 def is_gpt2(config: GPTConfig) -> bool:
-    """Whether GPT-2's code, with its own choice of sizes, computes what this model does."""
+    """True if GPT-2's code, with its own choice of sizes, computes what this model does."""
     plain = all(getattr(config, name) == value for name, value in GPT2_ONLY.items())
     return plain and config.mlp != "swiglu" and config.kv_heads == config.n_head
 
 
 def from_json(content: Any, path: Path, changes: dict[str, Any]) -> GPTConfig:
-    """The GPTConfig that config.json's `content` describes; `path` is named in errors."""
+    """Return the GPTConfig that config.json's `content` describes; `path` is named in errors.
+
+    Of `changes` only the dropout counts here: with one, unequal rates in the file need no choice.
+    """
     if not isinstance(content, dict) or not isinstance(content.get("slm", {}), dict):
         raise ValueError(f"{path} does not describe a model: give the config.json of a GPT")
     if content.get("model_type") not in ("gpt2", "slm"):
         raise ValueError(f"{path} is of model_type {content.get('model_type')!r}, not gpt2 or slm")
+    content = _without_aliases(content, path)
     fields = {name: content[theirs] for name, theirs in SHARED.items() if theirs in content}
     fields |= {"mlp": _mlp(content, path), "dropout": _dropout(content, path, changes)}
-    fields |= {**content.get("slm", {}), **changes}
-    unknown = fields.keys() - {field.name for field in dataclasses.fields(GPTConfig)}
+    fields |= without_retired(content.get("slm", {}))
+    unknown = (fields.keys() | changes.keys()) - {field.name for field in dataclasses.fields(GPTConfig)}
     if unknown:
         raise ValueError(f"{path}: GPTConfig has no field called {', '.join(sorted(unknown))}")
     return GPTConfig(**fields)
+
+
+def _without_aliases(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the content with every field under its first name."""
+    for alias, name in ALIASES.items():
+        if content.get(alias, content.get(name)) != content.get(name, content.get(alias)):
+            raise ValueError(
+                f"{path} has {name} {content[name]} and {alias} {content[alias]}: leave one of them out"
+            )
+    renamed = {ALIASES.get(name, name): value for name, value in content.items()}
+    return renamed
 
 
 def _mlp(content: dict[str, Any], path: Path) -> str:
@@ -173,40 +291,53 @@ def _mlp(content: dict[str, Any], path: Path) -> str:
 
 
 def _dropout(content: dict[str, Any], path: Path, changes: dict[str, Any]) -> float:
-    rates = [content.get(name, 0.1) for name in DROPOUTS]  # 0.1 is GPT-2's default
-    if rates != rates[:1] * len(rates) and "dropout" not in changes:
-        raise ValueError(f"{path} has several dropout rates {rates}: choose one with dropout=…")
-    return rates[0]
+    """Return the rate of the residual stream, in training also used where the file has another."""
+    rates = {name: content.get(name, 0.1) for name in DROPOUTS}  # 0.1 is GPT-2's default
+    taken = rates[DROPOUTS[0]]
+    if any(rate != taken for rate in rates.values()) and "dropout" not in changes:
+        listed = ", ".join(f"{name} {rate}" for name, rate in rates.items())
+        print(f"{path} has {listed}: training would use {taken} for all three", file=sys.stderr)
+    return taken
 
 
-def to_gpt2_names(gpt: "GPT") -> dict[str, Tensor]:
-    """The parameters under GPT-2's names and in its layout: matrices of the blocks stored (in, out)."""
+def to_gpt2_names(state: dict[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
+    """Return the parameters under GPT-2's names and in its layout: matrices of the blocks stored (in, out)."""
     named = {}
-    for name, tensor in gpt.state_dict().items():
-        if name == "lm_head.weight":
-            if not gpt.config.tied_head:
+    for name, tensor in state.items():
+        if name == HEAD:
+            if not config.tied_head:
                 named[name] = tensor.contiguous()
             continue
-        named[f"transformer.{name}"] = (tensor.mT if _is_conv1d(name, tensor) else tensor).contiguous()
+        named[PREFIX + name] = (tensor.mT if _is_conv1d(name, tensor) else tensor).contiguous()
     return named
 
 
-def from_gpt2_names(gpt: "GPT", weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The state dict for `gpt` from weights under GPT-2's names, the prefix "transformer." or not."""
+def from_gpt2_names(
+    weights: dict[str, Tensor],
+    config: GPTConfig,
+    wanted: dict[str, Tensor],
+    path: Path,
+    *,
+    crop: bool = False,
+) -> dict[str, Tensor]:
+    """Return the state dict for a model from weights under GPT-2's names, with or without the prefix."""
     found = {}
     for name, tensor in weights.items():
-        name = name.removeprefix("transformer.")
+        name = name.removeprefix(PREFIX)
         if not name.endswith((".attn.bias", ".attn.masked_bias")):  # causal masks that old files carry
             found[name] = tensor.mT if _is_conv1d(name, tensor) else tensor
-    wanted = gpt.state_dict()
-    if gpt.config.tied_head:
-        found["lm_head.weight"] = found.get("wte.weight", wanted["wte.weight"])
+    if crop and POSITIONS in found and config.positions == "learned":
+        found[POSITIONS] = found[POSITIONS][
+            : config.block_size
+        ]  # (positions of the file, C) -> (block_size, C)
+    if config.tied_head:
+        found[HEAD] = found.get(EMBEDDING, wanted[EMBEDDING])
     _compare(wanted, found, path)
     return found
 
 
 def _is_conv1d(name: str, tensor: Tensor) -> bool:
-    """Whether transformers keeps this one in a Conv1D, whose weight is the transpose of a Linear's."""
+    """True if transformers keeps this one in a Conv1D, whose weight is the transpose of a Linear's."""
     return name.startswith("h.") and name.endswith(".weight") and tensor.dim() == 2
 
 

@@ -1,4 +1,4 @@
-"""Builds, proves and measures the kernels on this machine's GPU: what scripts/gpu_check.sh runs.
+"""Build, test and measure the kernels on this machine's GPU: what scripts/gpu_check.sh runs.
 
     build     the extension in place, for the GPU that torch sees
     test      tests/kernels
@@ -6,15 +6,15 @@
     bench     python -m kernels bench
     train     train.py on the built-in corpus in bfloat16, with fused kernels and with torch's
     sample    sample.py on the model that the fused kernels trained
-    step      benchmarks/step.py, beside nanoGPT where NANOGPT names its folder
+    step      benchmarks/step.py, compared with nanoGPT if NANOGPT names its folder
 
-The stages themselves are in gpu_stages.py. Each has a time limit, and the next one begins whether it passed or not.
-Stages may be run one by one: figures of earlier calls are kept as long as the GPU and the kernels' sources stay the
-same. The end is a table, and benchmarks/results/DEVICE.json. Logs go to $OUT, else to build/gpu_check. Exit status: 0,
-1 where a stage failed, 2 where nothing could begin. --rehearse runs every stage at a tiny size on the CPU, to try the
+The stages are in gpu_stages.py. Each has a time limit, and the next one starts whether it passed or not. Stages may
+be run one by one: figures of earlier calls are kept as long as the GPU and the kernels' sources stay the same. It
+ends with a table and writes benchmarks/results/DEVICE.json. Logs go to $OUT, else to build/gpu_check. Exit status: 0,
+1 if a stage failed, 2 if nothing could start. --rehearse runs every stage at a tiny size on the CPU, to test the
 check itself, and keeps no result.
 
-Standard library only, so that it runs where little is installed; what a stage lacks, it says.
+Standard library only, so that it runs where little is installed; a stage names the modules that it misses.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from scripts.gpu_stages import ROOT, STAGES, Check, Result, has, run_stage, tool
 
 WORK = ROOT / "build" / "gpu_check"
 RESULTS = ROOT / "benchmarks" / "results"
-LIMIT = 530  # seconds of all stages
+LIMIT = 530  # seconds for all stages
 TAIL = 20  # lines of a failed stage's log that are shown
 
 
@@ -50,7 +50,7 @@ print(json.dumps({"device": torch.cuda.get_device_name() if there else None, "ca
 
 
 def facts() -> dict[str, Any]:
-    """What torch says of itself and of the GPU; exit status 2 where it cannot be imported."""
+    """Return what torch reports about itself and the GPU; exit with status 2 if it cannot be imported."""
     done = subprocess.run([sys.executable, "-c", FACTS], capture_output=True, text=True)
     if done.returncode:
         why = done.stderr.strip().splitlines()[-1]
@@ -63,7 +63,7 @@ def facts() -> dict[str, Any]:
 
 
 def load_results(path: Path, identity: dict[str, Any]) -> dict[str, Result]:
-    """The stages of earlier calls, if they were of the same machine and sources."""
+    """Return the stages of earlier calls if they ran on the same machine and sources."""
     if not path.is_file():
         return {}
     kept = files.read_json(path)
@@ -79,7 +79,7 @@ def load_results(path: Path, identity: dict[str, Any]) -> dict[str, Result]:
 
 
 def as_json(identity: dict[str, Any], results: dict[str, Result]) -> dict[str, Any]:
-    """DEVICE.json: the common layout, what it was measured on, and what became of each stage."""
+    """Return the content of DEVICE.json: the common layout, the machine, and the result of each stage."""
     shown = {
         name: {"state": each.state, "seconds": round(each.seconds, 1), "note": each.note}
         for name, each in results.items()
@@ -89,7 +89,7 @@ def as_json(identity: dict[str, Any], results: dict[str, Result]) -> dict[str, A
 
 
 def table(identity: dict[str, Any], results: dict[str, Result]) -> str:
-    """One screen: the stages, then what the GPU can do and each figure that has a goal, as a CUDA graph and eagerly."""
+    """Format one screen: the stages, then what the GPU can do and each figure that has a goal, as graph and eager."""
     lines = [f"{identity['device']}, torch {identity['torch']}, CUDA {identity['cuda']}"]
     lines += [f"  {name:9} {r.state:8} {r.seconds:4.0f} s  {r.note[:90]}" for name, r in results.items()]
     rows = [row for each in results.values() for row in each.rows]
@@ -103,7 +103,7 @@ def table(identity: dict[str, Any], results: dict[str, Result]) -> str:
     for row in aims:
         name = row["name"].removesuffix(", graph")
         if name in graphs and name == row["name"]:
-            continue  # stands in the column of its graph
+            continue  # printed in the column of its graph
         beside = eager.get((name, row["peer"], row["unit"])) if name != row["name"] else None
         goal = f"{row['goal']:.2f}" if row.get("goal") else ""
         reached = "" if row["ratio"] >= (row.get("goal") or 0) else "  below"
@@ -115,7 +115,7 @@ def table(identity: dict[str, Any], results: dict[str, Result]) -> str:
 
 
 def device_file(identity: dict[str, Any]) -> str:
-    """The name of a device's results.
+    """Return the name of a device's results file.
 
     >>> device_file({"device": "NVIDIA H100 80GB HBM3"})
     'nvidia-h100-80gb-hbm3.json'
@@ -124,7 +124,7 @@ def device_file(identity: dict[str, Any]) -> str:
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """`stages` (list of names, empty for all) and `rehearse`; exit status 2 for a stage that there is not."""
+    """Parse `stages` (list of names, empty for all) and `rehearse`; an unknown stage exits with status 2."""
     parser = argparse.ArgumentParser(prog="scripts/gpu_check.sh", description=__doc__.splitlines()[0])
     parser.add_argument(
         "stages", nargs="*", metavar="STAGE", help=f"{', '.join(STAGES)}; all of them by default"
@@ -138,7 +138,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the stages asked for, in their order; returns the exit status."""
+    """Run the stages asked for, in their order; return the exit status."""
     options, found = parse(argv), facts()
     if not found["device"] and not options.rehearse:
         print("no GPU: torch sees none (--rehearse tries the check on the CPU)", file=sys.stderr)
@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_stages(
     chosen: Sequence[str], check: Check, folder: Path, identity: dict[str, Any], state: Path
 ) -> dict[str, Result]:
-    """Runs them one after the other, says what becomes of each, and keeps it in the file `state`."""
+    """Run stages in order, print the result of each and keep it in the file `state`."""
     earlier = load_results(state, identity) or load_results(RESULTS / state.name, identity)
     results, end = dict(earlier), time.monotonic() + LIMIT
     for name in chosen:

@@ -1,4 +1,4 @@
-"""The stages of scripts/gpu_check.py: each runs programs of this repository, within its time, and says how it went."""
+"""The stages of scripts/gpu_check.py: each runs programs within a time limit and returns a Result."""
 
 import contextlib
 import dataclasses
@@ -19,11 +19,11 @@ from common import bench, files
 
 ROOT = Path(__file__).resolve().parents[1]
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
-LAST_WORDS = 8  # seconds that a program has after its time limit
+LAST_WORDS = 8  # seconds that a program has to finish after its time limit
 
 
 def _load_toolchain() -> types.ModuleType:
-    """kernels/toolchain.py by itself: the package would load torch, and the kernels that are about to be built."""
+    """Import kernels/toolchain.py without its package, which would load torch and the kernels about to be built."""
     spec = importlib.util.spec_from_file_location("toolchain", ROOT / "kernels" / "toolchain.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -34,7 +34,7 @@ toolchain = _load_toolchain()
 
 
 class Failed(Exception):
-    """A stage that did not do what it should; `printed` is what its program said."""
+    """A stage that failed; `printed` is the output of its program."""
 
     def __init__(self, why: str, printed: str = ""):
         super().__init__(why)
@@ -47,7 +47,7 @@ class Skipped(Exception):
 
 @dataclasses.dataclass
 class Result:
-    """What became of a stage; rows as in every benchmark's JSON."""
+    """The result of a stage; rows as in every benchmark's JSON."""
 
     state: str  # passed | failed | skipped
     note: str
@@ -57,22 +57,22 @@ class Result:
 
 @dataclasses.dataclass
 class Check:
-    """What all stages need to know, and how they run programs within their time."""
+    """The state shared by all stages, and how they run programs within their time limit."""
 
     rehearse: bool
     work: Path
     log: IO[bytes] | None = None
     started: list[subprocess.Popen] = dataclasses.field(default_factory=list)
-    begun: int = 0  # where in the log the words of the last program begin
+    begun: int = 0  # offset in the log where the output of the last program begins
     deadline: float = 0.0  # of time.monotonic()
 
     @property
     def device(self) -> str:
-        """Where the kernels run, as torch names it."""
+        """Return where the kernels run, as torch names it."""
         return "cpu" if self.rehearse else "cuda"
 
     def environment(self, **more: str) -> dict[str, str]:
-        """The variables of a program: this process's, ours, and `more`."""
+        """Return the environment of a program: this process's, ours, and `more`."""
         paths = [str(ROOT), *([] if has("tyro") else [str(ROOT / "scripts" / "bare")])]
         paths += filter(None, [os.environ.get("PYTHONPATH")])
         ours = {
@@ -85,7 +85,7 @@ class Check:
         return {**os.environ, **ours, **more}
 
     def start(self, *command: str | Path, **environment: str) -> subprocess.Popen:
-        """A program that writes to the stage's log, in a process group of its own."""
+        """Start a program in a new process group; it writes to the stage's log."""
         self.log.write(f"$ {' '.join(map(str, command))}\n".encode())
         self.log.flush()
         self.begun = self.log.tell()
@@ -96,14 +96,14 @@ class Check:
             stdout=self.log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            # A shell's background job ignores SIGINT, and all that it starts would: see `end`.
+            # A shell's background job ignores SIGINT, and so would its children: see `end`.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.started.append(process)
         return process
 
     def wait(self, process: subprocess.Popen) -> int:
-        """Its exit status; Failed at the deadline, where all programs are ended."""
+        """Return the exit status; at the deadline end all programs and raise Failed."""
         try:
             return process.wait(max(1.0, self.deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -111,7 +111,7 @@ class Check:
             raise Failed(f"stopped at its time limit: {' '.join(map(str, process.args[1:4]))}") from None
 
     def end(self) -> None:
-        """Ends what still runs, with all that it started; a moment is left to say how far it came."""
+        """End what still runs with all its descendants; a moment is left for a last message."""
         alive = [process for process in self.started if process.poll() is None]
         for process in alive:
             os.killpg(process.pid, signal.SIGINT)
@@ -120,12 +120,12 @@ class Check:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, patience - time.monotonic()))
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # also what it left behind
+                os.killpg(process.pid, signal.SIGKILL)  # also processes that it left running
             process.wait()
         self.started.clear()
 
     def python(self, *arguments: str | Path, **environment: str) -> str:
-        """Runs Python on `arguments` and returns what it printed; Failed where it fails."""
+        """Run Python on `arguments` and return what it printed; Failed where it fails."""
         status = self.wait(self.start(sys.executable, *arguments, **environment))
         printed = Path(self.log.name).read_bytes()[self.begun :].decode(errors="replace")
         if status:
@@ -134,12 +134,12 @@ class Check:
 
 
 def has(module: str) -> bool:
-    """Whether Python could import it."""
+    """True if Python can import the module."""
     return importlib.util.find_spec(module) is not None
 
 
 def build(check: Check) -> Result:
-    """Builds the extension in place; Failed where its kernels cannot run on the device."""
+    """Build the extension in place; Failed where its kernels cannot run on the device."""
     check.python("setup.py", "build_ext", "--inplace", **({} if check.rehearse else {"SLM_CUDA": "1"}))
     if has("rich"):
         check.python("-m", "kernels", "doctor")
@@ -151,8 +151,8 @@ def build(check: Check) -> Result:
 
 
 def test(check: Check) -> Result:
-    """Runs the tests of the kernels, those on the GPU first, in several processes where pytest-xdist is there."""
-    # No plugin but ours: a warning of one that happens to be installed would count as an error.
+    """Run the tests of the kernels, those on the GPU first, in several processes where pytest-xdist is there."""
+    # No other plugin: a warning of one that happens to be installed would count as an error.
     workers = min(8, (os.cpu_count() or 1) // 2)
     parallel = ["-p", "xdist.plugin", "-n", str(workers)] if has("xdist") and workers > 1 else []
     turns = [["tests/kernels", "-k", "cuda or gpu"], ["tests/kernels", "-k", "not (cuda or gpu)"]]
@@ -174,7 +174,7 @@ def _last_line(printed: str) -> str:
 
 
 def sanitize(check: Check) -> Result:
-    """Every kernel once under each of compute-sanitizer's TOOLS, which run side by side; without them on the CPU."""
+    """Run every kernel once under each of compute-sanitizer's TOOLS, in parallel; on the CPU without them."""
     if check.rehearse:
         printed = check.python("-m", "kernels.workbench.smoke", "--device", "cpu")
         return Result("passed", f"{_last_line(printed)}; compute-sanitizer needs a GPU")
@@ -182,8 +182,8 @@ def sanitize(check: Check) -> Result:
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path=f"{home}/bin")
     if sanitizer is None:
         raise Skipped("compute-sanitizer is not here: it comes with the CUDA toolkit")
-    # Without torch's cache each tensor is an allocation of its own, so that what lies beside it is not accessible. And
-    # API errors are not counted: torch asks for functions that a driver may lack, and looks at every status itself.
+    # Without torch's cache each tensor is a separate allocation, so that an access past its end is an error. API errors
+    # are not counted: torch asks for functions that a driver may lack, and checks every status itself.
     options = ["--report-api-errors", "no", "--error-exitcode", "9"]
     alone = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "OMP_NUM_THREADS": "2"}
     program = [sys.executable, "-m", "kernels.workbench.smoke", "--device", "cuda"]
@@ -201,16 +201,18 @@ def sanitize(check: Check) -> Result:
 
 
 def bench_kernels(check: Check) -> Result:
-    """The rows of python -m kernels bench."""
+    """Return the rows of python -m kernels bench."""
     size = ["--tiny", "--repeat", "1"] if check.rehearse else ["--repeat", "20"]
     command = ["-m", "kernels", "bench", "--device", check.device, *size]
     compiled = ["--compile"] if has("triton") and not check.rehearse else []
     norms, attention = [*command, "--only", "layer_norm", *compiled], [*command, "--only", "attention"]
-    return _rows_of(check, {"attention": attention, "norms": norms})  # compiling may take all the time: last
+    return _rows_of(
+        check, {"attention": attention, "norms": norms}
+    )  # last, as compiling may take all the time
 
 
 def train(check: Check) -> Result:
-    """Trains the quickstart with fused kernels and with torch's; rows of speed, loss and memory."""
+    """Train the quickstart with fused kernels and with torch's; rows of speed, loss and memory."""
     tokens = check.work / "tokens"
     if not (tokens / "meta.json").is_file():
         size = (
@@ -245,7 +247,7 @@ def train(check: Check) -> Result:
 
 
 def sample(check: Check) -> Result:
-    """A story of the model that the stage train left; its beginning is the note."""
+    """Sample a story from the model that the stage train left; its beginning is the note."""
     run = check.work / "run-fused"
     if not (run / "best").is_dir():
         raise Skipped("there is no model: run the stage train first")
@@ -258,7 +260,7 @@ def sample(check: Check) -> Result:
 
 
 def step(check: Check) -> Result:
-    """The rows of benchmarks/step.py, one model after the other."""
+    """Return the rows of benchmarks/step.py, one model after the other."""
     peer = ["--nanogpt", os.environ["NANOGPT"]] if os.environ.get("NANOGPT") else []
     size = ["--no-compile", "--steps", "1"] if check.rehearse else []
     models = ("tiny",) if check.rehearse else ("tinystories", "gpt2-124m")
@@ -272,7 +274,7 @@ def step(check: Check) -> Result:
 
 
 def _rows_of(check: Check, benchmarks: dict[str, list[str]]) -> Result:
-    """The rows of several benchmarks, each a program of its own: what one measured outlives the fault of another."""
+    """Return the rows of several benchmarks, each in its own process so that one failure does not lose the others."""
     rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     failures = []
     for name, command in benchmarks.items():
@@ -290,7 +292,7 @@ def _rows_of(check: Check, benchmarks: dict[str, list[str]]) -> Result:
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One part of the check: at most so many seconds, and the modules without which it cannot begin."""
+    """One part of the check: its time limit in seconds, and the modules that it needs."""
 
     run: Callable[[Check], Result]
     seconds: int
@@ -310,7 +312,7 @@ STAGES = {
 
 
 def run_stage(name: str, check: Check, folder: Path, end: float) -> Result:
-    """Runs one stage with its log in `folder`; whatever happens there becomes a result."""
+    """Run one stage with its log in `folder`; every outcome, errors too, becomes a Result."""
     stage, start = STAGES[name], time.monotonic()
     missing = [module for module in stage.needs if not has(module)]
     if missing:
@@ -323,7 +325,7 @@ def run_stage(name: str, check: Check, folder: Path, end: float) -> Result:
             result = stage.run(check)
         except (Failed, Skipped) as stop:
             result = Result("failed" if isinstance(stop, Failed) else "skipped", str(stop))
-        except Exception as error:  # one broken stage must not cost the figures of the others
+        except Exception as error:  # one broken stage must not lose the figures of the others
             result = Result("failed", f"{type(error).__name__}: {error}")
         finally:
             check.end()

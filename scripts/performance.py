@@ -2,7 +2,7 @@
 
     python scripts/performance.py
 
-The page is written by hand but for what stands between its two markers; the plots are docs/plots/NAME.svg.
+The page is written by hand except between its two markers; the plots are docs/plots/NAME.svg.
 """
 
 import sys
@@ -23,7 +23,7 @@ NOT_PLOTTED = ("reference", "SDPA math")  # so slow that the other bars would va
 
 
 def render(results: Path) -> str:
-    """All tables, in Markdown: one section for each file, and the goals on a GPU until one has been measured."""
+    """Return all tables in Markdown: a section per file, and the goals on a GPU until one has been measured."""
     found = {path: files.read_json(path) for path in sorted(results.glob("*.json"))}
     sections = [_section(path, result) for path, result in found.items()]
     if not any("device" in result for result in found.values()):
@@ -64,7 +64,7 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _ratio(row: dict[str, Any]) -> str:
-    """The ratio; where ours is behind the peer, in words too."""
+    """Format the ratio; where ours is behind the peer, say so."""
     if row["ratio"] is None:
         return ""
     behind = row["ratio"] < 0.995 and row["peer"] != "datasheet"
@@ -72,12 +72,12 @@ def _ratio(row: dict[str, Any]) -> str:
 
 
 def number(value: float | None) -> str:
-    """As in the tables of common.bench, and an empty cell for None."""
+    """Format as the tables of common.bench do; None is an empty cell."""
     return "" if value is None else bench.short(value)
 
 
 def _not_measured() -> str:
-    """The rows that a GPU has to fill, with what is to be reached."""
+    """Return the rows that a GPU has to fill, with their goals."""
     lines = ["### gpu: no GPU has been measured yet", "", "`scripts/gpu_check.sh` fills these in.", ""]
     lines += [_line(["figure", "beside", "ratio", "goal"]), _line(["---", "---", "---", "---:"])]
     return "\n".join(
@@ -86,7 +86,7 @@ def _not_measured() -> str:
 
 
 def goals() -> list[tuple[str, str, float]]:
-    """Figure, peer and ratio of all that is to be reached on a GPU."""
+    """Return figure, peer and ratio of every goal on a GPU."""
     from benchmarks import step
     from kernels.workbench.bench import goals as goals_of_kernels
 
@@ -101,7 +101,7 @@ def goals() -> list[tuple[str, str, float]]:
 
 
 def _bars(result: dict[str, Any]) -> dict[str, float]:
-    """What is worth a bar: each figure's ratio to each peer once, if there are three or more."""
+    """Return each figure's ratio to each peer once, if there are at least three."""
     found: dict[str, float] = {}
     for row in result["rows"]:
         if row["ratio"] and row["peer"] not in NOT_PLOTTED:
@@ -110,7 +110,7 @@ def _bars(result: dict[str, Any]) -> dict[str, float]:
 
 
 def updated(page: str, tables: str) -> str:
-    """The page with these tables between its markers."""
+    """Return the page with these tables between its markers."""
     before, _, rest = page.partition(BEGIN)
     _, marker, after = rest.partition(END)
     if not marker:
@@ -119,7 +119,7 @@ def updated(page: str, tables: str) -> str:
 
 
 def main() -> None:
-    """Writes page and plots."""
+    """Write page and plots."""
     files.write_text(PAGE, updated(PAGE.read_text(encoding="utf-8"), render(RESULTS)))
     for path in sorted(RESULTS.glob("*.json")):
         bars = _bars(files.read_json(path))

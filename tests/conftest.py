@@ -3,31 +3,35 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-from kernels.workbench.emulator import Toolchain
+from kernels.workbench.emulator import Compiler
+
+if TYPE_CHECKING:
+    from training.config import TrainConfig
 
 torch.set_num_threads(1)  # the models of the tests are so small that a second thread only costs
 
 
 @pytest.fixture(autouse=True)
 def seed():
-    """Every test draws the same random numbers, alone or behind others."""
+    """Seed every test, so that it draws the same random numbers alone or after others."""
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
-def toolchain(tmp_path_factory) -> Toolchain:
-    """The emulator, compiled once per run, however many processes share the tests."""
+def compiler(tmp_path_factory) -> Compiler:
+    """Compile the emulator once per run, however many processes share the tests."""
     base = tmp_path_factory.getbasetemp()
-    return Toolchain((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "emulator")
+    return Compiler((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "emulator")
 
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
-    """Token files of 200 KB of built-in stories with 384 tokens of vocabulary."""
+    """Return token files of 200 KB of built-in stories with 384 tokens of vocabulary."""
     from data.__main__ import main
 
     directory = tmp_path_factory.mktemp("tokens") / "stories"
@@ -49,7 +53,7 @@ def corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def babble(corpus, tmp_path_factory) -> Path:
-    """A run of 20 steps of a one-layer model: it babbles, but in whole characters."""
+    """Return a run of 20 steps of a one-layer model: it babbles, but in whole characters."""
     from model import GPTConfig
     from training import loop
     from training.config import TrainConfig, with_vocabulary_of_data
@@ -64,8 +68,35 @@ def babble(corpus, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def tiny(corpus: Path, tmp_path: Path) -> "TrainConfig":
+    """30 steps of a 2-layer model on the tiny corpus, with dropout, so that random states matter."""
+    from model import GPTConfig
+    from training.config import TrainConfig, with_vocabulary_of_data
+
+    model = dataclasses.replace(
+        GPTConfig.preset("quickstart"), n_layer=2, n_head=2, n_embd=32, block_size=32, dropout=0.1
+    )
+    config = TrainConfig(
+        model=model,
+        data=corpus,
+        run=tmp_path / "run",
+        steps=30,
+        batch_tokens=512,
+        micro_batch=8,
+        learning_rate=1e-2,
+        warmup_steps=5,
+        eval_every=15,
+        eval_batches=2,
+        checkpoint_every=10,
+        coherence_stories=4,
+        device="cpu",
+    )
+    return with_vocabulary_of_data(config)
+
+
+@pytest.fixture
 def refused(capsys):
-    """Calls main(argv) and returns its error: one line on stderr, exit code 2."""
+    """Call main(argv) and return its error: one line on stderr, exit code 2."""
 
     def call(main, *argv: str) -> str:
         capsys.readouterr()  # what was said before does not count

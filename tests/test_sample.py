@@ -4,40 +4,43 @@ import json
 import shutil
 
 import pytest
+import tokenizers
 
 import sample
 from bpe import Tokenizer
+from inference.text import TextModel
 
 
-def tell(run, capsys, *flags: str) -> str:
-    sample.main(["--run", str(run), "--max-new-tokens", "40", "--seed", "1234", *flags])
+def run_sample(run, capsys, *flags: str) -> str:
+    length = () if "--score" in flags else ("--max-new-tokens", "40")
+    sample.main(["--run", str(run), "--seed", "1234", *length, *flags])
     return capsys.readouterr().out
 
 
 def test_samples_start_with_the_prompt(babble, capsys):
-    text = tell(babble, capsys, "--prompt", "One day", "--num-samples", "2")
+    text = run_sample(babble, capsys, "--prompt", "One day", "--num-samples", "2")
     assert text.count("One day") >= 2
     assert "--- sample 2 ---\nOne day" in text
 
 
 def test_the_seed_decides(babble, capsys):
-    first = tell(babble, capsys, "--seed", "5", "--temperature", "1.5")
-    assert first == tell(babble, capsys, "--seed", "5", "--temperature", "1.5")
-    assert first != tell(babble, capsys, "--seed", "6", "--temperature", "1.5")
+    first = run_sample(babble, capsys, "--seed", "5", "--temperature", "1.5")
+    assert first == run_sample(babble, capsys, "--seed", "5", "--temperature", "1.5")
+    assert first != run_sample(babble, capsys, "--seed", "6", "--temperature", "1.5")
 
 
 def test_without_a_seed_the_stories_are_new_each_time(babble, capsys):
-    told = []
+    output = []
     for _ in range(2):
         sample.main(["--run", str(babble), "--max-new-tokens", "40", "--temperature", "1.5"])
-        told.append(capsys.readouterr().out)
-    assert told[0] != told[1]
+        output.append(capsys.readouterr().out)
+    assert output[0] != output[1]
 
 
 def test_temperature_zero_is_greedy_and_so_is_top_one(babble, capsys):
-    greedy = tell(babble, capsys, "--temperature", "0", "--num-samples", "1")
-    assert greedy == tell(babble, capsys, "--temperature", "0", "--num-samples", "1", "--seed", "9")
-    assert greedy == tell(babble, capsys, "--top-k", "1", "--num-samples", "1", "--temperature", "2")
+    greedy = run_sample(babble, capsys, "--temperature", "0", "--num-samples", "1")
+    assert greedy == run_sample(babble, capsys, "--temperature", "0", "--num-samples", "1", "--seed", "9")
+    assert greedy == run_sample(babble, capsys, "--top-k", "1", "--num-samples", "1", "--temperature", "2")
 
 
 @pytest.mark.parametrize(
@@ -59,6 +62,14 @@ def test_temperature_zero_is_greedy_and_so_is_top_one(babble, capsys):
         (["--interactive", "--show-probs"], "--interactive and --show-probs exclude each other"),
         (["--interactive", "--ignore-eot"], "--interactive knows no --ignore-eot"),
         (["--beams", "2", "--stop", "x"], "--beams knows no --stop"),
+        (["--beams", "2", "--temperature", "1"], "--beams knows no --temperature"),
+        (["--beams", "2", "--compile"], "--beams knows no --compile"),
+        (["--score", "a", "--prompt", "b"], "--score knows no --prompt"),
+        (["--score", "a", "--max-new-tokens", "1"], "--score knows no --max-new-tokens"),
+        (["--interactive", "--prompt-file", "b"], "--interactive knows no --prompt-file"),
+        (["--interactive", "--num-samples", "2"], "--interactive knows no --num-samples"),
+        (["--show-probs", "--batch-size", "2"], "--show-probs knows no --batch-size"),
+        (["--batch-size", "2"], "--batch-size has no effect without --out"),
         (["--score", ""], "an empty text to score"),
         (["--prompt", "once upon a time " * 50], "give a shorter prompt"),
         (["--run", "no/such/run"], "holds no trained model"),
@@ -76,11 +87,11 @@ def test_a_file_that_is_no_utf8_is_named(babble, refused, tmp_path, flag):
 
 
 def test_a_prompt_that_is_no_utf8_can_be_written_down(babble, capsys, tmp_path):
-    flags = ["--num-samples", "1", "--max-new-tokens", "2", "--out", str(tmp_path / "told")]
-    tell(
+    flags = ["--num-samples", "1", "--max-new-tokens", "2", "--out", str(tmp_path / "samples")]
+    run_sample(
         babble, capsys, "--prompt", "caf\udce9", *flags
     )  # as Python hands over the byte E9 of a command line
-    assert json.loads((tmp_path / "told").read_text())["prompt"] == "caf\ufffd"
+    assert json.loads((tmp_path / "samples").read_text())["prompt"] == "caf\ufffd"
 
 
 def test_damaged_weights_are_refused_with_their_name(babble, refused, tmp_path):
@@ -94,7 +105,7 @@ def test_damaged_weights_are_refused_with_their_name(babble, refused, tmp_path):
 def test_a_run_that_stopped_before_its_first_evaluation_says_how_to_go_on(babble, refused, tmp_path):
     for name in ("config.toml", "tokenizer.json"):
         (tmp_path / name).write_bytes((babble / name).read_bytes())
-    assert f"go on with python train.py --run {tmp_path} --resume" in refused(
+    assert f"continue it with python train.py --run {tmp_path} --resume" in refused(
         sample.main, "--run", str(tmp_path)
     )
 
@@ -123,30 +134,30 @@ def test_weights_of_another_config_and_a_tokenizer_of_another_model_are_refused(
 def test_an_empty_prompt_starts_from_end_of_text_and_a_directory_of_weights_will_do(babble, capsys, tmp_path):
     shutil.copytree(babble / "best", tmp_path / "hf")
     shutil.copy(babble / "tokenizer.json", tmp_path / "hf")
-    assert tell(tmp_path / "hf", capsys) == tell(babble, capsys)
+    assert run_sample(tmp_path / "hf", capsys) == run_sample(babble, capsys)
 
 
 def test_a_sample_ends_before_a_stop_string(babble, capsys):
-    whole = tell(babble, capsys, "--num-samples", "1", "--ignore-eot")
+    whole = run_sample(babble, capsys, "--num-samples", "1", "--ignore-eot")
     text = whole.split("---\n")[1].strip("\n")
     middle = text[len(text) // 2 :][:3]
-    cut = tell(babble, capsys, "--num-samples", "1", "--ignore-eot", "--stop", middle)
-    assert cut.split("---\n")[1].strip("\n") == text[: text.index(middle)].strip("\n")
+    stopped = run_sample(babble, capsys, "--num-samples", "1", "--ignore-eot", "--stop", middle)
+    assert stopped.split("---\n")[1].strip("\n") == text[: text.index(middle)].strip("\n")
 
 
 def test_prompts_of_a_file_are_written_as_json_lines_that_single_samples_repeat(babble, capsys, tmp_path):
     (tmp_path / "prompts.txt").write_text("One day\n\nTom was a\n")
     flags = ["--num-samples", "2", "--temperature", "1.2", "--stop", "e."]
-    told = tell(
+    output = run_sample(
         babble, capsys, "--prompt-file", str(tmp_path / "prompts.txt"),
-        "--out", str(tmp_path / "told.jsonl"), "--batch-size", "4", *flags,
+        "--out", str(tmp_path / "samples.jsonl"), "--batch-size", "4", *flags,
     )  # fmt: skip
-    assert "6 samples written" in told
-    records = [json.loads(line) for line in (tmp_path / "told.jsonl").read_text().splitlines()]
+    assert "6 samples written" in output
+    records = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [r["prompt"] for r in records] == ["One day", "One day", "", "", "Tom was a", "Tom was a"]
     for number, record in enumerate(records):
         assert record["seed"] == 1234 + number % 2
-        alone = tell(
+        alone = run_sample(
             babble,
             capsys,
             "--prompt",
@@ -163,15 +174,15 @@ def test_prompts_of_a_file_are_written_as_json_lines_that_single_samples_repeat(
 
 
 def test_beam_search_prints_its_best(babble, capsys):
-    text = tell(babble, capsys, "--beams", "4", "--num-samples", "2", "--prompt", "One")
+    text = run_sample(babble, capsys, "--beams", "4", "--num-samples", "2", "--prompt", "One")
     assert text.count("--- beam") == 2 and text.count("\nOne") == 2
 
 
 def test_probabilities_and_scores_are_shown(babble, capsys, tmp_path):
-    shown = tell(babble, capsys, "--show-probs", "--num-samples", "1", "--prompt", "One day")
+    shown = run_sample(babble, capsys, "--show-probs", "--num-samples", "1", "--prompt", "One day")
     assert "instead" in shown and "probability" in shown
     (tmp_path / "lines.txt").write_text("One day\n\nday One\n")
-    scored = tell(babble, capsys, "--score", str(tmp_path / "lines.txt"), "a [bold]text[/bold]")
+    scored = run_sample(babble, capsys, "--score", str(tmp_path / "lines.txt"), "a [bold]text[/bold]")
     assert "bits per byte" in scored and scored.count("day") == 2
     assert "[bold]" in scored
 
@@ -179,5 +190,19 @@ def test_probabilities_and_scores_are_shown(babble, capsys, tmp_path):
 def test_a_story_told_in_turns(babble, capsys, monkeypatch):
     lines = iter(["One day", "/undo", "/set top_p 7", "/quit"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
-    told = tell(babble, capsys, "--interactive")
-    assert "error: top_p is 7.0" in told and "/help" in told
+    output = run_sample(babble, capsys, "--interactive")
+    assert "error: top_p is 7.0" in output and "/help" in output
+
+
+def test_special_tokens_in_a_prompt_are_tokens_if_asked_for(babble):
+    theirs = tokenizers.Tokenizer.from_file(str(babble / "tokenizer.json"))
+    text = "One day.<|endoftext|>Two"
+    expected = theirs.encode(text).ids  # theirs always reads them as tokens
+    assert TextModel.load(babble, "cpu", special_tokens=True).encode(text)[1:] == expected
+    assert TextModel.load(babble, "cpu").encode(text)[1:] != expected
+
+
+def test_the_flag_for_special_tokens_reaches_the_prompt(babble, capsys):
+    flags = ["--prompt", "<|endoftext|>", "--num-samples", "1", "--max-new-tokens", "1", "--show-probs"]
+    assert "'<|endoftext|>'" in run_sample(babble, capsys, *flags, "--special-tokens")
+    assert "'<|endoftext|>'" not in run_sample(babble, capsys, *flags)

@@ -1,74 +1,88 @@
-"""What a run leaves on disk: weights that any reader can load, and all that is needed to go on as if never stopped.
+"""Checkpoints: weights that any reader can load, and all that is needed to resume as if never stopped.
 
     RUN/best, RUN/last    config.json + model.safetensors (GPT-2's layout)
     RUN/last              also state.safetensors + state.json: optimizer, random states, step, data position
     RUN/step-N            earlier states of RUN/last, where they are kept
 
-Tensors are safetensors and the rest is JSON: loading a checkpoint runs no code. Everything is under its parameter's
-name and whole, however many processes wrote it: a run divided in one way goes on divided in another, or not at all.
+Tensors are safetensors and the rest is JSON: loading a checkpoint runs no code. Every tensor is saved whole, under its
+parameter's name, however many processes wrote it: a run can be resumed with another number of processes.
 """
 
 import dataclasses
+import math
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from common import files
 from model import GPT
+from training.distributed import SINGLE, Processes
 from training.muon import Muon
-from training.processes import Processes
 
 Optimizers = Sequence[torch.optim.Optimizer]
-ALONE = Processes()
 
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come; everything here is plain JSON."""
+    """How far a run has come, as plain JSON values."""
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
     best_val_loss: float = float("inf")
     skipped: int = 0
-    """Steps left out because the loss or the gradient was not finite."""
+    """Steps skipped because the loss or the gradient was not finite."""
     batches: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Position of the batch sampler."""
     loss_scale: dict[str, Any] = dataclasses.field(default_factory=dict)
     """State of the loss scaling, in float16."""
     data: str = ""
-    """SHA-256 of the data's meta.json."""
+    """Fingerprint of the token files."""
+    copies: list[int] = dataclasses.field(default_factory=list)
+    """Steps whose checkpoints were copied, in the order of the run."""
 
 
-def save_weights(directory: Path, model: GPT) -> None:
-    """Replaces `directory` by one with the model's weights and config."""
+def save_best(directory: Path, model: GPT, val_loss: float) -> None:
+    """Replace `directory` by one with the model's weights and config; the weights' metadata has their loss."""
     with files.atomic_directory(directory) as aside:
         model.save_pretrained(aside)
+        weights = aside / "model.safetensors"
+        save_file(load_file(weights), weights, metadata={"format": "pt", "val_loss": repr(val_loss)})
+
+
+def best_loss(directory: Path) -> float:
+    """Return the validation loss of the weights in RUN/best; infinite if there are none or it is not known."""
+    path = files.whole_directory(directory) / "model.safetensors"
+    if not path.is_file():
+        return math.inf
+    with safe_open(path, "pt") as file:
+        return float((file.metadata() or {}).get("val_loss", math.inf))
 
 
 def save_state(
-    directory: Path, model: GPT, optimizers: Optimizers, progress: Progress, processes: Processes = ALONE
+    directory: Path, model: GPT, optimizers: Optimizers, progress: Progress, processes: Processes = SINGLE
 ) -> None:
-    """Replaces `directory` by one with weights, optimizer, random states and progress.
+    """Replace `directory` by one with weights, optimizer, random states and progress.
 
-    All processes call it; the main one gathers what the others have and writes.
+    All processes call it; rank 0 gathers what the others have and writes.
     """
     whole = whole_model(model)
     state = _optimizer_tensors(model, optimizers)
     if not processes.main and not _divided(model, optimizers):
-        state.clear()  # the main process has all of it, too
-    everyones = processes.gather(state | _random_states(model, processes.rank))
+        state.clear()  # rank 0 has all of it, too
+    gathered = processes.gather(state | _random_states(model, processes.rank))
     if not processes.main:
         return
-    tensors = {name: tensor for one in everyones for name, tensor in one.items()}
+    tensors = {name: tensor for one in gathered for name, tensor in one.items()}
     with files.atomic_directory(directory) as aside:
         whole.save_pretrained(aside)
         save_file(tensors, aside / "state.safetensors")
@@ -76,7 +90,7 @@ def save_state(
 
 
 def whole_model(model: GPT) -> GPT:
-    """The model itself, or where its weights are divided among processes, a copy in one piece (all must call)."""
+    """Return the model, or a whole copy if its weights are divided among processes (all of them must call this)."""
     if not any(isinstance(p, DTensor) for p in model.parameters()):
         return model
     with torch.device("meta"):
@@ -85,25 +99,47 @@ def whole_model(model: GPT) -> GPT:
     return whole
 
 
-def keep_copy(run: Path, step: int, keep: int) -> None:
-    """With `keep` above 1: RUN/last is also RUN/step-N, by hard links, and only the newest `keep` of those stay."""
+def keep_copies(run: Path, progress: Progress, keep: int) -> None:
+    """With `keep` above 1, copy RUN/last to RUN/step-N by hard links; of the copies made so far keep the newest.
+
+    Nothing else is replaced or deleted, whatever its name.
+    """
     if keep == 1:
         return
-    with files.atomic_directory(run / f"step-{step:08d}") as aside:
-        for file in (run / "last").iterdir():
-            os.link(file, aside / file.name)
-    for old in sorted(run.glob("step-*"))[:-keep]:
-        shutil.rmtree(old)
+    copy = _copy_of(run, progress.step)
+    if copy.exists() and not _is_copy(copy, progress.step):
+        print(
+            f"{copy} is no checkpoint of this run and stays: RUN/last was not copied there", file=sys.stderr
+        )
+    else:
+        with files.atomic_directory(copy) as aside:
+            for file in (run / "last").iterdir():
+                os.link(file, aside / file.name)
+    for step in progress.copies[:-keep]:
+        if _is_copy(old := _copy_of(run, step), step):
+            shutil.rmtree(old)
+    progress.copies = progress.copies[-keep:]
+
+
+def _copy_of(run: Path, step: int) -> Path:
+    return run / f"step-{step:08d}"
+
+
+def _is_copy(directory: Path, step: int) -> bool:
+    """True if a directory is a checkpoint of that step."""
+    state = directory / "state.json"
+    return state.is_file() and files.read_json(state).get("step") == step
 
 
 def load_state(directory: Path, model: GPT, optimizers: Optimizers, rank: int = 0) -> Progress:
-    """Puts a saved state back into `model`, `optimizers` and the random generators."""
+    """Load a saved state into `model`, `optimizers` and the random generators; return its progress."""
     directory = files.whole_directory(directory)
     if not (directory / "state.json").is_file():
         raise FileNotFoundError(
-            f"{directory} holds no saved state to resume from: start anew with --overwrite instead of --resume"
+            f"{directory} holds no saved state to resume from: start again with --overwrite instead of --resume"
         )
-    saved = GPT.from_pretrained(directory, attention=model.config.attention)
+    # How the model is computed may change on resuming, not what is computed.
+    saved = GPT.from_pretrained(directory, checkpoint_activations=model.config.checkpoint_activations)
     if saved.config != model.config:
         raise ValueError(
             f"{directory} holds another model than the one configured: resume without model flags"
@@ -113,7 +149,7 @@ def load_state(directory: Path, model: GPT, optimizers: Optimizers, rank: int = 
         tensors = load_file(directory / "state.safetensors")
     except SafetensorError as error:
         raise ValueError(
-            f"{directory / 'state.safetensors'} is damaged ({error}): start anew with --overwrite"
+            f"{directory / 'state.safetensors'} is damaged ({error}): start again with --overwrite"
         ) from error
     _restore_optimizers(model, optimizers, tensors)
     _restore_random_states(model, tensors, rank)
@@ -125,7 +161,7 @@ def _read_progress(path: Path) -> Progress:
         return Progress(**files.read_json(path))
     except TypeError as error:
         raise ValueError(
-            f"{path} is not what train.py writes ({error}): start anew with --overwrite"
+            f"{path} is not what train.py writes ({error}): start again with --overwrite"
         ) from error
 
 
@@ -140,7 +176,7 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 def _like(target: Tensor, whole: Tensor) -> Tensor:
-    """`whole`, divided as `target` is."""
+    """Return `whole`, divided as `target` is."""
     if not isinstance(target, DTensor) or whole.shape != target.shape:  # Adam's step number is a scalar
         return whole
     return distribute_tensor(whole.to(target.device), target.device_mesh, target.placements)
@@ -151,13 +187,13 @@ def _names(model: nn.Module) -> dict[int, str]:
 
 
 def _divided(model: GPT, optimizers: Optimizers) -> bool:
-    """Whether this process keeps the optimizer's state of some parameters only."""
+    """True if this process keeps the optimizer's state of some parameters only."""
     mine = sum(len(group["params"]) for optimizer in optimizers for group in optimizer.param_groups)
     return mine < len(list(model.parameters()))
 
 
 def _optimizer_tensors(model: GPT, optimizers: Optimizers) -> dict[str, Tensor]:
-    """The state of this process's optimizers, `optimizer.KEY.PARAMETER`, on the CPU."""
+    """Return the state of this process's optimizers as `optimizer.KEY.PARAMETER`, on the CPU."""
     names = _names(model)
     return {
         f"optimizer.{key}.{names[id(parameter)]}": _whole(value).cpu()
@@ -195,7 +231,7 @@ def _random_states(model: GPT, rank: int) -> dict[str, Tensor]:
 
 
 def _restore_random_states(model: GPT, tensors: dict[str, Tensor], rank: int) -> None:
-    """A process that was not there when the state was saved keeps the random state that its seed gave it."""
+    """Restore this process's random state; a process without a saved one keeps that of its seed."""
     device = next(model.parameters()).device
     if (state := tensors.get(f"random.cpu.{rank}")) is not None:
         torch.set_rng_state(state)

@@ -1,4 +1,4 @@
-"""When it goes wrong: what happened, what is saved, and what to do, each in one line."""
+"""Failures of a run as one-line errors: what happened, what is saved, and what to do."""
 
 import contextlib
 import errno
@@ -16,16 +16,16 @@ SHOWN_CHARACTERS = 200
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop; what it had is saved in `directory`."""
+    """The run was asked to stop and is saved in `directory`."""
 
     def __init__(self, directory: Path, step: int) -> None:
         super().__init__(
-            f"stopped after step {step}, saved in {directory}: go on with --run {directory.parent} --resume"
+            f"stopped after step {step}, saved in {directory}: continue with --run {directory.parent} --resume"
         )
 
 
 class Diverged(ValueError):
-    """Loss or gradient were not finite in too many steps in a row."""
+    """Loss or gradient were not finite in too many consecutive steps."""
 
     def __init__(self, run: Path, step: int, in_a_row: int, text: str) -> None:
         super().__init__(
@@ -35,7 +35,7 @@ class Diverged(ValueError):
 
 
 class Damaged(ValueError):
-    """The weights are such that the loss is no number any more, when they are to be saved for good."""
+    """The validation loss is not finite when the run is to be saved for the last time."""
 
     def __init__(self, run: Path, step: int) -> None:
         super().__init__(
@@ -44,13 +44,23 @@ class Damaged(ValueError):
         )
 
 
+class NothingLearned(ValueError):
+    """Every step of the run was skipped."""
+
+    def __init__(self, run: Path, steps: int) -> None:
+        super().__init__(
+            f"all {steps} steps were skipped, because loss or gradient were not finite: {run} has learned nothing. "
+            "Lower --learning-rate, use --precision float32, or take more steps"
+        )
+
+
 def last_state(run: Path) -> Path:
-    """Where the last checkpoint has its state, if there is one."""
+    """Return the path of the last checkpoint's state, which may not exist."""
     return files.whole_directory(run / "last") / "state.json"
 
 
 def last_good(run: Path) -> str:
-    """Which checkpoint is there to go on from, in words."""
+    """Return in words which checkpoint can be resumed."""
     state = last_state(run)
     if not state.is_file():
         return "no checkpoint had been saved yet"
@@ -59,7 +69,7 @@ def last_good(run: Path) -> str:
 
 @contextlib.contextmanager
 def explained(run: Path, micro_batch: int) -> Iterator[None]:
-    """Turns what torch and the system say about memory, disks and lost processes into cause and remedy."""
+    """Turn errors of torch and the system about memory, disks and lost processes into cause and remedy."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -79,7 +89,7 @@ def explained(run: Path, micro_batch: int) -> Iterator[None]:
 
 
 def _no_room(error: Exception) -> bool:
-    """Of the disk, the quota or the size that a file may have; safetensors tells the number in words."""
+    """True if the disk is full, or a quota or file size limit is reached; safetensors has the number in its text."""
     numbers = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if isinstance(error, OSError):
         return error.errno in numbers
@@ -87,18 +97,21 @@ def _no_room(error: Exception) -> bool:
 
 
 def _lost(error: RuntimeError) -> bool:
-    """Whether another process has left in the middle of a collective."""
+    """True if another process has left in the middle of a collective."""
     return isinstance(error, dist.DistError) or "gloo" in str(error) or "Connection " in str(error)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """Of a GPU, or of the CPU, where torch has no class of its own for it."""
+    """True if a GPU's memory is full, or the CPU's, for which torch has no exception class."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _memory_advice(micro_batch: int) -> str:
     if micro_batch == 1:
-        return "out of memory with --micro-batch 1: add --checkpoint-activations, or lower --block-size or --n-layer"
+        return (
+            "out of memory with --micro-batch 1: add --checkpoint-activations (a --resume takes it, too), or start "
+            "again with a smaller --block-size or --n-layer"
+        )
     return (
         f"out of memory with {micro_batch} sequences a pass: lower --micro-batch to {micro_batch // 2} "
         "(the results stay the same where that divides the batch), or let --micro-batch auto find out"
@@ -107,7 +120,7 @@ def _memory_advice(micro_batch: int) -> str:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """A list that fills when SIGINT or SIGTERM arrives; a second one interrupts at once."""
+    """Yield a list that is filled when SIGINT or SIGTERM arrives; a second signal interrupts at once."""
     received: list[int] = []
 
     def note(number: int, frame: object) -> None:

@@ -1,218 +1,137 @@
-"""The training loop: batches in, weights, log, plot and report out.
+"""The training loop: batches in, weights, log, plot and report out (basics/train.py, made safe to stop and to divide).
 
-Everything is checked before anything is written. A run stopped by Ctrl-C or SIGTERM saves itself and can be resumed.
-Under torchrun each process runs this same loop on its own rows of every batch; one of them writes and speaks.
+`Trainer` is the state of a run and takes one optimizer step at a time; `train` is the loop around it. What is learned
+is the objective: pretraining here, others in rooms above. Everything is checked before anything is written. A run
+stopped by Ctrl-C or SIGTERM saves itself and can be resumed. Under torchrun each process runs this same loop on its own
+rows of every batch; rank 0 writes and prints.
 """
 
 import contextlib
 import dataclasses
-import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from bpe import Tokenizer
-from common import files
-from data.batches import Sampler, TokenFile, prefetch, windows
-from evaluation import losses
+import kernels
+from data.batches import Sampler, prefetch
 from inference import devices
-from inference.run import weights_directory
 from model import GPT, accounting
-from training import (
-    batching,
-    checkpoint,
-    distributed,
-    failures,
-    judge,
-    optimizer,
-    profiling,
-    report,
-    run,
-    schedule,
-    watch,
-)
+from training import batching, checkpoint, distributed, failures, optimizer, report, run, schedule, watch
 from training.config import TrainConfig, save_config
-from training.processes import Processes, joined, this_process
-from training.scaling import LossScale
+from training.distributed import SINGLE, Processes
+from training.pretraining import Pretraining
 
 LOG_EVERY = 10
-Feed = Iterator[tuple[Tensor, Tensor]]
+
+
+class Report(Protocol):
+    """What a finished run is worth."""
+
+    def write(self, path: Path) -> None:
+        """Write report.json."""
+
+    def print(self, run: Path) -> None:
+        """Print the figures."""
+
+
+class Objective(Protocol):
+    """What a run learns. A batch is a tensor, or a tuple, dict or dataclass of batches, with the same number of rows.
+
+    The loop divides a batch into micro-batches of rows, takes the loss of each and averages them by weight over all
+    micro-batches and processes: the gradient is that of the loss of the whole batch, however it is divided.
+    """
+
+    def open(self, batching: batching.Batching, processes: Processes) -> Sampler:
+        """Return endless, resumable batches of this process's rows of a step; ValueError for too little data."""
+
+    def loss(self, model: Callable[..., Any], batch: Any) -> Tensor:
+        """Return the mean loss over a micro-batch; 0 if its weight is 0. Call `model` as a GPT, once."""
+
+    def weight(self, batch: Any) -> float:
+        """Return how much a micro-batch's mean counts, such as the number of tokens that it is the mean over."""
+
+    def estimate(self, model: GPT, batches: int, *, val_only: bool = False) -> dict[str, float]:
+        """Return figures for the log, equal in all processes; by the lowest "val_loss" RUN/best is chosen."""
+
+    def sample(self, model: GPT) -> dict[str, str]:
+        """Return texts of the model for the log, by name; only rank 0 asks."""
+
+    def text(self, batch: Any) -> str:
+        """Return the beginning of a batch, for an error message."""
+
+    def report(self, progress: checkpoint.Progress, device: torch.device, precision: torch.dtype) -> Report:
+        """Return the report on RUN/best; only rank 0 asks."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """What a step found: the mean loss, the gradient's norm before clipping, the learning rate."""
+
+    loss: Tensor
+    gradient_norm: Tensor
+    learning_rate: float
 
 
 class Trainer:
-    """One run: model, optimizer, data and progress, and the steps between them."""
+    """One run: model, optimizer, data and progress, and the step that moves them on."""
 
-    def __init__(self, config: TrainConfig, processes: Processes = checkpoint.ALONE) -> None:
+    def __init__(
+        self, config: TrainConfig, objective: Objective | None = None, processes: Processes = SINGLE
+    ) -> None:
         self.config, self.run, self.processes = config, config.run_directory, processes
         self.device = processes.device(devices.choose_device(config.device))
         self.precision = devices.choose_precision(config.precision, self.device)
-        self.train_file, self.val_file = (run.open_split(config, split) for split in ("train", "val"))
-        self.cut = batching.deal(config, processes.world_size)
+        self.objective = objective or Pretraining(config)
+        self.batching = batching.divide(config, processes.world_size)
         self._trackers = watch.wanted_trackers(config, main=processes.main)
         devices.set_up(self.device, tf32=config.tf32, deterministic=config.deterministic)
         torch.manual_seed(config.seed)
-        self.model = self._make_model()
+        self.model = run.make_model(config, self.device)
         if config.micro_batch == "auto":
-            self.cut = batching.fitted(self.cut, self.model, self.device, self.precision, processes)
-        self.batches = run.step_batches(self.train_file, config, self.cut, processes)
-        self.eval_windows = [self._eval_windows(file) for file in (self.train_file, self.val_file)]
-        self.replica = self._make_replica()
+            self.batching = batching.fit_memory(
+                self.batching, self.model, self.device, self.precision, processes
+            )
+        self.batches = self.objective.open(self.batching, processes)
+        self.replica = distributed.make_replica(self.model, config, processes)
         self.parameters = list(self.model.parameters())  # after the replica: sharding replaces them
-        self.shares = self._share_optimizer()
+        self.shares = optimizer.share_state(self.model, config, processes)
         mine = self.shares.mine if self.shares else None
         self.optimizers = optimizer.make_optimizers(self.model, config, self.precision, mine)
-        self.scale = LossScale(active=self.precision == torch.float16)
+        self.scale = optimizer.LossScale(active=self.precision == torch.float16)
         self.progress = checkpoint.Progress(data=run.fingerprint(config.data))
+        self.usage = watch.Utilization(self.model.config, self.device, self.precision)
         self.skips_in_a_row, self.saved_at = 0, time.monotonic()
 
-    def _make_model(self) -> GPT:
-        """With random weights, or those to start from."""
-        shape = devices.choose_kernels(self.config.kernels, self.config.model, self.device)
-        if self.config.init_from is None or self.config.resume:
-            return GPT(shape).to(self.device)
-        run.check_init_from(self.config)
-        directory = weights_directory(self.config.init_from)
-        return GPT.from_pretrained(directory, **dataclasses.asdict(shape)).to(self.device)
-
-    def _make_replica(self) -> distributed.Alone:
-        """The model as this process calls it: alone, or one of several that average their gradients."""
-        config, sharded = self.config, self.config.shard == "full" and self.processes.several
-        if self.processes.several:
-            # The weights are made, and equal; from now on dropout is unlike.
-            torch.manual_seed(config.seed + self.processes.rank)
-        if sharded:
-            for block in self.model.h if config.compile else ():
-                block.compile()
-            return distributed.FullySharded(self.model, self.model.h)
-        module = torch.compile(self.model) if config.compile else self.model
-        return (distributed.REPLICAS[config.ddp] if self.processes.several else distributed.Alone)(module)
-
-    def _share_optimizer(self) -> distributed.ShardedParameters | None:
-        if self.config.shard != "optimizer" or not self.processes.several:
-            return None
-        muons = optimizer.by_muon(self.model, self.config)
-
-        def averages(parameter: Tensor) -> int:  # Muon keeps one, AdamW two
-            return parameter.numel() * (1 if id(parameter) in muons else 2)
-
-        return distributed.ShardedParameters(
-            self.parameters, self.processes.world_size, self.processes.rank, averages
-        )
-
-    def prepare_run(self) -> report.Log | report.NoLog:
-        """Makes the run directory, or picks up what is in it."""
-        if self.config.resume:
-            self._resume()
-        else:
-            run.check_free(self.config)
-        self.processes.barrier()  # everyone has read before the main process writes
-        if not self.processes.main:
-            return report.NoLog()
-        if self.config.resume:
-            save_config(self.config)
-        else:
-            run.claim(self.config)
-        trackers = [tracker(self.config, self.progress.step) for tracker in self._trackers]
-        return report.Log(self.run / "log.jsonl", keep_before=self.progress.step, trackers=trackers)
-
-    def _resume(self) -> None:
-        """Goes to the last checkpoint; a run that was killed before its first begins at the beginning."""
-        run.check_resumable(self.config, self.progress)
-        if not files.whole_directory(self.run / "last").is_dir():
-            return
-        self.progress = checkpoint.load_state(
-            self.run / "last", self.model, self.optimizers, self.processes.rank
-        )
-        run.check_resumable(self.config, self.progress)
-        if self.progress.batches:
-            self.batches.load_state_dict(self.progress.batches)
-        if self.progress.loss_scale and self.scale.active:
-            self.scale = LossScale(**self.progress.loss_scale)
-
-    def describe(self) -> str:
-        """What runs where and how, in one line."""
-        where = devices.describe(
-            self.device, self.precision, self.model.config.attention, tf32=self.config.tf32
-        )
-        several = f" × {self.processes.world_size} processes" if self.processes.several else ""
-        parameters = accounting.parameters(self.model.config)["total"]
-        return (
-            f"{parameters:,} parameters {where}{several}, {self.config.steps} steps of "
-            f"{self.config.step_tokens:,} tokens ({self.cut.micro_batch} sequences × {self.cut.accumulation} "
-            f"passes) from {self.config.data} to {self.run}"
-        )
-
-    def train(self, log: report.Log | report.NoLog, bar: watch.Bar) -> None:
-        """Steps until the run is done; evaluates and saves on the way."""
-        self.model.train()
-        feed = prefetch(self.batches, self.device)
-        profiler = profiling.profiled(
-            self.run / "profile", self.device, wanted=self.config.profile and self.processes.main
-        )
-        with failures.stop_signals() as stopping, contextlib.closing(feed), profiler as profile:
-            while self.progress.step < self.config.steps:
-                self._timed_step(feed, log, bar)
-                profile()
-                self.progress.batches = feed.state_dict()
-                self._after_step(log, bar, stop=bool(stopping))
-
-    def _timed_step(self, feed: Feed, log: report.Log | report.NoLog, bar: watch.Bar) -> None:
-        """One optimizer step, logged every so often."""
-        start, step = time.perf_counter(), self.progress.step
-        rate, loss, norm = self._step(feed)
-        self.progress.seconds += time.perf_counter() - start
-        self.progress.step += 1
-        self.progress.tokens += self.config.step_tokens
-        if step % LOG_EVERY == 0 or step + 1 == self.config.steps:
-            figures = {
-                "tokens": self.progress.tokens,
-                "seconds": self.progress.seconds,
-                "loss": loss.item(),
-                "learning_rate": rate,
-                "gradient_norm": norm.item(),
-                "tokens_per_second": self.progress.tokens / self.progress.seconds,
-            }
-            log.add(step=step, **figures)
-            bar.show(self.progress.step, **figures, **self._usage())
-        else:
-            bar.show(self.progress.step)
-
-    def _step(self, feed: Feed) -> tuple[float, Tensor, Tensor]:
-        """Moves the weights by the gradient of one batch; returns rate, loss and gradient norm.
+    def step(self, batch: Any) -> Step:
+        """Update the weights by the gradient of one batch of this process's rows.
 
         A step whose loss or gradient is not finite is skipped: one bad batch must not cost the run.
         """
-        x, y = self._next(feed)
-        loss = self.processes.mean(self._backward(x, y))
+        loss = self.processes.mean(self._accumulate(batch))
         if self.scale.value != 1.0:
             optimizer.scale_gradient(self.parameters, 1 / self.scale.value)
         norm = optimizer.clip_gradient(self.parameters, self.config.grad_clip)
-        rate = self._rate()
+        rate = self.learning_rate()
         finite = bool(torch.isfinite(loss + norm))  # equal in all processes, as loss and norm are
         if finite:
-            self._move(rate)
+            optimizer.set_learning_rate(self.optimizers, rate)
+            for each in self.optimizers:
+                each.step()
+            if self.shares:
+                self.shares.exchange()
         self.model.zero_grad(set_to_none=True)
-        self._count_skips(finite, x)
-        return rate, loss, norm
+        self._count_skip(finite, batch)
+        self.progress.step += 1
+        self.progress.tokens += self.config.step_tokens
+        return Step(loss, norm, rate)
 
-    def _backward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Accumulates the gradient of the mean over x, y (rows, T), a few rows at a time; returns that mean."""
-        total, passes = torch.zeros((), device=self.device), self.cut.accumulation
-        pieces = zip(x.split(self.cut.micro_batch), y.split(self.cut.micro_batch), strict=True)
-        for number, (some_x, some_y) in enumerate(pieces, 1):
-            with self.replica.passes(last=number == passes):
-                with devices.autocast(self.device, self.precision):
-                    _, loss = self.replica.forward(some_x, some_y)
-                loss = loss / passes
-                (loss * self.scale.value).backward()
-            total += loss.detach()
-        self.replica.finish()
-        return total
-
-    def _rate(self) -> float:
+    def learning_rate(self) -> float:
+        """Return the scheduled learning rate of the next step."""
         config = self.config
         return schedule.learning_rate(
             self.progress.step,
@@ -224,149 +143,242 @@ class Trainer:
             decay_share=config.decay_share,
         )
 
-    def _move(self, rate: float) -> None:
-        optimizer.set_learning_rate(self.optimizers, rate)
-        for each in self.optimizers:
-            each.step()
-        if self.shares:
-            self.shares.exchange()
+    def _accumulate(self, batch: Any) -> Tensor:
+        """Add up the gradients of a batch's micro-batches, by weight; return the batch's mean loss."""
+        micro_batches = batching.split(batch, self.batching.micro_batch)
+        weights = [self.objective.weight(part) for part in micro_batches]
+        whole = self.processes.mean_number(sum(weights))
+        total = torch.zeros((), device=self.device)
+        for number, (part, weight) in enumerate(zip(micro_batches, weights, strict=True), 1):
+            with self.replica.accumulate(last=number == len(micro_batches)):
+                with devices.autocast(self.device, self.precision):
+                    loss = self.objective.loss(self.replica.forward, part)
+                loss = loss / (whole / weight if weight else math.inf)
+                (loss * self.scale.value).backward()
+            total += loss.detach()
+        self.replica.finish()
+        return total
 
-    def _count_skips(self, finite: bool, x: Tensor) -> None:
-        """Ends the run after too many skipped steps in a row; float16's scale may first come down."""
-        forgiven = self.scale.update(finite)
+    def _count_skip(self, finite: bool, batch: Any) -> None:
+        """Stop after too many skipped steps in a row, not counting those that lower float16's scale."""
+        scale_too_large = self.scale.update(finite)
         self.progress.skipped += not finite
-        self.skips_in_a_row = 0 if finite or forgiven else self.skips_in_a_row + 1
+        self.skips_in_a_row = 0 if finite or scale_too_large else self.skips_in_a_row + 1
         if self.skips_in_a_row == self.config.max_skips:
-            text = self._tokenizer.decode(x[0].tolist())
+            text = self.objective.text(batch)
             raise failures.Diverged(self.run, self.progress.step, self.skips_in_a_row, text)
 
-    def _next(self, feed: Feed) -> tuple[Tensor, Tensor]:
-        """The next batch."""
+    def next_batch(self, feed: Iterator[Any]) -> Any:
+        """Return the next batch of `feed`, after which a resumed run continues."""
         with self._saved_without_data():
-            return next(feed)
+            batch = next(feed)
+        self.progress.batches = feed.state_dict()
+        return batch
 
     @contextlib.contextmanager
     def _saved_without_data(self) -> Iterator[None]:
-        """Where the data has vanished, the run saves itself before it ends."""
+        """Save the run if the data has vanished, and raise an OSError that says so."""
         try:
             yield
         except (OSError, ValueError) as error:
             if not self.processes.several:  # others may not be here to save with us
-                self._save()
+                self.save()
             raise OSError(
-                f"no batch for step {self.progress.step} ({error}); {failures.last_good(self.run)}: mend the data, "
+                f"no batch for step {self.progress.step} ({error}); {failures.last_good(self.run)}: restore the data, "
                 "then --resume"
             ) from error
 
-    @functools.cached_property
-    def _peak(self) -> float:
-        """What this device could compute at most, in operations per second."""
-        peak = devices.matmul_flops(self.device, self.precision)
-        # Its matrices are larger than a small model, and no part of the training.
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-        return peak
+    def prepare_run(self) -> report.Log | report.NoLog:
+        """Make the run directory, or continue what is in it; return its log, which locks the run until it is closed."""
+        lock = run.Lock()
+        (taken,) = self.processes.any(self.processes.main and not lock.take(self.run))
+        if taken:
+            raise ValueError(f"another process is training {self.run}: wait for it, or choose another --run")
+        try:
+            if self.config.resume:
+                self.resume()
+            else:
+                run.check_free(self.config)
+            self.processes.barrier()  # every process has read before rank 0 writes
+            if not self.processes.main:
+                return report.NoLog()
+            if self.config.resume:
+                save_config(self.config)
+            else:
+                run.claim(self.config)
+                lock.take(self.run)  # the new directory: an older one has been renamed
+            trackers = [tracker(self.config, self.progress.step) for tracker in self._trackers]
+            path = self.run / "log.jsonl"
+            return report.Log(path, keep_before=self.progress.step, trackers=trackers, closing=lock.release)
+        except BaseException:
+            lock.release()
+            raise
 
-    def _usage(self) -> dict[str, float]:
-        """How much of the machine is in use."""
-        operations = sum(accounting.flops_per_token(self.model.config).values())
-        speed = self.progress.tokens / self.progress.seconds / self.processes.world_size
-        return {"mfu": operations * speed / self._peak, "memory_mb": report.peak_memory_mb(self.device)}
+    def resume(self) -> None:
+        """Load the last checkpoint; a run that was killed before its first starts from the beginning."""
+        run.check_resumable(self.config, self.progress)
+        if run.has_checkpoint(self.run):
+            self._load()
+        # After a return to an older checkpoint RUN/best may be better than any that this one knows of.
+        best = checkpoint.best_loss(self.run / "best")
+        self.progress.best_val_loss = min(self.progress.best_val_loss, best)
 
-    def _after_step(self, log: report.Log | report.NoLog, bar: watch.Bar, *, stop: bool) -> None:
-        config, step, last = self.config, self.progress.step, self.progress.step == self.config.steps
-        minutes = (time.monotonic() - self.saved_at) / 60
-        stop, due = self.processes.any(stop, 0 < config.checkpoint_minutes <= minutes)
-        if step % config.eval_every == 0 or last:
-            self._evaluate(log, bar)
-        if step % config.checkpoint_every == 0 or last or stop or due:
-            saved = self._save()
-            if (stop or last) and not saved:
-                raise failures.Damaged(self.run, step)
-        if stop and not last:
-            raise failures.Interrupted(self.run / "last", step)
+    def _load(self) -> None:
+        self.progress = checkpoint.load_state(
+            self.run / "last", self.model, self.optimizers, self.processes.rank
+        )
+        run.check_resumable(self.config, self.progress)
+        if self.progress.batches:
+            self.batches.load_state_dict(self.progress.batches)
+        if self.progress.loss_scale and self.scale.active:
+            self.scale = optimizer.LossScale(**self.progress.loss_scale)
 
-    def _sound(self) -> bool:
-        """Whether the weights still predict anything: after a step too far they may give no number as a loss."""
-        with contextlib.suppress(OSError, ValueError):  # where the data has vanished, it cannot be known
-            return math.isfinite(self._estimate(self.eval_windows[1], batches=1))
-        return True
-
-    def _evaluate(self, log: report.Log | report.NoLog, bar: watch.Bar) -> None:
-        """Logs the loss on both splits and a story, redraws the plot and keeps the weights if they are the best."""
+    def evaluate(self, log: report.Log | report.NoLog, bar: watch.Bar) -> None:
+        """Log the objective's figures and a sample, redraw the plot and keep the weights if they are the best."""
+        progress = self.progress
         with self._saved_without_data():
-            train_loss, val_loss = (
-                self._estimate(each, self.config.eval_batches) for each in self.eval_windows
-            )
+            figures = self._estimate(self.config.eval_batches)
         whole = checkpoint.whole_model(self.model)
-        better = val_loss < self.progress.best_val_loss
+        better = figures["val_loss"] < progress.best_val_loss
         if better:
-            self.progress.best_val_loss = val_loss
+            progress.best_val_loss = figures["val_loss"]
         if not self.processes.main:
             return
-        story = self._tell(whole) if math.isfinite(val_loss) else "(none: the loss is not a number)"
+        finite = math.isfinite(figures["val_loss"])
+        texts = self.objective.sample(whole) if finite else {"story": "(none: the loss is not a number)"}
         log.add(
-            step=self.progress.step - 1,
-            tokens=self.progress.tokens,
-            seconds=self.progress.seconds,
-            train_loss=train_loss,
-            val_loss=val_loss,
-            story=story,
+            step=max(0, progress.step - 1),
+            tokens=progress.tokens,
+            seconds=progress.seconds,
+            **figures,
+            **texts,
         )
-        bar.show(self.progress.step, val_loss=val_loss)
-        bar.tell(self.progress.step, story)
+        bar.show(progress.step, val_loss=figures["val_loss"])
+        for text in texts.values():
+            bar.print_sample(progress.step, text)
         report.plot_loss(log.records, self.run / "loss.png")
         if better:
-            checkpoint.save_weights(self.run / "best", whole)
+            checkpoint.save_best(self.run / "best", whole, figures["val_loss"])
 
-    def _eval_windows(self, file: TokenFile) -> Sampler:
-        """What the loss of a split is estimated on: the same in all processes, so nothing has to be agreed."""
-        config = self.config
-        size = self.cut.micro_batch if config.micro_batch == "auto" else config.micro_batch
-        return windows(file, config.batches, size, config.model.block_size)
-
-    def _estimate(self, windows: Sampler, batches: int) -> float:
+    def _estimate(self, batches: int, *, val_only: bool = False) -> dict[str, float]:
         with devices.autocast(self.device, self.precision):
-            return losses.estimate_loss(self.model, windows, batches)
+            return self.objective.estimate(self.model, batches, val_only=val_only)
 
-    @functools.cached_property
-    def _tokenizer(self) -> Tokenizer:
-        return Tokenizer.load(self.config.data / "tokenizer.json")
+    def save_due(self, stopping: bool) -> tuple[bool, bool]:
+        """Return if any process is asked to stop, and if it is time to save; the same in all processes."""
+        config, step = self.config, self.progress.step
+        minutes = (time.monotonic() - self.saved_at) / 60
+        stop, late = self.processes.any(stopping, 0 < config.checkpoint_minutes <= minutes)
+        return stop, stop or late or step % config.checkpoint_every == 0 or step == config.steps
 
-    def _tell(self, model: GPT) -> str:
-        config = self.config
-        (story,) = losses.tell_stories(
-            model, self._tokenizer, 1, temperature=config.temperature, seed=config.seed
-        )
-        return story
-
-    def _save(self) -> bool:
-        """Replaces RUN/last, unless the weights are damaged: a good checkpoint stays then. Whether it was done."""
-        if not self._sound():
-            return False
+    def save(self) -> bool:
+        """Replace RUN/last, unless the weights are damaged: then return False and keep the good checkpoint."""
+        with contextlib.suppress(OSError, ValueError):  # if the data has vanished, it cannot be known
+            if not math.isfinite(self._estimate(1, val_only=True)["val_loss"]):
+                return False
         self.progress.loss_scale = dataclasses.asdict(self.scale) if self.scale.active else {}
+        if self.config.keep > 1:
+            before = [step for step in self.progress.copies if step != self.progress.step]
+            self.progress.copies = [*before, self.progress.step]
         checkpoint.save_state(self.run / "last", self.model, self.optimizers, self.progress, self.processes)
         if self.processes.main:
-            checkpoint.keep_copy(self.run, self.progress.step, self.config.keep)
+            checkpoint.keep_copies(self.run, self.progress, self.config.keep)
         self.saved_at = time.monotonic()
         return True
 
+    def finish(self) -> Report | None:
+        """Return the report on the run and write it; only in rank 0, where the others have left."""
+        if not self.processes.main:
+            return None
+        with kernels.use(self.config.kernels), failures.explained(self.run, self.batching.micro_batch):
+            result = self.objective.report(self.progress, self.device, self.precision)
+            result.write(self.run / "report.json")
+        return result
 
-def train(config: TrainConfig) -> report.Report | None:
-    """Trains, reports and returns the report (in the main process); raises failures.Interrupted after a clean stop."""
-    processes = this_process()
+    def profiler(self) -> contextlib.AbstractContextManager[Callable[[], None]]:
+        """Return the context of --profile, which gives what to call after each step."""
+        wanted = self.config.profile and self.processes.main
+        return watch.profiled(self.run / "profile", self.device, wanted=wanted)
+
+    def describe(self) -> str:
+        """Return what runs where and how, in one line."""
+        where = devices.describe(
+            self.device, self.precision, kernels.runs_on(self.device.type), tf32=self.config.tf32
+        )
+        several = f" × {self.processes.world_size} processes" if self.processes.several else ""
+        parameters = accounting.parameters(self.model.config)["total"]
+        return (
+            f"{parameters:,} parameters {where}{several}, {self.config.steps} steps of "
+            f"{self.config.step_tokens:,} tokens ({self.batching.micro_batch} sequences × "
+            f"{self.batching.accumulation} passes) from {self.config.data} to {self.run}"
+        )
+
+
+def train(
+    config: TrainConfig, make_objective: Callable[[TrainConfig], Objective] = Pretraining
+) -> Report | None:
+    """Train as configured; return the report in rank 0. failures.Interrupted is raised after a clean stop."""
+    with (
+        kernels.use(config.kernels),
+        opened(config, make_objective) as (trainer, log, bar),
+        failures.stop_signals() as stopping,
+        prefetch(trainer.batches, trainer.device) as feed,
+        trainer.profiler() as profile,
+    ):
+        progress = trainer.progress
+        if progress.step == 0 and config.init_from is not None:
+            trainer.evaluate(log, bar)  # so that RUN/best is never worse than the weights to start from
+        while progress.step < config.steps:
+            start = time.perf_counter()
+            step = trainer.step(trainer.next_batch(feed))
+            progress.seconds += time.perf_counter() - start
+            log_step(trainer, step, log, bar)
+            profile()
+            last = progress.step == config.steps
+            if progress.step % config.eval_every == 0 or last:
+                trainer.evaluate(log, bar)
+            if last and progress.skipped == progress.step:
+                raise failures.NothingLearned(trainer.run, progress.step)
+            stop, due = trainer.save_due(bool(stopping))
+            if due and not trainer.save() and (stop or last):
+                raise failures.Damaged(trainer.run, progress.step)
+            if stop and not last:
+                raise failures.Interrupted(trainer.run / "last", progress.step)
+    return trainer.finish()
+
+
+@contextlib.contextmanager
+def opened(
+    config: TrainConfig, make_objective: Callable[[TrainConfig], Objective]
+) -> Iterator[tuple[Trainer, report.Log | report.NoLog, watch.Bar]]:
+    """Set a run up, or resume it, and close what it has open in the end."""
+    processes = distributed.this_process()
     device = processes.device(devices.choose_device(config.device))
-    micro_batch = batching.deal(config, processes.world_size).micro_batch
-    with joined(processes, device), failures.explained(config.run_directory, micro_batch):
-        trainer = Trainer(config, processes)
-        log = trainer.prepare_run()
-        bar = watch.Bar(config.steps, trainer.progress.step, shown=processes.main)
+    micro_batch = batching.divide(config, processes.world_size).micro_batch
+    with distributed.joined(processes, device), failures.explained(config.run_directory, micro_batch):
+        trainer = Trainer(config, make_objective(config), processes)
+        log, bar = trainer.prepare_run(), watch.Bar(config.steps, trainer.progress.step, shown=processes.main)
         bar.console.print(trainer.describe(), highlight=False)
         with contextlib.closing(log), bar:
-            trainer.train(log, bar)
-    if not processes.main:
-        return None
-    with failures.explained(config.run_directory, micro_batch):
-        result = judge.judge(config, trainer.progress, trainer.device, trainer.precision)
-        result.write(trainer.run / "report.json")
-    return result
+            trainer.model.train()
+            yield trainer, log, bar
+
+
+def log_step(trainer: Trainer, step: Step, log: report.Log | report.NoLog, bar: watch.Bar) -> None:
+    """Show a step, and log every tenth and the last."""
+    progress = trainer.progress
+    if (progress.step - 1) % LOG_EVERY and progress.step < trainer.config.steps:
+        bar.show(progress.step)
+        return
+    speed = progress.tokens / progress.seconds
+    figures = {
+        "tokens": progress.tokens,
+        "seconds": progress.seconds,
+        "loss": step.loss.item(),
+        "learning_rate": step.learning_rate,
+        "gradient_norm": step.gradient_norm.item(),
+        "skipped": progress.skipped,
+        "tokens_per_second": speed,
+    }
+    log.add(step=progress.step - 1, **figures)
+    bar.show(progress.step, **figures, **trainer.usage.figures(speed / trainer.processes.world_size))

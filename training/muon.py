@@ -5,15 +5,39 @@ those and neglects the rest. Muon replaces the update U S Vᵀ (its singular val
 direction of the update is equally long. Embeddings, heads, biases and norms stay with AdamW.
 """
 
+import abc
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
-from training.stepping import GroupOptimizer, local
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the tensor, or this process's part of one that is divided among processes (FSDP2)."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+class GroupOptimizer(torch.optim.Optimizer, abc.ABC):
+    """An optimizer that updates one group of parameters after the other; Muon and our AdamW are two."""
+
+    @abc.abstractmethod
+    def move(self, group: dict[str, Any]) -> None:
+        """Update the group's parameters that have a gradient."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient; a closure, if given, first computes loss and gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self.move(group)
+        return loss
+
 
 # A quintic whose iteration drives singular values into about 0.7 … 1.2, in five steps those from 0.003 to 1: the
 # steepest slope at zero that stays in that band, found numerically by Jordan. Close to one is enough.
@@ -21,10 +45,10 @@ A, B, C = 3.4445, -4.7750, 2.0315
 
 
 def orthogonalize(matrices: Tensor, steps: int = 5, precision: torch.dtype = torch.bfloat16) -> Tensor:
-    """The nearest matrix with orthonormal rows or columns, roughly, for each of (N, rows, columns).
+    """Return about the nearest matrix with orthonormal rows or columns, for each of (N, rows, columns).
 
     A Newton-Schulz iteration: only matrix products, X ← A X + B (X Xᵀ) X + C (X Xᵀ)² X, which acts on the singular
-    values alone (docs/training.md). Returns the shape and dtype of `matrices`; computes in `precision`.
+    values alone (docs/training.md). The result has the shape and dtype of `matrices`; products are in `precision`.
     """
     x = matrices.to(precision)
     tall = x.shape[-2] > x.shape[-1]
@@ -63,12 +87,12 @@ class Muon(GroupOptimizer):
                     )
 
     def move(self, group: dict[str, Any]) -> None:
-        """Moves the group's matrices that have a gradient, those of one shape together."""
-        alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
+        """Update the group's matrices that have a gradient, those of one shape together."""
+        same_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
         for parameter in group["params"]:
             if parameter.grad is not None:
-                alike[parameter.shape].append(parameter)
-        for shape, parameters in alike.items():
+                same_shape[parameter.shape].append(parameter)
+        for shape, parameters in same_shape.items():
             self._update(shape, parameters, group)
 
     def _update(self, shape: torch.Size, parameters: list[Tensor], group: dict[str, Any]) -> None:
@@ -78,16 +102,16 @@ class Muon(GroupOptimizer):
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, averages, momentum)  # Nesterov: where the average is going
         updates = self._orthogonal(torch.stack(ahead), parameters)  # N × (r, c) -> (N, r, c)
-        # A tall matrix with orthonormal columns moves each output less: scaled, all shapes take alike a rate.
+        # A tall matrix with orthonormal columns moves each output less: sqrt(rows / cols) lets one rate suit all.
         rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
         weights = [local(parameter) for parameter in parameters]
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(weights, list(updates.unbind()), alpha=-rate)
 
     def _orthogonal(self, updates: Tensor, parameters: list[Tensor]) -> Tensor:
-        """(N, r, c) -> (N, r, c); of matrices divided among processes (FSDP2), r are this process's rows.
+        """Orthogonalize (N, r, c); of matrices divided among processes (FSDP2), r are this process's rows.
 
-        Each process then orthogonalizes its share of the N matrices, whole, and everyone gets back its rows of all.
+        Each process then orthogonalizes N / W whole matrices, and every process gets back its rows of all N.
         """
         if not isinstance(parameters[0], DTensor):
             return orthogonalize(updates, precision=self.precision)

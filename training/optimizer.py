@@ -1,5 +1,6 @@
-"""AdamW written out, the groups of parameters, and the choice between optimizers."""
+"""AdamW written out (basics/train.py, for groups of parameters), the choice of optimizers, clipping, loss scaling."""
 
+import dataclasses
 from collections.abc import Container, Iterable
 from typing import Any
 
@@ -9,15 +10,15 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from model import GPT
-from training.muon import Muon
-from training.options import TrainConfig
-from training.stepping import GroupOptimizer, local
+from training.config import TrainConfig
+from training.distributed import Processes, ShardedParameters
+from training.muon import GroupOptimizer, Muon, local
 
 
 class AdamW(GroupOptimizer):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2017, algorithm 2).
 
-    Equal to torch.optim.AdamW, which is what to use for speed; this one is to be read.
+    A teaching version, for --optimizer ours: equal to torch.optim.AdamW, which is faster.
     """
 
     def __init__(
@@ -31,7 +32,7 @@ class AdamW(GroupOptimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     def move(self, group: dict[str, Any]) -> None:
-        """Moves the group's parameters that have a gradient."""
+        """Update the group's parameters that have a gradient."""
         for parameter in group["params"]:
             if parameter.grad is not None:
                 self._update(parameter, parameter.grad, group)
@@ -57,7 +58,7 @@ class AdamW(GroupOptimizer):
 
 
 def parameter_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices (weights of linear layers and embeddings) with decay; biases and norms, being vectors, without."""
+    """Return two groups: matrices (linear layers and embeddings) with decay; vectors (biases and norms) without."""
     wanted = [parameter for parameter in parameters if parameter.requires_grad]
     return [
         {"params": [p for p in wanted if p.dim() >= 2], "weight_decay": weight_decay},
@@ -66,17 +67,17 @@ def parameter_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[
 
 
 def by_muon(model: GPT, config: TrainConfig) -> set[int]:
-    """The ids of the parameters that Muon moves: where it is chosen, the matrices inside the blocks."""
+    """Return the ids of the parameters that Muon updates if it is chosen: the matrices inside the blocks."""
     return {id(p) for p in model.h.parameters() if p.dim() == 2 and config.optimizer == "muon"}
 
 
 def make_optimizers(
     model: GPT, config: TrainConfig, precision: torch.dtype, mine: Container[int] | None = None
 ) -> list[torch.optim.Optimizer]:
-    """`ours` and `fused` are one AdamW for all; `muon` takes the blocks' matrices and leaves AdamW the rest.
+    """Return one AdamW (`ours`, `fused`), or for `muon` an AdamW and a Muon for the blocks' matrices.
 
-    Every group's "scale" is its peak learning rate over the configured one, for the schedule. `mine`: the ids of
-    the parameters that this process moves (None: all).
+    Every group's "scale" is its peak learning rate divided by the configured one, for the schedule. `mine` holds the
+    ids of the parameters that this process updates (None: all).
     """
     betas, decay = (config.beta1, config.beta2), config.weight_decay
     parameters = [p for p in model.parameters() if mine is None or id(p) in mine]
@@ -100,20 +101,32 @@ def make_optimizers(
     return optimizers
 
 
+def share_state(model: GPT, config: TrainConfig, processes: Processes) -> ShardedParameters | None:
+    """Return how the optimizer's state is divided among the processes; None if each keeps all of it."""
+    if config.shard != "optimizer" or not processes.several:
+        return None
+    muons = by_muon(model, config)
+
+    def averages(parameter: Tensor) -> int:  # Muon keeps one, AdamW two
+        return parameter.numel() * (1 if id(parameter) in muons else 2)
+
+    return ShardedParameters(list(model.parameters()), processes.world_size, processes.rank, averages)
+
+
 def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) -> None:
-    """Gives every group its share of the scheduled rate."""
+    """Give every group its share of the scheduled rate."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]
 
 
 def gradients(parameters: Iterable[Tensor]) -> list[Tensor]:
-    """The gradients there are, as far as they are here."""
+    """Return the gradients of the parameters that have one; of a sharded gradient this process's part."""
     return [local(p.grad) for p in parameters if p.grad is not None]
 
 
 def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
-    """The length of the whole gradient as one long vector, a scalar tensor."""
+    """Return the L2 norm of all gradients together, a scalar tensor."""
     parameters = list(parameters)
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients(parameters))))
     if any(isinstance(p.grad, DTensor) for p in parameters):
@@ -124,9 +137,9 @@ def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
 
 
 def clip_gradient(parameters: list[Tensor], limit: float) -> Tensor:
-    """Scales the gradient down to length `limit` where it is longer (Pascanu et al. 2013); 0 leaves it.
+    """Scale the gradient down to norm `limit` if it is larger (Pascanu et al. 2013); 0 turns this off.
 
-    Returns the length before.
+    Return the norm before.
     """
     norm = gradient_norm(parameters)
     if limit > 0:
@@ -135,11 +148,48 @@ def clip_gradient(parameters: list[Tensor], limit: float) -> Tensor:
 
 
 def scale_gradient(parameters: Iterable[Tensor], factor: Tensor | float) -> None:
-    """Multiplies the gradient by `factor`."""
+    """Multiply the gradient by `factor`."""
     torch._foreach_mul_(gradients(parameters), factor)
 
 
 def state_bytes(optimizers: Iterable[torch.optim.Optimizer]) -> int:
-    """Memory of the optimizers' state in this process."""
+    """Return the bytes of the optimizers' state in this process."""
     tensors = (value for each in optimizers for state in each.state.values() for value in state.values())
     return sum(local(tensor).nbytes for tensor in tensors)
+
+
+@dataclasses.dataclass
+class LossScale:
+    """Dynamic loss scaling, which float16 needs (Micikevicius et al. 2017, section 3.2); constant 1 unless `active`.
+
+    float16 cannot hold numbers below 6e-8, and many gradients are smaller. The loss is multiplied by a large scale
+    before the backward pass, which multiplies all gradients, and they are divided by it, in float32, before they are
+    used. The scale doubles after a long time without overflow and is halved at each overflow, whose step is skipped,
+    as in torch.amp.GradScaler.
+
+    >>> scale = LossScale(active=True, value=8.0, growth_interval=2)
+    >>> [(scale.update(finite), scale.value)[1] for finite in (True, False, True, True)]
+    [8.0, 4.0, 4.0, 8.0]
+    """
+
+    active: bool
+    value: float = 65536.0
+    growth_interval: int = 2000
+    good_steps: int = 0
+    """Steps without overflow since the scale last changed."""
+
+    def __post_init__(self) -> None:
+        if not self.active:
+            self.value = 1.0
+
+    def update(self, finite: bool) -> bool:
+        """Adapt the scale to a step; return True if the step overflowed and a smaller scale may cure that."""
+        if not self.active:
+            return False
+        if not finite:
+            self.value, self.good_steps = self.value / 2, 0
+            return self.value >= 1.0
+        self.good_steps += 1
+        if self.good_steps == self.growth_interval:
+            self.value, self.good_steps = self.value * 2, 0
+        return False

@@ -2,13 +2,10 @@
 
 import dataclasses
 import json
-import resource
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-import torch
 from rich.console import Console
 
 from common import files, plots
@@ -16,17 +13,27 @@ from training.watch import Tracker, scalars
 
 
 class Log:
-    """RUN/log.jsonl: one JSON object a line, of training steps and of evaluations."""
+    """RUN/log.jsonl: one JSON object per line, for training steps and evaluations."""
 
-    def __init__(self, path: Path, *, keep_before: int = 0, trackers: Sequence[Tracker] = ()) -> None:
-        """Opens the log; lines of `keep_before` steps and later, from a run that went further, are dropped."""
-        self.path, self._trackers = path, trackers
+    def __init__(
+        self,
+        path: Path,
+        *,
+        keep_before: int = 0,
+        trackers: Sequence[Tracker] = (),
+        closing: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Open the log without the lines of step `keep_before` and later, from a run that went further.
+
+        `closing` is called when the log is closed, such as to unlock the run.
+        """
+        self.path, self._trackers, self._closing = path, trackers, closing
         self.records = [r for r in read_log(path) if r["step"] < keep_before] if keep_before else []
         files.write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
         self._file: IO[str] = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
 
     def add(self, **record: Any) -> None:
-        """Appends a record, which has a step, and flushes it."""
+        """Append a record, which has a step, and flush it."""
         self.records.append(record)
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
@@ -34,26 +41,27 @@ class Log:
             tracker.log(record["step"], scalars(record))
 
     def close(self) -> None:
-        """Closes the file and the trackers."""
+        """Close the file and the trackers."""
         self._file.close()
         for tracker in self._trackers:
             tracker.close()
+        self._closing()
 
 
 class NoLog:
-    """The log of a process that is not the one that writes."""
+    """The log of every process but rank 0: it writes nothing."""
 
     records: tuple[dict[str, Any], ...] = ()
 
     def add(self, **record: Any) -> None:
-        """Drops the record."""
+        """Drop the record."""
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log; a last line cut off by a crash is left out."""
+    """Return the records of a log, without a last line that a crash cut off."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -64,7 +72,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
-    """Draws the loss of every logged step and of both splits at every evaluation."""
+    """Draw the loss of every logged step and of both splits at every evaluation."""
     figure = plots.figure(7, 4)
     axes = figure.subplots()
     for key, style in (
@@ -83,32 +91,34 @@ def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """RUN/report.json; `coherence` is None where the corpus is not the built-in one."""
+    """RUN/report.json; `coherence` is None unless the corpus is the built-in one."""
 
     val_loss: float
     """Nats per token over the validation file."""
     train_loss: float
-    """Nats per token over as much of the training file."""
+    """Nats per token over an equally long part of the training file."""
     bits_per_byte: float
     """Of the validation text."""
     coherence: float | None
-    """Share of sampled stories that the story checker passes."""
+    """Fraction of sampled stories that the story checker passes."""
+    skipped: int
+    """Steps skipped because loss or gradient were not finite."""
     tokens: int
-    """Trained on, counted once per use."""
+    """Tokens trained on, counted at each use."""
     seconds: float
-    """Spent training, evaluations and sampling apart."""
+    """Time spent training, without evaluations and sampling."""
     tokens_per_second: float
     peak_memory_mb: float
-    """Of the GPU where one was used, else of the process."""
+    """Of the GPU if one was used, else of the process."""
     parameters: int
     stories: list[str]
 
     def write(self, path: Path) -> None:
-        """Writes report.json."""
+        """Write report.json."""
         files.write_json(path, dataclasses.asdict(self))
 
     def print(self, run: Path, console: Console | None = None) -> None:
-        """Prints the figures and three of the stories."""
+        """Print the figures and three of the stories."""
         console = console or Console()
         lines = [
             f"validation loss  {self.val_loss:.3f} nats per token (train {self.train_loss:.3f})",
@@ -121,14 +131,8 @@ class Report:
             f"peak memory      {self.peak_memory_mb:,.0f} MB",
             f"written to       {run}",
         ]
+        if self.skipped:
+            lines.append(f"skipped          {self.skipped:,} steps, whose loss or gradient was not finite")
         for number, story in enumerate(self.stories, 1):
             lines += ["", f"--- story {number} ---", story]
         console.print("\n".join(lines), markup=False, highlight=False)
-
-
-def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory in MB: allocated by torch on a GPU, resident in the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

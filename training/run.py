@@ -1,56 +1,66 @@
-"""A run's directory and data: opened, checked and claimed before anything is written."""
+"""A run's directory, model and settings: checked and claimed before anything is written."""
 
 import dataclasses
+import fcntl
 import hashlib
 import os
 import shutil
 from pathlib import Path
 
+import torch
+
 from common import files
-from data.batches import Sampler, TokenFile, windows
+from data.tokenfile import sha256
 from inference import devices
-from inference.run import same_tokenizer, weights_directory
-from model import pretrained
+from inference.run import load_tokenizer, same_tokenizer, tokenizer_directory, weights_directory
+from model import GPT
 from training import watch
-from training.batching import Batching
 from training.checkpoint import Progress
 from training.config import TrainConfig, save_config
-from training.processes import Processes
 
 
-def open_split(config: TrainConfig, split: str) -> TokenFile:
-    """A token file that the configured model can read."""
-    file = TokenFile.open(config.data, split)
-    if config.model.vocab_size < file.vocab_size:
-        raise ValueError(
-            f"vocab_size {config.model.vocab_size} is smaller than the vocabulary of {config.data} "
-            f"({file.vocab_size}): leave --vocab-size out, or prepare the data with a smaller vocabulary"
-        )
-    return file
+def make_model(config: TrainConfig, device: torch.device) -> GPT:
+    """Return a model with random weights, or with those to start from unless a checkpoint will replace them."""
+    devices.choose_kernels(config.kernels, config.model, device)
+    resumed = config.resume and has_checkpoint(config.run_directory)
+    if config.init_from is None or resumed:
+        return GPT(config.model).to(device)
+    check_init_from(config)
+    directory = weights_directory(config.init_from)
+    return GPT.from_pretrained(directory, **dataclasses.asdict(config.model)).to(device)
 
 
-def step_batches(file: TokenFile, config: TrainConfig, cut: Batching, processes: Processes) -> Sampler:
-    """Endless (x, y) of this process's rows of a whole optimizer step, (rows, T) each."""
-    size = config.model.block_size
-    return windows(file, config.batches, cut.rows, size, config.seed, processes.rank, processes.world_size)
+def has_checkpoint(run: Path) -> bool:
+    """True if a run can be resumed from RUN/last; one that was killed earlier starts from the beginning."""
+    return files.whole_directory(run / "last").is_dir()
 
 
 def check_init_from(config: TrainConfig) -> None:
-    """Weights to start from read the tokens of their own tokenizer only."""
-    theirs = config.init_from / "tokenizer.json"
-    if theirs.is_file() and not same_tokenizer(theirs, config.data / "tokenizer.json"):
+    """Raise ValueError if the weights to start from have another tokenizer than the data, or none."""
+    theirs = _tokenizer_of_weights(config)
+    if not same_tokenizer(theirs, config.data):
         raise ValueError(
             f"{config.init_from} was trained with another tokenizer than that of {config.data}: prepare the data "
-            f"with --tokenizer {theirs}"
+            f"with the tokenizer in {theirs}, or by --source"
         )
 
 
+def _tokenizer_of_weights(config: TrainConfig) -> Path:
+    theirs = tokenizer_directory(config.init_from)
+    if theirs is None:
+        raise FileNotFoundError(
+            f"{config.init_from} holds no tokenizer (tokenizer.json, or vocab.json and merges.txt), so that nothing "
+            "tells what its ids mean: copy it from where the model was trained"
+        )
+    return theirs
+
+
 def check_resumable(config: TrainConfig, progress: Progress) -> None:
-    """A run goes on with its own data only, and not backwards."""
-    ours, theirs = config.run_directory / "tokenizer.json", config.data / "tokenizer.json"
-    if not ours.is_file() or not same_tokenizer(ours, theirs):
+    """Raise ValueError if a run is resumed with other data, or with fewer steps than it has taken."""
+    ours = config.run_directory
+    if not (ours / "tokenizer.json").is_file() or not same_tokenizer(ours, config.data):
         raise ValueError(
-            f"{config.run_directory} was trained with another tokenizer than {theirs}: resume with its own --data"
+            f"{ours} was trained with another tokenizer than {config.data}: resume with its own --data"
         )
     if progress.data and progress.data != fingerprint(config.data):
         raise ValueError(
@@ -63,28 +73,63 @@ def check_resumable(config: TrainConfig, progress: Progress) -> None:
 
 
 def fingerprint(data: Path) -> str:
-    """What tells one dataset from another: the SHA-256 of its meta.json."""
-    return hashlib.sha256((data / "meta.json").read_bytes()).hexdigest()
+    """Return the SHA-256 of the token files, whatever their directory or date."""
+    digest = hashlib.sha256()
+    for split in ("train", "val"):
+        digest.update(sha256(data / f"{split}.bin").encode())
+    return digest.hexdigest()
 
 
 def check_settings(config: TrainConfig) -> None:
-    """Refuses what cannot work, as far as it can be known before there is data."""
+    """Raise ValueError for settings that cannot work, as far as that is known before there is data."""
     check_free(config)
     device = devices.choose_device(config.device)
-    shape = devices.choose_kernels(config.kernels, config.model, device)
+    devices.choose_kernels(config.kernels, config.model, device)
     watch.wanted_trackers(config)
     if config.init_from is not None:
-        pretrained.check(weights_directory(config.init_from), **dataclasses.asdict(shape))
+        GPT.check_pretrained(weights_directory(config.init_from), **dataclasses.asdict(config.model))
+        tokenizer = load_tokenizer(_tokenizer_of_weights(config))
+        if tokenizer.vocab_size > config.model.vocab_size:
+            raise ValueError(
+                f"the tokenizer of {config.init_from} has {tokenizer.vocab_size} tokens, its model only "
+                f"{config.model.vocab_size}: it is another model's tokenizer"
+            )
+
+
+class Lock:
+    """Keeps other processes from writing to a run directory; the lock ends with the process, however it ends."""
+
+    def __init__(self) -> None:
+        self._descriptor: int | None = None
+
+    def take(self, run: Path) -> bool:
+        """Lock a run directory, if there is one; return False if another process has it."""
+        self.release()
+        if not run.is_dir():
+            return True
+        self._descriptor = os.open(run, os.O_RDONLY)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            self.release()
+            return False
+
+    def release(self) -> None:
+        """Unlock the directory."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def check_free(config: TrainConfig) -> None:
-    """Refuses a run directory that holds something, unless `overwrite`."""
+    """Raise ValueError if the run directory holds something, unless it may be set aside."""
     run = config.run_directory
     if run.exists() and not run.is_dir():
         raise ValueError(f"{run} is a file, not a directory for a run: choose another --run")
     if _holds_something(run) and not config.overwrite:
         raise ValueError(
-            f"{run} already holds a run: choose another --run, or go on with --resume, or --overwrite it"
+            f"{run} already holds a run: choose another --run, or continue it with --resume, or --overwrite it"
         )
 
 
@@ -93,7 +138,7 @@ def _holds_something(directory: Path) -> bool:
 
 
 def claim(config: TrainConfig) -> None:
-    """Makes the run directory with tokenizer and configuration in it; an old one is set aside."""
+    """Make the run directory with tokenizer and configuration in it; rename an old one to RUN.previous."""
     run = config.run_directory
     if _holds_something(run):
         previous = run.with_name(f"{run.name}.previous")

@@ -1,10 +1,10 @@
-"""The learning rate over the run: a linear warm-up, then one of three shapes.
+"""The learning rate over the run: a linear warm-up, then one of three schedules.
 
     cosine    half a cosine down (Loshchilov and Hutter 2016, section 3)
-    wsd       warm-up, stable, decay: level, then a straight line down over the last steps (Hu et al. 2024, section 4)
-    constant  level
+    wsd       warm-up, stable, decay: constant, then linear decay over the last steps (Hu et al. 2024, section 4)
+    constant
 
-Level schedules need not know their end: a wsd run that was stopped while it was stable can be made longer.
+A wsd run that was stopped while it was stable can be continued with more steps.
 """
 
 import math
@@ -20,7 +20,7 @@ def learning_rate(
     shape: str = "cosine",
     decay_share: float = 0.2,
 ) -> float:
-    """The rate for optimizer step `step`, counted from 0.
+    """Return the rate for optimizer step `step`, counted from 0.
 
     The rate reaches `peak` at the end of the warm-up and, unless the shape is constant, `final` at the last step.
 
@@ -34,7 +34,6 @@ def learning_rate(
         return peak * (step + 1) / warmup_steps
     if shape == "constant":
         return peak
-    # What is left after the warm-up is the room to come down in.
     down = steps - warmup_steps
     if shape == "wsd":
         down = min(down, round(decay_share * steps))

@@ -1,18 +1,23 @@
-"""Watching a run while it goes: the progress bar, TensorBoard, Weights & Biases."""
+"""Watching a run: the progress bar, utilization, TensorBoard, Weights & Biases, the profiler."""
 
 import contextlib
+import functools
 import importlib.util
 import secrets
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.profiler import ProfilerActivity, profile, schedule
 
 from common import files
-from training.options import TrainConfig
+from inference import devices
+from model import GPTConfig, accounting
+from training.config import TrainConfig
 
 COLUMNS = {
     "loss": "loss {:.3f}",
@@ -26,7 +31,7 @@ COLUMNS = {
 
 
 class Bar:
-    """One line with the newest value of each column and the time left; silent where `shown` is False."""
+    """One line with the newest value of each column and the time left; silent if `shown` is False."""
 
     def __init__(self, steps: int, done: int, *, shown: bool = True) -> None:
         self._values: dict[str, Any] = {}
@@ -43,16 +48,16 @@ class Bar:
         self._task = self._progress.add_task("", total=steps, completed=done, figures="")
 
     def show(self, done: int, **figures: Any) -> None:
-        """Moves the bar to `done` steps and takes over the figures that have a column."""
+        """Move the bar to `done` steps and show the figures that have a column."""
         self._values |= figures
         text = " ".join(
             form.format(self._values[name]) for name, form in COLUMNS.items() if name in self._values
         )
         self._progress.update(self._task, completed=done, figures=text)
 
-    def tell(self, step: int, story: str) -> None:
-        """Prints a story above the bar."""
-        self.console.print(f"after {step} steps: {story}\n", markup=False, highlight=False)
+    def print_sample(self, step: int, sample: str) -> None:
+        """Print a sample of the model's text above the bar."""
+        self.console.print(f"after {step} steps: {sample}\n", markup=False, highlight=False)
 
     def __enter__(self) -> "Bar":
         self._progress.start()
@@ -62,21 +67,45 @@ class Bar:
         self._progress.stop()
 
 
+class Utilization:
+    """How much of the machine a run uses: model FLOPs utilization and memory."""
+
+    def __init__(self, model: GPTConfig, device: torch.device, precision: torch.dtype) -> None:
+        self._model, self._device, self._precision = model, device, precision
+
+    @functools.cached_property
+    def _peak(self) -> float:
+        """Return the operations per second that this device reaches at most."""
+        peak = devices.matmul_flops(self._device, self._precision)
+        # Its matrices are larger than a small model, and no part of the training.
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+        return peak
+
+    def figures(self, tokens_per_second: float) -> dict[str, float]:
+        """Return the MFU at this speed of one process, and the peak memory so far."""
+        operations = sum(accounting.flops_per_token(self._model).values())
+        return {
+            "mfu": operations * tokens_per_second / self._peak,
+            "memory_mb": devices.peak_memory_mb(self._device),
+        }
+
+
 class Tracker(Protocol):
-    """A service that takes scalars by step; made with the run's configuration and the first step to come."""
+    """A service that logs scalars by step; constructed with the run's configuration and its next step."""
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
-        """Takes the scalars of a step."""
+        """Log the scalars of a step."""
 
     def close(self) -> None:
-        """Sends what is left."""
+        """Send what is buffered."""
 
 
 class _TensorBoard:
     def __init__(self, config: TrainConfig, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # What a killed run had drawn after its last checkpoint is drawn again: the older points go.
+        # A killed run is resumed from its last checkpoint: points after it are logged again.
         self._writer = SummaryWriter(str(config.run_directory / "tensorboard"), purge_step=first_step)
 
     def log(self, step: int, scalars: dict[str, float]) -> None:
@@ -111,7 +140,7 @@ class _WandB:
 
 
 def _identifier(run: Path) -> str:
-    """What a run's curves are known by. It lies in the run's directory, so that a resumed run goes on in them."""
+    """Return the id of the run's curves, kept in its directory so that a resumed run continues them."""
     path = run / "wandb-id"
     if not path.is_file():
         files.write_text(path, secrets.token_hex(8))
@@ -120,19 +149,19 @@ def _identifier(run: Path) -> str:
 
 @contextlib.contextmanager
 def _wandb_errors() -> Iterator[None]:
-    """Names the way out of what the service refuses: no key, no connection."""
+    """Turn an error of the service, such as no key or no connection, into a ValueError with the remedy."""
     import wandb
 
     try:
         yield
     except wandb.Error as error:
-        raise ValueError(f"Weights & Biases says: {error} Mend that, or give --wandb offline") from error
+        raise ValueError(f"Weights & Biases says: {error} Fix that, or give --wandb offline") from error
 
 
 def wanted_trackers(config: TrainConfig, *, main: bool = True) -> list[type[Tracker]]:
-    """The trackers that the flags name; ValueError where a package is not installed, or there is no login.
+    """Return the trackers that the flags name; ValueError if a package is not installed or the login fails.
 
-    The `main` process, which alone writes, is logged in to Weights & Biases.
+    Only the `main` process, which alone writes, logs in to Weights & Biases.
     """
     wanted = {"tensorboard": config.tensorboard, "wandb": config.wandb != "off"}
     for package, asked in wanted.items():
@@ -148,9 +177,34 @@ def wanted_trackers(config: TrainConfig, *, main: bool = True) -> list[type[Trac
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
-    """What of a log record can be drawn over steps.
+    """Return the numbers of a log record, without the step.
 
     >>> scalars({"step": 3, "loss": 2.5, "story": "Once"})
     {'loss': 2.5}
     """
     return {k: v for k, v in record.items() if k != "step" and isinstance(v, int | float)}
+
+
+WAIT, WARM_UP, RECORDED = 2, 1, 3  # the first steps allocate and compile: they say little about the others
+COSTLIEST = 10
+
+
+@contextlib.contextmanager
+def profiled(directory: Path, device: torch.device, *, wanted: bool) -> Iterator[Callable[[], None]]:
+    """Yield a function to call after each step; write the trace and the costliest operations if `wanted`."""
+    if not wanted:
+        yield lambda: None
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    plan = schedule(wait=WAIT, warmup=WARM_UP, active=RECORDED, repeat=1)
+    order = f"self_{device.type if device.type == 'cuda' else 'cpu'}_time_total"
+
+    def write(profiler: profile) -> None:
+        profiler.export_chrome_trace(str(directory / "trace.json"))
+        table = profiler.key_averages().table(sort_by=order, row_limit=COSTLIEST)
+        (directory / "operations.txt").write_text(table, encoding="utf-8")
+        Console(stderr=True).print(table, markup=False, highlight=False, soft_wrap=True)
+
+    with profile(activities=activities, schedule=plan, on_trace_ready=write) as profiler:
+        yield profiler.step

@@ -1,6 +1,7 @@
 """The built-in corpus: a grammar that writes short children's stories, and a checker that reads them.
 
-Read words.py (the lexicon), beats.py, plots.py and journeys.py (the plots), grammar.py (the writer), then checker.py.
+Reading order: words (the lexicon), beats, plots and journeys (the plots), grammar (writes), then for the checker
+reader (sentences and words), people (who is who) and checker (everything else).
 """
 
 from data.stories.checker import check

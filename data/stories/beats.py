@@ -1,4 +1,4 @@
-"""What a plot is made of, and the beats that all plots share.
+"""The format of a plot, and the beats that all plots share.
 
 How a line is written:
 
@@ -6,10 +6,10 @@ How a line is written:
   thing that the plot is about (`x`, `a_x`, and with its colour `color_x`, `a_color_x`), or a free choice from
   a list of words.SLOTS. `{Name}` is capitalized.
 - `<a|b>` is a free choice, and may hold slots.
-- `[words]` bear a fact: they are what tells the checker that here something goes wrong, is put right, or is
-  learned. They are printed without the brackets. No line of another plot may hold the same words.
+- `[words]` mark a fact: from them the checker knows that something goes wrong, is solved, or is learned.
+  They are printed without the brackets. No line of another plot may contain the same words.
 
-A line whose first word is `{He}` goes on with the person whom the sentence before it was about. The helper is
+A line whose first word is `{He}` is about the subject of the sentence before. The helper is
 first named in `help` (or in `setup`, where the plot says so), and after that every line names its subject.
 """
 

@@ -1,9 +1,8 @@
-"""Reads a story and says what is wrong with it: its form, its words, its people, its object, its plot.
+"""Check a story: its form, its words, its people, its object, its plot.
 
-The checker knows the facts of the grammar and not its sentences: which words there are, who is a he and who
-a she, which words are names of things, and which short phrases (those in brackets in the plots) say that
-something goes wrong, is put right, or is learned. Sentences that put the pieces together in a new way pass
-where the facts agree.
+The checker knows the facts of the grammar, not its sentences: the words, the pronoun of each person, the names of
+things, and the short phrases (in brackets in the plots) that mean that something goes wrong, is solved, or is
+learned. Sentences that combine these in a new way pass if the facts agree.
 """
 
 import functools
@@ -27,7 +26,7 @@ PROPER = frozenset(["I", *map(str.capitalize, words.FAMILY), *CALENDAR.split(), 
 
 
 def check(story: str) -> list[str]:
-    """What is wrong with `story`, one readable sentence per fault; empty for a coherent story.
+    """Return what is wrong with `story`, one readable sentence per fault; empty for a coherent story.
 
     >>> check("Once there was a little girl named Lily. He sat.")[0]
     "'Lily' is called 'he' in sentence 2"
@@ -45,7 +44,7 @@ def check(story: str) -> list[str]:
 
 
 def _form(story: str, sentences: list[Sentence]) -> Iterator[str]:
-    """Length, quotes, full stops, capital letters, odd characters, repetition."""
+    """Check length, quotes, full stops, capital letters, odd characters, repetition."""
     count = sum(len(sentence.words) for sentence in sentences)
     if not FEWEST_WORDS <= count <= MOST_WORDS:
         yield f"the story has {count} words, not {FEWEST_WORDS} to {MOST_WORDS}"
@@ -68,27 +67,27 @@ def _form(story: str, sentences: list[Sentence]) -> Iterator[str]:
 
 
 def _spelling(sentences: list[Sentence]) -> Iterator[str]:
-    """Unknown words, capitals inside a sentence, a or an."""
+    """Check for unknown words, capitals inside a sentence, a or an."""
     for sentence in sentences:
         for word in sentence.words:
             if word.text not in PROPER and word.text.lower() not in vocabulary():
                 yield f"'{word.text}' in sentence {sentence.number} is no word of this book"
             elif word.text not in PROPER and word.text[0].isupper() and not word.begins:
                 yield f"'{word.text}' in sentence {sentence.number} should not have a capital letter"
-        said = [word.text.lower() for word in sentence.words]
-        for first, second in itertools.pairwise(said):
+        texts = [word.text.lower() for word in sentence.words]
+        for first, second in itertools.pairwise(texts):
             if first in ("a", "an") and (first == "an") != STARTS_WITH_VOWEL.get(
                 second, second[0] in "aeiou"
             ):
                 yield f"'{first} {second}' in sentence {sentence.number} takes the other article"
 
 
-STARTS_WITH_VOWEL = {"hour": True, "honest": True, "one": False}  # where the letter misleads
+STARTS_WITH_VOWEL = {"hour": True, "honest": True, "one": False}  # exceptions to the first letter
 
 
 @functools.cache
 def vocabulary() -> frozenset[str]:
-    """All words that stories are made of, in lower case, but for names and other proper nouns."""
+    """Return all words that stories are made of, in lower case, except names and other proper nouns."""
     choices = [beats.OPENING, beats.HABIT, beats.FEELING, beats.LESSON, beats.CLOSING, *words.SLOTS.values()]
     choices += [value for plot in PLOTS for value in vars(plot).values() if isinstance(value, tuple)]
     choices += [words.NATURES, words.COLORS, tuple(words.FAMILY), tuple(KINDS), tuple(PRONOUNS)]
@@ -102,11 +101,11 @@ OBJECTS = frozenset(thing for plot in PLOTS if plot.is_object for thing in plot.
 
 
 def _thing(sentences: list[Sentence]) -> Iterator[str]:
-    """A story names one object at most, and gives it one colour."""
+    """Check that the story names at most one object, in one colour."""
     seen: dict[str, str] = {}  # "object" and "color" -> what it was called so far
     for sentence in sentences:
-        said = ["", *(word.text.lower() for word in sentence.words)]
-        for before, word in itertools.pairwise(said):
+        texts = ["", *(word.text.lower() for word in sentence.words)]
+        for before, word in itertools.pairwise(texts):
             if word in OBJECTS:
                 yield from _keep(seen, "object", word, sentence.number)
             if word in OBJECTS and before in words.COLORS:
@@ -114,13 +113,13 @@ def _thing(sentences: list[Sentence]) -> Iterator[str]:
 
 
 def _keep(seen: dict[str, str], what: str, value: str, number: int) -> Iterator[str]:
-    """The value must be what it was so far."""
+    """Check that the value is what it was before."""
     if seen.setdefault(what, value) != value:
         yield f"the {what} was {seen[what]}, but it is {value} in sentence {number}"
 
 
 def _plot(sentences: list[Sentence]) -> Iterator[str]:
-    """A problem, then its own resolution, then its own lesson at the end, about the same thing."""
+    """Check for a problem, then its own resolution, then its own lesson at the end, about the same thing."""
     text = plain(sentences)
     found = {beat: _facts(beat, text) for beat in BEATS}
     if not found["problem"]:
@@ -141,7 +140,7 @@ def _plot(sentences: list[Sentence]) -> Iterator[str]:
 
 
 def _ending(sentences: list[Sentence]) -> Iterator[str]:
-    """The last sentence, or the one before it, says what was learned."""
+    """Check that one of the last two sentences says what was learned."""
     text = plain(sentences[-2:])
     if not _facts("moral", text):
         yield "the story has no ending: nothing is learned in its last two sentences"
@@ -150,7 +149,7 @@ def _ending(sentences: list[Sentence]) -> Iterator[str]:
 
 
 def _topic(plot: Plot, text: str) -> Iterator[str]:
-    """The story names one of the plot's things, and no other of them."""
+    """Check that the story names exactly one of the plot's things."""
     named = {thing for thing in plot.things if f" {thing} " in text}
     if not named:
         yield f"the story never says what '{plot.name}' is about"
@@ -159,7 +158,7 @@ def _topic(plot: Plot, text: str) -> Iterator[str]:
 
 
 def _facts(beat: str, text: str) -> list[tuple[Plot, int]]:
-    """The plots whose `beat` the text tells, each with the place where it does, in the order of the text."""
+    """Return the plots whose `beat` occurs in the text, each with its position, in the order of the text."""
     found = []
     for plot in PLOTS:
         match = _phrases(getattr(plot, beat)).search(text)
@@ -170,7 +169,7 @@ def _facts(beat: str, text: str) -> list[tuple[Plot, int]]:
 
 @functools.cache
 def _phrases(lines: tuple[str, ...]) -> re.Pattern[str]:
-    """What finds the bracketed phrases of the lines in plain text.
+    """Return the regular expression for the bracketed phrases of the lines in plain text.
 
     >>> _phrases(("He [ran to {his} mom], and then",)).pattern
     ' (?:ran to (?:his|her) mom) '

@@ -1,9 +1,8 @@
 """The built-in corpus: an endless book of short children's stories, written by a seeded grammar.
 
-Story `i` of seed `s` depends on nothing but (s, i), so any slice of the book can be made anywhere, and it is
-the same on every machine. What the stories say is in words.py (the lexicon), beats.py (beats that
-all plots share), plots.py and journeys.py (the plots). checker.py reads a story and says what
-is wrong with it.
+Story `i` of seed `s` depends only on (s, i), so any slice of the book can be made anywhere, and it is
+the same on every machine. The texts are in words.py (the lexicon), beats.py (beats that all plots share),
+plots.py and journeys.py (the plots). checker.py reads a story and lists what is wrong with it.
 
     >>> from data.stories import check, story
     >>> check(story(seed=0, index=0))
@@ -25,19 +24,19 @@ PRONOUNS = {"he": ("he", "him", "his", "himself"), "she": ("she", "her", "her", 
 
 
 def story(seed: int, index: int) -> str:
-    """Story number `index` (from 0) of the endless book that `seed` (from 0) writes."""
+    """Return story number `index` (from 0) of the endless book of `seed` (from 0)."""
     if seed < 0 or index < 0:
         raise ValueError(f"seed {seed} and index {index} must not be negative: count both from 0")
     return _Writer(random.Random(seed << 64 | index)).story()
 
 
 def stories(seed: int = 0, start: int = 0) -> Iterator[str]:
-    """The stories of `seed` from number `start` on, without end."""
+    """Yield the stories of `seed` from number `start` on, without end."""
     return (story(seed, index) for index in itertools.count(start))
 
 
 def corpus(num_bytes: int, seed: int = 0) -> Iterator[str]:
-    """Whole stories of `seed` from the first on, until they hold `num_bytes` bytes of UTF-8 or more.
+    """Yield whole stories of `seed` from the first on, until they hold `num_bytes` bytes of UTF-8 or more.
 
     >>> sum(len(document.encode()) for document in corpus(1000)) >= 1000
     True
@@ -51,7 +50,7 @@ def corpus(num_bytes: int, seed: int = 0) -> Iterator[str]:
 
 
 def coherence(stories: Iterable[str]) -> float:
-    """The share (0 to 1) of `stories` in which `check` finds nothing wrong; 0 for no stories at all."""
+    """Return the fraction of `stories` in which `check` finds nothing wrong; 0 for no stories."""
     verdicts = [not check(document) for document in stories]
     return sum(verdicts) / len(verdicts) if verdicts else 0.0
 
@@ -65,7 +64,7 @@ class _Writer:
         self.slots: dict[str, str] = {}
 
     def pick(self, choices):
-        """One of `choices`; by random() alone, which Python promises to keep the same in all versions."""
+        """Return one of `choices`, by random() alone, which Python promises to keep the same in all versions."""
         return choices[int(self.random() * len(choices))]
 
     def story(self) -> str:
@@ -76,32 +75,32 @@ class _Writer:
         return parts[0] + "".join(self.gap(part) + part for part in parts[1:])
 
     def gap(self, part: str) -> str:
-        """What stands before a part: a new paragraph or a blank.
+        """Return what precedes a part: a new paragraph or a space.
 
-        No paragraph begins with a name: to a tokenizer a name with no blank before it is another word.
+        No paragraph begins with a name: to a tokenizer a name without a space before it is another word.
         """
         opens = not part.startswith((self.slots["name"], self.slots["pal"]))
         return "\n\n" if opens and self.random() < 0.6 else " "
 
     def begin(self, plot: Plot) -> str:
-        """Who the hero is, what he or she likes to do, and how things stand."""
+        """Return who the hero is, what he or she likes to do, and the situation."""
         habit = [self.line(beats.HABIT)] if self.random() < 0.85 else []
         return " ".join([self.opening, *habit, self.line(plot.setup)])
 
     def trouble(self, plot: Plot) -> str:
-        """What goes wrong, how it feels, and what the hero tries alone."""
+        """Return what goes wrong, how it feels, and what the hero tries alone."""
         lines = [self.line(plot.problem)]
         if plot.feels and self.random() < 0.75:
             lines.append(self.line(beats.FEELING))
         return " ".join([*lines, self.line(plot.attempt)])
 
     def mend(self, plot: Plot) -> str:
-        """Who helps, and how it is put right."""
+        """Return who helps, and how the problem is solved."""
         reply = [self.line(plot.reply)] if plot.reply and self.random() < 0.6 else []
         return " ".join([self.line(plot.help), *reply, self.line(plot.resolution)])
 
     def end(self, plot: Plot) -> str:
-        """The joy, what was learned, and a last line."""
+        """Return the joy, what was learned, and a last line."""
         lines = []
         if plot.joy and self.random() < 0.9:
             lines.append(self.line(plot.joy))
@@ -112,7 +111,7 @@ class _Writer:
         return " ".join(lines)
 
     def cast(self, plot: Plot) -> None:
-        """Chooses hero and helper, fills their slots and writes the opening."""
+        """Choose hero and helper, fill their slots and write the opening."""
         he = "she" if self.random() < 0.5 else "he"
         self.slots = dict(zip(PRONOUNS["he"], PRONOUNS[he], strict=True))
         if self.random() < 0.6:
@@ -127,7 +126,7 @@ class _Writer:
         self.opening = self.line(beats.OPENING)
 
     def meet(self, plot: Plot) -> None:
-        """Chooses the helper: one of the hero's family, or an animal."""
+        """Choose the helper: one of the hero's family, or an animal."""
         his = self.slots["his"]
         if plot.helpers == "family" or (plot.helpers == "any" and self.random() < 0.6):
             relation = self.pick(tuple(words.FAMILY))
@@ -141,17 +140,17 @@ class _Writer:
             self.slots |= {"pal": f"{his} friend", "helper": f"{his} friend the {friend}"}
 
     def name_thing(self, plot: Plot) -> None:
-        """Chooses what the story is about, and its colour."""
+        """Choose what the story is about, and its colour."""
         thing, color = self.pick(plot.things), self.pick(words.COLORS)
         self.slots |= {"x": thing, "color": color, "color_x": f"{color} {thing}"}
         self.slots |= {"a_x": _with_article(thing), "a_color_x": _with_article(f"{color} {thing}")}
 
     def line(self, choices: tuple[str, ...]) -> str:
-        """One of the lines, filled in."""
+        """Return one of the lines, filled in."""
         return "".join(map(self.fill, _compiled(self.pick(choices))))
 
     def fill(self, part: "str | tuple") -> str:
-        """The text of one part of a compiled line."""
+        """Return the text of one part of a compiled line."""
         if isinstance(part, str):
             return part
         tag, value = part
@@ -162,7 +161,7 @@ class _Writer:
         return text if slot == value else text[0].upper() + text[1:]
 
     def fresh(self, choices) -> str:
-        """One of `choices` that the story has not used yet."""
+        """Return one of `choices` that the story has not used yet."""
         text = self.pick(choices)
         while text in self.used:
             text = self.pick(choices)
@@ -171,7 +170,7 @@ class _Writer:
 
 
 def _with_article(noun: str) -> str:
-    """The noun with the article that it takes.
+    """Return the noun with its article.
 
     >>> _with_article("orange kite")
     'an orange kite'
@@ -183,7 +182,7 @@ _LINES: dict[str, tuple] = {}
 
 
 def _compiled(line: str) -> tuple:
-    """The parts of a line: plain text, ("slot", name) and ("choice", compiled alternatives).
+    """Return the parts of a line: plain text, ("slot", name) and ("choice", compiled alternatives).
 
     >>> _compiled("{name} [was] <so |>sad.")
     (('slot', 'name'), ' was ', ('choice', (('so ',), ())), 'sad.')

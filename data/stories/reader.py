@@ -1,4 +1,4 @@
-"""Splits a story into sentences and words, and knows which of them are spoken aloud. Judges nothing."""
+"""Split a story into sentences and words, and mark direct speech; people.py and checker.py judge them."""
 
 import dataclasses
 import itertools
@@ -9,7 +9,7 @@ TOKEN = re.compile(r"[A-Za-z]+(?:[-'][A-Za-z]+)*|[.!?]+|\S")
 
 @dataclasses.dataclass(frozen=True)
 class Word:
-    """One word: as written, whether it stands inside quotes, and whether a sentence may begin with it."""
+    """One word: as written; `quoted` inside quotes; `begins` if a sentence may begin with it."""
 
     text: str
     quoted: bool
@@ -18,7 +18,7 @@ class Word:
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
-    """Sentence `number` (from 1): its words, and whether it is closed by a full stop, `!` or `?`."""
+    """Sentence `number` (from 1); `closed` if it ends with a full stop, `!` or `?`."""
 
     number: int
     words: tuple[Word, ...]
@@ -26,7 +26,7 @@ class Sentence:
 
 
 def read(story: str) -> list[Sentence]:
-    """The sentences of a story. What somebody says belongs to the sentence that tells who said it.
+    """Return the sentences of a story. Direct speech belongs to the sentence that names the speaker.
 
     >>> [len(sentence.words) for sentence in read('"Oh no! It broke," said Tom. He ran.')]
     [6, 2]
@@ -39,7 +39,7 @@ def read(story: str) -> list[Sentence]:
 
 
 def _split(tokens: list[str]) -> list[tuple[tuple[Word, ...], bool]]:
-    """The words of each sentence of a paragraph and whether the sentence is closed."""
+    """Return the words of each sentence of a paragraph, and True if the sentence is closed."""
     sentences, words, quoted, before = [], [], False, "."
     for token, after in itertools.pairwise([*tokens, '"']):
         if token[0].isalpha():
@@ -56,10 +56,10 @@ def _split(tokens: list[str]) -> list[tuple[tuple[Word, ...], bool]]:
 
 
 def plain(sentences: list[Sentence]) -> str:
-    """The words of the sentences in lower case with single blanks, each sentence between two full stops.
+    """Return the words in lower case with single spaces, each sentence between two full stops.
 
     >>> plain(read("It is Tom's. Is it?"))
     ". it is tom's . is it ."
     """
-    said = (" ".join(word.text.lower() for word in sentence.words) for sentence in sentences)
-    return f". {' . '.join(said)} ." if sentences else ""
+    lines = (" ".join(word.text.lower() for word in sentence.words) for sentence in sentences)
+    return f". {' . '.join(lines)} ." if sentences else ""

@@ -1,8 +1,7 @@
-"""The lexicon of the built-in corpus: who, where, when and what; the sentences are in plots.py.
+"""The lexicon of the built-in corpus: who, where, when and what. The sentences are in beats, plots and journeys.
 
-Every list is a set of free choices that fit wherever its slot stands. To stay learnable by a tiny model, a
-word that a story must repeat (a name, the object it is about) is short and common; the colour comes from the
-rest.
+Every list is a set of free choices that fit wherever its slot occurs. So that a tiny model can learn them, words
+that a story must repeat (a name, the object it is about) are short and common; variety comes from the rest.
 """
 
 

@@ -1,6 +1,6 @@
-// What every implementation of the ops shares: the argument checks and the name of the library.
+// Shared by every implementation of the ops: the argument checks and the name of the library.
 //
-// The schemas stand in ops.cpp. An implementation (cpu/*.cpp, cuda/bindings.cu, emulator/bindings.cpp) begins each op
+// The schemas are in ops.cpp. An implementation (cpu/*.cpp, cuda/bindings.h) begins each op
 // with its check and may then index freely: no stride or size that passes a check can lead outside a tensor.
 #pragma once
 
@@ -8,6 +8,7 @@
 #include <torch/library.h>
 
 #include <optional>
+#include <string>
 
 // The emulated kernels are a second library with the same schemas, so that both can be loaded at once.
 #ifndef SLM_LIBRARY
@@ -18,6 +19,9 @@
 namespace slm {
 
 inline constexpr int64_t kMaxHeadDim = 128;
+
+// The instruction set that the CPU kernels use in this process: "DEFAULT", "AVX2" or "AVX512".
+std::string cpu_capability();
 
 // How causal attention weighs and drops; the same for forward and backward.
 struct AttentionOptions {

@@ -1,9 +1,9 @@
-"""What the rungs of the ladder cost: sectors, wavefronts and mma by the emulator, and time where there is a GPU.
+"""Measures the rungs of the ladder: sectors, wavefronts and mma on the emulator, and time if there is a GPU.
 
     python -m kernels ladder [OP] [--json PATH]
 
-Counts are of a small shape and exact; they need a C++ compiler and no GPU. Times are medians between device events,
-with the L2 cache flushed, beside the op that ships and PyTorch's own.
+Counts are exact, for a small shape; they need a C++ compiler and no GPU. Times are medians between device events,
+with the L2 cache flushed, against the shipped op and PyTorch's own.
 """
 
 import functools
@@ -22,9 +22,9 @@ from kernels import reference
 from kernels.ladder import OPS, Cuda, Emulated, Rung, prepare, rungs
 from kernels.workbench import bench_gpu
 from kernels.workbench.bench_cases import Turn
-from kernels.workbench.emulator import Toolchain
+from kernels.workbench.emulator import Compiler
 
-# (rows, C) and (B, T, H, D): 256 rows are about as many as one multiprocessor gets of the 32768.
+# (rows, C) and (B, T, H, D): of 32768 rows one SM processes about 256.
 COUNTED_SHAPES = {"layer_norm": (256, 384), "attention": (1, 256, 1, 64)}
 TIMED_SHAPES = {"layer_norm": (32768, 384), "attention": (16, 1024, 12, 64)}
 SECTOR_BYTES = 32
@@ -32,7 +32,7 @@ SECTOR_BYTES = 32
 
 @dataclass(frozen=True)
 class Options:
-    """Counts what each rung of the ladder costs, and times it where there is a GPU."""
+    """Count the cost of each rung of the ladder, and time it if there is a GPU."""
 
     op: Annotated[str, tyro.conf.Positional] = "all"
     """layer_norm_forward, layer_norm_backward, attention_forward or attention_backward"""
@@ -41,7 +41,7 @@ class Options:
     json: str | None = None
     """also write the rows to this file"""
     build: Path = Path("build/ladder")
-    """where compiled files are kept for the next time"""
+    """folder that caches compiled files"""
 
     def __post_init__(self) -> None:
         if self.op not in ("all", *OPS):
@@ -55,9 +55,9 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; its options are the fields of Options."""
+    """Run the command line; its options are the fields of Options."""
     options = cli.parse(Options, argv, prog="python -m kernels ladder")
-    emulated = Emulated(Toolchain(options.build), checked=True)
+    emulated = Emulated(Compiler(options.build), checked=True)
     rows = [row for op in options.ops for row in counted(op, emulated)]
     if torch.cuda.is_available():
         cuda = Cuda(options.build)
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def make_inputs(op: str, shape: tuple[int, ...], device: str = "cpu") -> list[Tensor]:
-    """What the rungs of `op` take as inputs, from seeded normal numbers. shape: (rows, C) or (B, T, H, 64)."""
+    """Return inputs of seeded normal numbers for the rungs of `op`. shape: (rows, C) or (B, T, H, 64)."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*size: int) -> Tensor:
@@ -86,7 +86,7 @@ def make_inputs(op: str, shape: tuple[int, ...], device: str = "cpu") -> list[Te
 
 
 def log_sum_exp(q: Tensor, k: Tensor) -> Tensor:
-    """The log-sum-exp of the scores that each query sees: (B, H, T), float32."""
+    """Return the log-sum-exp of the scores that each query sees: (B, H, T), float32."""
     scores = torch.einsum("bihd,bjhd->bhij", q.float(), k.float()) * q.shape[-1] ** -0.5
     return scores.masked_fill(
         ~reference.seen(q.shape[1], device=q.device, window=None), -torch.inf
@@ -94,16 +94,16 @@ def log_sum_exp(q: Tensor, k: Tensor) -> Tensor:
 
 
 def counted(op: str, emulated: Emulated) -> list[bench.Row]:
-    """What the rungs of an op cost by the emulator's count."""
+    """Return rows for the cost of an op's rungs, counted by the emulator."""
     shape = COUNTED_SHAPES[op.rsplit("_", 1)[0]]
     inputs = make_inputs(op, shape)
-    outputs = prepare(op, inputs, Emulated.MULTIPROCESSORS, stream=0).outputs
+    outputs = prepare(op, inputs, Emulated.SM_COUNT, stream=0).outputs
     once = sum(x.nbytes for x in (*inputs, *outputs)) / SECTOR_BYTES
     return [row for rung in rungs(op) for row in _count(rung, f"{op} {shape}", inputs, once, emulated)]
 
 
 def _count(rung: Rung, case: str, inputs: list[Tensor], once: float, emulated: Emulated) -> list[bench.Row]:
-    """Rows for sectors beside those of each tensor once, wavefronts beside those without bank conflicts, and mma."""
+    """Return rows for sectors against one access to each tensor, wavefronts against none in conflict, and mma."""
     cost, least = {}, {}
     for count in emulated.counts(rung, inputs):
         cost[count.space] = cost.get(count.space, 0) + count.cost
@@ -123,7 +123,7 @@ def _count(rung: Rung, case: str, inputs: list[Tensor], once: float, emulated: E
 
 
 def timed(op: str, cuda: Cuda, repeat: int) -> list[bench.Row]:
-    """Microseconds of the rungs of an op on the GPU, beside the op that ships and PyTorch's own."""
+    """Return rows for the microseconds of an op's rungs on the GPU, against the shipped op and PyTorch's own."""
     shape = TIMED_SHAPES[op.rsplit("_", 1)[0]]
     inputs = make_inputs(op, shape, "cuda")
     climbed = [rung for rung in rungs(op) if not rung.ships]
@@ -143,7 +143,7 @@ def timed(op: str, cuda: Cuda, repeat: int) -> list[bench.Row]:
 
 
 def shipped(op: str, inputs: list[Tensor]) -> Callable[[], object]:
-    """A call of the op that ships, with the inputs of a rung."""
+    """Return a call of the shipped op with the inputs of a rung."""
     ops = torch.ops.slm
     if op == "layer_norm_forward":
         return lambda: ops.layer_norm(*inputs, 1e-5)
@@ -156,7 +156,7 @@ def shipped(op: str, inputs: list[Tensor]) -> Callable[[], object]:
 
 
 def torchs(op: str, inputs: list[Tensor]) -> Callable[[], object]:
-    """A call of PyTorch's op, with the inputs of a rung; a backward runs again and again over one forward."""
+    """Return a call of PyTorch's op with the inputs of a rung; a backward repeats over one forward."""
     if op == "layer_norm_forward":
         x, weight, bias = inputs
         return lambda: F.layer_norm(x, weight.shape, weight, bias)
@@ -174,6 +174,6 @@ def torchs(op: str, inputs: list[Tensor]) -> Callable[[], object]:
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """PyTorch's causal attention for (B, T, H, D)."""
+    """Return PyTorch's causal attention for (B, T, H, D)."""
     out = F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), is_causal=True)
     return out.transpose(1, 2)  # (B, H, T, D) -> (B, T, H, D)

@@ -1,9 +1,9 @@
-"""Times of the ops, forward and backward, beside the reference and PyTorch's own: µs, and GB/s or TFLOP/s.
+"""Times the ops, forward and backward, against the reference and PyTorch's own: µs, and GB/s or TFLOP/s.
 
-All ways to compute a case take turns in one process, on random data; medians are reported, and only of results that
-agree with each other. On a GPU each case is measured eagerly and as a CUDA graph (bench_gpu.py), and the share of the
-datasheet's rate is given. On the CPU each measured call follows one of its own kind, so that it finds the memory and
-the caches that a loop of it would, not what another call left.
+All implementations of a case take turns in one process, on random data. Medians are reported, and only for results
+that agree with each other. On a GPU each case is measured eagerly and as a CUDA graph (bench_gpu.py), and compared with
+the datasheet's rate. On the CPU each measured call follows an unmeasured call of the same implementation, so that it
+finds memory and caches as a loop of that call would, not as another implementation left them.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ PARTS = ("forward", "backward", "forward + backward")
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Times the kernels, forward and backward, beside the reference and PyTorch's own ops."""
+    """Time the kernels, forward and backward, against the reference and PyTorch's own ops."""
 
     device: str = "auto"  # auto | cpu | cuda
     dtype: str = "auto"  # auto: float32 on the CPU, bfloat16 on a GPU | float32 | bfloat16 | float16
     repeat: int = 7  # turns; their median is reported
     only: str = ""  # measure only the ops whose name contains this
-    tiny: bool = False  # shapes for a rehearsal, far too small to tell anything
-    compile: bool = False  # torch.compile as one more peer of the norms (compiles for a minute or so)
+    tiny: bool = False  # shapes for a test run, too small for useful times
+    compile: bool = False  # add torch.compile as a peer of the norms (compiles for about a minute)
     json: str | None = None  # also write the rows to this file
     plot: str | None = None  # also draw the ratios into this image file
 
@@ -58,9 +58,9 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; its options are the fields of Options."""
+    """Run the command line; its options are the fields of Options."""
     options = cli.parse(Options, argv, prog="python -m kernels bench")
-    keep_freed_memory()  # as train.py does: else the times are those of page faults
+    keep_freed_memory()  # as train.py does; otherwise page faults dominate the times
     with bench_gpu.own_stream(options.resolved_device):
         rows, wrong = measure_all(options)
     if not rows and not wrong:
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measure_all(options: Options) -> tuple[list[bench.Row], list[str]]:
-    """The rows of every case that ours has right, beside the peers that have; and of the others what differs."""
+    """Return rows for the cases where our result is correct, and a message for each case where it is not."""
     device, dtype = options.resolved_device, DTYPES[options.resolved_dtype]
     rows = bench_gpu.ceilings(options.repeat) if device == "cuda" else []
     wrong = []
@@ -84,18 +84,18 @@ def measure_all(options: Options) -> tuple[list[bench.Row], list[str]]:
         if "ours" in differs:
             wrong.append(differs["ours"])
         else:
-            for said in differs.values():  # a peer's fault costs its own rows only
-                print(f"left out: {said}", file=sys.stderr)
+            for message in differs.values():  # a peer's fault costs only its own rows
+                print(f"left out: {message}", file=sys.stderr)
             rows += measure(case.without(differs), options)
             if device == "cuda" and not rows[-1].name.endswith("graph"):
                 wrong.append(f"{case.name}: ours cannot be captured in a CUDA graph")
-        if options.json:  # what is measured outlives a fault of a later case, and the end of the time
+        if options.json:  # after each case, so that a later crash or time limit loses nothing
             files.write_json(options.json, bench.as_json("kernels", rows))
     return rows, wrong
 
 
 def measure(case: Case, options: Options) -> list[bench.Row]:
-    """Rows for forward, backward and both: ours beside every peer, and rates beside the best peer's."""
+    """Return rows for forward, backward and both: times against each peer, and rates against the best one."""
     rows: list[bench.Row] = []
     for part, work in zip(
         PARTS, (case.work, case.backward_work, case.work + case.backward_work), strict=True
@@ -116,7 +116,7 @@ def measure(case: Case, options: Options) -> list[bench.Row]:
 
 
 def turn(part: str, way: Way, inputs: Sequence[Tensor]) -> Turn:
-    """One turn of a way; a backward alone runs again and again over one forward."""
+    """Return a turn of one implementation; a backward alone repeats over one forward."""
     if part == "forward":
         call = torch.no_grad()(lambda: way.call(*inputs))
     else:
@@ -132,7 +132,7 @@ def turn(part: str, way: Way, inputs: Sequence[Tensor]) -> Turn:
 
 
 def _rotating(case: Case, part: str) -> dict[str, list[Turn]]:
-    """For a CUDA graph: each way that is worth one, on several sets of inputs."""
+    """Return the turns of a CUDA graph: each implementation that is worth one, on several sets of inputs."""
     count = bench_gpu.rotations(sum(x.nbytes for x in case.inputs))
     sets = [[x.detach().clone().requires_grad_() for x in case.inputs] for _ in range(count)]
     return {
@@ -141,7 +141,7 @@ def _rotating(case: Case, part: str) -> dict[str, list[Turn]]:
 
 
 def _rows(case: Case, name: str, part: str, work: float, seconds: dict[str, float]) -> list[bench.Row]:
-    """Ours beside every peer in µs, then its rate beside that of the best peer."""
+    """Return rows for our time against each peer in µs, then for our rate against the best peer's."""
     seconds = dict(seconds)
     ours = seconds.pop("ours")
     rows = [
@@ -158,7 +158,7 @@ def _rows(case: Case, name: str, part: str, work: float, seconds: dict[str, floa
 
 
 def _share_of_peak(case: Case, name: str, part: str, rate: float) -> list[bench.Row]:
-    """Our rate beside the datasheet's of this GPU: the ratio is the share of the peak."""
+    """Return a row for our rate against this GPU's datasheet; the ratio is the fraction of the peak."""
     sheet = gpus.datasheet(torch.cuda.get_device_name())
     if sheet is None:
         return []
@@ -167,7 +167,7 @@ def _share_of_peak(case: Case, name: str, part: str, rate: float) -> list[bench.
 
 
 def _goal(case: Case, part: str, peer: str) -> float | None:
-    """The ratio that we want to reach in this row, where there is one: on a GPU in bfloat16."""
+    """Return the goal for the ratio of this row, or None; goals are for a GPU and bfloat16."""
     x = case.inputs[0]
     if x.device.type != "cuda" or x.dtype != torch.bfloat16:
         return None
@@ -175,7 +175,7 @@ def _goal(case: Case, part: str, peer: str) -> float | None:
 
 
 def goal(op: str, shape: tuple[int, ...], part: str, peer: str) -> float | None:
-    """The ratio that we want to reach on an H100; peer "best" is the fastest of them, "datasheet" the peak rate."""
+    """Return the goal on an H100, or None; peer "best" is the fastest peer, "datasheet" the peak rate."""
     if op == "causal_attention":
         return _attention_goal(shape, part, peer)
     shares = {384: 0.60, 768: 0.70, 1024: 0.75}
@@ -198,7 +198,7 @@ def _attention_goal(shape: tuple[int, ...], part: str, peer: str) -> float | Non
 
 
 def goals() -> Iterator[tuple[str, str, float]]:
-    """Name of the row, peer and ratio of everything that we want to reach on a GPU."""
+    """Yield the row name, peer and ratio of each goal on a GPU."""
     for op in ("layer_norm", "add_layer_norm", "causal_attention"):
         shapes = bench_cases.ATTENTION_SHAPES if op == "causal_attention" else bench_cases.NORM_SHAPES
         for shape in shapes["cuda"]:

@@ -1,4 +1,4 @@
-"""What `python -m kernels bench` measures: each op at each shape, ours and its peers, and whether they agree."""
+"""Defines what `python -m kernels bench` measures: each op at each shape, ours and its peers, and if they agree."""
 
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ SDPA_BACKENDS = {
     "SDPA efficient": SDPBackend.EFFICIENT_ATTENTION,
     "SDPA math": SDPBackend.MATH,
 }
-# What ||one - other|| / ||other|| may be between two right results.
+# Limits of ||one - other|| / ||other|| between two correct results.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
 
@@ -43,21 +43,23 @@ Context = Callable[[], contextlib.AbstractContextManager]
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """One implementation of an op; `around` makes the context that chooses it."""
+    """One implementation of an op; `around` returns the context that selects it."""
 
     call: Callable[..., Tensor | tuple[Tensor, ...]]
     around: Context = contextlib.nullcontext
-    graphed: bool = True  # whether it is worth a CUDA graph: not what keeps a T x T matrix for each call
+    graphed: bool = (
+        True  # False for what keeps a T x T matrix per call: too large for a CUDA graph of many calls
+    )
 
     def outputs(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """The results as a tuple, also of an op that has one."""
+        """Return the results as a tuple, even if there is only one."""
         found = self.call(*inputs)
         return found if isinstance(found, tuple) else (found,)
 
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """What is timed, `call`, and the context around it, which a GPU's events leave out."""
+    """The call that is timed, and the context around it, which a GPU's events exclude."""
 
     call: Callable[[], object]
     around: Context = contextlib.nullcontext
@@ -84,14 +86,14 @@ class Case:
         return f"{self.op} {self.shape}"
 
     def without(self, names: Collection[str]) -> "Case":
-        """The same with fewer peers."""
+        """Return the case without these peers."""
         return dataclasses.replace(self, ways={n: way for n, way in self.ways.items() if n not in names})
 
 
 def cases(
     device: str, dtype: torch.dtype, only: str = "", compiled: bool = False, tiny: bool = False
 ) -> Iterator[Case]:
-    """All cases for the device whose op has `only` in its name, each with the ways that run there."""
+    """Yield the device's cases whose op has `only` in its name, with the implementations that run there."""
     makers = {"add_layer_norm": _add_layer_norm, "layer_norm": _layer_norm, "causal_attention": _attention}
     for op, make in makers.items():
         if only not in op:
@@ -131,11 +133,11 @@ def _add_layer_norm(shape: tuple[int, ...], device: str, dtype: torch.dtype, com
 
 
 def _compiled(call: Callable, wanted: bool) -> dict[str, Way]:
-    """torch.compile of a call, for the very shapes it is called with: a kernel for any shape would be slower."""
+    """Return torch.compile of a call for static shapes; a kernel for dynamic shapes would be slower."""
     if not wanted:
         return {}
-    torch.compiler.reset()  # of earlier shapes: too many make torch.compile give up
-    # else a backward cannot run again and again over one forward
+    torch.compiler.reset()  # forget earlier shapes: after too many torch.compile gives up
+    # otherwise a backward cannot be repeated over one forward
     torch._functorch.config.donated_buffer = False
     return {"torch.compile": Way(torch.compile(call, dynamic=False))}
 
@@ -157,12 +159,12 @@ def _attention(shape: tuple[int, ...], device: str, dtype: torch.dtype, compiled
 
 
 def random(shapes: Sequence[tuple[int, ...]], device: str, dtype: torch.dtype) -> list[Tensor]:
-    """Normal numbers that ask for their gradients."""
+    """Return tensors of normal numbers that require gradients."""
     return [torch.randn(shape, device=device, dtype=dtype, requires_grad=True) for shape in shapes]
 
 
 def _of_those_that_run(case: Case) -> Case:
-    """The case with the ways that this device, dtype and torch can do, forward and backward."""
+    """Return the case with the implementations that this device, dtype and torch support, forward and backward."""
     found = {}
     for name, way in case.ways.items():
         with warnings.catch_warnings():  # SDPA warns why a backend cannot run
@@ -177,27 +179,27 @@ def _of_those_that_run(case: Case) -> Case:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in one line."""
+    """Return the first line of an error's message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def results(way: Way, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Outputs and, for upstream gradients that are equal in all calls, the gradients of the inputs."""
+    """Return the outputs and the gradients of the inputs, for upstream gradients that are equal in all calls."""
     with way.around():
         outputs = way.outputs(inputs)
         return [*(x.detach() for x in outputs), *torch.autograd.grad(outputs, inputs, upstream(outputs))]
 
 
 def upstream(outputs: Sequence[Tensor]) -> list[Tensor]:
-    """A gradient for each output, contiguous whatever the output is, and the same in every call."""
+    """Return a contiguous gradient for each output, the same in every call."""
     generator = torch.Generator(outputs[0].device).manual_seed(1)
     return [torch.randn(x.shape, device=x.device, dtype=x.dtype, generator=generator) for x in outputs]
 
 
 def disagreements(case: Case) -> dict[str, str]:
-    """By name what differs from the reference (where that does not run, from the first peer), and by how much.
+    """Return, by name, a message for each result that differs from the reference, or from the first peer without one.
 
-    Of ours also that it does not run.
+    Includes a message if ours does not run.
     """
     if "ours" not in case.ways:
         return {"ours": f"{case.name}: ours fails"}

@@ -1,13 +1,13 @@
-"""Timing on a GPU, by device events: a call as torch launches it, and the same call replayed from a CUDA graph.
+"""Times calls on a GPU by device events: a call as torch launches it, and the same call replayed from a CUDA graph.
 
-*Eager* is one call after the L2 cache was flushed, between two events. The flush keeps the GPU busy while Python
-queues the call, so short calls are not charged for all of Python, but still for what exceeds the flush.
+*Eager* is one call after a flush of the L2 cache, between two events. The flush keeps the GPU busy while Python
+queues the call, so the time includes Python's overhead only as far as it exceeds the flush.
 
-*Graph* is the time on the GPU alone: several calls, each on inputs of its own, are captured into one CUDA graph and
+*Graph* is the time on the GPU alone: several calls, each on separate inputs, are captured into one CUDA graph and
 replayed; the inputs together exceed the L2 cache several times, so that each call reads from memory.
 
-All that is captured must have been set up on the stream that captures: autograd runs a backward on the stream of its
-forward, which may not be the default stream, since that cannot be captured. So everything runs inside `own_stream`.
+Everything that is captured must be set up on the capturing stream: autograd runs a backward on the stream of its
+forward, and the default stream cannot be captured. So everything runs inside `own_stream`.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ WARM_UP = 3
 
 @contextlib.contextmanager
 def own_stream(device: str) -> Iterator[None]:
-    """Makes a new stream the current one, where the device is a GPU."""
+    """Make a new stream the current one if the device is a GPU."""
     if device != "cuda":
         yield
         return
@@ -39,7 +39,7 @@ def own_stream(device: str) -> Iterator[None]:
 
 
 def eager_seconds(turns: Mapping[str, Turn], repeat: int) -> dict[str, float]:
-    """Median seconds of each turn; they take turns."""
+    """Return the median seconds of each turn; the implementations alternate."""
     flush = torch.empty(L2_BYTES, dtype=torch.int8, device="cuda")
     for turn in turns.values():
         for _ in range(WARM_UP):
@@ -48,9 +48,9 @@ def eager_seconds(turns: Mapping[str, Turn], repeat: int) -> dict[str, float]:
 
 
 def graph_seconds(turns: Mapping[str, Sequence[Turn]], repeat: int) -> dict[str, float]:
-    """Median seconds of one turn out of each sequence, whose turns differ in their inputs only.
+    """Return the median seconds of one turn of each sequence, whose turns differ only in their inputs.
 
-    What cannot be captured is left out, and said.
+    A sequence that cannot be captured is left out with a message on stderr.
     """
     replays = {}
     for name, each in turns.items():
@@ -65,7 +65,7 @@ def graph_seconds(turns: Mapping[str, Sequence[Turn]], repeat: int) -> dict[str,
 
 
 def _captured(turns: Sequence[Turn]) -> torch.cuda.CUDAGraph:
-    """One graph of all turns, each with memory of its own: a result written where another was would hit the cache."""
+    """Return one graph of all turns, each with separate outputs: a reused output buffer would be in the cache."""
     for turn in turns:
         for _ in range(WARM_UP):
             turn()
@@ -87,7 +87,7 @@ def _medians(turns: Mapping[str, Turn], repeat: int, before: Callable[[], object
 
 
 def _event_seconds(call: Callable[[], object]) -> float:
-    """Seconds between two events around one call, on the current stream."""
+    """Return the seconds between two events around one call, on the current stream."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     call()
@@ -97,7 +97,7 @@ def _event_seconds(call: Callable[[], object]) -> float:
 
 
 def rotations(bytes_of_one: int) -> int:
-    """How many sets of inputs a graph needs so that none is in the cache when its turn comes again.
+    """Return how many sets of inputs a graph needs so that none is in the cache when it is used again.
 
     >>> rotations(1 << 30), rotations(25 << 20)
     (2, 12)
@@ -106,7 +106,7 @@ def rotations(bytes_of_one: int) -> int:
 
 
 def ceilings(repeat: int) -> list[Row]:
-    """What this GPU reaches at most, beside its datasheet: a copy of 1 GiB and a bfloat16 product of 8192 squared."""
+    """Return rows for the peak that this GPU reaches: a copy of 1 GiB and a bfloat16 product of 8192 squared."""
     source = torch.randn(1 << 28, device="cuda")
     target = torch.empty_like(source)
     a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))

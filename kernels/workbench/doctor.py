@@ -1,4 +1,4 @@
-"""What the kernels need, what was built, which backend each op uses, the fix for each thing missing."""
+"""Reports what the kernels need, what was built, which backend each op uses, and a fix for each missing thing."""
 
 import dataclasses
 import platform
@@ -12,12 +12,12 @@ from common import cli
 from kernels import decode, dispatch, toolchain
 
 OPS = ("layer_norm", "add_layer_norm", "causal_attention", "causal_attention_qkvpacked")
-DECODE_OPS = ("packed_linear", "cached_attention")  # for the CPU only
+DECODE_OPS = ("packed_linear", "cached_attention")  # CPU only
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One line of the report: what was looked for, what was found, and the fix where it is missing."""
+    """One line of the report: the name of a thing, what was found, and the fix if it is missing."""
 
     name: str
     found: str | None
@@ -30,13 +30,15 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line: no options."""
+    """Run the command; it has no options."""
     cli.parse(Options, argv, prog="python -m kernels doctor")
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table(title="kernels", title_justify="left", show_header=False)
+    table = Table(
+        "name", Column("found", overflow="fold"), title="kernels", title_justify="left", show_header=False
+    )
     for finding in findings():
         shown = escape(finding.found) if finding.found else f"[yellow]missing: {escape(finding.fix)}[/]"
         table.add_row(finding.name, shown)
@@ -44,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def findings() -> list[Finding]:
-    """Everything that the report says, in its order."""
+    """Return the lines of the report in order."""
     return [*_toolchain(), *_built(), *_choices()]
 
 
@@ -53,7 +55,7 @@ def _toolchain() -> list[Finding]:
     return [
         Finding("Python", platform.python_version()),
         Finding("torch", f"{torch.__version__}, CUDA {torch.version.cuda or 'none: a CPU build'}"),
-        Finding("compiler", cxx and _first(cxx, "--version"), "install g++ or set CXX"),
+        Finding("compiler", cxx and _first(*cxx, "--version"), "install g++ or set CXX"),
         Finding("ninja", _ninja(), "pip install ninja (without it the build takes longer)"),
         Finding(
             "nvcc", home and _nvcc(home), "only for an NVIDIA GPU: install the CUDA toolkit, set CUDA_HOME"
@@ -68,8 +70,8 @@ def _first(*command: str) -> str | None:
 
 
 def _ninja() -> str | None:
-    beside = Path(sys.executable).with_name("ninja")
-    return _first(str(beside) if beside.exists() else "ninja", "--version")
+    installed = Path(sys.executable).with_name("ninja")
+    return _first(str(installed) if installed.exists() else "ninja", "--version")
 
 
 def _nvcc(home: str) -> str:
@@ -89,7 +91,7 @@ def _gpu() -> str | None:
 
 
 def _built() -> list[Finding]:
-    """The extension modules: for which processors, and whether the sources have changed since."""
+    """Report each extension module: its file, its processors, and if its sources have changed since."""
     found = []
     for name, (module, state) in dispatch.modules().items():
         if module is None:
@@ -99,15 +101,27 @@ def _built() -> list[Finding]:
         changed = "" if toolchain.source_hash() == module.SOURCE_HASH else ", changed since: run make setup"
         built = f"{module.CPU_CAPABILITY} on {module.THREADS}{cuda}"
         found.append(Finding(name, f"{built}, sources {module.SOURCE_HASH}{changed}"))
+        found.append(Finding("  loaded from", f"{module.__file__}{foreign(module.__file__)}"))
     return found
 
 
+def foreign(binary: str) -> str:
+    """Return a warning if a loaded binary belongs to another checkout than this package, else "".
+
+    An editable install makes the first checkout's binary importable in a second one that has not built its own.
+    """
+    package = Path(toolchain.__file__).resolve().parent
+    if Path(binary).resolve().parent == package:
+        return ""
+    return f", which belongs to another checkout than {package}: run make setup in this one"
+
+
 def _choices() -> list[Finding]:
-    """Which implementations there are, and which one each op takes where."""
+    """Report which implementations are available, and which one each op uses on each device."""
     states = dispatch.backends().items()
-    there = []
-    for name, state in states:
-        there.append(Finding(f"on {name}", state if state == dispatch.AVAILABLE else None, state))
+    available = [
+        Finding(f"on {name}", state if state == dispatch.AVAILABLE else None, state) for name, state in states
+    ]
     uses = ", ".join(f"{device}: {dispatch.runs_on(device)}" for device in ("cpu", "cuda"))
     decoding = "cpu: fused" if decode.available() else "cpu: torch"
-    return there + [Finding(op, uses) for op in OPS] + [Finding(op, decoding) for op in DECODE_OPS]
+    return available + [Finding(op, uses) for op in OPS] + [Finding(op, decoding) for op in DECODE_OPS]

@@ -1,20 +1,19 @@
-"""Compiles CUDA files for the emulator in csrc/emulator and calls them: needs a C++ compiler and no GPU.
+"""Compiles CUDA files for the emulator in csrc/emulator and calls them; needs a C++ compiler and no GPU.
 
-    toolchain = Toolchain(folder)
-    library = toolchain.compile("softmax.cu", checked=True)
+    compiler = Compiler(folder)
+    library = compiler.compile("softmax.cu", checked=True)
     library.run("softmax", [x, out], [rows, columns], seed=7)
 
 The file includes csrc/cuda/platform.cuh and exports a function that launches kernels:
 `extern "C" void softmax(void** tensors, const long long* numbers)`. With `checked=True` every load and store
-is watched: races, shared memory that nobody wrote, accesses outside the tensors and more
-(docs/kernels/emulator.md). What is found is raised as a RuntimeError.
+is checked: races, uninitialized shared memory, accesses outside the tensors and more
+(docs/kernels/emulator.md). A fault is raised as a RuntimeError.
 """
 
 import ctypes
 import fcntl
 import hashlib
-import os
-import shutil
+import shlex
 import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,9 @@ from pathlib import Path
 
 import numpy as np
 
-CSRC = Path(__file__).parent.parent / "csrc"
+from kernels import toolchain
+from kernels.toolchain import CSRC
+
 FLAGS = (
     *("-std=c++17", "-g", "-fPIC", "-fno-strict-aliasing", "-ffp-contract=off"),
     *("-Wall", "-Wextra", "-Wno-unknown-pragmas"),
@@ -35,10 +36,10 @@ LIBRARIES = ("-pthread", "-ldl")
 
 @dataclass(frozen=True)
 class AccessCount:
-    """What all warps together did at one place: `bytes` for each lane, in `warp_accesses` accesses.
+    """The accesses of all warps at one source line: `warp_accesses` accesses of `bytes` per lane.
 
-    `least` is what as many bytes cost when every lane wants its own and nothing is wasted: lanes that read the same
-    words may cost less.
+    `least` is the cost of the same number of bytes if every lane accesses its own and none are wasted; lanes that read
+    the same words may cost less.
 
     space "shared": cost in wavefronts, passes over the 32 banks. "global": cost in sectors of 32 bytes.
     "tensor cores": cost in mma.
@@ -55,11 +56,11 @@ class AccessCount:
 
 @dataclass(frozen=True)
 class Event:
-    """What one thread did at one place: a load, a store, or its part of a warp operation.
+    """One thread's load, store, or part of a warp operation.
 
     memory: the region and the byte in it, as in "tensor 0 + 64".
-    given, got: bytes in memory order. A load got them, a store left them there; a mma was given the
-    registers of a (4), b (2) and c (4).
+    given, got: the operands and the result, bytes in memory order. A load and a store have only the latter; a mma is
+    given the registers of a (4), b (2) and c (4).
     """
 
     thread: int
@@ -92,13 +93,13 @@ class Library:
         count: bool = False,
         traced_block: int = -1,
     ) -> None:
-        """Calls `program`; its kernels may touch `tensors` (C-contiguous) and nothing else.
+        """Call `program`; its kernels may access `tensors` (C-contiguous) and nothing else.
 
-        seed: 0 runs threads and blocks in order, any other number in an order drawn from it.
+        seed: 0 runs threads and blocks in order, any other number in a random order.
         workers: OS threads to spread the blocks over; 0 is one per core.
         architecture: 80 for sm_80; bounds the shared memory of a block.
-        count: keep the cost of each access for `counts`; in a checked library.
-        traced_block: keep the events of this block (numbered x first) for `events`; in a checked library.
+        count: record the cost of each access for `counts`; only in a checked library.
+        traced_block: record the events of this block (numbered x first) for `events`; only in a checked library.
         Raises RuntimeError with kernel, block, thread and source line when a check fails.
         """
         addresses = (ctypes.c_void_p * len(tensors))(*(tensor.ctypes.data for tensor in tensors))
@@ -114,7 +115,7 @@ class Library:
             raise RuntimeError(error.decode())
 
     def counts(self) -> list[AccessCount]:
-        """Bank conflicts, sectors and mma of each source line since the last call."""
+        """Return the bank conflicts, sectors and mma of each source line since the last call."""
         totals: dict[tuple[str, str, str, int], list[int]] = {}
         for line in self._library.emulator_counts().decode().splitlines():
             place, space, access, size, *numbers = line.split("\t")
@@ -123,7 +124,7 @@ class Library:
         return [AccessCount(*key, *sums) for key, sums in totals.items()]
 
     def events(self) -> list[Event]:
-        """What the threads of the traced block did since the last call, in the order of the emulator."""
+        """Return the events of the traced block since the last call, in the order of execution."""
         rows = [line.split("\t") for line in self._library.emulator_trace().decode().splitlines()]
         return [
             Event(int(thread), place, operation, memory, bytes.fromhex(given), bytes.fromhex(got))
@@ -131,30 +132,32 @@ class Library:
         ]
 
 
-class Toolchain:
-    """A C++ compiler and a folder for what it makes; the emulator itself is compiled once per folder.
+class Compiler:
+    """A C++ compiler with a folder for its output; the emulator itself is compiled once per folder.
 
-    csrc: where the headers of cuda/ are found; elsewhere than in this package for changed copies of them.
+    command: the compiler, such as "g++" or "ccache g++"; otherwise CXX, or c++.
+    csrc: the folder that holds cuda/ with the headers; another than the package's own for changed copies of them.
     """
 
-    def __init__(self, folder: str | Path, compiler: str | None = None, csrc: Path = CSRC):
+    def __init__(self, folder: str | Path, command: str | None = None, csrc: Path = CSRC):
         self.folder = Path(folder)
         self.csrc = csrc
-        self.compiler = compiler or os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-        if not self.compiler:
-            raise FileNotFoundError("no C++ compiler found: install g++ or clang++, or set CXX")
-        version = subprocess.run([self.compiler, "--version"], capture_output=True, text=True)
+        found = shlex.split(command) if command else toolchain.compiler()
+        if not found:
+            raise FileNotFoundError(toolchain.NO_COMPILER)
+        self.command = found
+        version = subprocess.run([*self.command, "--version"], capture_output=True, text=True)
         self._version = version.stdout
         # gcc would share the __shared__ variables of templates between all libraries of the process. Of clang's
         # DWARF 5, addr2line 2.40 does not see which calls were inlined, and so not the line of the kernel.
         is_clang = "clang" in self._version
         self._flags = (*FLAGS, "-gdwarf-4") if is_clang else (*FLAGS, "-fno-gnu-unique")
-        # An array at the end of a struct has a bound, too.
+        # bounds-strict also checks an array at the end of a struct.
         self._checks = (*CHECKS, f"-fsanitize={'bounds' if is_clang else 'bounds-strict'}")
         self._objects: list[Path] = []
 
     def compile(self, source: str | Path, *, checked: bool = False, flags: Sequence[str] = ()) -> Library:
-        """Compiles one CUDA file. `checked` makes every load and store call the emulator's checks."""
+        """Compile one CUDA file. `checked` makes every load and store call the emulator's checks."""
         source = Path(source).resolve()
         extra = [*(self._checks if checked else ("-O2",)), *flags]
         parts = [self._compile_object(source, extra), *self.objects()]
@@ -164,7 +167,7 @@ class Toolchain:
         return Library(library)
 
     def objects(self) -> list[Path]:
-        """The emulator itself, never instrumented."""
+        """Return the object files of the emulator itself, which is never instrumented."""
         if not self._objects:
             with ThreadPoolExecutor(2) as pool:
                 sources = sorted((CSRC / "emulator").glob("*.cpp"))
@@ -172,14 +175,14 @@ class Toolchain:
         return self._objects
 
     def _compile_object(self, source: Path, extra: Sequence[str]) -> Path:
-        """Named after everything that went into it, so that a stale one is never used."""
+        """Return the object file, named by a hash of all its inputs so that a stale one is never used."""
         flags = [*self._flags, *extra]
         headers = sorted((CSRC / "emulator").glob("*.h"))
         if source.parent != (CSRC / "emulator").resolve():
             headers += sorted([*self.csrc.glob("*.h"), *self.csrc.glob("cuda/*.cu*")])
             headers += sorted([*source.parent.glob("*.cuh"), *source.parent.glob("*.h")])
             headers += sorted(source.parent.parent.glob("*.cuh"))
-        digest = hashlib.sha256(" ".join([self.compiler, self._version, *flags]).encode())
+        digest = hashlib.sha256(" ".join([*self.command, self._version, *flags]).encode())
         for file in (source, *headers):
             digest.update(file.read_bytes())
         target = self.folder / f"{source.stem}-{digest.hexdigest()[:16]}.o"
@@ -187,13 +190,13 @@ class Toolchain:
         return self._make(target, *flags, *include, "-x", "c++", "-c", str(source))
 
     def _make(self, target: Path, *arguments: str) -> Path:
-        """The target, once and whole, also where several processes want it at the same time."""
+        """Make `target` once and atomically, even if several processes ask for it at the same time."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with target.with_suffix(f"{target.suffix}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not target.exists():
                 aside = target.with_suffix(f"{target.suffix}.aside")
-                command = [self.compiler, *arguments, "-o", str(aside)]
+                command = [*self.command, *arguments, "-o", str(aside)]
                 done = subprocess.run(command, capture_output=True, text=True)
                 if done.returncode:
                     raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")

@@ -1,9 +1,9 @@
-"""The kernels of csrc/cuda as programs of emulator.py, one dtype each: for the trace and for the mutation test.
+"""Builds and calls the kernels of csrc/cuda on the emulator, one dtype per build; used by trace and mutation test.
 
-    library = programs.build(Toolchain(folder), "attention_short_forward", "bfloat16")
+    library = programs.build(Compiler(folder), "attention_short_forward", "bfloat16")
     out, lse = programs.attention_forward(library, q, k, v)
 
-Arrays are numpy's; bfloat16, which numpy lacks, lies in uint16. What a kernel does not write stays NaN.
+Arrays are numpy's; bfloat16, which numpy lacks, is stored in uint16. What a kernel does not write stays NaN.
 """
 
 import struct
@@ -13,16 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernels import philox
-from kernels.workbench.emulator import Library, Toolchain
+from kernels.workbench.emulator import Compiler, Event, Library
 
-# The dtypes: how C++ calls them, and what numpy keeps them in.
+# The dtypes: their names in C++, and the numpy dtypes that store them.
 CXX_NAMES = {"float32": "float", "float64": "double", "float16": "__half", "bfloat16": "__nv_bfloat16"}
 STORAGE = {"float32": np.float32, "float64": np.float64, "float16": np.float16, "bfloat16": np.uint16}
+KINDS = STORAGE | {"int32": np.int32, "int64": np.int64}
+MMA_KINDS = {"bf16": "bfloat16", "f16": "float16", "tf32": "float32"}
 
 
 @dataclass(frozen=True)
 class Program:
-    """source: in csrc/programs. kernels: the header it includes; call: the launcher, with the arguments p."""
+    """A source file in csrc/programs, the header of kernels that it includes, and its launch with arguments p."""
 
     source: str
     kernels: str
@@ -49,31 +51,67 @@ PROGRAMS = {
 }
 
 
-def build(toolchain: Toolchain, name: str, dtype: str, *, flags: Sequence[str] = ()) -> Library:
-    """The program `name` of PROGRAMS, compiled for a dtype with every check on."""
+def build(compiler: Compiler, name: str, dtype: str, *, flags: Sequence[str] = ()) -> Library:
+    """Compile the program `name` of PROGRAMS for a dtype, with all checks on."""
     program = PROGRAMS[name]
     names = [
         f"-DSLM_T={CXX_NAMES[dtype]}",
         f'-DSLM_KERNELS="{program.kernels}"',
         f"-DSLM_CALL(p)={program.call}",
     ]
-    source = toolchain.csrc / "programs" / program.source
-    return toolchain.compile(source, checked=True, flags=[*names, *flags])
+    source = compiler.csrc / "programs" / program.source
+    return compiler.compile(source, checked=True, flags=[*names, *flags])
+
+
+def decode(data: bytes, kind: str) -> np.ndarray:
+    """Return the numbers in bytes of memory; bfloat16 becomes float32.
+
+    >>> decode(bytes.fromhex("803f00c0"), "bfloat16").tolist()
+    [1.0, -2.0]
+    """
+    if len(data) % np.dtype(KINDS[kind]).itemsize:
+        return np.frombuffer(data, np.uint8)
+    values = np.frombuffer(data, KINDS[kind])
+    return (values.astype(np.uint32) << 16).view(np.float32) if kind == "bfloat16" else values
+
+
+def encode(values: np.ndarray, kind: str) -> np.ndarray:
+    """Return `values` (float64) as `kind` is stored; bfloat16 is the truncated upper half of a float32."""
+    if kind == "bfloat16":
+        return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    return values.astype(KINDS[kind])
+
+
+def values_of(event: Event, tensors: Sequence[str], registers: str) -> list[np.ndarray]:
+    """Return the numbers that a lane gave and got; for a mma the registers of a, b, c and the new c.
+
+    tensors: the dtype of each tensor; registers: how to read registers and shared memory.
+    """
+    if event.operation.startswith("mma"):
+        kind = MMA_KINDS[event.operation.rsplit(".", 1)[1]]
+        a, b, c = event.given[:16], event.given[16:24], event.given[24:]
+        return [decode(a, kind), decode(b, kind), decode(c, "float32"), decode(event.got, "float32")]
+    region, _, number = event.memory.partition(" + ")[0].partition(" ")
+    kind = tensors[int(number)] if region == "tensor" else registers
+    return [part for part in (decode(event.given, kind), decode(event.got, kind)) if part.size]
 
 
 def unwritten(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """All bits set, a NaN in every floating dtype; aligned, so that the sectors touched are always the same."""
+    """Return an aligned array with all bits set, which is NaN in every floating dtype.
+
+    The alignment makes the count of sectors reproducible.
+    """
     count = int(np.prod(shape)) * np.dtype(dtype).itemsize
     room = np.full(count + 64, 0xFF, np.uint8)
     return room[-room.ctypes.data % 64 :][:count].view(dtype).reshape(shape)
 
 
 def statistics(dtype: np.dtype) -> type:
-    """What the statistics of tensors of this dtype are kept in."""
+    """Return the dtype of the statistics for tensors of this dtype."""
     return np.float64 if dtype == np.float64 else np.float32
 
 
-# The tensors of each program, in the order in which it is handed them.
+# The tensors of each program, in the order in which it takes them.
 TENSORS = {
     "layer_norm_forward": ("x", "weight", "bias", "residual", "out", "sum", "mean", "rstd"),
     "layer_norm_backward": (
@@ -89,7 +127,7 @@ TENSORS = {
 
 
 def kind_of(name: str, dtype: str) -> str:
-    """The dtype of the tensor `name` of a program for `dtype`."""
+    """Return the dtype of the tensor `name` in a program for `dtype`."""
     if name == "seed":
         return "int64"
     wide = name in ("mean", "rstd", "partials", "lse", "delta", "dq_sum") and dtype != "float64"
@@ -97,9 +135,9 @@ def kind_of(name: str, dtype: str) -> str:
 
 
 def layer_norm_forward(
-    library: Library, x, weight, bias=None, residual=None, multiprocessors: int = 1, **how
+    library: Library, x, weight, bias=None, residual=None, sm_count: int = 1, **how
 ) -> dict[str, np.ndarray]:
-    """out, mean, rstd and, with a residual, sum, for x and residual of (rows, C)."""
+    """Return out, mean, rstd and, with a residual, sum, for x and residual of (rows, C)."""
     rows, columns = x.shape
     wide = statistics(x.dtype)
     made = [
@@ -109,29 +147,29 @@ def layer_norm_forward(
     ]
     given = [x, weight, weight if bias is None else bias, x if residual is None else residual]
     strides = [given[0].strides[0] // x.itemsize, given[3].strides[0] // x.itemsize]
-    numbers = [rows, columns, *strides, bias is not None, residual is not None, multiprocessors]
+    numbers = [rows, columns, *strides, bias is not None, residual is not None, sm_count]
     library.run("run", [*map(memory, given), *made], numbers, **how)
     return dict(zip(TENSORS["layer_norm_forward"][4:], made, strict=True))
 
 
 def layer_norm_backward(
-    library: Library, grad_out, x, weight, mean, rstd, grad_residual=None, multiprocessors: int = 1, **how
+    library: Library, grad_out, x, weight, mean, rstd, grad_residual=None, sm_count: int = 1, **how
 ) -> dict[str, np.ndarray]:
-    """The gradients of x (rows, C), weight (C) and bias (C)."""
+    """Return the gradients of x (rows, C), weight (C) and bias (C)."""
     rows, columns = x.shape
-    lines = 4 * multiprocessors  # layer_norm_partials
+    lines = 4 * sm_count  # layer_norm_partials
     made = [unwritten(shape, x.dtype) for shape in ((rows, columns), (columns,), (columns,))]
     made.append(unwritten((lines, 2, columns), statistics(x.dtype)))
     passed = grad_out if grad_residual is None else grad_residual
     strides = [tensor.strides[0] // x.itemsize for tensor in (grad_out, x, passed)]
     given = map(memory, (grad_out, x, weight, mean, rstd, passed))
-    numbers = [rows, columns, *strides, grad_residual is not None, multiprocessors]
+    numbers = [rows, columns, *strides, grad_residual is not None, sm_count]
     library.run("run", [*given, *made], numbers, **how)
     return dict(zip(TENSORS["layer_norm_backward"][6:], made, strict=True))
 
 
 def attention_forward(library: Library, q, k, v, options: dict, **how) -> dict[str, np.ndarray]:
-    """out and lse (B, H, T), for q (B, T, H, D) and k, v (B, T, Hkv, D). options: of `attention_numbers`."""
+    """Return out and lse (B, H, T), for q (B, T, H, D) and k, v (B, T, Hkv, D). options: see `attention_numbers`."""
     batch, length, heads, _ = q.shape
     made = [unwritten(q.shape, q.dtype), unwritten((batch, heads, length), statistics(q.dtype))]
     numbers, seed = attention_numbers([q, k, v, made[0]], q, k, **options)
@@ -142,7 +180,7 @@ def attention_forward(library: Library, q, k, v, options: dict, **how) -> dict[s
 def attention_backward(
     library: Library, grad_out, q, k, v, out, lse, options: dict, **how
 ) -> dict[str, np.ndarray]:
-    """dq, dk and dv."""
+    """Return dq, dk and dv."""
     batch, length, heads, width = q.shape
     made = [unwritten(tensor.shape, q.dtype) for tensor in (q, k, v)]
     given = [grad_out, q, k, v, out]
@@ -156,7 +194,7 @@ def attention_backward(
 def attention_numbers(
     tensors: Sequence[np.ndarray], q, k, *, scale=None, window=None, dropout_p=0.0, seed=0, any_order=False
 ) -> tuple[list[int], np.ndarray]:
-    """What csrc/programs/attention.h reads, and the seed as a tensor."""
+    """Return the numbers that csrc/programs/attention.h reads, and the seed as a tensor."""
     batch, length, heads, width = q.shape
     (bits,) = struct.unpack("q", struct.pack("d", width**-0.5 if scale is None else scale))
     threshold = philox.keep_threshold(dropout_p) if dropout_p else 0
@@ -176,7 +214,7 @@ def attention_numbers(
 
 
 def memory(tensor: np.ndarray) -> np.ndarray:
-    """All elements from the first to the last of a view, as they lie in memory."""
+    """Return the memory of a view, from its first to its last element."""
     if not tensor.size:
         return tensor
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))

@@ -1,8 +1,8 @@
-"""What nvcc gives each CUDA kernel, registers and spills, and how long it takes. Needs the toolkit, no GPU.
+"""Reports registers and spills of each CUDA kernel, and nvcc's time. Needs the toolkit, no GPU.
 
-    python -m kernels.workbench.resources [sm_80 sm_90 …]
+    python -m kernels resources [sm_80 sm_90 …]
 
-compiles the files of csrc/cuda that hold kernels and prints one line for each kernel, and one for each file.
+compiles the files of csrc/cuda that hold kernels and prints one line per kernel and one per file.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ import tyro
 from common import cli
 from kernels import toolchain
 
-# Of the compiler's report on one kernel: its name, its architecture, then the figures.
+# The compiler's report on one kernel: its name, its architecture, then the figures.
 _REPORT = re.compile(
     r"Compiling entry function '(\S+)' for '(sm_\w+)'.*?"
     r"(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
@@ -30,7 +30,7 @@ _REPORT = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """One kernel on one architecture; registers are those of a thread, spilled are bytes stored and loaded."""
+    """One kernel on one architecture: registers per thread, and bytes of spill stores and loads."""
 
     kernel: str
     architecture: str
@@ -39,20 +39,20 @@ class Resources:
 
 
 def sources() -> list[Path]:
-    """The CUDA files that hold kernels and know no torch."""
+    """Return the CUDA files that hold kernels and include no torch."""
     return sorted(path for path in (toolchain.CSRC / "cuda").glob("*.cu") if path.stem != "bindings")
 
 
 @dataclasses.dataclass(frozen=True)
 class Compilation:
-    """One file for one architecture: its kernels, and the CPU time of the compiler."""
+    """The kernels of one file for one architecture, and the compiler's CPU time."""
 
     kernels: list[Resources]
     seconds: float
 
 
 def compile_for(source: Path, architecture: str) -> Compilation:
-    """As compile_kernels, for one architecture and timed."""
+    """Compile for one architecture and measure the time."""
     before = os.times()
     kernels = compile_kernels(source, [architecture])
     after = os.times()
@@ -61,7 +61,7 @@ def compile_for(source: Path, architecture: str) -> Compilation:
 
 
 def compile_kernels(source: Path, architectures: list[str]) -> list[Resources]:
-    """Compiles `source` for each of `architectures` ("sm_80"); RuntimeError with nvcc's words where that fails."""
+    """Compile `source` for each of `architectures` ("sm_80"); RuntimeError with nvcc's message if that fails."""
     nvcc = toolchain.nvcc()
     targets = [f"-gencode=arch={name.replace('sm', 'compute')},code={name}" for name in architectures]
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +80,7 @@ def compile_kernels(source: Path, architectures: list[str]) -> list[Resources]:
 
 
 def _readable(symbol: str) -> str:
-    """The kernel's name and template arguments; the symbol itself where c++filt is missing."""
+    """Return the kernel's name and template arguments; the symbol itself if c++filt is missing."""
     if not shutil.which("c++filt"):
         return symbol
     name = subprocess.run(["c++filt", symbol], capture_output=True, text=True, check=True).stdout.strip()
@@ -89,16 +89,16 @@ def _readable(symbol: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Prints what nvcc gives each CUDA kernel: registers, spills and its own time."""
+    """Print registers and spills of each CUDA kernel, and nvcc's time."""
 
     architectures: Annotated[tuple[str, ...], tyro.conf.Positional] = ("sm_80", "sm_90")
-    """What to compile for."""
+    """Architectures to compile for."""
 
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Prints a line for each kernel and architecture, and one for each file."""
-    options = cli.parse(Options, argv, prog="python -m kernels.workbench.resources")
+    """Print a line per kernel and architecture, and one per file."""
+    options = cli.parse(Options, argv, prog="python -m kernels resources")
     known = toolchain.output(toolchain.nvcc(), "--list-gpu-code")
     for name in options.architectures:
         if name not in known:

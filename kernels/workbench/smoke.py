@@ -1,11 +1,11 @@
-"""Every kernel once, forward and backward, on a case so small that the slowest memory checker gets through it.
+"""Calls every kernel once, forward and backward, on cases small enough for the slowest memory checker.
 
-    python -m kernels.workbench.smoke                                                 # on the GPU, else on the emulator
-    compute-sanitizer --tool racecheck python -m kernels.workbench.smoke --device cuda
+    python -m kernels smoke                                                 # on the GPU, else on the emulator
+    compute-sanitizer --tool racecheck python -m kernels smoke --device cuda
 
-The cases reach every kernel of csrc/cuda in every version that is compiled: dtype, padded width, dropout, row layout
-(tests/kernels/test_smoke.py holds the launches against the list of all kernels). Each result is compared with the
-reference in float64; that finds a kernel that computes nonsense here, while tests/kernels judges how exact they are.
+The cases reach every kernel of csrc/cuda in every compiled version: dtype, padded width, dropout, row layout
+(tests/kernels/test_smoke.py compares the launches with the list of all kernels). Each result is compared with the
+reference in float64, which finds a kernel that is wrong on this machine; tests/kernels measures their precision.
 """
 
 import dataclasses
@@ -19,10 +19,10 @@ import kernels
 from common import cli
 from kernels import reference
 
-# What ||ours - exact|| / ||exact|| may be, far above rounding and far below a mistake.
+# Limits of ||ours - exact|| / ||exact||: far above rounding, far below the effect of a bug.
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 ROWS = 9
-# For 4 and for 8 elements a pack: each number of packs in registers; more than registers hold; no whole packs.
+# With 4 or 8 elements per pack: each number of packs in registers, a row too long for registers, a partial pack.
 NORM_SIZES = (64, 128, 192, 256, 384, 512, 768, 1024, 2048, 1025)
 WIDTHS = (32, 64, 96, 128)
 SEED = 12345
@@ -30,17 +30,17 @@ SEED = 12345
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Calls every kernel once on a small case and compares with the reference."""
+    """Call every kernel once on a small case and compare with the reference."""
 
     device: Literal["auto", "cuda", "emulated", "cpu"] = "auto"
-    """The kernels on the GPU, the same on the emulator, or those for the CPU; auto takes the first that are here."""
+    """The CUDA kernels on the GPU or on the emulator, or the CPU kernels; auto takes the first that is available."""
     only: str = ""
-    """Only the cases that have this in their name."""
+    """Run only the cases whose name contains this."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One call of one op: `ours` and `exact` take the same tensors, of these shapes."""
+    """A call of one op; `ours` and `exact` take the same tensors of these shapes."""
 
     name: str
     dtype: torch.dtype
@@ -50,7 +50,7 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """All of them, dtype by dtype."""
+    """Yield all cases, dtype by dtype."""
     for dtype in TOLERANCE:
         for size in NORM_SIZES:
             yield from _norms(dtype, size)
@@ -67,8 +67,8 @@ def _norms(dtype: torch.dtype, size: int) -> Iterator[Case]:
 
 
 def _attentions(dtype: torch.dtype, width: int, dropout_p: float) -> Iterator[Case]:
-    """Of 16 bits: a short and a long context on tensor cores, the latter with both backwards, and a width that these
-    cannot take."""
+    """Yield, for 16-bit dtypes, a short and a long context on tensor cores, the latter with both backwards, and a width
+    that tensor cores cannot take."""
     if dtype.itemsize > 2:
         yield _attention(dtype, 37, 2, 2, width, dropout_p)
         return
@@ -79,7 +79,7 @@ def _attentions(dtype: torch.dtype, width: int, dropout_p: float) -> Iterator[Ca
 
 
 def _attention(dtype, length, heads, kv_heads, width, dropout_p, window=None, deterministic=True) -> Case:
-    """q of (1, T, H, D), k and v of (1, T, Hkv, D)."""
+    """Return a case with q of (1, T, H, D), k and v of (1, T, Hkv, D)."""
     options = {"dropout_p": dropout_p, "seed": SEED if dropout_p else None, "window": window}
     shapes = ((1, length, heads, width), *[(1, length, kv_heads, width)] * 2)
     order = "" if deterministic else ", in any order"
@@ -98,9 +98,9 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def error(case: Case, device: str) -> float:
-    """The largest ||ours - exact|| / ||exact|| over the results and the gradients of all inputs; NaN stays NaN.
+    """Return the largest ||ours - exact|| / ||exact|| of the results and the gradients of all inputs; NaN stays NaN.
 
-    Random numbers are made on the CPU, so that no kernel but ours runs on the device.
+    Random numbers are drawn on the CPU, so that only our kernels run on the device.
     """
     generator = torch.Generator().manual_seed(SEED)
     drawn = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in case.shapes]
@@ -112,7 +112,7 @@ def error(case: Case, device: str) -> float:
 
 
 def _with_gradients(op: Callable, inputs: list[Tensor]) -> list[Tensor]:
-    """The results, then the gradients of all inputs for upstream gradients drawn from the seed."""
+    """Return the results, then the gradients of all inputs for upstream gradients drawn from the seed."""
     leaves = [x.requires_grad_() for x in inputs]
     found = op(*leaves)
     outputs = found if isinstance(found, tuple) else (found,)
@@ -127,7 +127,7 @@ def _distance(found: Tensor, exact: Tensor) -> float:
 
 
 def chosen_device(name: str) -> str:
-    """What `auto` is here; ValueError with the fix where the kernels asked for are missing."""
+    """Resolve `auto`; ValueError with the fix if the kernels asked for are missing."""
     states = kernels.backends()
     if name == "auto":
         name = next((each for each in ("cuda", "emulated", "cpu") if states[each] == "available"), "cuda")
@@ -138,8 +138,8 @@ def chosen_device(name: str) -> str:
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the cases and says which, if any, are wrong."""
-    options = cli.parse(Options, argv, prog="python -m kernels.workbench.smoke")
+    """Run the cases and report those that are wrong."""
+    options = cli.parse(Options, argv, prog="python -m kernels smoke")
     device = chosen_device(options.device)
     chosen = [case for case in cases() if options.only in case.name]
     if not chosen:

@@ -1,10 +1,10 @@
-"""Shows what each lane of a CUDA kernel holds, on the emulator: loads, stores, shuffles, fragments.
+"""Shows what each lane of a CUDA kernel loads, stores, shuffles and holds in fragments, on the emulator.
 
     python -m kernels trace causal_attention --shape 1x32x1x32:bfloat16 --line fragments.cuh:98 --thread 0..3
     python -m kernels trace FILE.cu PROGRAM --shape 16x64:bfloat16 64x8:bfloat16 16x8:float32 --line 21..25
 
-An op runs the kernels that ship; a FILE exports PROGRAM as kernels/workbench/emulator.py describes. Tensors are
-filled with seeded random numbers. Without --line, an op shows which lines there are.
+An op runs the shipped kernels; a FILE exports PROGRAM as kernels/workbench/emulator.py describes. Tensors are
+filled with seeded random numbers. Without --line, an op lists its source lines.
 """
 
 from collections import Counter
@@ -17,50 +17,49 @@ import numpy as np
 import tyro
 
 from common import cli
-from kernels.workbench import programs
-from kernels.workbench.emulator import Event, Toolchain
+from kernels.workbench import programs, trace_plot, trials
+from kernels.workbench.emulator import Compiler, Event
+from kernels.workbench.programs import KINDS, encode, values_of
 
-KINDS = programs.STORAGE | {"int32": np.int32, "int64": np.int64}
-MMA_KINDS = {"bf16": "bfloat16", "f16": "float16", "tf32": "float32"}
 OPS = ("layer_norm", "add_layer_norm", "causal_attention")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Shows what each lane of a CUDA kernel loads, stores, gives to its warp and gets from it."""
+    """Show what each lane of a CUDA kernel loads, stores, and exchanges with its warp."""
 
     target: Annotated[str, tyro.conf.Positional]
     """layer_norm, add_layer_norm, causal_attention, or a CUDA file"""
     program: Annotated[str, tyro.conf.Positional] = ""
     """of a file: the function to call, extern "C" """
     shape: tuple[str, ...] = field(default=())
-    """of an op's x or q, as 1x32x1x32:bfloat16; of a file one for each tensor"""
+    """shape and dtype of an op's x or q, as 1x32x1x32:bfloat16; for a file, of each tensor"""
     backward: bool = False
-    """of an op: the backward"""
+    """trace the op's backward"""
     kv_heads: int | None = None
-    """of causal_attention: the heads of k and v"""
+    """causal_attention: heads of k and v"""
     window: int | None = None
-    """of causal_attention: the keys that a query sees"""
+    """causal_attention: number of keys that a query sees"""
     dropout_p: float = 0.0
-    """of causal_attention"""
+    """causal_attention: probability of dropping a weight"""
     numbers: tuple[int, ...] = ()
-    """what a file's function takes as numbers"""
+    """a file: the numbers that its function takes"""
     block: int = 0
     """the block to trace, numbered x first"""
     thread: str = ""
-    """first and last thread to show; else those of one warp, 0..31, and all in the list of lines"""
+    """threads to show, as 4 or 0..31; by default one warp, or all threads in the list of lines"""
     line: str = ""
-    """first and last source line to show, as 98 or 90..98 or fragments.cuh:90..98"""
+    """source lines to show, as 98 or 90..98 or fragments.cuh:90..98"""
     registers: str = "float32"
     """how to read shared memory and registers: float32, float64, float16, bfloat16, int32 or int64"""
     seed: int = 0
-    """for the numbers in the tensors and the order of threads"""
+    """seed of the tensors and of the order of threads"""
     plot: Path | None = None
     """draw the fragments of the first mma shown, or the banks of the first ldmatrix"""
     row_bytes: int = 0
-    """of the tile that ldmatrix reads: draws its banks without a swizzle, too; known for causal_attention"""
+    """bytes per row of the tile that ldmatrix reads, to draw unswizzled banks too; known for causal_attention"""
     build: Path = Path("build/emulator")
-    """where compiled files are kept for the next time"""
+    """folder that caches compiled files"""
 
     def __post_init__(self) -> None:
         if self.registers not in KINDS:
@@ -69,45 +68,15 @@ class Options:
 
 @dataclass(frozen=True)
 class Recording:
-    """What one block did; names and kinds: of the tensors that events call tensor 0, tensor 1, …"""
+    """The events of one block, and the dtypes and names of the tensors that events call tensor 0, tensor 1, …"""
 
     events: list[Event]
     kinds: list[str]
     names: Sequence[str] = ()
 
 
-def decode(data: bytes, kind: str) -> np.ndarray:
-    """Numbers from bytes in memory order; bfloat16 becomes float32.
-
-    >>> decode(bytes.fromhex("803f00c0"), "bfloat16").tolist()
-    [1.0, -2.0]
-    """
-    if len(data) % np.dtype(KINDS[kind]).itemsize:
-        return np.frombuffer(data, np.uint8)
-    values = np.frombuffer(data, KINDS[kind])
-    return (values.astype(np.uint32) << 16).view(np.float32) if kind == "bfloat16" else values
-
-
-def encode(values: np.ndarray, kind: str) -> np.ndarray:
-    """`values` (float64) in the memory of `kind`; bfloat16 by cutting off the lower half of a float32."""
-    if kind == "bfloat16":
-        return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
-    return values.astype(KINDS[kind])
-
-
-def values_of(event: Event, tensors: Sequence[str], registers: str) -> list[np.ndarray]:
-    """What the lane gave and got; of a mma the registers of a, b, c and the new c."""
-    if event.operation.startswith("mma"):
-        kind = MMA_KINDS[event.operation.rsplit(".", 1)[1]]
-        a, b, c = event.given[:16], event.given[16:24], event.given[24:]
-        return [decode(a, kind), decode(b, kind), decode(c, "float32"), decode(event.got, "float32")]
-    region, _, number = event.memory.partition(" + ")[0].partition(" ")
-    kind = tensors[int(number)] if region == "tensor" else registers
-    return [part for part in (decode(event.given, kind), decode(event.got, kind)) if part.size]
-
-
 def span(text: str) -> range:
-    """Both ends included.
+    """Return the range that a text names, both ends included.
 
     >>> span("3..5")
     range(3, 6)
@@ -120,7 +89,7 @@ def span(text: str) -> range:
 
 @dataclass(frozen=True)
 class Lines:
-    """The lines to show, of one file or of any.
+    """Source lines to show, in one file or in any.
 
     >>> Lines.read("fragments.cuh:90..98").holds("/x/fragments.cuh:91")
     True
@@ -140,7 +109,7 @@ class Lines:
 
 
 def position(place: str) -> tuple[str, int]:
-    """File and line, to sort by; line 0 where the debugger's tables know the function only.
+    """Return file and line, to sort by; line 0 if the debug information knows only the function.
 
     >>> position("/x/fragments.cuh:91"), position("void slm::row_sum<float>")
     (('fragments.cuh', 91), ('void slm::row_sum<float>', 0))
@@ -150,14 +119,14 @@ def position(place: str) -> tuple[str, int]:
 
 
 def select(events: Iterable[Event], lines: Lines, threads: range) -> list[Event]:
-    """The events of those lines and threads, line by line, in the order in which they happened."""
+    """Return the events of those lines and threads, sorted by line, then in the order of execution."""
     return sorted(
         (e for e in events if e.thread in threads and lines.holds(e.place)), key=lambda e: position(e.place)
     )
 
 
 def table(events: Sequence[Event], recording: Recording, registers: str):
-    """A rich table with one row for each event."""
+    """Return a rich table with one row per event."""
     from rich.table import Table
 
     shown = Table("line", "thread", "operation", "memory", "given", "got")
@@ -172,7 +141,7 @@ def table(events: Sequence[Event], recording: Recording, registers: str):
 
 
 def named(memory: str, names: Sequence[str]) -> str:
-    """A place in memory with the tensor's name for its number.
+    """Replace the number of a tensor in a memory location by its name.
 
     >>> named("tensor 1 + 64", ["q", "k"])
     'k + 64'
@@ -183,7 +152,7 @@ def named(memory: str, names: Sequence[str]) -> str:
 
 
 def menu(events: Iterable[Event]):
-    """A rich table of the lines that did something, and what."""
+    """Return a rich table of the lines with events, and their operations."""
     from rich.table import Table
 
     shown = Table("line", "operation", "times")
@@ -195,7 +164,7 @@ def menu(events: Iterable[Event]):
 
 
 def read_shape(text: str) -> tuple[tuple[int, ...], str]:
-    """Sizes and dtype of a tensor.
+    """Parse sizes and dtype of a tensor.
 
     >>> read_shape("16x64:bfloat16")
     ((16, 64), 'bfloat16')
@@ -207,7 +176,7 @@ def read_shape(text: str) -> tuple[tuple[int, ...], str]:
 
 
 def record(options: Options) -> Recording:
-    """Runs the op or the program on the emulator."""
+    """Run the op or the program on the emulator."""
     shapes = [read_shape(text) for text in options.shape]
     return _record_op(options, shapes) if options.target in OPS else _record_file(options, shapes)
 
@@ -217,14 +186,12 @@ def _record_file(options: Options, shapes: list[tuple[tuple[int, ...], str]]) ->
         raise FileNotFoundError(f"{options.target}: no such CUDA file, and no op: those are {', '.join(OPS)}")
     random = np.random.default_rng(options.seed)
     tensors = [encode(random.standard_normal(shape), kind) for shape, kind in shapes]
-    library = Toolchain(options.build).compile(options.target, checked=True)
+    library = Compiler(options.build).compile(options.target, checked=True)
     library.run(options.program, tensors, options.numbers, seed=options.seed, traced_block=options.block)
     return Recording(library.events(), [kind for _, kind in shapes])
 
 
 def _record_op(options: Options, shapes: list[tuple[tuple[int, ...], str]]) -> Recording:
-    from kernels.workbench import trials
-
     family = "attention" if options.target == "causal_attention" else "layer_norm"
     dimensions = "BxTxHxD" if family == "attention" else "ROWSxC"
     if len(shapes) != 1 or len(shapes[0][0]) != dimensions.count("x") + 1:
@@ -238,14 +205,14 @@ def _record_op(options: Options, shapes: list[tuple[tuple[int, ...], str]]) -> R
     else:
         case = trials.Norm(*sizes, residual=options.target == "add_layer_norm")
     program = f"{family}_{'backward' if options.backward else 'forward'}"
-    library = programs.build(Toolchain(options.build), program, kind)
+    library = programs.build(Compiler(options.build), program, kind)
     trials.prepare(program, case, kind).run(library, seed=options.seed, traced_block=options.block)
     names = programs.TENSORS[program]
     return Recording(library.events(), [programs.kind_of(name, kind) for name in names], names)
 
 
 def _check_op(options: Options, sizes: tuple[int, ...], kind: str) -> None:
-    """ValueError for what the op itself would refuse, found on tensors without memory."""
+    """Raise the ValueError that the op itself would raise, using tensors without memory."""
     import torch
 
     from kernels import checks
@@ -264,7 +231,7 @@ def _check_op(options: Options, sizes: tuple[int, ...], kind: str) -> None:
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; its options are the fields of Options."""
+    """Run the command line; its options are the fields of Options."""
     from rich.console import Console
 
     options = cli.parse(Options, argv, prog="python -m kernels trace")
@@ -275,17 +242,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = select(recording.events, lines, threads)
     Console().print(menu(chosen) if is_menu else table(chosen, recording, options.registers))
     if options.plot:
-        from kernels.workbench.trace_plot import plot
-
-        plot(
-            select(recording.events, lines, range(1024)),
-            options.plot,
-            options.row_bytes or tile_row_bytes(options),
-        )
+        shown = select(recording.events, lines, range(1024))
+        trace_plot.plot(shown, options.plot, options.row_bytes or tile_row_bytes(options))
 
 
 def tile_row_bytes(options: Options) -> int:
-    """Of the tiles of causal_attention in shared memory: D, padded to a multiple of 32, in 16 bits; else 0."""
+    """Return the bytes per row of causal_attention's tiles in shared memory (D padded to 32, 16 bits); else 0."""
     if options.target != "causal_attention":
         return 0
     width = read_shape(options.shape[0])[0][-1]

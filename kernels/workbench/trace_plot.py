@@ -1,4 +1,4 @@
-"""Pictures of a traced warp: the fragments of one mma, or the banks that one ldmatrix reads."""
+"""Plots a traced warp: the fragments of one mma, or the banks that one ldmatrix reads."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,13 +7,13 @@ import numpy as np
 
 from common import plots
 from kernels.workbench.emulator import Event
-from kernels.workbench.trace import values_of
+from kernels.workbench.programs import values_of
 
 WARP = 32
 
 
 def first_of(events: Sequence[Event], prefix: str) -> list[Event]:
-    """The 32 lanes of the first warp operation whose name begins so, by lane; empty where there is none."""
+    """Return the events of the first warp operation with this prefix, by lane; empty if there is none."""
     named = [event for event in events if event.operation.startswith(prefix)]
     if not named:
         return []
@@ -26,7 +26,7 @@ def first_of(events: Sequence[Event], prefix: str) -> list[Event]:
 
 
 def fragments(lanes: Sequence[Event]) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Name, values and owning lanes of a, b and the new c."""
+    """Return name, values and owning lanes of a, b and the new c."""
     depth = 8 if lanes[0].operation.endswith("tf32") else 16
     pictures = []
     for name, shape, part in (("a", (16, depth), 0), ("b", (depth, 8), 1), ("c", (16, 8), 3)):
@@ -40,7 +40,7 @@ def fragments(lanes: Sequence[Event]) -> list[tuple[str, np.ndarray, np.ndarray]
 
 
 def place(name: str, depth: int, lane: int, i: int) -> tuple[int, int]:
-    """Row and column of element i of a lane's fragment of a (16, depth), b (depth, 8) or c (16, 8).
+    """Return row and column of element i of a lane's fragment of a (16, depth), b (depth, 8) or c (16, 8).
 
     PTX ISA, "Matrix Fragments", with groupID g and threadID_in_group t.
 
@@ -58,15 +58,15 @@ def place(name: str, depth: int, lane: int, i: int) -> tuple[int, int]:
 
 
 def addresses(lanes: Sequence[Event]) -> np.ndarray:
-    """(matrices, 8): the byte of shared memory where each row of each matrix of an ldmatrix begins."""
+    """Return (matrices, 8): the byte in shared memory where each row of each matrix of an ldmatrix begins."""
     count = {"x1": 1, "x2": 2, "x4": 4}[lanes[0].operation.split(".")[1]]
     return np.array([int(event.memory.rsplit(" ", 1)[1]) for event in lanes[: 8 * count]]).reshape(count, 8)
 
 
 def unswizzled(rows: np.ndarray, row_bytes: int) -> np.ndarray:
-    """The same rows of a tile with rows of so many bytes, were each chunk of 16 bytes where its number says.
+    """Return the addresses that the same rows would have without the swizzle of 16-byte chunks.
 
-    All rows of a matrix read the same chunk; which one is as good as any other.
+    All rows of a matrix read the same chunk; any chunk gives the same banks.
 
     >>> unswizzled(np.array([[0, 144, 288]]), 128).tolist()
     [[0, 128, 256]]
@@ -75,7 +75,7 @@ def unswizzled(rows: np.ndarray, row_bytes: int) -> np.ndarray:
 
 
 def banks(rows: np.ndarray) -> np.ndarray:
-    """(matrices, 32): how many of the 8 rows of each matrix fall on each bank; above 1 they take turns."""
+    """Return (matrices, 32): how many of the 8 rows of each matrix use each bank; above 1 they conflict."""
     hits = np.zeros((len(rows), 32), dtype=int)
     for matrix, row in np.ndindex(rows.shape):
         hits[matrix, (rows[matrix, row] // 4 + np.arange(4)) % 32] += 1
@@ -83,12 +83,12 @@ def banks(rows: np.ndarray) -> np.ndarray:
 
 
 def pictures(events: Sequence[Event], row_bytes: int) -> list[tuple[str, np.ndarray, np.ndarray]]:
-    """Title, colours and numbers of each picture: of the first mma among the events, else of the first ldmatrix."""
+    """Return title, colours and numbers of each plot: of the first mma among the events, else of the first ldmatrix."""
     if lanes := first_of(events, "mma"):
         return [(f"{name}: lane of each element", values, owner) for name, values, owner in fragments(lanes)]
     if lanes := first_of(events, "ldmatrix"):
         rows = addresses(lanes)
-        ways = {"as the kernel lays them": rows}
+        ways = {"as the kernel stores them": rows}
         if row_bytes:
             ways["without a swizzle"] = unswizzled(rows, row_bytes)
         title = "rows of each 8x8 matrix on each bank, "
@@ -97,7 +97,7 @@ def pictures(events: Sequence[Event], row_bytes: int) -> list[tuple[str, np.ndar
 
 
 def plot(events: Sequence[Event], path: Path, row_bytes: int = 0) -> None:
-    """Draws `pictures` side by side and writes them to `path`."""
+    """Draw `pictures` next to each other and write them to `path`."""
     drawn = pictures(events, row_bytes)
     figure = plots.figure(7 * len(drawn), 7)
     top = max(values.max() for _, values, _ in drawn)

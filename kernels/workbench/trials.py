@@ -1,7 +1,7 @@
-"""Inputs for the programs of programs.py, what they must give in float64, and how close.
+"""Draws inputs for the programs of programs.py and judges their results against float64.
 
 trial = prepare("attention_long_forward", Attention(batch=1, length=70, heads=2, width=24), "bfloat16")
-trial.fault(trial.run(library))  # None, or which result is wrong
+trial.fault(trial.run(library))  # None, or the result that is wrong
 """
 
 from collections.abc import Callable, Mapping
@@ -23,9 +23,9 @@ STATISTICS = ("lse", "mean", "rstd")
 
 @dataclass(frozen=True)
 class Norm:
-    """Rows of C elements, `gap` elements apart. unaligned: the input that begins where no pack of 16 bytes can.
+    """Rows of C elements, `gap` elements apart.
 
-    multiprocessors: of the GPU that is played.
+    unaligned: the input that is not aligned to a pack of 16 bytes. sm_count: SMs of the emulated GPU.
     """
 
     rows: int
@@ -34,7 +34,7 @@ class Norm:
     residual: bool = False
     gap: int = 0
     unaligned: str = ""
-    multiprocessors: int = 1
+    sm_count: int = 1
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Attention:
     scale: float | None = None
     spread: float = 1.0  # standard deviation of q
     transposed: bool = False
-    any_order: bool = False  # dq is a sum of atomic additions
+    any_order: bool = False  # dq is summed by atomic additions
     seed: int = 12345678901  # of dropout
 
     @property
@@ -64,7 +64,7 @@ Case = Norm | Attention
 
 @dataclass(frozen=True)
 class Trial:
-    """A case in one dtype. run(library, seed=…): the results by name; exact: what they must be, in float64."""
+    """A case in one dtype. run(library, seed=…) returns the results by name; exact: the right results in float64."""
 
     name: str
     dtype: str
@@ -72,7 +72,7 @@ class Trial:
     exact: dict[str, np.ndarray]
 
     def fault(self, made: Mapping[str, np.ndarray]) -> str | None:
-        """The first result that is wrong, not finite or was not written; None when all are right."""
+        """Return the first result that is wrong, not finite or not written; None if all are right."""
         for name, exact in self.exact.items():
             difference = np.abs(_values(made[name]) - exact).max(initial=0)
             if not difference <= self.allowed(name):
@@ -80,18 +80,18 @@ class Trial:
         return None
 
     def allowed(self, name: str) -> float:
-        """The largest error of a result; statistics are float32 or better."""
+        """Return the largest allowed error of a result; statistics are float32 or better."""
         kind = "float32" if name in STATISTICS and self.dtype != "float64" else self.dtype
         return UNITS[kind] * torch.finfo(TORCH[kind]).eps * max(1.0, np.abs(self.exact[name]).max(initial=0))
 
 
 def prepare(program: str, case: Case, dtype: str) -> Trial:
-    """Draws the inputs of a case and computes what the program must give."""
+    """Draw the inputs of a case and compute the right results."""
     backward = program.endswith("backward")
     if isinstance(case, Norm):
         arguments, exact = (_norm_backward if backward else _norm_forward)(case, dtype)
         call = programs.layer_norm_backward if backward else programs.layer_norm_forward
-        extra = {"multiprocessors": case.multiprocessors}
+        extra = {"sm_count": case.sm_count}
     else:
         arguments, exact = (_attention_backward if backward else _attention_forward)(case, dtype)
         call = programs.attention_backward if backward else programs.attention_forward
@@ -113,13 +113,13 @@ def _draw(*shape: int, seed: int, dtype: str, spread: float = 1.0) -> Tensor:
 
 
 def _storage(tensor: Tensor) -> np.ndarray:
-    """The same memory as programs.py wants it."""
+    """Return the tensor's memory as the array that programs.py takes."""
     tensor = tensor.detach()
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def _shifted(array: np.ndarray) -> np.ndarray:
-    """The same contiguous values, one element behind where a pack could begin."""
+    """Return the same contiguous values, one element after an aligned address."""
     room = programs.unwritten((array.size + 1,), array.dtype)[1:]
     room[:] = array.ravel()
     return room.reshape(array.shape)
@@ -180,7 +180,7 @@ def _attention_inputs(case: Attention, dtype: str) -> list[Tensor]:
 
 
 def _log_sum_exp(q: Tensor, k: Tensor, case: Attention) -> Tensor:
-    """(B, H, T) of the scores that are seen."""
+    """Return the log-sum-exp of the visible scores, (B, H, T)."""
     scale = case.width**-0.5 if case.scale is None else case.scale
     scores = torch.einsum("bihd,bjhd->bhij", q, k.repeat_interleave(q.shape[2] // k.shape[2], 2)) * scale
     return scores.masked_fill(~reference.seen(case.length, case.window), -torch.inf).logsumexp(-1)

@@ -43,7 +43,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def cli(options, *, args=None, prog=None, default=None):
-    """`options` with the fields that the flags say, and those of `default` for the others."""
+    """Return `options` with the fields that the flags give; the others come from `default`."""
     parser = _Parser(prog=prog, allow_abbrev=False, argument_default=argparse.SUPPRESS)
     _add_flags(parser, options)
     return _build(options, vars(parser.parse_args(args)), default)
@@ -55,7 +55,7 @@ def _fields(options):
 
 
 def _positional(options):
-    """The names of the fields annotated with tyro.conf.Positional."""
+    """Return the names of the fields annotated with tyro.conf.Positional."""
     hints = typing.get_type_hints(options, include_extras=True)
     return {
         name for name, hint in hints.items() if "Positional" in map(repr, getattr(hint, "__metadata__", ()))
@@ -83,7 +83,7 @@ def _action(kind):
 
 
 def _reader(kind):
-    """What makes a value of `kind`, a type, a Literal or a union of these, from a word."""
+    """Return a function from a word to a value of `kind`: a type, a Literal or a union of these."""
     choices = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
 
     def read(word):

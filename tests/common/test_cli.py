@@ -108,3 +108,15 @@ def test_ctrl_c_leaves_with_130(capsys):
         endless([])
     assert stop.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_commands_may_hold_further_commands(capsys, refused):
+    seen = []
+    commands = {"outer": {"inner": (Options, seen.append)}}
+    cli.dispatch(commands, ["outer", "inner"], prog="p")
+    assert seen == [Options()]
+    cli.dispatch(commands, ["--help"], prog="p")
+    assert "outer      inner" in capsys.readouterr().out
+    assert "say what to do: p outer inner" in refused(
+        lambda argv: cli.dispatch(commands, argv, prog="p"), "outer"
+    )

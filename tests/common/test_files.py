@@ -25,7 +25,7 @@ def test_text_is_utf8_with_its_own_line_ends(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are of POSIX")
 def test_a_pipe_is_written_to_and_stays_one(tmp_path):
-    """As does /dev/null, which a rename would make a file for everyone."""
+    """Like /dev/null, which a rename would turn into a file for everyone."""
     pipe, read = tmp_path / "pipe", []
     os.mkfifo(pipe)
     reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)

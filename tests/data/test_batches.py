@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data.batches import DocumentStarts, EpochWindows, RandomWindows, StridedWindows, TokenFile
-from data.permute import permute
+from data.sampler import permute
 
 B, T = 4, 8
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.clean import clean
-from data.seen import Seen
+from data.clean import SeenHashes, clean
 
 GOOD = "“Hi,” said José – it’s a “café”… Привет, 你好! naïve – 5 € †"
 
@@ -70,7 +69,7 @@ def test_printable_ascii_is_never_touched(text):
 
 @given(st.lists(st.lists(st.integers(0, 40), max_size=30), max_size=12))
 def test_seen_is_a_set(batches):
-    seen, known = Seen(), set()
+    seen, known = SeenHashes(), set()
     for batch in batches:
         expected = []
         for number in batch:
@@ -83,7 +82,7 @@ def test_seen_is_a_set(batches):
 def test_seen_goes_on_and_stays_small():
     random = np.random.default_rng(0)
     hashes = random.integers(0, 1 << 63, 50_000).astype(np.uint64)
-    seen = Seen(hashes)
+    seen = SeenHashes(hashes)
     assert not seen.add(random.permutation(hashes)).any()
     for start in range(0, 50_000, 500):
         assert seen.add(hashes[start : start + 500] | np.uint64(1 << 63)).all()

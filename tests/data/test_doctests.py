@@ -9,6 +9,6 @@ import pytest
 import data
 
 
-@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(data.__path__)])
+@pytest.mark.parametrize("name", [module.name for module in pkgutil.walk_packages(data.__path__, "data.")])
 def test_examples(name):
-    assert doctest.testmod(importlib.import_module(f"data.{name}")).failed == 0
+    assert doctest.testmod(importlib.import_module(name)).failed == 0

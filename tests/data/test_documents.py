@@ -10,9 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data import documents
-from data.batches import Documents, TokenFile
-from data.documents import IGNORED, document_ids, first_fit
+from data import batches
+from data.batches import IGNORED, Documents, TokenFile, document_ids, first_fit
 
 END, B, T = 0, 4, 16
 
@@ -29,7 +28,7 @@ def flat(texts):
 
 @pytest.fixture(autouse=True)
 def small_groups(monkeypatch):
-    monkeypatch.setattr(documents, "GROUP", 64)  # several groups to an epoch
+    monkeypatch.setattr(batches, "GROUP", 64)  # several groups to an epoch
 
 
 @pytest.fixture

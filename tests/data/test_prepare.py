@@ -20,7 +20,7 @@ from bpe import Tokenizer
 from data import encode, splitting
 from data.parts import Parts, locked
 from data.prepare import Prepare, prepare, read_meta
-from data.splitting import Piece
+from data.splitting import Segment
 from data.stories import stories
 from data.tokenfile import TokenFile
 
@@ -136,7 +136,7 @@ def test_a_trained_tokenizer_never_saw_the_validation_documents(tmp_path, option
 
 
 def test_cleaning_is_counted_and_duplicates_go(tmp_path, options, monkeypatch):
-    monkeypatch.setattr(encode, "BATCH_PIECES", 7)  # duplicates lie in different batches
+    monkeypatch.setattr(encode, "JOB_SEGMENTS", 7)  # duplicates lie in different batches
     texts = [f"Tom said â€œhello number {i}â€ to all." for i in range(50)]
     rows = [*texts, *texts[:10], "", "   ", "short", texts[3]]
     path = tmp_path / "dirty.jsonl"
@@ -158,18 +158,18 @@ def test_without_cleaning_only_empty_documents_go_and_are_counted(tmp_path, opti
 
 def test_documents_that_are_no_utf8_are_skipped_and_counted(tokenizer_path):
     encoder = encode.Encoder(Tokenizer.load(tokenizer_path))
-    result = encoder([Piece(b"fine"), Piece(b"br\xffken"), Piece(b"fine too")])
-    assert result.removed == {"undecodable": 1} and result.pieces_read == 3 and len(result.lengths) == 2
+    result = encoder([Segment(b"fine"), Segment(b"br\xffken"), Segment(b"fine too")])
+    assert result.removed == {"undecodable": 1} and result.segments_read == 3 and len(result.lengths) == 2
     assert not result.changed
 
 
 def test_a_batch_of_which_nothing_remains(tokenizer_path):
-    result = encode.Encoder(Tokenizer.load(tokenizer_path))([Piece(b""), Piece(b" \n")])
+    result = encode.Encoder(Tokenizer.load(tokenizer_path))([Segment(b""), Segment(b" \n")])
     assert result.removed == {"empty": 2} and len(result.ids) == len(result.lengths) == 0
 
 
 def test_workers_and_parts_do_not_change_a_byte(tmp_path, options, monkeypatch):
-    monkeypatch.setattr(encode, "BATCH_BYTES", 2000)
+    monkeypatch.setattr(encode, "JOB_BYTES", 2000)
     prepare(options())
     prepare(options(out=tmp_path / "two", workers=2, part_bytes=3000))
     assert contents(options().out) == contents(tmp_path / "two")
@@ -180,12 +180,12 @@ class Crash(BaseException):
 
 
 def stop_after(parts, options):
-    """Prepares until so many full parts are there, as if the power failed then; what parts held: pieces read."""
+    """Prepares until so many full parts are there, as if the power failed then; what parts held: segments read."""
     real, held = Parts.commit, []
 
     def commit(self, state):
         real(self, state)
-        held.append(state["pieces"])
+        held.append(state["segments"])
         if len(held) == parts:
             raise Crash
 
@@ -197,7 +197,7 @@ def stop_after(parts, options):
 
 @pytest.mark.parametrize("what", ["write", "fsync", "replace", "unlink"])
 def test_a_crash_at_any_call_changes_nothing(tmp_path, options, monkeypatch, what):
-    monkeypatch.setattr(encode, "BATCH_BYTES", 6_000)
+    monkeypatch.setattr(encode, "JOB_BYTES", 6_000)
     settings = {"source": ("stories",), "stories_bytes": 30_000, "clean": True, "part_bytes": 12_000}
     settings |= {"val_fraction": 0.2, "overwrite": what == "unlink"}
     prepare(options(**settings))
@@ -253,7 +253,7 @@ def test_killed_and_given_again_is_byte_identical(tmp_path, options, text_file):
 
 
 def test_going_on_reads_no_part_twice(options, monkeypatch):
-    monkeypatch.setattr(encode, "BATCH_BYTES", 20_000)
+    monkeypatch.setattr(encode, "JOB_BYTES", 20_000)
     parts = stop_after(2, options(part_bytes=40_000))
     encoded_again = []
     real_call = encode.Encoder.__call__
@@ -282,12 +282,12 @@ def test_a_full_disk_is_named_and_nothing_is_lost(tmp_path, options):
     assert contents(out.out) == contents(options().out)
 
 
-def _die(encoder, pieces):
+def _die(encoder, segments):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_worker_that_dies_is_an_error_with_a_way_out(options, monkeypatch):
-    monkeypatch.setattr(encode, "_encode_batch", _die)
+    monkeypatch.setattr(encode, "_encode_job", _die)
     with pytest.raises(ChildProcessError, match=r"a worker process died.*--workers"):
         prepare(options(workers=2))
 
@@ -366,7 +366,7 @@ def test_a_source_of_validation_documents(tmp_path, options, text_file):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_of_two_long_documents_one_is_for_validation(tmp_path, options, monkeypatch, seed):
-    monkeypatch.setattr(splitting, "LONGEST", 1000)  # both come in several pieces
+    monkeypatch.setattr(splitting, "LONGEST", 1000)  # both come in several segments
     path = tmp_path / "long.txt"
     path.write_text(END.join(f"{word}{seed} " * 400 for word in ("up", "down")))
     assert prepare(options(source=(f"text:{path}",))).documents == {"train": 1, "val": 1}

@@ -18,7 +18,7 @@ TEXTS = ["First tale, with “quotes” and é.", "Second\n\ntale in two parts."
 
 
 def texts_of(spec, **reading):
-    return [piece.text.decode() for piece in open_source(spec, Reading(**reading)).documents()]
+    return [segment.text.decode() for segment in open_source(spec, Reading(**reading)).documents()]
 
 
 def write(path, texts, column="text"):
@@ -45,8 +45,8 @@ KINDS = ("text", "jsonl", "parquet", "csv")
 def test_files_give_their_documents(tmp_path, kind):
     path = write(tmp_path / f"tales.{kind}", TEXTS)
     source = open_source(f"{kind}:{path}", Reading())
-    assert [piece.text.decode() for piece in source.documents()] == TEXTS
-    assert [piece.text.decode() for piece in source.documents()] == TEXTS  # and again from the start
+    assert [segment.text.decode() for segment in source.documents()] == TEXTS
+    assert [segment.text.decode() for segment in source.documents()] == TEXTS  # and again from the start
     assert source.num_bytes == path.stat().st_size
 
 
@@ -139,9 +139,9 @@ def test_a_large_file_is_read_in_blocks(tmp_path):
     path.write_text("\n".join(lines))
     assert texts_of(f"text:{path}", split_documents="line") == lines
     passages = list(open_source(f"text:{path}", Reading(split_documents="whole")).documents())
-    assert b"".join(piece.text for piece in passages).decode() == "\n".join(lines)
-    assert [piece.ends for piece in passages] == [False] * (len(passages) - 1) + [True]
-    assert max(len(piece.text) for piece in passages) <= 1 << 14
+    assert b"".join(segment.text for segment in passages).decode() == "\n".join(lines)
+    assert [segment.ends for segment in passages] == [False] * (len(passages) - 1) + [True]
+    assert max(len(segment.text) for segment in passages) <= 1 << 14
 
 
 def test_text_that_is_no_utf8_is_refused(tmp_path):
@@ -184,20 +184,25 @@ def test_a_mixture_keeps_its_shares_throughout_and_ends_with_the_first_source(tm
     a = write(tmp_path / "a.txt", [f"a{'x' * (i % 50)}" for i in range(400)])
     b = write(tmp_path / "b.txt", [f"b{'y' * (i % 90)}" for i in range(4000)])
     sources = [open_source(f"text:{path}", Reading()) for path in (a, b)]
-    mixed = [piece.text for piece in mix(sources, (1, 3))]
+    mixed = [segment.text for segment in mix(sources, (1, 3))]
     assert sum(text.startswith(b"a") for text in mixed) == 400
     for end in range(200, len(mixed), 200):
         size = {letter: sum(len(t) for t in mixed[:end] if t.startswith(letter)) for letter in (b"a", b"b")}
         assert abs(size[b"b"] - 3 * size[b"a"]) <= 3 * 91 + 91
-    assert [t for t in mixed if t.startswith(b"a")] == [piece.text for piece in sources[0].documents()]
+    assert [t for t in mixed if t.startswith(b"a")] == [segment.text for segment in sources[0].documents()]
 
 
 def test_without_the_library_it_says_what_to_install(tmp_path, monkeypatch):
-    path = write(tmp_path / "tales.text", TEXTS)
     monkeypatch.setitem(sys.modules, "datasets", None)
     hub.library.cache_clear()
     with pytest.raises(ValueError, match="pip install datasets"):
-        texts_of(f"text:{path}")
+        texts_of("tinystories")
+    path = write(tmp_path / "tales.parquet", TEXTS)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ValueError, match="pip install pyarrow"):
+        texts_of(f"parquet:{path}")
+    for kind in ("text", "jsonl", "csv"):  # need no library
+        assert texts_of(f"{kind}:{write(tmp_path / f'tales.{kind}', TEXTS)}") == TEXTS
     assert texts_of("stories", stories_bytes=500)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiktoken_ext.openai_public import r50k_pat_str as GPT2
 
 from data import splitting
-from data.splitting import Splitter, choose, pieces, text_hash
+from data.splitting import Splitter, choose, split_long, text_hash
 
 END = b"<|endoftext|>"
 
@@ -22,11 +22,11 @@ def blocks(text, lines):
 
 
 def whole_documents(found):
-    """The pieces put together again: the documents."""
+    """The segments put together again: the documents."""
     documents, current = [], b""
-    for piece in found:
-        current += piece.text
-        if piece.ends:
+    for segment in found:
+        current += segment.text
+        if segment.ends:
             documents.append(current)
             current = b""
     assert not current
@@ -53,15 +53,15 @@ texts = st.lists(
 
 @pytest.mark.parametrize("mode", ["separator", "line", "break", "whole"])
 @given(parts=texts, lines=st.integers(1, 5), limit=st.integers(8, 30))
-def test_documents_do_not_depend_on_blocks_or_pieces(mode, parts, lines, limit):
+def test_documents_do_not_depend_on_blocks_or_segments(mode, parts, lines, limit):
     text = b"".join(parts)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(splitting, "LONGEST", limit)
         patch.setattr(splitting, "PASSAGE", limit)
         found = list(Splitter(mode).documents(blocks(text, lines)))
     assert whole_documents(found) == expected(mode, text)
-    for piece in found:
-        piece.text.decode()  # no character is cut through
+    for segment in found:
+        segment.text.decode()  # no character is cut through
 
 
 @pytest.mark.parametrize("mode", ["separator", "break", "whole"])
@@ -73,12 +73,12 @@ def test_much_blank_space_is_no_document(mode, monkeypatch):
     assert whole_documents(Splitter(mode).documents([*blank, b"Once"])) == [b"Once"]
 
 
-def test_pieces_of_a_document_share_a_split_and_passages_do_not():
+def test_segments_of_a_document_share_a_split_and_passages_do_not():
     text = b"word " * 20_000
-    shared = pieces(text, limit=1000)
-    assert {piece.key for piece in shared} == {text_hash(shared[0].text)}
+    shared = split_long(text, limit=1000)
+    assert {segment.key for segment in shared} == {text_hash(shared[0].text)}
     passages = list(Splitter("whole").documents([text]))
-    assert len(passages) > 4 and {piece.key for piece in passages} == {None}
+    assert len(passages) > 4 and {segment.key for segment in passages} == {None}
 
 
 words = st.sampled_from(["cat", "ran.", "é,", "“Hi", "42", "…"])
@@ -88,9 +88,9 @@ spaces = st.sampled_from(
 
 
 @given(parts=st.lists(st.tuples(words, spaces), max_size=60), limit=st.integers(20, 100))
-def test_pieces_are_cut_where_gpt2_splits_too(parts, limit):
+def test_segments_are_cut_where_gpt2_splits_too(parts, limit):
     text = "".join(word + space for word, space in parts)
-    apart = [regex.findall(GPT2, piece.text.decode()) for piece in pieces(text.encode(), limit=limit)]
+    apart = [regex.findall(GPT2, segment.text.decode()) for segment in split_long(text.encode(), limit=limit)]
     assert list(itertools.chain.from_iterable(apart)) == regex.findall(GPT2, text)
 
 

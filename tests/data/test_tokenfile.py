@@ -37,7 +37,7 @@ def damage(kind, folder):
     whole = path.read_bytes()
     if kind == "odd":
         path.write_bytes(whole[:-1])
-        return "9999 bytes, which is no whole number of uint16"
+        return "9999 bytes, which is not a whole number of uint16"
     if kind == "truncated":
         path.write_bytes(whole[:-2])
         return "holds 4999 tokens but meta.json says 5000: it is cut short"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kernels.workbench import emulator
-from kernels.workbench.emulator import Toolchain
+from kernels.workbench.emulator import Compiler
 
 SOURCE = """
 #include "platform.cuh"
@@ -34,22 +34,20 @@ def put(library: emulator.Library, threads: int) -> list[float]:
     return out.tolist()
 
 
-def test_a_header_beside_the_folder_counts(toolchain: Toolchain, program: Path) -> None:
-    first = toolchain.compile(program)
+def test_a_header_beside_the_folder_counts(compiler: Compiler, program: Path) -> None:
+    first = compiler.compile(program)
     assert put(first, 2) == [1, 1]
-    assert toolchain.compile(program).path == first.path
+    assert compiler.compile(program).path == first.path
     (program.parent.parent / "value.cuh").write_text("constexpr float kValue = 2;")
-    assert put(toolchain.compile(program), 2) == [2, 2]
+    assert put(compiler.compile(program), 2) == [2, 2]
 
 
-def test_the_sources_of_the_emulator_count(
-    toolchain: Toolchain, program: Path, tmp_path, monkeypatch
-) -> None:
+def test_the_sources_of_the_emulator_count(compiler: Compiler, program: Path, tmp_path, monkeypatch) -> None:
     with pytest.raises(RuntimeError, match="cannot be launched"):
-        put(toolchain.compile(program), 1025)
+        put(compiler.compile(program), 1025)
     copy = shutil.copytree(emulator.CSRC, tmp_path / "csrc")
     grid = copy / "emulator" / "grid.cpp"
     grid.write_text(grid.read_text().replace("cannot be launched", "is not for this GPU"))
     monkeypatch.setattr(emulator, "CSRC", copy)
     with pytest.raises(RuntimeError, match="is not for this GPU"):
-        put(Toolchain(toolchain.folder, csrc=copy).compile(program), 1025)
+        put(Compiler(compiler.folder, csrc=copy).compile(program), 1025)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernels.workbench.emulator import AccessCount, Toolchain
+from kernels.workbench.emulator import AccessCount, Compiler
 
 SOURCE = Path(__file__).parent / "programs" / "counts.cu"
 BLOCKS = 3
@@ -28,8 +28,8 @@ PATTERNS = {
 
 
 @pytest.fixture(scope="module")
-def counts(toolchain: Toolchain) -> list[AccessCount]:
-    library = toolchain.compile(SOURCE, checked=True)
+def counts(compiler: Compiler) -> list[AccessCount]:
+    library = compiler.compile(SOURCE, checked=True)
     room = np.zeros(256 + 8, dtype=np.float32)
     x = room[-room.ctypes.data % 32 // 4 :][:256]
     library.run("run_patterns", [x, np.zeros(32 * BLOCKS, np.float32)], seed=4, count=True)

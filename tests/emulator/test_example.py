@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.workbench.emulator import CSRC, Library, Toolchain
+from kernels.workbench.emulator import CSRC, Compiler, Library
 
 SOURCE = Path(__file__).parent / "programs" / "example.cu"
 NVCC = shutil.which("nvcc")
 
 
 @pytest.fixture(scope="module", params=["plain", "checked"])
-def library(request: pytest.FixtureRequest, toolchain: Toolchain) -> Library:
-    return toolchain.compile(SOURCE, checked=request.param == "checked")
+def library(request: pytest.FixtureRequest, compiler: Compiler) -> Library:
+    return compiler.compile(SOURCE, checked=request.param == "checked")
 
 
 @pytest.mark.parametrize("seed", range(4))

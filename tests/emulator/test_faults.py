@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernels.workbench.emulator import Library, Toolchain
+from kernels.workbench.emulator import Compiler, Library
 
 FOLDER = Path(__file__).parent / "programs" / "faults"
 SEEDS = range(3)
@@ -124,8 +124,8 @@ def lines(file: str, fault: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def build(toolchain: Toolchain) -> Callable[[str, bool], Library]:
-    return lambda file, checked: toolchain.compile(FOLDER / f"{file}.cu", checked=checked)
+def build(compiler: Compiler) -> Callable[[str, bool], Library]:
+    return lambda file, checked: compiler.compile(FOLDER / f"{file}.cu", checked=checked)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

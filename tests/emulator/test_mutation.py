@@ -2,7 +2,7 @@
 
 import pytest
 
-from kernels.workbench.emulator import Toolchain
+from kernels.workbench.emulator import Compiler
 from kernels.workbench.mutation import operators, report, runner
 
 NORM = runner.Unit("layer_norm_forward", "float32")
@@ -17,8 +17,8 @@ CHANGES = {  # the changed line: how it is noticed
 
 
 @pytest.fixture(scope="module")
-def judge(toolchain: Toolchain) -> runner.Runner:
-    made = runner.Runner(toolchain.folder, [NORM])
+def judge(compiler: Compiler) -> runner.Runner:
+    made = runner.Runner(compiler.folder, [NORM])
     made.prepare()
     return made
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.workbench.emulator import Library, Toolchain
+from kernels.workbench.emulator import Compiler, Library
 
 SOURCE = Path(__file__).parent / "programs" / "primitives.cu"
 LANES = range(32)
 
 
 @pytest.fixture(scope="module", params=["plain", "checked"])
-def library(request: pytest.FixtureRequest, toolchain: Toolchain) -> Library:
-    return toolchain.compile(SOURCE, checked=request.param == "checked")
+def library(request: pytest.FixtureRequest, compiler: Compiler) -> Library:
+    return compiler.compile(SOURCE, checked=request.param == "checked")
 
 
 def fragment(elements: int, row, column) -> np.ndarray:
@@ -170,9 +170,9 @@ def test_cp_async_copies_or_fills_with_zero(library: Library, size: int) -> None
     np.testing.assert_array_equal(out, expected)
 
 
-def test_cp_async_data_arrives_group_by_group(toolchain: Toolchain) -> None:
+def test_cp_async_data_arrives_group_by_group(compiler: Compiler) -> None:
     out = np.zeros((3, 3), dtype=np.float32)
-    toolchain.compile(SOURCE).run("pipeline", [np.array([5, 6, 7], dtype=np.float32), out])
+    compiler.compile(SOURCE).run("pipeline", [np.array([5, 6, 7], dtype=np.float32), out])
     assert out.tolist() == [[5, -1, -1], [5, 6, -1], [5, 6, 7]]
 
 

@@ -6,18 +6,16 @@ import numpy as np
 import pytest
 
 from kernels.workbench import trace, trace_plot
-from kernels.workbench.emulator import Event, Toolchain
+from kernels.workbench.emulator import Compiler, Event
 
 PROGRAMS = Path(__file__).parent / "programs"
 
 
 @pytest.fixture(scope="module")
-def recorded(toolchain: Toolchain) -> trace.Recording:
+def recorded(compiler: Compiler) -> trace.Recording:
     shapes = ("16x64:bfloat16", "64x8:bfloat16", "16x8:float32")
     return trace.record(
-        trace.Options(
-            str(PROGRAMS / "example.cu"), "run_tile_product", shapes, seed=3, build=toolchain.folder
-        )
+        trace.Options(str(PROGRAMS / "example.cu"), "run_tile_product", shapes, seed=3, build=compiler.folder)
     )
 
 
@@ -64,8 +62,8 @@ EXCHANGES = {
 
 
 @pytest.fixture(scope="module")
-def exchanges(toolchain: Toolchain) -> list[Event]:
-    library = toolchain.compile(PROGRAMS / "exchanges.cu", checked=True)
+def exchanges(compiler: Compiler) -> list[Event]:
+    library = compiler.compile(PROGRAMS / "exchanges.cu", checked=True)
     library.run("run_all_kinds", [X, np.zeros(64)], traced_block=0)
     return library.events()
 
@@ -82,15 +80,15 @@ def test_every_warp_operation_shows_what_a_lane_gave_and_got(exchanges: list[Eve
     ]
 
 
-def test_an_operation_that_hands_out_nothing_is_a_row(toolchain: Toolchain, capsys) -> None:
+def test_an_operation_that_hands_out_nothing_is_a_row(compiler: Compiler, capsys) -> None:
     arguments = [str(PROGRAMS / "exchanges.cu"), "run_all_kinds", "--shape", "64:float64", "64:float64"]
-    trace.main([*arguments, "--thread", "40", "--build", str(toolchain.folder)])
+    trace.main([*arguments, "--thread", "40", "--build", str(compiler.folder)])
     assert capsys.readouterr().out.count("__syncwarp") == 1
 
 
-def test_the_menu_counts_all_threads_unless_some_are_chosen(toolchain: Toolchain, capsys) -> None:
+def test_the_menu_counts_all_threads_unless_some_are_chosen(compiler: Compiler, capsys) -> None:
     def shuffles(*choice: str) -> list[int]:
-        trace.main(["layer_norm", "--shape", "4x512:float32", *choice, "--build", str(toolchain.folder)])
+        trace.main(["layer_norm", "--shape", "4x512:float32", *choice, "--build", str(compiler.folder)])
         rows = [row.split("│") for row in capsys.readouterr().out.splitlines()]
         return [int(row[3]) for row in rows if "__shfl" in "".join(row)]
 
@@ -99,10 +97,10 @@ def test_the_menu_counts_all_threads_unless_some_are_chosen(toolchain: Toolchain
 
 
 def test_command_prints_the_chosen_lanes_and_draws(
-    toolchain: Toolchain, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    compiler: Compiler, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(PROGRAMS / "counts.cu"), "run_patterns", "--shape", "264:float32", "96:float32"]
-    choice = ["--thread", "4..5", "--line", "20..22", "--build", str(toolchain.folder)]
+    choice = ["--thread", "4..5", "--line", "20..22", "--build", str(compiler.folder)]
     trace.main([*arguments, *choice, "--plot", str(tmp_path / "banks.png")])
     shown = capsys.readouterr().out
     assert [shown.count(f"│ {line} ") for line in (19, 20, 22, 23)] == [0, 2, 2, 0]
@@ -111,9 +109,9 @@ def test_command_prints_the_chosen_lanes_and_draws(
 
 
 @pytest.mark.slow
-def test_swizzled_tiles_of_attention_hit_every_bank_once(toolchain: Toolchain) -> None:
+def test_swizzled_tiles_of_attention_hit_every_bank_once(compiler: Compiler) -> None:
     options = trace.Options(
-        "causal_attention", shape=("1x16x1x64:bfloat16",), line="fragments.cuh", build=toolchain.folder
+        "causal_attention", shape=("1x16x1x64:bfloat16",), line="fragments.cuh", build=compiler.folder
     )
     recording = trace.record(options)
     rows = trace_plot.addresses(trace_plot.first_of(recording.events, "ldmatrix.x4"))
@@ -123,9 +121,9 @@ def test_swizzled_tiles_of_attention_hit_every_bank_once(toolchain: Toolchain) -
 
 @pytest.mark.parametrize("op", ["layer_norm", "add_layer_norm"])
 @pytest.mark.parametrize("backward", [False, True])
-def test_ops_show_what_their_lanes_load(toolchain: Toolchain, op: str, backward: bool, capsys) -> None:
+def test_ops_show_what_their_lanes_load(compiler: Compiler, op: str, backward: bool, capsys) -> None:
     way = ["--backward"] if backward else []
-    arguments = [op, "--shape", "2x8:float32", *way, "--build", str(toolchain.folder)]
+    arguments = [op, "--shape", "2x8:float32", *way, "--build", str(compiler.folder)]
     trace.main(arguments)
     line = next(line for line in capsys.readouterr().out.splitlines() if "load" in line).split("│")[1].strip()
     trace.main([*arguments, "--line", line, "--thread", "0"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kernels.workbench.emulator import Toolchain
+from kernels.workbench.emulator import Compiler
 
 SOURCE = """
 #include "platform.cuh"
@@ -19,10 +19,10 @@ extern "C" void run_put(void** tensors, const long long*) {{
 """
 
 
-def compile_with(toolchain: Toolchain, folder: Path, statement: str) -> None:
+def compile_with(compiler: Compiler, folder: Path, statement: str) -> None:
     source = folder / "put.cu"
     source.write_text(SOURCE.format(statement=statement))
-    toolchain.compile(source)
+    compiler.compile(source)
 
 
 @pytest.mark.parametrize(
@@ -38,11 +38,11 @@ def compile_with(toolchain: Toolchain, folder: Path, statement: str) -> None:
     ],
 )
 def test_a_name_without_a_twin_does_not_compile(
-    toolchain: Toolchain, tmp_path: Path, name: str, statement: str
+    compiler: Compiler, tmp_path: Path, name: str, statement: str
 ) -> None:
     with pytest.raises(RuntimeError, match=rf"(?i)error: .*{re.escape(name)}\b"):
-        compile_with(toolchain, tmp_path, statement)
+        compile_with(compiler, tmp_path, statement)
 
 
-def test_the_same_program_compiles_with_a_twin(toolchain: Toolchain, tmp_path: Path) -> None:
-    compile_with(toolchain, tmp_path, "__syncwarp();")
+def test_the_same_program_compiles_with_a_twin(compiler: Compiler, tmp_path: Path) -> None:
+    compile_with(compiler, tmp_path, "__syncwarp();")

@@ -27,8 +27,8 @@ def test_there_are_as_many_of_each_kind_as_asked_for_and_always_the_same():
 
 
 def test_the_good_text_is_the_beginning_of_a_coherent_story():
-    told = stories(minimal_pairs.SEED)
-    book = [next(told) for _ in range(1000)]
+    written = stories(minimal_pairs.SEED)
+    book = [next(written) for _ in range(1000)]
     for pair in PAIRS:
         whole = next(text for text in book if text.startswith(pair.good))
         assert check(whole) == []

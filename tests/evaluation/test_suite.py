@@ -1,26 +1,23 @@
-"""python -m training evaluate and ablate, as a user runs them on a run that babbles."""
+"""python -m evaluation, as a user runs it on a run of twenty steps."""
 
 import json
 import math
 import shutil
 
-import numpy as np
 import pytest
 
-from bpe import Tokenizer, train
-from data.batches import TokenFile
+from bpe import train
 from data.stories import coherence
 from data.tokenfile import sha256
 from evaluation import suite as assessment
-from experiments import ablation
+from evaluation.__main__ import main
 from inference.text import TextModel
-from model.rules import Rules
-from training.__main__ import main
+from model.generate import Rules
 
 
 @pytest.fixture(scope="module")
 def evaluated(babble):
-    main(["evaluate", str(babble), "--pairs", "4", "--samples", "6"])
+    main([str(babble), "--pairs", "4", "--samples", "6"])
     return json.loads((babble / "evaluation.json").read_text())
 
 
@@ -66,16 +63,17 @@ def test_the_page_escapes_what_a_model_says():
         (["--pairs", "0"], "pairs is 0"),
         (["--samples", "0"], "samples is 0"),
         (["--temperature", "nan"], "temperature is nan"),
+        (["--seed", str(2**64)], "seed is 18446744073709551616"),
         (["--pairs-file", "no/such.tsv"], "no/such.tsv"),
         (["--data", "no/such"], "no/such"),
     ],
 )
 def test_a_mistake_is_one_line(babble, refused, flags, complaint):
-    assert complaint in refused(main, "evaluate", str(babble), *flags)
+    assert complaint in refused(main, str(babble), *flags)
 
 
 def test_a_directory_that_is_no_run_is_named(refused, tmp_path):
-    assert "holds no trained model" in refused(main, "evaluate", str(tmp_path))
+    assert "holds no trained model" in refused(main, str(tmp_path))
 
 
 def test_data_of_another_tokenizer_is_refused(babble, refused, tmp_path, corpus):
@@ -85,42 +83,18 @@ def test_data_of_another_tokenizer_is_refused(babble, refused, tmp_path, corpus)
     meta = json.loads((tmp_path / "other" / "meta.json").read_text())
     meta["tokenizer_sha256"] = sha256(path)
     (tmp_path / "other" / "meta.json").write_text(json.dumps(meta))
-    assert "different tokenizers" in refused(main, "evaluate", str(babble), "--data", str(tmp_path / "other"))
+    assert "different tokenizers" in refused(main, str(babble), "--data", str(tmp_path / "other"))
 
 
-def test_a_cut_keeps_whole_documents_and_counts_them(corpus, tmp_path):
-    ablation.cut(corpus, tmp_path / "cut", 7)
-    whole, cut = TokenFile.open(corpus, "train"), TokenFile.open(tmp_path / "cut", "train")
-    end = cut.meta.end_of_text
-    assert np.array_equal(cut.tokens, whole.tokens[: len(cut)])
-    assert (cut.tokens == end).sum() == 7 == cut.meta.documents["train"] and cut.tokens[-1] == end
-    text = Tokenizer.load(corpus / "tokenizer.json").decode_bytes(
-        [id for id in cut.tokens.tolist() if id != end]
-    )
-    assert cut.meta.bytes["train"] == len(text)
-    assert TokenFile.open(tmp_path / "cut", "val").meta.tokens["val"] == whole.meta.tokens["val"]
+def test_a_checkpoint_of_a_run_is_evaluated_with_the_runs_tokenizer_and_data(babble, evaluated, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(babble, run)
+    main([str(run / "best"), "--pairs", "4", "--samples", "6"])
+    figures = json.loads((run / "best" / "evaluation.json").read_text())["figures"]
+    assert figures == evaluated["figures"]
 
 
-@pytest.mark.parametrize("word", ["0", "x", "-3", "1.5", "k", "", "inf", "1e400"])
-def test_an_odd_number_of_documents_is_named(word):
-    with pytest.raises(ValueError, match="docs is"):
-        ablation.size(word)
-
-
-def test_more_documents_than_there_are_is_refused(corpus, refused, tmp_path):
-    complaint = refused(main, "ablate", "--docs", "9m", "--data", str(corpus), "--run", str(tmp_path))
-    assert "documents to train on, not 9,000,000" in complaint
-
-
-def test_an_ablation_of_nothing_is_refused(refused):
-    assert "docs is empty" in refused(main, "ablate", "--docs")
-
-
-@pytest.mark.slow
-def test_an_ablation_puts_runs_side_by_side(corpus, tmp_path):
-    flags = ["--steps", "3", "--pairs", "2", "--samples", "2", "--device", "cpu"]
-    main(["ablate", "--docs", "5", "20", "--data", str(corpus), "--run", str(tmp_path), *flags])
-    figures = json.loads((tmp_path / "ablation.json").read_text())
-    assert list(figures) == ["5", "20"] and figures["5"].keys() == figures["20"].keys()
-    assert (tmp_path / "ablation.png").stat().st_size > 10_000
-    assert "20 docs" in (tmp_path / "ablation.html").read_text()
+def test_weights_that_are_no_run_are_named(babble, refused, tmp_path):
+    shutil.copytree(babble / "best", tmp_path / "weights")
+    shutil.copy(babble / "tokenizer.json", tmp_path / "weights")
+    assert "is no run of train.py" in refused(main, str(tmp_path / "weights"))

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-import kernels
 from inference import devices
+from kernels import dispatch
 from model import GPTConfig
 
 
@@ -28,28 +28,46 @@ def test_precision_is_as_asked_or_what_the_hardware_has(monkeypatch):
         assert devices.choose_precision("auto", cpu) == expected
 
 
+NOTHING, CPU = {}, {("fused", "cpu"): torch.ops.slm}
+
+
 @pytest.mark.parametrize(
-    ("wanted", "configured", "built", "used"),
+    ("wanted", "environment", "built", "width", "used"),
     [
-        ("auto", "sdpa", True, "fused"),
-        ("auto", "sdpa", False, "sdpa"),
-        ("auto", "torch", True, "torch"),
-        ("auto", "fused", False, "sdpa"),
-        ("torch", "fused", True, "sdpa"),
-        ("fused", "torch", True, "fused"),
+        ("auto", "auto", CPU, 64, "fused"),
+        ("auto", "auto", NOTHING, 64, "torch"),
+        ("auto", "torch", CPU, 64, "torch"),
+        ("auto", "auto", CPU, 129, "torch"),
+        ("torch", "fused", CPU, 64, "torch"),
+        ("torch", "auto", NOTHING, 64, "torch"),
+        ("fused", "torch", CPU, 64, "fused"),
     ],
 )
-def test_kernels_are_ours_where_they_are_built_or_as_asked(monkeypatch, wanted, configured, built, used):
-    state = {"cpu": "available" if built else "not built: run make setup"}
-    monkeypatch.setattr(kernels, "backends", lambda: state)
-    config = GPTConfig(attention=configured)
-    assert devices.choose_kernels(wanted, config, torch.device("cpu")).attention == used
+def test_kernels_are_as_asked_or_ours_where_they_are_built(
+    monkeypatch, wanted, environment, built, width, used
+):
+    monkeypatch.setattr(dispatch, "_LIBRARIES", built)
+    monkeypatch.setattr(dispatch, "_ENVIRONMENT", environment)
+    config = GPTConfig(n_head=1, n_embd=width)
+    assert devices.choose_kernels(wanted, config, torch.device("cpu")) == used
 
 
-def test_fused_kernels_that_are_not_there_are_refused(monkeypatch):
-    monkeypatch.setattr(kernels, "backends", lambda: {"cpu": "not built: run make setup"})
-    with pytest.raises(ValueError, match="not there on cpu: not built: run make setup"):
-        devices.choose_kernels("fused", GPTConfig(), torch.device("cpu"))
+@pytest.mark.parametrize(
+    ("wanted", "device", "width", "message"),
+    [
+        ("fused", "cpu", 64, "not there on cpu: not built: run make setup"),
+        ("fused", "mps", 64, "not there on mps: there are none for this kind of device"),
+        ("fused", "cpu", 129, "heads of at most 128 numbers, not 129: choose auto or torch"),
+        ("emulated", "cuda", 64, "take CPU tensors, not cuda: choose --device cpu"),
+        ("sdpa", "cpu", 64, "no kernels are called 'sdpa': choose one of auto, torch, fused, emulated"),
+    ],
+)
+def test_kernels_that_cannot_be_had_are_refused(monkeypatch, wanted, device, width, message):
+    monkeypatch.setattr(dispatch, "_LIBRARIES", CPU if width > 128 else NOTHING)
+    monkeypatch.setitem(dispatch._STATES, "cpu", "not built: run make setup")
+    monkeypatch.setattr(dispatch, "_emulated", object())
+    with pytest.raises(ValueError, match=message):
+        devices.choose_kernels(wanted, GPTConfig(n_head=1, n_embd=width), torch.device(device))
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16, torch.float16])

@@ -1,4 +1,4 @@
-"""A story told in turns, line by line."""
+"""An interactive session, line by line."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from bpe import Tokenizer
 from inference.interactive import Dialogue, answer
 from inference.text import TextModel
 from model import GPT, GPTConfig
-from model.rules import Rules
+from model.generate import Rules
 
 
 @pytest.fixture
@@ -58,11 +58,11 @@ def test_rules_change_between_turns(dialogue):
     "line, complaint",
     [
         ("/undo", "nothing to undo"),
-        ("/again", "nothing to tell again"),
+        ("/again", "nothing to sample again"),
         ("/dance", "unknown command /dance"),
-        ("/undo 3", "/undo takes nothing more"),
-        ("/set", "say /set NAME VALUE"),
-        ("/set flux 3", "say /set NAME VALUE"),
+        ("/undo 3", "/undo takes no argument"),
+        ("/set", "give /set NAME VALUE"),
+        ("/set flux 3", "give /set NAME VALUE"),
         ("/set temperature hot", "temperature is 'hot': give a number"),
         ("/set temperature nan", "temperature is nan"),
         ("/set top_k 1.5", "top_k is '1.5': give a whole number"),

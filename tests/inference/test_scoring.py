@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from bpe import Tokenizer
 from inference import scoring
-from inference.probabilities import look
+from inference.probabilities import token_choices
 from inference.text import TextModel
 from model import GPT, GPTConfig
 
@@ -51,19 +51,19 @@ def test_each_token_of_a_long_text_is_predicted_once_from_half_a_context_at_leas
 
 def test_the_probability_view_shows_the_same_probabilities(text_model):
     ids = text_model.encode("One day, Tom was very sad. Then Tom was very happy and he ran home.")
-    said = look(text_model, ids, count=2)
+    choices = token_choices(text_model, ids, count=2)
     expected = scoring.log_probabilities(text_model.model, [ids])[0].exp()
     torch.testing.assert_close(
-        torch.tensor([s.probability for s in said]).double(), expected, atol=1e-5, rtol=1e-4
+        torch.tensor([s.probability for s in choices]).double(), expected, atol=1e-5, rtol=1e-4
     )
     assert (
-        "".join(s.token for s in said)
+        "".join(s.token for s in choices)
         == "One day, Tom was very sad. Then Tom was very happy and he ran home."
     )
-    for token in said:
+    for token in choices:
         assert len(token.runners_up) == 2 and token.token not in dict(token.runners_up)
         assert token.runners_up[0][1] >= token.runners_up[1][1]
-    assert [s.token for s in look(text_model, ids, begin=5)] == [s.token for s in said[4:]]
+    assert [s.token for s in token_choices(text_model, ids, begin=5)] == [s.token for s in choices[4:]]
 
 
 def test_arguments_are_texts_or_files_of_lines(tmp_path):

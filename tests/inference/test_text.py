@@ -1,45 +1,44 @@
-"""Text as it is told: whole characters, stop strings, reasons to end."""
+"""Text as it is sampled: whole characters, stop strings, reasons to end."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bpe import Tokenizer
-from inference.text import Telling, TextModel
+from inference.text import Continuation, TextModel
 from model import GPT, GPTConfig
-from model.generate import stream
-from model.rules import Rules
+from model.generate import Rules, stream
 
 BYTES = Tokenizer([])
 
 
 @given(st.text("abé€😀", max_size=30), st.lists(st.text("abé€", min_size=1, max_size=4), max_size=3))
 def test_the_pieces_are_the_text_before_its_first_stop(text, stops):
-    telling, pieces = Telling(BYTES, stops), []
+    continuation, pieces = Continuation(BYTES, stops), []
     for id in text.encode():
-        pieces.append(telling.add(id))
-    pieces.append(telling.finish())
+        pieces.append(continuation.add(id))
+    pieces.append(continuation.finish())
     found = [at for at in map(text.find, stops) if at >= 0]
     first_end = min((text.find(stop) + len(stop) for stop in stops if stop in text), default=None)
-    told = "".join(pieces)
-    assert told == telling.text
+    shown = "".join(pieces)
+    assert shown == continuation.text
     if not found:
-        assert told == text and not telling.stopped
+        assert shown == text and not continuation.stopped
     else:  # as it was read when the first stop was complete, the earliest beginning counts
         seen = text[:first_end]
-        assert told == seen[: min(at for at in map(seen.find, stops) if at >= 0)]
-        assert telling.stopped
+        assert shown == seen[: min(at for at in map(seen.find, stops) if at >= 0)]
+        assert continuation.stopped
 
 
 def test_only_the_beginning_of_a_stop_is_held_back():
-    telling = Telling(BYTES, ["abc"])
-    assert [telling.add(id) for id in b"xababd"] == ["x", "", "", "ab", "", "abd"]
+    continuation = Continuation(BYTES, ["abc"])
+    assert [continuation.add(id) for id in b"xababd"] == ["x", "", "", "ab", "", "abd"]
 
 
 def test_bytes_that_are_no_text_are_replaced_and_not_lost():
-    telling = Telling(BYTES)
-    assert telling.add(0xC3) == ""
-    assert telling.finish() == "\ufffd"
+    continuation = Continuation(BYTES)
+    assert continuation.add(0xC3) == ""
+    assert continuation.finish() == "\ufffd"
 
 
 @pytest.fixture
@@ -51,19 +50,19 @@ def text_model(corpus):
 
 def test_a_batch_tells_what_the_model_says(text_model):
     prompts = [text_model.encode("One day"), text_model.encode("")]
-    tellings = text_model.tell(prompts, 60, Rules(), seeds=[3, 9])
+    continuations = text_model.generate(prompts, 60, Rules(), seeds=[3, 9])
     pieces = {0: "", 1: ""}
-    for said in tellings:
-        for row, piece in said.items():
+    for drawn in continuations:
+        for row, piece in drawn.items():
             pieces[row] += piece
     for row, seed in enumerate([3, 9]):
         ids = list(stream(text_model.model, prompts[row], 60, stop=text_model.end, seed=seed))
-        assert pieces[row] == tellings.rows[row].text == text_model.tokenizer.decode(ids)
-        assert tellings.reason(row) == ("length" if len(ids) == 60 else "end")
+        assert pieces[row] == continuations.rows[row].text == text_model.tokenizer.decode(ids)
+        assert continuations.reason(row) == ("length" if len(ids) == 60 else "end")
 
 
 def test_ignoring_the_end_tells_it_and_goes_on(text_model):
-    rows = text_model.tell([text_model.encode("")], 2000, Rules(), seeds=[0], ignore_eot=True).finish()
+    rows = text_model.generate([text_model.encode("")], 2000, Rules(), seeds=[0], ignore_eot=True).finish()
     assert len(rows[0].ids) == 2000
     assert rows[0].text.count("<|endoftext|>") == rows[0].ids.count(text_model.end) > 0
 

@@ -25,11 +25,11 @@ def test_set_default_lasts():
     try:
         assert dispatch.library("cpu") is None
     finally:
-        kernels.set_default("fused")
+        kernels.set_default("auto")
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'fast'.*torch, fused, emulated"), kernels.use("fast"):
+    with pytest.raises(ValueError, match=r"'fast'.*auto, torch, fused, emulated"), kernels.use("fast"):
         pass
 
 
@@ -54,6 +54,24 @@ def test_choosing_torch_says_nothing(monkeypatch, capsys):
     with kernels.use("torch"):
         kernels.layer_norm(X, WEIGHT)
     assert capsys.readouterr().err == ""
+
+
+def test_what_is_chosen_by_name_is_never_replaced(monkeypatch):
+    monkeypatch.setattr(dispatch, "_LIBRARIES", {})
+    monkeypatch.setitem(dispatch._STATES, "cpu", "no compiler")
+    with (
+        kernels.use("fused"),
+        pytest.raises(ValueError, match="fused kernels are not there on cpu: no compiler"),
+    ):
+        kernels.layer_norm(X, WEIGHT)
+
+
+def test_a_wrong_word_in_the_environment_is_named(monkeypatch):
+    monkeypatch.setattr(dispatch, "_ENVIRONMENT", "fast")
+    with pytest.raises(ValueError, match="SLM_KERNELS is 'fast': choose one of auto, torch, fused, emulated"):
+        kernels.layer_norm(X, WEIGHT)
+    with kernels.use("torch"):  # an explicit word goes first
+        kernels.layer_norm(X, WEIGHT)
 
 
 def test_emulated_kernels_that_are_not_there_are_refused(monkeypatch):

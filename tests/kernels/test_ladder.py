@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kernels import ladder, reference
-from kernels import toolchain as builds
+from kernels import ladder, reference, toolchain
 from kernels.__main__ import main
 from kernels.ladder import OPS, Cuda, Emulated, Rung, measure
 from kernels.workbench import resources
@@ -33,21 +32,21 @@ ATTENTION_SHAPES = [
     (1, 65, 3, 64),
     (1, 129, 1, 64),
 ]
-needs_nvcc = pytest.mark.skipif(builds.cuda_home() is None, reason="no CUDA toolkit on this machine")
+needs_nvcc = pytest.mark.skipif(toolchain.cuda_home() is None, reason="no CUDA toolkit on this machine")
 
 
 @pytest.fixture(scope="session")
-def emulated(toolchain) -> Emulated:
+def emulated(compiler) -> Emulated:
     """The ladder on the emulator, all checks on; compiled two files at a time."""
-    toolchain.objects()
+    compiler.objects()
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda unit: toolchain.compile(unit, checked=True), UNITS))
-    return Emulated(toolchain, checked=True)
+        list(pool.map(lambda unit: compiler.compile(unit, checked=True), UNITS))
+    return Emulated(compiler, checked=True)
 
 
 @pytest.fixture(scope="session")
-def cuda(toolchain) -> Cuda:
-    return Cuda(toolchain.folder.parent / "ladder")  # shared by all processes of the run
+def cuda(compiler) -> Cuda:
+    return Cuda(compiler.folder.parent / "ladder")  # shared by all processes of the run
 
 
 def shapes_of(rung: Rung) -> list[tuple[int, ...]]:
@@ -184,7 +183,7 @@ def test_the_page_tells_the_counts(emulated, op):
         assert told == f"{row.ours:,.0f}"
 
 
-def test_the_command_writes_what_it_counts(emulated, toolchain, tmp_path, monkeypatch, capsys):
+def test_the_command_writes_what_it_counts(emulated, compiler, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(measure.COUNTED_SHAPES, "layer_norm", (8, 64))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     main(
@@ -194,7 +193,7 @@ def test_the_command_writes_what_it_counts(emulated, toolchain, tmp_path, monkey
             "--json",
             str(tmp_path / "rows.json"),
             "--build",
-            str(toolchain.folder),
+            str(compiler.folder),
         ]
     )
     assert "times need an NVIDIA GPU" in capsys.readouterr().out

@@ -11,7 +11,8 @@ import torch
 import kernels
 from kernels import __main__ as command
 from kernels import toolchain
-from kernels.workbench import resources
+from kernels.workbench import doctor, resources
+from kernels.workbench.emulator import Compiler
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,6 +67,52 @@ def test_max_jobs_overrides(monkeypatch):
     assert toolchain.jobs() == 3
 
 
+@pytest.mark.parametrize("value", ["auto", "", " "])
+def test_max_jobs_may_be_automatic(monkeypatch, value):
+    monkeypatch.setenv("MAX_JOBS", value)
+    monkeypatch.setattr(toolchain.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(toolchain, "free_gigabytes", lambda: 8.0)
+    assert toolchain.jobs() == 3
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many", "1.5"])
+def test_max_jobs_that_is_no_number_is_refused(monkeypatch, value):
+    monkeypatch.setenv("MAX_JOBS", value)
+    with pytest.raises(ValueError, match="MAX_JOBS is"):
+        toolchain.jobs()
+
+
+@pytest.mark.parametrize(
+    "line, files, left",
+    [
+        (
+            "0::/a/b",
+            {"a/memory.max": "3000000000", "a/memory.current": "1000000000", "a/b/memory.max": "max"},
+            [2.0],
+        ),
+        ("0::/a/b", {"memory.max": "1000000000", "memory.current": "4000000000"}, [0.0]),
+        (
+            "4:cpu,memory:/a",
+            {"memory/a/memory.limit_in_bytes": "5000000000", "memory/a/memory.usage_in_bytes": "500000000"},
+            [4.5],
+        ),
+        ("0::/a", {}, []),
+    ],
+)
+def test_the_memory_that_cgroups_leave(tmp_path, line, files, left):
+    (tmp_path / "own").write_text(f"1:cpu:/other\n{line}\n")
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert toolchain._cgroup_memory(tmp_path, tmp_path / "own") == left
+
+
+def test_the_least_memory_counts(monkeypatch):
+    monkeypatch.setattr(toolchain, "_available_memory", lambda: 100.0)
+    monkeypatch.setattr(toolchain, "_cgroup_memory", lambda: [6.0, 20.0])
+    assert toolchain.free_gigabytes() == 6.0
+
+
 @pytest.mark.parametrize(
     "variable, value, reason",
     [("SLM_CUDA", "0", "SLM_CUDA=0"), ("CXX", "no-such-compiler", "no C++ compiler")],
@@ -92,12 +139,65 @@ def test_the_source_hash_follows_names_and_contents(tmp_path, monkeypatch):
 def test_flags_are_those_that_the_compiler_takes(monkeypatch):
     cxx = toolchain.compiler()
     assert not toolchain._accepts(cxx, "-march=no-such-processor")
+    assert all(toolchain._accepts(cxx, *flags) for flags in toolchain.levels(cxx).values())
     monkeypatch.setattr(toolchain.platform, "machine", lambda: "no-such-machine")
-    assert toolchain.native_flags(cxx) == (
-        ["-march=native"] if toolchain._accepts(cxx, "-march=native") else []
+    assert toolchain.levels(cxx) == {}
+
+
+@pytest.mark.parametrize("arguments", [["g++", "-g"], ["env", "g++"]])
+def test_a_compiler_may_be_a_command_with_arguments(monkeypatch, tmp_path, arguments):
+    monkeypatch.setenv("CXX", " ".join(arguments))
+    assert toolchain.compiler() == arguments
+    assert toolchain._accepts(arguments) and not toolchain._accepts(arguments, "-march=no-such-processor")
+    assert Compiler(tmp_path).command == arguments
+
+
+def fake_nvcc(home, release):
+    """A toolkit whose nvcc says the release that it is of."""
+    (fake_toolkit(home) / "bin" / "nvcc").write_text(
+        f"#!/bin/sh\necho 'tools, release {release}, V{release}.1'\n"
     )
-    monkeypatch.setenv("SLM_NATIVE", "0")
-    assert toolchain.native_flags(cxx) == []
+    return home
+
+
+@pytest.mark.parametrize(
+    "release, reason", [("12.8", "is CUDA 12.8, but torch was built for CUDA 13.0"), ("13.2", None)]
+)
+def test_a_toolkit_of_another_major_version_is_an_obstacle(tmp_path, monkeypatch, release, reason):
+    monkeypatch.setenv("CUDA_HOME", str(fake_nvcc(tmp_path, release)))
+    monkeypatch.delenv("SLM_CUDA", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    obstacle = toolchain.cuda_obstacle()
+    assert (reason in obstacle) if reason else (obstacle is None)
+
+
+def test_an_nvcc_that_does_not_run_is_an_obstacle(tmp_path, monkeypatch):
+    (fake_toolkit(tmp_path) / "bin" / "nvcc").write_text("#!/bin/sh\nexit 1\n")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.delenv("SLM_CUDA", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert "does not run" in toolchain.cuda_obstacle()
+
+
+def test_debians_toolkit_is_found_through_its_link(tmp_path, monkeypatch):
+    usr = fake_toolkit(tmp_path / "usr")
+    (usr / "bin" / "nvcc").unlink()
+    target = usr / "lib" / "nvidia-cuda-toolkit" / "bin" / "nvcc"  # without headers
+    target.parent.mkdir(parents=True)
+    target.touch(mode=0o755)
+    (usr / "bin" / "nvcc").symlink_to(target)
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.delenv("CUDA_PATH", raising=False)
+    monkeypatch.setenv("PATH", str(usr / "bin"))
+    assert toolchain.cuda_home() == str(usr)
+
+
+def test_codes_are_read_from_torchs_own_flags(monkeypatch):
+    from torch.utils.cpp_extension import _get_cuda_arch_flags
+
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "Ampere;9.0a;10.0+PTX")
+    codes = toolchain.compiled_codes(_get_cuda_arch_flags())
+    assert set(codes) == {"sm_80", "sm_86", "compute_86", "sm_90a", "sm_100", "compute_100"}
 
 
 def test_without_a_compiler_setup_says_so_once_and_builds_nothing():
@@ -117,6 +217,23 @@ def test_the_kernels_run_on_torchs_threads_where_the_compiler_can():
     from kernels import _C
 
     assert (_C.THREADS == "torch's threads") == bool(toolchain.openmp_flags(toolchain.compiler()))
+
+
+def test_a_binary_of_another_checkout_is_named(tmp_path):
+    package = Path(toolchain.__file__).parent
+    assert doctor.foreign(str(package / "_C.so")) == ""
+    assert str(package) in doctor.foreign(str(tmp_path / "kernels" / "_C.so"))
+
+
+@pytest.mark.skipif(kernels.backends()["cpu"] != "available", reason="the CPU kernels are not built")
+def test_doctor_says_which_binary_is_loaded(capsys):
+    command.main(["doctor"])
+    shown = "".join(
+        line.split("│")[2].strip() for line in capsys.readouterr().out.splitlines() if "│" in line
+    )
+    from kernels import _C
+
+    assert _C.__file__ in shown
 
 
 def test_doctor_reports_every_op_and_every_fix(capsys):

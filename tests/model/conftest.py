@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+import kernels
+from basics import gpt
+from kernels import reference
 from model import GPT, GPTConfig
 
 VARIANTS = {
@@ -22,10 +25,51 @@ def variant(request):
     return request.param
 
 
-@pytest.fixture(params=["torch", "sdpa", "fused"])
-def attention(request):
-    """Who computes: written out, torch's ops, our kernels (or what stands in for them where they are not built)."""
-    return request.param
+def in_use(name):
+    """A fixture's body: the kernels of this name compute until the test ends."""
+    if name == "fused" and kernels.backends()["cpu"] != "available":
+        pytest.skip("the CPU kernels are not built")
+    if name == "emulated" and kernels.backends()["emulated"] != "available":
+        pytest.skip("the emulated kernels are not built")
+    with kernels.use(name):
+        yield name
+
+
+@pytest.fixture(params=["torch", "fused"])
+def chosen(request):
+    """The kernels that compute in the test."""
+    yield from in_use(request.param)
+
+
+@pytest.fixture(params=["torch", "fused", "emulated"])
+def each_kernel(request):
+    """The same with our CUDA on the CPU, which is slow."""
+    yield from in_use(request.param)
+
+
+@pytest.fixture
+def written_out(monkeypatch):
+    """Call a function with every formula of the model written out, in place of kernels and of torch's fused ops."""
+
+    def call(function):
+        with monkeypatch.context() as patch, kernels.use("torch"):
+            patch.setattr("kernels.eager.layer_norm", reference.layer_norm)
+            patch.setattr("kernels.eager.add_layer_norm", reference.add_layer_norm)
+            patch.setattr("kernels.eager.causal_attention", attention)
+            patch.setattr("torch.nn.functional.rms_norm", rms_norm)
+            patch.setattr("torch.nn.functional.silu", lambda x, inplace=False: x * torch.sigmoid(x))
+            patch.setattr("torch.nn.functional.gelu", lambda x, approximate: gpt.gelu(x))
+            return function()
+
+    return call
+
+
+def attention(q, k, v, scale, window, dropout_p, seed):
+    return reference.causal_attention(q, k, v, scale=scale, window=window)
+
+
+def rms_norm(x, shape, weight, eps):
+    return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * weight
 
 
 @pytest.fixture

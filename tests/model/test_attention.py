@@ -1,20 +1,12 @@
-"""Each rung of attention against torch's own attention, and against the rung before it."""
+"""Attention against torch's own and against basics/gpt.py, which is held against torch's in tests/basics."""
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
 
+from basics import gpt
+from kernels import reference
 from model import GPTConfig
-from model.attention import (
-    CausalHead,
-    CausalSelfAttention,
-    GroupedQueryAttention,
-    MultiHeadAttention,
-    SelfAttention,
-    attend,
-    causal_mask,
-)
+from model.attention import CausalSelfAttention
 
 T, C, H = 9, 24, 4
 
@@ -24,63 +16,59 @@ def x():
     return torch.randn(2, T, C, generator=torch.Generator().manual_seed(0))
 
 
-def test_a_head_is_scaled_dot_product_attention(x):
-    head, causal = SelfAttention(C, 6), CausalHead(C, 6)
-    causal.load_state_dict(head.state_dict())
-    q, k, v = head.query(x), head.key(x), head.value(x)
-    torch.testing.assert_close(head(x), F.scaled_dot_product_attention(q, k, v))
-    torch.testing.assert_close(causal(x), F.scaled_dot_product_attention(q, k, v, is_causal=True))
+def attention(**changes):
+    return CausalSelfAttention(GPTConfig(n_embd=C, n_head=H, **changes))
 
 
-def test_the_first_token_of_a_causal_head_sees_only_itself(x):
-    head = CausalHead(C, 6)
-    torch.testing.assert_close(head(x)[:, 0], head.value(x)[:, 0])
+def plain():
+    return gpt.Attention(gpt.GPTConfig(n_head=H, n_embd=C))
 
 
-def test_scores_of_ten_thousand_give_no_nan():
-    q = torch.tensor([[[100.0]], [[-100.0]]]).repeat(1, 3, 1)
-    assert torch.isfinite(attend(q, q, q, causal_mask(3))).all()
+def test_with_a_key_head_for_each_query_head_it_is_multi_head_attention(x, each_kernel):
+    ours, lesson = attention(), plain()
+    ours.load_state_dict(lesson.state_dict())
+    torch.testing.assert_close(ours(x), lesson(x))
 
 
-def test_multi_head_equals_torchs_multihead_attention(x):
-    ours, theirs = MultiHeadAttention(C, H), nn.MultiheadAttention(C, H, batch_first=True)
-    theirs.load_state_dict(
-        {
-            "in_proj_weight": ours.c_attn.weight,
-            "in_proj_bias": ours.c_attn.bias,
-            "out_proj.weight": ours.c_proj.weight,
-            "out_proj.bias": ours.c_proj.bias,
-        }
-    )
-    expected, _ = theirs(x, x, x, attn_mask=~causal_mask(T), need_weights=False)
-    torch.testing.assert_close(ours(x), expected)
-
-
-def test_grouped_query_with_a_key_head_for_each_query_head_is_plain(x):
-    plain, grouped = MultiHeadAttention(C, H), GroupedQueryAttention(C, H, H)
-    grouped.load_state_dict(plain.state_dict())
-    torch.testing.assert_close(grouped(x), plain(x))
-
-
-def test_grouped_query_equals_plain_with_the_key_heads_repeated(x):
-    plain, grouped = MultiHeadAttention(C, H, bias=False), GroupedQueryAttention(C, H, 2, bias=False)
+def test_grouped_query_equals_plain_with_the_key_heads_repeated(x, each_kernel):
+    lesson, grouped = plain(), attention(n_kv_head=2)
     q, k, v = grouped.c_attn.weight.split([C, C // 2, C // 2])
     k, v = (w.unflatten(0, (2, -1)).repeat_interleave(2, 0).flatten(0, 1) for w in (k, v))  # 2 heads -> 4
-    plain.load_state_dict({"c_attn.weight": torch.cat([q, k, v]), "c_proj.weight": grouped.c_proj.weight})
-    torch.testing.assert_close(grouped(x), plain(x))
+    torch.nn.init.zeros_(grouped.c_attn.bias)
+    projections = {"c_attn.weight": torch.cat([q, k, v]), "c_proj.weight": grouped.c_proj.weight}
+    lesson.load_state_dict(
+        {**projections, "c_attn.bias": torch.zeros(3 * C), "c_proj.bias": grouped.c_proj.bias}
+    )
+    torch.testing.assert_close(grouped(x), lesson(x))
 
 
 @pytest.mark.parametrize("window", [1, 3, T, 2 * T])
-def test_a_window_sees_so_many_tokens_and_no_more(window):
-    seen = causal_mask(T, window)
+def test_a_window_sees_exactly_that_many_tokens(window):
+    seen = reference.seen(T, window)
     for q in range(T):
         assert seen[q].nonzero().flatten().tolist() == list(range(max(0, q - window + 1), q + 1))
 
 
 @pytest.mark.parametrize("window", [None, 3])
-def test_the_gpts_attention_is_the_last_lesson(x, attention, window):
-    lesson = GroupedQueryAttention(C, H, 2, window)
-    config = GPTConfig(n_embd=C, n_head=H, n_kv_head=2, window=window, attention=attention)
-    ours = CausalSelfAttention(config)
-    ours.load_state_dict(lesson.state_dict())
-    torch.testing.assert_close(ours(x), lesson(x))
+def test_grouped_queries_and_a_window_equal_the_formula(x, each_kernel, window):
+    ours = attention(n_kv_head=2, window=window)
+    heads = ours.c_attn(x).unflatten(-1, (-1, C // H))  # (B, T, H + 2 KV, D)
+    q, k, v = (part.double() for part in heads.split([H, 2, 2], dim=2))
+    expected = reference.causal_attention(q, k, v, window=window).float().flatten(2)
+    torch.testing.assert_close(ours(x), ours.c_proj(expected))
+
+
+def test_heads_wider_than_the_kernels_take_are_left_to_torch_or_refused(each_kernel):
+    import kernels
+
+    wide = CausalSelfAttention(GPTConfig(n_embd=132, n_head=1))
+    lesson = gpt.Attention(gpt.GPTConfig(n_head=1, n_embd=132))
+    lesson.load_state_dict(wide.state_dict())
+    x = torch.randn(1, 5, 132)
+    with kernels.use("auto"):
+        torch.testing.assert_close(wide(x), lesson(x))
+    if each_kernel == "torch":
+        torch.testing.assert_close(wide(x), lesson(x))
+    else:
+        with pytest.raises(ValueError, match="heads of at most 128 numbers, not 132: choose auto or torch"):
+            wide(x)

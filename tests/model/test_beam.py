@@ -12,8 +12,8 @@ from model.generate import stream
 def every_continuation(gpt, ids, steps, stop):
     """(ids, log P, ended) of all continuations of at most `steps` ids, by one forward pass for each."""
     found = {}
-    for said in itertools.product(range(gpt.config.vocab_size), repeat=steps):
-        cut = said[: said.index(stop) + 1] if stop in said else said
+    for written in itertools.product(range(gpt.config.vocab_size), repeat=steps):
+        cut = written[: written.index(stop) + 1] if stop in written else written
         with torch.no_grad():
             log_p = gpt(torch.tensor([[*ids, *cut]]))[0][0].double().log_softmax(-1)
         found[cut] = sum(log_p[len(ids) - 1 + i, token].item() for i, token in enumerate(cut))
@@ -53,11 +53,11 @@ def test_beams_are_those_of_transformers(tiny, tmp_path):
     ours.save_pretrained(tmp_path)
     theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
     prompt = torch.tensor([[1, 2, 3]])
-    said = theirs.generate(
+    written = theirs.generate(
         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, num_beams=5, do_sample=False,
         num_return_sequences=5, pad_token_id=0,
     )  # fmt: skip
-    assert [beam.ids for beam in beam_search(ours, [1, 2, 3], 12, beams=5)] == said[:, 3:].tolist()
+    assert [beam.ids for beam in beam_search(ours, [1, 2, 3], 12, beams=5)] == written[:, 3:].tolist()
 
 
 @pytest.mark.parametrize(

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+import kernels
 from model.cache import compile_step
 from model.generate import Generation, generate_batch
 
 
 @pytest.fixture(autouse=True)
 def fresh():
-    """Graphs of one test must not stand in the cache of the next."""
+    """Empty the cache of compiled graphs before and after each test."""
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -28,13 +29,13 @@ def check(tiny, batch, backend, **changes):
 
 
 def test_one_graph_without_breaks(tiny, batch, variant):
-    check(tiny, batch, "aot_eager", **variant, attention="fused")
+    check(tiny, batch, "aot_eager", **variant)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("others", ["torch", "sdpa"])
-def test_one_graph_without_breaks_for_the_other_backends(tiny, batch, variant, others):
-    check(tiny, batch, "aot_eager", **variant, attention=others)
+def test_one_graph_without_breaks_for_torchs_own_ops(tiny, batch, variant):
+    with kernels.use("torch"):
+        check(tiny, batch, "aot_eager", **variant)
 
 
 def test_one_graph_with_checkpointed_activations(tiny, batch):
@@ -43,8 +44,8 @@ def test_one_graph_with_checkpointed_activations(tiny, batch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the code generator's own
-def test_generated_code_computes_the_same(tiny, batch, variant, attention):
-    check(tiny, batch, "inductor", **variant, attention=attention)
+def test_generated_code_computes_the_same(tiny, batch, variant, chosen):
+    check(tiny, batch, "inductor", **variant)
 
 
 @pytest.mark.slow
@@ -56,4 +57,4 @@ def test_a_compiled_step_says_the_same_even_past_the_context(tiny):
     for _ in range(2):  # the second uses what the first compiled
         generation = Generation(gpt, prompts, 45, seed=4, step=step)
         list(generation)
-        assert generation.said == [prompt + ids for prompt, ids in zip(prompts, plain, strict=True)]
+        assert generation.ids == [prompt + ids for prompt, ids in zip(prompts, plain, strict=True)]

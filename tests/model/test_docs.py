@@ -1,6 +1,5 @@
-"""docs/model.md tells the truth: its excerpts are the code, its examples run; so do those in the code."""
+"""docs/model.md is true: its excerpts are the code, and its examples run, as do those in the code."""
 
-import dataclasses
 import doctest
 import importlib
 import pkgutil
@@ -9,17 +8,20 @@ from pathlib import Path
 
 import pytest
 
+import kernels
 import model
 from model import GPTConfig, accounting
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "model.md"
-EXCERPTS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+TEXT = PAGE.read_text(encoding="utf-8")
+EXCERPTS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
 
 
 @pytest.mark.parametrize("excerpt", EXCERPTS, ids=lambda text: text.strip().splitlines()[0][:40])
 def test_excerpts_are_the_code(excerpt):
-    assert any(excerpt in path.read_text(encoding="utf-8") for path in (ROOT / "model").glob("*.py"))
+    sources = [*(ROOT / "model").glob("*.py"), ROOT / "basics" / "gpt.py", ROOT / "kernels" / "reference.py"]
+    assert any(excerpt in path.read_text(encoding="utf-8") for path in sources)
 
 
 @pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(model.__path__)])
@@ -28,16 +30,18 @@ def test_examples_in_the_code_run(name):
 
 
 def test_the_table_of_memory_is_what_is_counted():
-    cells = r"^\| `--(.*?)`:.*\| ([\d.]+) GB \| ([\d.]+) GB \| (\d+) \|$"
-    rows = re.findall(cells, PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(rows) == 3
-    for flag, single, half, batch in rows:
-        name, _, value = flag.partition(" ")
-        changes = {"attention": value} if value else {"attention": "sdpa", name.replace("-", "_"): True}
-        config = dataclasses.replace(GPTConfig.preset("gpt2"), **changes)
-        found = [accounting.activations(config, 8, each)["blocks"] / 1e9 for each in ("float32", "bfloat16")]
-        assert [f"{x:.1f}" for x in found] == [single, half]
-        assert accounting.largest_batch(config, 24) == int(batch)
+    rows = re.findall(
+        r"^\| (as it is|`--checkpoint).*: .*\| ([\d.]+) GB \| ([\d.]+) GB \| (\d+) \|$", TEXT, re.MULTILINE
+    )
+    assert [name for name, *_ in rows] == ["as it is", "`--checkpoint"]
+    for name, single, half, batch in rows:
+        config = GPTConfig.preset("gpt2", checkpoint_activations=name != "as it is")
+        with kernels.use("torch"):
+            found = [
+                accounting.activations(config, 8, each)["blocks"] / 1e9 for each in ("float32", "bfloat16")
+            ]
+            assert [f"{x:.1f}" for x in found] == [single, half]
+            assert accounting.largest_batch(config, 24) == int(batch)
 
 
 def test_examples_on_the_page_run():

@@ -25,8 +25,8 @@ def test_transformers_says_what_the_run_says(babble, tmp_path, capsys):
     gpt2 = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
     prompt = torch.tensor([[tokenizer.bos_token_id]])
-    said = gpt2.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=40, do_sample=False)
-    theirs = tokenizer.decode(said[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    written = gpt2.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=40, do_sample=False)
+    theirs = tokenizer.decode(written[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
     assert told(babble, capsys) == told(tmp_path / "hf", capsys) == f"--- sample 1 ---\n{theirs}\n\n"
 
 

@@ -13,15 +13,15 @@ from model.generate import Generation, generate_batch, stream
 
 def without_cache(gpt, ids, count):
     """The likeliest next id, `count` times, each from the whole context."""
-    said = list(ids)
+    written = list(ids)
     for _ in range(count):
-        context = said[context_start(len(said), gpt.config.block_size) :]
-        said.append(gpt(torch.tensor([context]))[0][0, -1].argmax().item())
-    return said[len(ids) :]
+        context = written[context_start(len(written), gpt.config.block_size) :]
+        written.append(gpt(torch.tensor([context]))[0][0, -1].argmax().item())
+    return written[len(ids) :]
 
 
-def test_the_cache_changes_no_greedy_token_even_past_the_context(tiny, variant, attention):
-    gpt = tiny(**{**variant, "attention": attention, "tied_head": False}).eval()
+def test_the_cache_changes_no_greedy_token_even_past_the_context(tiny, variant, each_kernel):
+    gpt = tiny(**{**variant, "tied_head": False}).eval()
     with torch.no_grad():
         for block in gpt.h:  # small weights and a tied head would only repeat the prompt's last id
             block.attn.c_attn.weight.mul_(20)
@@ -84,22 +84,22 @@ def test_each_row_may_have_a_seed_of_its_own(tiny):
 
 def test_the_repetition_penalty_knows_prompt_and_text_even_past_the_context(tiny):
     transformers = pytest.importorskip("transformers")
-    gpt, said = tiny(block_size=8).eval(), [3, 4]
+    gpt, written = tiny(block_size=8).eval(), [3, 4]
     penalize = transformers.RepetitionPenaltyLogitsProcessor(1.2)
     for _ in range(30):
         with torch.no_grad():
-            logits = gpt(torch.tensor([said[context_start(len(said), 8) :]]))[0][:, -1]
-        said.append(penalize(torch.tensor([said]), logits).argmax().item())
-    assert list(stream(gpt, [3, 4], 30, temperature=0, repetition_penalty=1.2)) == said[2:]
-    assert said[2:] != list(stream(gpt, [3, 4], 30, temperature=0))
+            logits = gpt(torch.tensor([written[context_start(len(written), 8) :]]))[0][:, -1]
+        written.append(penalize(torch.tensor([written]), logits).argmax().item())
+    assert list(stream(gpt, [3, 4], 30, temperature=0, repetition_penalty=1.2)) == written[2:]
+    assert written[2:] != list(stream(gpt, [3, 4], 30, temperature=0))
 
 
 def test_a_reader_may_close_a_row_and_the_others_go_on(tiny):
     gpt = tiny()
     alone = [list(stream(gpt, [i], 12, seed=3 + i)) for i in range(3)]
     generation, new = Generation(gpt, [[0], [1], [2]], 12, seed=3), [[], [], []]
-    for said in generation:
-        for row, token in said.items():
+    for written in generation:
+        for row, token in written.items():
             new[row].append(token)
         if len(new[1]) == 4:
             generation.close(1)
@@ -155,16 +155,15 @@ def test_nothing_asked_for_is_nothing_said(tiny):
 
 
 def test_a_long_text_may_be_asked_for_and_ended_early(tiny, monkeypatch):
-    """What is not said costs nothing; how many numbers are drawn at once changes none."""
+    """Steps that are not taken cost nothing; how many random numbers are drawn at once changes no token."""
     gpt = tiny()
-    said = list(stream(gpt, [1], 40, seed=3))
+    written = list(stream(gpt, [1], 40, seed=3))
     monkeypatch.setattr(generate, "AHEAD", 7)
-    assert list(itertools.islice(stream(gpt, [1], 10**15, seed=3), 40)) == said
+    assert list(itertools.islice(stream(gpt, [1], 10**15, seed=3), 40)) == written
 
 
-@pytest.mark.parametrize("attention", ["torch", "sdpa", "fused"])
-def test_generation_under_autocast(tiny, attention):
-    gpt = tiny(attention=attention)
+def test_generation_under_autocast(tiny, each_kernel):
+    gpt = tiny()
     with torch.autocast("cpu", torch.bfloat16):
         found = list(stream(gpt, [1, 2], 40, temperature=0))
     assert len(found) == 40

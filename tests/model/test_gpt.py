@@ -19,8 +19,8 @@ def test_logits_for_all_positions_and_a_first_loss_of_guessing(tiny, batch, vari
     torch.testing.assert_close(gpt(idx, targets)[0], logits.detach())
 
 
-def test_later_tokens_change_no_bit_before_them(tiny, batch, variant, attention):
-    gpt, (idx, other) = tiny(**variant, attention=attention).eval(), batch
+def test_later_tokens_change_no_bit_before_them(tiny, batch, variant, each_kernel):
+    gpt, (idx, other) = tiny(**variant).eval(), batch
     for cut in (1, 9, 31):
         changed = torch.cat([idx[:, :cut], (other[:, cut:] + 1) % 61], dim=1)
         before, after = gpt(idx)[0], gpt(changed)[0]
@@ -42,28 +42,27 @@ def test_every_parameter_is_reached_by_the_gradient(tiny, batch, variant):
     assert [name for name, p in gpt.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "fused"])
-def test_fast_paths_equal_the_written_out(tiny, batch, variant, attention):
-    losses, gradients = [], []
-    for backend in ("torch", attention):
-        gpt = tiny(**variant, attention=backend)
+def test_fast_paths_equal_the_written_out(tiny, batch, variant, each_kernel, written_out):
+    def loss_and_gradients():
+        gpt = tiny(**variant)
         loss = gpt(*batch)[1]
         loss.backward()
-        losses.append(loss)
-        gradients.append([p.grad for p in gpt.parameters()])
-    torch.testing.assert_close(*losses, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
+        return loss, [p.grad for p in gpt.parameters()]
+
+    (loss, gradients), (expected_loss, expected) = loss_and_gradients(), written_out(loss_and_gradients)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gradients, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_dropout_is_for_training_only(tiny, batch, attention):
-    idx, gpt = batch[0], tiny(dropout=0.5, attention=attention)
-    plain = tiny(attention=attention)(idx)[0]
+def test_dropout_is_for_training_only(tiny, batch, each_kernel):
+    idx, gpt = batch[0], tiny(dropout=0.5)
+    plain = tiny()(idx)[0]
     assert torch.equal(gpt.eval()(idx)[0], plain)
     gpt.train()
     assert not torch.equal(gpt(idx)[0], gpt(idx)[0])
 
 
-def test_a_batch_can_be_learned_by_heart(tiny, batch, variant):
+def test_a_batch_can_be_overfitted(tiny, batch, variant):
     gpt, (idx, targets) = tiny(**variant), [t[:, :12] for t in batch]
     optimizer = torch.optim.AdamW(gpt.parameters(), lr=1e-2, weight_decay=0.0)
     for _ in range(80):
@@ -93,8 +92,8 @@ def test_checkpointed_activations_give_the_same_gradients(tiny, batch, variant):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_stays_near_float32(tiny, batch, variant, dtype, attention):
-    gpt = tiny(**variant, attention=attention)
+def test_autocast_stays_near_float32(tiny, batch, variant, dtype, chosen):
+    gpt = tiny(**variant)
     exact = gpt(*batch)[1]
     with torch.autocast("cpu", dtype):
         loss = gpt(*batch)[1]
@@ -122,8 +121,8 @@ def test_the_stream_is_bfloat16_under_a_gpus_autocast_to_it(device, dtype, low, 
         assert stream_dtype(torch.empty(2, 3, dtype=dtype, device=device)) == expected
 
 
-def test_a_stream_in_bfloat16_as_on_a_gpu_stays_near_float32(tiny, batch, variant, attention, monkeypatch):
-    gpt = tiny(**variant, attention=attention)
+def test_a_stream_in_bfloat16_as_on_a_gpu_stays_near_float32(tiny, batch, variant, chosen, monkeypatch):
+    gpt = tiny(**variant)
     exact = gpt(*batch)[1]
     exact_grads = torch.autograd.grad(exact, list(gpt.parameters()))
     monkeypatch.setattr("model.gpt.stream_dtype", lambda x: torch.bfloat16)
@@ -155,7 +154,7 @@ def test_initial_weights_have_gpt2s_spread():
 
 
 @pytest.mark.parametrize("place", ["pre", "post"])
-def test_norms_stand_where_the_config_says(place):
+def test_norms_are_where_the_config_says(place):
     block = Block(GPTConfig(n_embd=16, n_head=2, norm_place=place)).eval()
     x = torch.randn(2, 5, 16)
     if place == "pre":

@@ -48,7 +48,7 @@ def test_chunks_change_nothing(budget):
 
 @pytest.mark.parametrize("budget", [4 * 31 * 10, None])
 def test_a_compiled_loss_is_the_same_and_scatters_nothing(budget):
-    """A scatter would be a pass of its own over all logits, in float32."""
+    """A scatter would be another pass over all logits, in float32."""
     graphs = []
 
     def keep(graph, _):
@@ -134,3 +134,16 @@ def test_many_chunks_in_bfloat16_lose_nothing_in_the_sum():
     ours, weight.grad = weight.grad, None
     F.cross_entropy(F.linear(hidden, weight), targets).backward()
     assert (ours - weight.grad).norm() < 0.005 * weight.grad.norm()
+
+
+def test_many_positions_do_not_overflow_float16():
+    rows, generator = 100_000, torch.Generator().manual_seed(0)
+    hidden = (1 + torch.rand(rows, 4, generator=generator)).requires_grad_()
+    weight = torch.zeros(3, 4, requires_grad=True)
+    targets = torch.zeros(rows, dtype=torch.long)  # all the same: every position pulls in one direction
+    with torch.autocast("cpu", torch.float16):
+        _, loss = head_loss(hidden, weight, targets)
+    loss.backward()
+    exact = weight.detach().double().requires_grad_()
+    F.cross_entropy(hidden.detach().double() @ exact.mT, targets).backward()
+    torch.testing.assert_close(weight.grad.double(), exact.grad, rtol=2e-3, atol=1e-4)

@@ -1,4 +1,4 @@
-"""Packed models say what the model says, as exactly as their precision allows."""
+"""Packed models compute what the model computes, as exactly as their precision allows."""
 
 import pytest
 import torch
@@ -71,12 +71,12 @@ def test_without_the_kernels_torch_computes_the_same(tiny, variant, idx, precisi
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 def test_packed_models_say_the_same_with_and_without_the_cache(tiny, variant, precision):
-    packed, said = pack(tiny(**variant), precision), [1, 2]
+    packed, written = pack(tiny(**variant), precision), [1, 2]
     with torch.no_grad():
         for _ in range(40):
-            context = said[context_start(len(said), 32) :]
-            said.append(packed(torch.tensor([context]))[0][0, -1].argmax().item())
-    assert list(stream(packed, [1, 2], 40, temperature=0)) == said[2:]
+            context = written[context_start(len(written), 32) :]
+            written.append(packed(torch.tensor([context]))[0][0, -1].argmax().item())
+    assert list(stream(packed, [1, 2], 40, temperature=0)) == written[2:]
 
 
 def test_an_unknown_precision_is_named(tiny):

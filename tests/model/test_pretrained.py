@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -36,14 +35,14 @@ def theirs(tmp_path):
 
 def greedy(gpt2, ids, count):
     prompt = torch.tensor([ids])
-    said = gpt2.generate(
+    written = gpt2.generate(
         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=count, do_sample=False, pad_token_id=0
     )
-    return said[0, len(ids) :].tolist()
+    return written[0, len(ids) :].tolist()
 
 
-def test_transformers_weights_give_transformers_logits_and_text(theirs, tmp_path, batch, attention):
-    ours = GPT.from_pretrained(tmp_path / "theirs", attention=attention)
+def test_transformers_weights_give_transformers_logits_and_text(theirs, tmp_path, batch, each_kernel):
+    ours = GPT.from_pretrained(tmp_path / "theirs")
     torch.testing.assert_close(ours(batch[0])[0], theirs(batch[0]).logits, rtol=1e-5, atol=1e-5)
     assert list(stream(ours, [1, 2, 3], 29, temperature=0)) == greedy(theirs, [1, 2, 3], 29)
 
@@ -151,11 +150,11 @@ def test_weights_that_do_not_fit_are_all_listed(tiny, tmp_path):
 def test_weights_are_checked_without_being_read(tiny, tmp_path, monkeypatch):
     """And before memory is asked for: a config may want more of it than there is."""
     tiny().save_pretrained(tmp_path)
-    monkeypatch.setattr(safetensors.torch, "load_file", None)
-    pretrained.check(tmp_path)
+    monkeypatch.setattr(pretrained, "load_file", None)
+    GPT.check_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "vocab_size": 10**12}))
-    for look in (pretrained.check, GPT.from_pretrained):
+    for look in (GPT.check_pretrained, GPT.from_pretrained):
         with pytest.raises(ValueError, match=r"wte.weight is \(61, 32\), not \(1000000000000, 32\)"):
             look(tmp_path)
 
@@ -175,6 +174,18 @@ def test_a_file_that_is_no_tokenizer_is_named_and_nothing_written(tiny, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("attention", ["torch", "sdpa", "fused"])
+def test_configs_of_earlier_versions_are_read_without_their_choice_of_kernels(tiny, tmp_path, attention):
+    """It chose who computes, not what: the model is the same."""
+    gpt = tiny()
+    gpt.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    content = json.loads(path.read_text())
+    assert "attention" not in content["slm"]
+    path.write_text(json.dumps({**content, "slm": {**content["slm"], "attention": attention}}))
+    assert GPT.from_pretrained(tmp_path).config == gpt.config
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_a_missing_file_is_named(tiny, tmp_path, name):
     tiny().save_pretrained(tmp_path)
@@ -189,14 +200,14 @@ def test_a_missing_file_is_named(tiny, tmp_path, name):
         ({"model_type": "llama"}, "model_type 'llama', not gpt2 or slm"),
         ({"activation_function": "relu"}, "does not compute: activation_function=relu"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
-        ({"attn_pdrop": 0.3}, r"several dropout rates \[0.0, 0.0, 0.3\]: choose one with dropout="),
         ({"n_head": 5}, "n_embd 32 is not divisible by n_head 5"),
         ({"slm": {"flux": 1}}, "GPTConfig has no field called flux"),
+        ({"slm": {"attention": "flash"}}, "GPTConfig has no field called attention"),
         ({"n_layer": "2"}, "n_layer is '2', must be a whole number"),
         ({"n_embd": None}, "n_embd is None, must be a whole number"),
         ({"slm": ["flux"]}, "does not describe a model"),
         ({"activation_function": ["relu"]}, r"activation_function=\['relu'\]"),
-        ({"resid_pdrop": "half"}, r"several dropout rates \['half', 0.0, 0.0\]"),
+        ({"resid_pdrop": "half"}, "dropout is 'half', must be in"),
     ],
 )
 def test_a_config_that_cannot_be_met_is_refused(tiny, tmp_path, change, message):

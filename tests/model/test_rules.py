@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from model.rules import Rules, draw, keep_min_p, keep_top_k, keep_top_p, penalize_repetition
+from model.generate import Rules, draw, keep_min_p, keep_top_k, keep_top_p, penalize_repetition
 
 
 @pytest.mark.parametrize(
     "rules", [Rules(0.0), Rules(0.0, top_k=5), Rules(1.0, top_k=1), Rules(2.0, top_p=1e-9)]
 )
-def test_greedy_by_every_road(rules):
+def test_every_way_to_be_greedy_takes_the_likeliest(rules):
     logits = torch.randn(50, 30)
     assert torch.equal(rules.choose(logits, torch.rand(50)), logits.argmax(-1))
 
@@ -59,7 +59,7 @@ def test_min_p_keeps_what_is_likely_enough_beside_the_likeliest(p):
 def test_the_rules_together_are_those_of_transformers():
     transformers = pytest.importorskip("transformers")
     logits, ids = torch.randn(6, 40) * 3, torch.randint(40, (6, 9))
-    said = torch.zeros(6, 40, dtype=torch.bool).scatter_(1, ids, True)
+    present = torch.zeros(6, 40, dtype=torch.bool).scatter_(1, ids, True)
     theirs = transformers.LogitsProcessorList(
         [
             transformers.RepetitionPenaltyLogitsProcessor(1.3),
@@ -69,17 +69,17 @@ def test_the_rules_together_are_those_of_transformers():
             transformers.MinPLogitsWarper(0.05),
         ]
     )
-    penalized = penalize_repetition(logits, said, 1.3)
+    penalized = penalize_repetition(logits, present, 1.3)
     ours = Rules(temperature=0.8, top_k=20, top_p=0.9, min_p=0.05).probabilities(penalized)
     torch.testing.assert_close(ours, theirs(ids, logits).softmax(-1))
     assert 1 < (ours > 0).sum(-1).float().mean() < 20
 
 
 def test_the_repetition_penalty_also_moves_the_greedy_choice():
-    logits, said = torch.tensor([[3.0, 2.5, 0.0]]), torch.tensor([[True, False, False]])
+    logits, present = torch.tensor([[3.0, 2.5, 0.0]]), torch.tensor([[True, False, False]])
     greedy = Rules(temperature=0, repetition_penalty=1.5)
-    assert greedy.choose(logits, torch.rand(1), said).tolist() == [1]
-    assert greedy.choose(logits, torch.rand(1), ~said).tolist() == [0]
+    assert greedy.choose(logits, torch.rand(1), present).tolist() == [1]
+    assert greedy.choose(logits, torch.rand(1), ~present).tolist() == [0]
 
 
 def test_top_one_takes_the_first_of_equals_as_greedy_does():

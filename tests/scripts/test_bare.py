@@ -24,7 +24,7 @@ TINY = TrainConfig(model=GPTConfig.preset("quickstart"))
 
 @pytest.fixture(scope="module")
 def bare():
-    """The stand-in, under another name than tyro's."""
+    """Return the stand-in, imported under another name than tyro's."""
     spec = importlib.util.spec_from_file_location("bare", BARE / "tyro.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -75,7 +75,7 @@ def test_it_reads_what_tyro_reads_and_refuses_what_tyro_refuses(bare, options, l
 
 
 def with_it(*arguments: str) -> subprocess.CompletedProcess:
-    """Runs Python with the stand-in in tyro's place."""
+    """Run Python with the stand-in in tyro's place."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (BARE, ROOT)))}
     return subprocess.run(
         [sys.executable, *arguments], env=environment, cwd=ROOT, capture_output=True, text=True

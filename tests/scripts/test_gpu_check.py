@@ -19,7 +19,7 @@ H100 = {"device": "NVIDIA H100 80GB HBM3", "capability": "9.0", "torch": "2.11.0
 
 @pytest.fixture
 def check(monkeypatch, tmp_path):
-    """The script, with a GPU that is only said to be there, and all that it writes in a folder."""
+    """Return the script with a GPU that is only claimed, and all that it writes in a folder."""
     monkeypatch.setattr(gpu_check, "WORK", tmp_path / "work")
     monkeypatch.setattr(gpu_check, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(gpu_check, "facts", lambda: dict(H100))
@@ -28,7 +28,7 @@ def check(monkeypatch, tmp_path):
 
 
 def stages(check, monkeypatch, **programs):
-    """Stages that each run one line of Python."""
+    """Return stages that each run one line of Python."""
 
     def stage(code, seconds=20, needs=()):
         def run(context):
@@ -179,7 +179,7 @@ def test_every_goal_of_the_kernels_fits_one_screen(check):
 
 
 def rehearsed(check, tmp_path, *names: str) -> dict:
-    """What a rehearsal of these stages writes, none of which failed or was skipped."""
+    """Return what a rehearsal of these stages writes; none failed or was skipped."""
     assert check.main([*names, "--rehearse"]) == 0  # what failed is printed
     assert not (tmp_path / "results").exists()
     left = {path.name for path in (tmp_path / "out").iterdir()}

@@ -1,4 +1,4 @@
-"""How a step is cut: by the batch alone, whatever the processes and passes."""
+"""How a step is divided: by the batch alone, whatever the processes and passes."""
 
 import dataclasses
 
@@ -6,33 +6,33 @@ import pytest
 import torch
 
 from model import GPT
-from training import batching, run
-from training.processes import Processes
+from training import batching
+from training.distributed import Processes
+from training.pretraining import Pretraining
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4, 8])
 def test_every_process_gets_its_share_in_passes_of_equal_size(tiny, world_size):
-    cut = batching.deal(tiny, world_size)  # 16 sequences, 8 a pass
-    assert (cut.sequences, cut.rows) == (16, 16 // world_size)
-    assert cut.micro_batch == min(8, cut.rows)
-    assert cut.micro_batch * cut.accumulation == cut.rows
+    divided = batching.divide(tiny, world_size)  # 16 sequences, 8 a pass
+    assert (divided.sequences, divided.rows) == (16, 16 // world_size)
+    assert divided.micro_batch == min(8, divided.rows)
+    assert divided.micro_batch * divided.accumulation == divided.rows
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(tiny):
     with pytest.raises(
         ValueError, match=r"16 sequences.*cannot be divided among 3 processes.*multiple of 768"
     ):
-        batching.deal(tiny, 3)
+        batching.divide(tiny, 3)
 
 
 @pytest.mark.parametrize("kind", ["random", "documents"])
 def test_the_processes_rows_are_those_of_one(tiny, kind):
     config = dataclasses.replace(tiny, batches=kind)
-    file = run.open_split(config, "train")
 
     def rows(processes: Processes) -> torch.Tensor:
-        cut = batching.deal(config, processes.world_size)
-        batches = run.step_batches(file, config, cut, processes)
+        divided = batching.divide(config, processes.world_size)
+        batches = Pretraining(config).open(divided, processes)
         return torch.stack([next(batches)[0] for _ in range(3)])  # (steps, rows, T)
 
     shares = torch.cat([rows(Processes(rank, 4)) for rank in range(4)], dim=1)
@@ -41,9 +41,11 @@ def test_the_processes_rows_are_those_of_one(tiny, kind):
 
 def test_auto_takes_all_rows_where_they_fit_and_fewer_where_not(tiny, monkeypatch):
     config = dataclasses.replace(tiny, micro_batch="auto")
-    cut = batching.deal(config, 1)
-    assert (cut.micro_batch, cut.accumulation) == (16, 1)
+    divided = batching.divide(config, 1)
+    assert (divided.micro_batch, divided.accumulation) == (16, 1)
     for room, expected in ((100, 16), (15, 8), (3, 2), (0, 1)):
         monkeypatch.setattr(batching.accounting, "largest_batch", lambda *_, room=room: room)
-        fitted = batching.fitted(cut, GPT(config.model), torch.device("cpu"), torch.float32, Processes())
+        fitted = batching.fit_memory(
+            divided, GPT(config.model), torch.device("cpu"), torch.float32, Processes()
+        )
         assert fitted.micro_batch == expected

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,15 @@ def test_a_preset_of_ones_own(corpus, tmp_path):
     assert config.run_directory.name == "mine"
 
 
+@pytest.mark.parametrize("attention", ["torch", "sdpa", "fused"])
+def test_files_of_earlier_versions_are_read_without_their_choice_of_kernels(tiny, tmp_path, attention):
+    """It chose who computes, not what: --kernels does that now."""
+    cfg.save_config(tiny)
+    path = tiny.run / "config.toml"
+    path.write_text(path.read_text() + f'attention = "{attention}"\n')  # [model] is the last table
+    assert cfg.read_config(path) == tiny
+
+
 def test_the_saved_configuration_reads_back_equal(tiny):
     odd = dataclasses.replace(tiny, grad_clip=math.inf, data=Path('tokens/a "b" \\ 🦔'))
     for config in (tiny, odd):
@@ -56,6 +66,8 @@ def test_a_step_takes_the_whole_micro_batches_that_fit(tiny):
         ("steps = true", "steps is True, not an int"),
         ("[model]\nn_layers = 5", "unknown field 'n_layers': did you mean 'n_layer'?"),
         ("[model]\npreset = 'gpt9'", "gpt9"),
+        ("[model]\nattention = 'flash'", "unknown field 'attention'"),
+        ("kernels = 'sdpa'", "kernels is 'sdpa', not 'auto' or 'torch' or 'fused' or 'emulated'"),
         ("model = 5", "must be a table"),
         ("steps = ", "not valid TOML"),
     ],
@@ -82,3 +94,32 @@ def test_a_preset_with_a_mistake_is_refused(tmp_path, text, complaint):
 def test_values_that_cannot_work_are_refused(tiny, change, complaint):
     with pytest.raises(ValueError, match=complaint):
         dataclasses.replace(tiny, **change)
+
+
+@pytest.mark.parametrize(
+    "unused",
+    [
+        "--optimizer fused --muon-learning-rate 0.1",
+        "--schedule cosine --decay-share 0.5",
+        "--schedule constant --final-learning-rate 0.1",
+    ],
+)
+def test_a_flag_that_nothing_reads_is_refused(corpus, unused):
+    with pytest.raises(ValueError, match=r"has no effect with --(optimizer|schedule)"):
+        cfg.parse_config(flags(corpus, *unused.split()))
+    cfg.parse_config(flags(corpus, *unused.split()[:2]))
+
+
+def test_help_is_short_and_help_all_is_whole(corpus, capsys):
+    shown = {}
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as stop:
+            cfg.parse_config(flags(corpus, flag))
+        assert stop.value.code == 0
+        shown[flag] = set(
+            re.findall(r"^(?:[│|] )? *(--[a-z][a-z0-9-]*)", capsys.readouterr().out, flags=re.MULTILINE)
+        )
+    everyday = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(cfg.Everyday)}
+    assert shown["--help"] == everyday and len(everyday) == 15
+    settings = [*dataclasses.fields(cfg.TrainConfig), *dataclasses.fields(GPTConfig)]
+    assert shown["--help-all"] == {f"--{f.name.replace('_', '-')}" for f in settings if f.name != "model"}

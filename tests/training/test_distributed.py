@@ -16,7 +16,7 @@ from model import GPT
 from training import distributed, report
 
 ROOT = Path(__file__).parents[2]
-MODEL = "--n-layer 2 --n-head 2 --n-embd 32 --block-size 32 --attention sdpa --kernels torch"
+MODEL = "--n-layer 2 --n-head 2 --n-embd 32 --block-size 32 --kernels torch"
 RUN = (
     "--batch-tokens 512 --micro-batch 4 --eval-every 50 --eval-batches 2 --coherence-stories 1 --device cpu "
     "--precision float32 --batches random --warmup-steps 2 --schedule constant --learning-rate 3e-3"
@@ -117,7 +117,7 @@ def alone(corpus, tmp_path_factory) -> Path:
 
 
 def train_in(count: int, corpus: Path, alone: Path, folder: Path) -> Path:
-    """Trains every kind in `count` processes, and goes on from a single process's half in the divided ones."""
+    """Train every kind in `count` processes, and resume the half run of a single process in the sharded ones."""
     cases = [{"argv": flags(corpus, folder / kind, more)} for kind, more in KINDS.items()]
     for kind in DIVIDED:
         half = folder / f"{kind}-resumed"
@@ -129,7 +129,7 @@ def train_in(count: int, corpus: Path, alone: Path, folder: Path) -> Path:
     lost = flags(corpus, folder / "lost", f"{KINDS['torch']} --checkpoint-every 10")
     ended = run_cases(count, [*cases, {"argv": lost, "leave_at": 25}], folder)
     assert [process.returncode for process in ended] == [2, 9, *[2] * (count - 2)], ended[0].stderr[-2000:]
-    (folder / "said").write_text(ended[0].stderr)
+    (folder / "stderr").write_text(ended[0].stderr)
     return folder
 
 
@@ -198,7 +198,7 @@ def test_four_processes_learn_what_one_does(corpus, alone, tmp_path):
 
 
 def test_a_lost_process_ends_the_run_with_a_message_and_it_goes_on(corpus, alone, pair):
-    last = (pair / "said").read_text().strip().splitlines()[-1]
+    last = (pair / "stderr").read_text().strip().splitlines()[-1]
     assert last.startswith("error: a process of this run is gone; the last good checkpoint is")
     assert "of step 20: start all again with --resume" in last
     train_script.main(flags(corpus, pair / "lost", "--resume"))
@@ -220,7 +220,7 @@ def test_a_batch_that_cannot_be_divided_is_refused_by_the_main_process_alone(
     assert not (tmp_path / "run").exists()
 
 
-def test_buckets_are_cut_at_their_size_and_hold_everything():
+def test_buckets_end_at_their_size_and_hold_everything():
     parameters = [torch.zeros(n) for n in (10, 20, 5, 100, 1)]
-    buckets = list(distributed._buckets(parameters, limit=35 * 4))
+    buckets = list(distributed.buckets(parameters, limit=35 * 4))
     assert [[len(p) for p in bucket] for bucket in buckets] == [[10, 20, 5], [100], [1]]

@@ -13,33 +13,37 @@ from safetensors import SafetensorError
 
 from model import GPT
 from training import checkpoint, failures, loop, report, watch
-from training.scaling import LossScale
+from training.optimizer import LossScale
 
 
 def poison(monkeypatch, steps: range) -> None:
     """Makes one gradient infinite in those steps."""
-    original = loop.Trainer._backward
+    original = loop.Trainer.step
 
-    def backward(trainer, x, y):
-        loss = original(trainer, x, y)
-        if trainer.progress.step in steps:
-            trainer.model.wte.weight.grad[0, 0] = float("inf")
-        return loss
+    def step(trainer, batch):
+        def spoil(gradient):
+            return gradient.index_put((torch.tensor(0), torch.tensor(0)), torch.tensor(float("inf")))
 
-    monkeypatch.setattr(loop.Trainer, "_backward", backward)
+        if trainer.progress.step not in steps:
+            return original(trainer, batch)
+        hook = trainer.model.wte.weight.register_hook(spoil)
+        try:
+            return original(trainer, batch)
+        finally:
+            hook.remove()
+
+    monkeypatch.setattr(loop.Trainer, "step", step)
 
 
 def test_a_step_whose_gradient_is_not_finite_moves_nothing_and_is_counted(tiny, monkeypatch):
     poison(monkeypatch, range(3))
     trainer = loop.Trainer(tiny)
     before = [p.detach().clone() for p in trainer.parameters]
-    for step in range(3):
-        trainer.progress.step = step
-        trainer._step(trainer.batches)
+    for _ in range(3):
+        trainer.step(next(trainer.batches))
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
     assert trainer.progress.skipped == 3
-    trainer.progress.step = 3
-    trainer._step(trainer.batches)
+    trainer.step(next(trainer.batches))
     assert not torch.equal(before[0], trainer.parameters[0])
     assert trainer.skips_in_a_row == 0
 
@@ -56,15 +60,17 @@ def test_too_many_in_a_row_stop_the_run_with_step_text_and_checkpoint(tiny, monk
 
 
 def explode(monkeypatch, after: int) -> None:
-    """Makes the weights enormous in the step after so many."""
-    original = loop.Trainer._move
+    """Makes the weights infinite in the step after `after` of them."""
+    original = loop.Trainer.step
 
-    def move(trainer, rate):
-        original(trainer, rate)
-        if trainer.progress.step == after:
+    def step(trainer, batch):
+        explodes = trainer.progress.step == after
+        result = original(trainer, batch)
+        if explodes:
             trainer.model.wte.weight.data.fill_(float("inf"))
+        return result
 
-    monkeypatch.setattr(loop.Trainer, "_move", move)
+    monkeypatch.setattr(loop.Trainer, "step", step)
 
 
 def test_damaged_weights_replace_no_good_checkpoint(tiny, monkeypatch):
@@ -111,12 +117,11 @@ def test_float16_trains_and_goes_on_bit_for_bit_with_its_scale(tiny, tmp_path):
     assert again.val_loss == whole.val_loss
 
 
-def test_an_overflow_halves_the_scale_and_is_forgiven(tiny, monkeypatch):
+def test_an_overflow_halves_the_scale_and_does_not_count(tiny, monkeypatch):
     poison(monkeypatch, range(12))
     trainer = loop.Trainer(dataclasses.replace(tiny, precision="float16"))
-    for step in range(12):
-        trainer.progress.step = step
-        trainer._step(trainer.batches)
+    for _ in range(12):
+        trainer.step(next(trainer.batches))
     assert trainer.scale.value == 65536 / 2**12
     assert trainer.skips_in_a_row == 0
 
@@ -133,14 +138,14 @@ def test_an_overflow_halves_the_scale_and_is_forgiven(tiny, monkeypatch):
     ],
 )
 def test_what_the_system_says_becomes_advice(tiny, monkeypatch, error, advice):
-    original = loop.Trainer._backward
+    original = loop.Trainer.step
 
-    def failing(trainer, x, y):
+    def failing(trainer, batch):
         if trainer.progress.step == 11:
             raise error
-        return original(trainer, x, y)
+        return original(trainer, batch)
 
-    monkeypatch.setattr(loop.Trainer, "_backward", failing)
+    monkeypatch.setattr(loop.Trainer, "step", failing)
     with pytest.raises((ValueError, OSError), match=advice):
         loop.train(tiny)
     assert json.loads((tiny.run / "last" / "state.json").read_text())["step"] == 10
@@ -149,10 +154,10 @@ def test_what_the_system_says_becomes_advice(tiny, monkeypatch, error, advice):
 def test_a_checkpoint_that_the_disk_has_no_room_for_leaves_the_last_one(tiny, monkeypatch):
     original = checkpoint.save_file
 
-    def full(tensors, path):
+    def full(tensors, path, **more):
         if "last" in str(path) and (tiny.run / "last").exists():
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-        original(tensors, path)
+        original(tensors, path, **more)
 
     monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(OSError, match=r"disk is full.*of step 10: make room, then --resume"):
@@ -182,8 +187,8 @@ def test_a_run_whose_data_vanishes_before_an_evaluation_saves_itself(tiny, tmp_p
     trainer = loop.Trainer(dataclasses.replace(tiny, data=data))
     log = trainer.prepare_run()
     (data / split).unlink()
-    with pytest.raises(OSError, match=rf"No such file.*{split}.*of step 0: mend the data"):
-        trainer._evaluate(log, None)
+    with pytest.raises(OSError, match=rf"No such file.*{split}.*of step 0: restore the data"):
+        trainer.evaluate(log, None)
     log.close()
 
 
@@ -191,11 +196,15 @@ def test_a_loss_that_is_no_number_is_not_the_best_and_not_the_last_word(tiny, mo
     losses = iter([5.0, 5.0, math.nan, math.nan, 4.0, 4.0, 4.5, 4.5])
     trainer = loop.Trainer(tiny)
     log, bar = trainer.prepare_run(), watch.Bar(30, 0, shown=False)
-    monkeypatch.setattr(trainer, "_estimate", lambda windows, batches: next(losses))
+    monkeypatch.setattr(
+        trainer.objective,
+        "estimate",
+        lambda model, batches, val_only: {"train_loss": next(losses), "val_loss": next(losses)},
+    )
     best = []
     for step in range(4):
         trainer.progress.step = step + 1
-        trainer._evaluate(log, bar)
+        trainer.evaluate(log, bar)
         best.append(trainer.progress.best_val_loss)
     log.close()
     assert best == [5.0, 5.0, 4.0, 4.0]
@@ -206,15 +215,15 @@ def test_a_training_file_cut_short_under_a_run_is_noticed(tiny, tmp_path):
     shutil.copytree(tiny.data, data)
     trainer = loop.Trainer(dataclasses.replace(tiny, data=data))
     trainer.prepare_run().close()
-    trainer._next(trainer.batches)
+    trainer.next_batch(trainer.batches)
     os.truncate(data / "train.bin", 100)
     with pytest.raises(
-        OSError, match=r"train.bin has become shorter.*of step 0: mend the data, then --resume"
+        OSError, match=r"train.bin has become shorter.*of step 0: restore the data, then --resume"
     ):
-        trainer._next(trainer.batches)
+        trainer.next_batch(trainer.batches)
     shutil.rmtree(data)
     with pytest.raises(OSError, match=r"No such file.*train.bin"):
-        trainer._next(trainer.batches)
+        trainer.next_batch(trainer.batches)
 
 
 def test_memory_advice_at_the_smallest_pass_is_another():

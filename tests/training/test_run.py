@@ -1,4 +1,4 @@
-"""A run from beginning to end: what it writes, that it learns, that it stops and goes on without a trace."""
+"""A run from beginning to end: what it writes, that it learns, that a stopped run resumes exactly."""
 
 import dataclasses
 import json
@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import bpe
+import kernels
 import train as train_script
 from evaluation.losses import full_loss
+from kernels import dispatch
 from model import GPT
 from training import config as cfg
 from training import failures, loop, report
@@ -30,14 +32,14 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def interrupt_at(step: int, monkeypatch) -> None:
     """Sends this process SIGINT during the given step."""
-    original = loop.Trainer._step
+    original = loop.Trainer.step
 
-    def interrupted(trainer, feed):
+    def interrupted(trainer, batch):
         if trainer.progress.step == step:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(trainer, feed)
+        return original(trainer, batch)
 
-    monkeypatch.setattr(loop.Trainer, "_step", interrupted)
+    monkeypatch.setattr(loop.Trainer, "step", interrupted)
 
 
 def test_a_run_learns_and_writes_what_it_promises(tiny):
@@ -93,21 +95,21 @@ def test_accumulated_micro_batches_equal_one_batch(tiny, tmp_path):
     losses = []
     for config in (one, four):
         trainer = loop.Trainer(config)
-        assert trainer.cut.accumulation == 16 // config.micro_batch
-        losses.append([trainer._step(trainer.batches)[1].item() for _ in range(5)])
+        assert trainer.batching.accumulation == 16 // config.micro_batch
+        losses.append([trainer.step(next(trainer.batches)).loss.item() for _ in range(5)])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_the_whole_file_is_evaluated_token_by_token(tiny):
     trainer = loop.Trainer(tiny)
-    ids = torch.from_numpy(trainer.val_file.tokens[:100].astype("int64"))
+    ids = torch.from_numpy(trainer.objective.val_file.tokens[:100].astype("int64"))
     trainer.model.eval()
     total, block = 0.0, tiny.model.block_size
     for start in range(0, 99, block):
         x, y = ids[start : min(start + block, 99)], ids[start + 1 : min(start + block, 99) + 1]
         logits, _ = trainer.model(x[None])
         total -= logits[0].log_softmax(-1).gather(1, y[:, None]).sum().item()
-    assert full_loss(trainer.model, trainer.val_file, "random", 2, limit=100) == pytest.approx(
+    assert full_loss(trainer.model, trainer.objective.val_file, "random", 2, limit=100) == pytest.approx(
         total / 99, rel=1e-5
     )
 
@@ -115,9 +117,8 @@ def test_the_whole_file_is_evaluated_token_by_token(tiny):
 @pytest.mark.parametrize("kind", ["fused", "ours", "muon"])
 def test_a_saved_state_comes_back_whole(tiny, tmp_path, kind):
     first = loop.Trainer(dataclasses.replace(tiny, optimizer=kind))
-    feed = iter(first.batches)
     for _ in range(3):
-        first._step(feed)
+        first.step(next(first.batches))
     save_state(tmp_path / "state", first.model, first.optimizers, first.progress)
     expected = torch.rand(5)
     second = loop.Trainer(dataclasses.replace(tiny, optimizer=kind, seed=99))
@@ -173,7 +174,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tiny, refused, more, complaint
 
 
 def test_a_validation_file_shorter_than_a_block_is_refused_before_anything_is_written(tiny, refused):
-    size = len(loop.Trainer(tiny).val_file)
+    size = len(loop.Trainer(tiny).objective.val_file)
     more = ["--block-size", str(size), "--micro-batch", "1", "--batch-tokens", str(size)]
     assert f"holds {size} tokens, too few for a block" in refused(train_script.main, *flags(tiny), *more)
     assert not tiny.run.exists()
@@ -232,7 +233,7 @@ def test_no_data_is_prepared_for_what_is_refused(tiny, refused, monkeypatch, tmp
 
 def test_data_that_is_named_is_prepared_there(monkeypatch, tmp_path):
     prepared = []
-    monkeypatch.setattr(cfg, "prepare_data", lambda config: prepared.append(config.data))
+    monkeypatch.setattr(cfg, "prepare_data", lambda config, source: prepared.append(config.data))
     monkeypatch.setattr(cfg, "with_vocabulary_of_data", lambda config: config)
     default = str(cfg.read_config(cfg.preset_path("quickstart")).data)
     for named in ([], ["--data", default]):
@@ -249,11 +250,50 @@ def test_a_model_wider_than_the_vocabulary_speaks_and_is_resumed_as_wide(tiny):
 def test_state_of_another_program_is_refused_with_its_name(tiny, refused):
     loop.train(dataclasses.replace(tiny, steps=2))
     (tiny.run / "last" / "state.json").write_text('{"step": 2, "speed": 3}')
-    said = refused(train_script.main, *flags(tiny, "--resume", "--steps", "3"))
-    assert "state.json is not what train.py writes" in said
+    message = refused(train_script.main, *flags(tiny, "--resume", "--steps", "3"))
+    assert "state.json is not what train.py writes" in message
 
 
 def test_damaged_state_is_refused_with_its_name(tiny, refused):
     loop.train(dataclasses.replace(tiny, steps=2))
     (tiny.run / "last" / "state.safetensors").write_bytes(b"\0" * 100)
     assert "state.safetensors" in refused(train_script.main, *flags(tiny, "--resume", "--steps", "3"))
+
+
+def test_a_bare_start_makes_the_corpus_and_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = "--n-layer 1 --n-head 1 --n-embd 8 --block-size 16 --batch-tokens 128 --eval-batches 1 --steps 1"
+    rest = "--vocab-size 300 --coherence-stories 1 --device cpu"
+    train_script.main([*small.split(), *rest.split()])
+    assert (tmp_path / "runs" / "quickstart" / "report.json").is_file()
+    meta = json.loads((tmp_path / "tokens" / "stories" / "meta.json").read_text())
+    assert meta["source"][0].startswith("stories") and meta["vocab_size"] == 300
+
+
+@pytest.mark.parametrize("kind", ["epochs", "packed"])
+def test_every_kind_of_batches_trains_and_resumes(tiny, kind):
+    config = dataclasses.replace(tiny, batches=kind, steps=10)
+    loop.train(config)
+    result = loop.train(dataclasses.replace(config, steps=30, resume=True))
+    assert result.val_loss < math.log(384) - 1
+
+
+def test_the_first_line_says_which_kernels_run_and_they_do(tiny, monkeypatch, capsys):
+    seen, original = set(), loop.Trainer.step
+
+    def step(trainer, batch):
+        seen.add(kernels.runs_on("cpu"))
+        return original(trainer, batch)
+
+    monkeypatch.setattr(loop.Trainer, "step", step)
+    before = kernels.runs_on("cpu")
+    loop.train(dataclasses.replace(tiny, kernels="torch", steps=2, coherence_stories=1))
+    assert "with torch's kernels" in " ".join(capsys.readouterr().err.split())
+    assert seen == {"torch"} and kernels.runs_on("cpu") == before
+
+
+def test_kernels_that_cannot_be_had_are_refused_before_anything_is_written(tiny, monkeypatch):
+    monkeypatch.setattr(dispatch, "_LIBRARIES", {})
+    with pytest.raises(ValueError, match="the fused kernels are not there on cpu"):
+        loop.train(dataclasses.replace(tiny, kernels="fused"))
+    assert not tiny.run.exists()

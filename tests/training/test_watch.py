@@ -1,9 +1,7 @@
-"""Watching and comparing: trackers by flag, stories, the profile, the plot of several runs, sweeps."""
+"""Watching a run: trackers by flag, stories, the profile."""
 
 import dataclasses
 import json
-import re
-import shutil
 import sys
 import types
 
@@ -11,10 +9,7 @@ import pytest
 import torch
 
 import train as train_script
-from experiments import sweep
-from training import failures, loop, report, watch
-from training.__main__ import main
-from training.config import save_config
+from training import loop, report, watch
 
 
 def test_every_evaluation_tells_a_story(tiny, capsys):
@@ -31,8 +26,8 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_written(
 ):
     monkeypatch.setattr(watch.importlib.util, "find_spec", lambda name: None)
     package = flag.strip("-").split("=")[0]
-    said = refused(train_script.main, "--data", str(tiny.data), "--run", str(tiny.run), *flag.split("="))
-    assert f"pip install {package}" in said
+    message = refused(train_script.main, "--data", str(tiny.data), "--run", str(tiny.run), *flag.split("="))
+    assert f"pip install {package}" in message
     assert not tiny.run.exists()
 
 
@@ -94,8 +89,10 @@ def test_a_missing_login_is_told_before_anything_is_written(tiny, refused, monke
         raise Refused("no key\nat all.")
 
     fake_wandb(monkeypatch, login=login)
-    said = refused(train_script.main, "--data", str(tiny.data), "--run", str(tiny.run), "--wandb", "online")
-    assert "no key at all. Mend that, or give --wandb offline" in said
+    message = refused(
+        train_script.main, "--data", str(tiny.data), "--run", str(tiny.run), "--wandb", "online"
+    )
+    assert "no key at all. Fix that, or give --wandb offline" in message
     assert not tiny.run.exists()
 
 
@@ -136,102 +133,3 @@ def test_deterministic_is_switched_on(tiny):
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
-
-
-def test_compare_draws_and_lists_runs(tiny, tmp_path, capsys):
-    other = dataclasses.replace(tiny, run=tmp_path / "other", learning_rate=1e-4)
-    loop.train(tiny)
-    loop.train(other)
-    capsys.readouterr()
-    main(["compare", str(tiny.run), str(other.run), "--out", str(tmp_path / "both.png")])
-    out = capsys.readouterr().out
-    assert "run" in out
-    assert "other" in out
-    assert (tmp_path / "both.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_compare_refuses_what_is_no_run(tmp_path, refused):
-    assert "no log.jsonl" in refused(main, "compare", str(tmp_path))
-    assert "at least one run" in refused(main, "compare")
-
-
-@pytest.fixture
-def preset(tiny, tmp_path) -> str:
-    """The tiny configuration as a preset of one's own."""
-    save_config(dataclasses.replace(tiny, run=tmp_path / "p", steps=4, eval_every=4, coherence_stories=1))
-    text = (tmp_path / "p" / "config.toml").read_text()
-    (tmp_path / "mine.toml").write_text(text)
-    return str(tmp_path / "mine.toml")
-
-
-def test_a_sweep_trains_the_grid_once_and_goes_on(preset, tmp_path, monkeypatch, capsys):
-    trained = []
-    monkeypatch.setattr(
-        loop, "train", lambda config, train=loop.train: (trained.append(config), train(config))
-    )
-    argv = ["sweep", preset, "--grid", "lr=1e-4,1e-2", "--seeds", "2", "--out", str(tmp_path / "sweep")]
-    main(argv)
-    assert [(c.learning_rate, c.seed) for c in trained] == [(1e-4, 1), (1e-4, 2), (1e-2, 1), (1e-2, 2)]
-    rows = json.loads((tmp_path / "sweep" / "table.json").read_text())
-    assert [row["setting"] for row in rows] == ["learning_rate=1e-2", "learning_rate=1e-4"]  # best first
-    assert rows[0]["mean"] == pytest.approx(sum(rows[0]["losses"]) / 2)
-    assert (tmp_path / "sweep" / "sweep.png").read_bytes().startswith(b"\x89PNG")
-
-    unfinished = tmp_path / "sweep" / "learning_rate=1e-2" / "seed-2"
-    (unfinished / "report.json").unlink()
-    trained.clear()
-    main(argv)
-    assert [(c.run_directory, c.resume) for c in trained] == [(unfinished, True)]
-    assert json.loads((tmp_path / "sweep" / "table.json").read_text()) == rows
-
-
-def test_a_sweep_begins_anew_what_was_killed_before_its_first_checkpoint(preset, tmp_path):
-    argv = ["sweep", preset, "--out", str(tmp_path / "sweep")]
-    main(argv)
-    rows = (tmp_path / "sweep" / "table.json").read_text()
-    run = tmp_path / "sweep" / "preset" / "seed-1"
-    for left in (["tokenizer.json"], ["tokenizer.json", "config.toml", "log.jsonl"]):
-        for entry in run.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            elif entry.name not in left:
-                entry.unlink()
-        main(argv)
-        assert (tmp_path / "sweep" / "table.json").read_text() == rows
-
-
-def test_a_sweep_goes_on_where_a_setting_diverges(preset, tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "sweep"
-    argv = ["sweep", preset, "--grid", "lr=1e30,1e-3", "--seeds", "2", "--out", str(folder)]
-    main(argv)
-    shown = capsys.readouterr().out
-    assert "not finite" in (folder / "learning_rate=1e30" / "seed-2" / "diverged.txt").read_text()
-    best, worst = json.loads((folder / "table.json").read_text())
-    assert best["setting"] == "learning_rate=1e-3" and best["mean"] == pytest.approx(sum(best["losses"]) / 2)
-    assert worst == {"setting": "learning_rate=1e30", "mean": None, "deviation": None, "losses": [None, None]}
-    assert re.search(r"learning_rate=1e30.*diverged.*2 of 2", shown)
-    monkeypatch.setattr(loop, "train", lambda config: pytest.fail("trained again"))
-    main(argv)
-    assert json.loads((folder / "table.json").read_text()) == [best, worst]
-
-
-def test_a_sweep_that_is_stopped_says_so(preset, tmp_path, monkeypatch, capsys):
-    def stopped(config):
-        raise failures.Interrupted(config.run_directory / "last", 7)
-
-    monkeypatch.setattr(loop, "train", stopped)
-    with pytest.raises(SystemExit) as stop:
-        main(["sweep", preset, "--out", str(tmp_path / "sweep"), "--seeds", "1"])
-    assert stop.value.code == 130
-    assert re.fullmatch(r"stopped after step 7, saved in .*seed-1.*--resume\n", capsys.readouterr().err)
-
-
-@pytest.mark.parametrize("grid", ["lr", "lr=", "=1", "nothing=1", "lr=high"])
-def test_a_grid_with_a_mistake_is_refused_before_anything_is_trained(preset, tmp_path, refused, grid):
-    refused(main, "sweep", preset, "--grid", grid, "--out", str(tmp_path / "sweep"))
-    assert not (tmp_path / "sweep").exists()
-
-
-def test_deviation_is_over_seeds():
-    assert sweep.Setting("a", [1.0, 3.0]).deviation == pytest.approx(2**0.5)
-    assert sweep.Setting("a", [1.0]).deviation == 0

@@ -27,13 +27,13 @@ def small_model() -> nn.Module:
     )
 
 
-def train(replica: distributed.Alone, model: nn.Module, move: Callable[[], None]) -> None:
-    """Each process learns from ids of its own."""
+def train(replica: distributed.Replica, model: nn.Module, move: Callable[[], None]) -> None:
+    """Train on ids that differ between processes."""
     generator = torch.Generator().manual_seed(dist.get_rank())
     for _ in range(STEPS):
         ids = torch.randint(50, (4, 8), generator=generator)
         model.zero_grad()
-        with replica.passes(last=True):
+        with replica.accumulate(last=True):
             nn.functional.cross_entropy(replica.forward(ids).flatten(0, 1), ids.flatten()).backward()
         replica.finish()
         move()
@@ -41,7 +41,7 @@ def train(replica: distributed.Alone, model: nn.Module, move: Callable[[], None]
 
 def ours() -> tuple[nn.Module, torch.optim.Optimizer]:
     model = small_model()
-    replica = distributed.Bucketed(model, bucket_bytes=4096)
+    replica = distributed.BucketedReplica(model, bucket_bytes=4096)
     shares = distributed.ShardedParameters(list(model.parameters()), dist.get_world_size(), dist.get_rank())
     adamw = torch.optim.AdamW([p for p in model.parameters() if id(p) in shares.mine], **ADAMW)
 
@@ -56,7 +56,7 @@ def ours() -> tuple[nn.Module, torch.optim.Optimizer]:
 def torchs() -> tuple[nn.Module, torch.optim.Optimizer]:
     model = small_model()
     adamw = ZeroRedundancyOptimizer(model.parameters(), optimizer_class=torch.optim.AdamW, **ADAMW)
-    train(distributed.Torchs(model), model, adamw.step)
+    train(distributed.TorchReplica(model), model, adamw.step)
     return model, adamw.optim
 
 

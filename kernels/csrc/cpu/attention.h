@@ -12,11 +12,16 @@
 #include "matmul.h"
 #include "vec.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 
 constexpr int64_t kTile = 64;  // queries and keys in a tile
 
 inline int64_t round_up(int64_t size, int64_t multiple) { return (size + multiple - 1) / multiple * multiple; }
+
+// The intersection of keys [span) with the tile that begins at `first`, counted from there.
+inline Span within_tile(Span span, int64_t first) {
+  return {std::max<int64_t>(0, span.begin - first), std::min(kTile, span.end - first)};
+}
 
 // Sizes of a call and its options, as numbers.
 struct AttentionShape {
@@ -37,6 +42,8 @@ struct AttentionShape {
   Span seen(Span rows) const {
     return {std::max<int64_t>(0, rows.begin - window + 1), std::min(rows.end, length)};
   }
+  // Keys of the tile at `key` that one query sees, counted from there.
+  Span seen_in_tile(int64_t row, int64_t key) const { return within_tile(seen({row, row + 1}), key); }
 
   int64_t batch, length, heads, kv_heads, width, window;
   double scale;
@@ -55,11 +62,6 @@ struct Head {
   T* data;
   int64_t stride;
 };
-
-// The intersection of keys [span) with the tile that begins at `first`, counted from there.
-inline Span within_tile(Span span, int64_t first) {
-  return {std::max<int64_t>(0, span.begin - first), std::min(kTile, span.end - first)};
-}
 
 // The whole vectors that hold the columns [span).
 template <typename A>
@@ -107,4 +109,4 @@ void keep_factors(const AttentionShape& shape, int64_t batch, int64_t head, int6
   }
 }
 
-}  // namespace slm
+}  // namespace slm::CPU_CAPABILITY

@@ -13,7 +13,7 @@
 #include "attention.h"
 #include "memory.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 namespace {
 
 // What the backward reads and writes, with its outputs: tensors of (B, T, H, D), and lse (B, H, T).
@@ -103,56 +103,56 @@ class BackwardTask {
         keep_factors(shape_, batch_, query_head(h), row + r, key, factors_.data() + r * kTile);
       }
     }
-    const int64_t rows = std::min(kTile, round_up(shape_.length - row, kGroupRows));
-    for (int64_t r = 0; r < rows; r += kGroupRows) form_scores(h, row, r, key);
+    const int64_t rows = std::min(kTile, shape_.length - row);
+    // Step by step over the whole tile: each has the operand that it reads again and again in the first-level cache.
+    const Depths width(Span{0, shape_.width});
     const Span all{0, padded_ / Vec<A>::size()};
-    for (int64_t c = 0; c < kTile; c += kGroupRows) {
-      const Span seeing = rows_seeing(row, rows, key + c);
-      if (seeing.begin >= seeing.end) continue;
-      product<true, A>({weights_.data() + c, 1, kTile}, {at(grads_, h, row), padded_},
-                       {dv_.data() + c * padded_, padded_}, all, seeing);
-      product<true, A>({score_grads_.data() + c, 1, kTile}, {at(queries_, h, row), padded_},
-                       {dk_.data() + c * padded_, padded_}, all, seeing);
+    for (int64_t r = 0; r < rows; r += kGroupRows) {
+      product<false, A>({at(queries_, h, row + r), padded_, 1}, {keys_across_.data(), kTile},
+                        {weights_.data() + r * kTile, kTile}, columns(row + r, key), width);
     }
     for (int64_t r = 0; r < rows; r += kGroupRows) {
+      product<false, A>({at(grads_, h, row + r), padded_, 1}, {values_across_.data(), kTile},
+                        {score_grads_.data() + r * kTile, kTile}, columns(row + r, key), width);
+    }
+    for (int64_t r = 0; r < rows; ++r) softmax_gradient(h, row, r, key);
+    add_products(weights_, at(grads_, h, row), dv_, {row, row + rows}, key);
+    add_products(score_grads_, at(queries_, h, row), dk_, {row, row + rows}, key);
+    for (int64_t r = 0; r < rows; r += kGroupRows) {
       product<true, A>({score_grads_.data() + r * kTile, kTile, 1}, {keys_.data(), padded_},
-                       {at(dq_, h, row + r), padded_}, all, seen(row + r, kGroupRows, key));
+                       {at(dq_, h, row + r), padded_}, all,
+                       Depths([&](int64_t i) { return shape_.seen_in_tile(row + r + i, key); }));
     }
   }
 
-  // Columns of the tile at `key` that any of `count` rows from `row` sees; empty where none does.
-  Span seen(int64_t row, int64_t count, int64_t key) const { return within_tile(shape_.seen({row, row + count}), key); }
-
-  // Rows of the tile at `row` that see any of the four keys from `key`.
-  Span rows_seeing(int64_t row, int64_t rows, int64_t key) const {
-    return {std::max<int64_t>(0, key - row), std::min(rows, key + kGroupRows - 1 + shape_.window - row)};
+  // sums (keys x D) += factorsᵀ (keys x queries) * rows (queries x D), over the queries that see a key.
+  void add_products(const std::vector<A>& factors, const A* rows, std::vector<A>& sums, Span queries, int64_t key) {
+    for (int64_t c = 0; c < kTile; c += kGroupRows) {
+      const auto seeing = [&](int64_t i) -> Span {
+        const int64_t first = key + c + i;
+        return {std::max<int64_t>(0, first - queries.begin), std::min(queries.end, first + shape_.window) - queries.begin};
+      };
+      product<true, A>({factors.data() + c, 1, kTile}, {rows, padded_}, {sums.data() + c * padded_, padded_},
+                       {0, padded_ / Vec<A>::size()}, Depths(seeing));
+    }
   }
 
-  // P and dS of four rows: P = exp(S - lse), dS = P * (dP - delta); zero where the key is not seen.
-  void form_scores(int64_t h, int64_t row, int64_t r, int64_t key) {
-    const Span columns = seen(row + r, kGroupRows, key);
-    const Span vecs = columns.begin < columns.end ? covering_vecs<A>(columns) : Span{0, 0};
+  // The vectors of columns of the tile at `key` that any of four queries from `row` sees; none where no query does.
+  Span columns(int64_t row, int64_t key) const {
+    const Span seen = within_tile(shape_.seen({row, row + kGroupRows}), key);
+    return seen.begin < seen.end ? covering_vecs<A>(seen) : Span{0, 0};
+  }
+
+  // P = exp(S - lse) and dS = P * (dP - delta) of row r of the tile, in place of S and dP; with dropout's factors.
+  void softmax_gradient(int64_t h, int64_t row, int64_t r, int64_t key) {
     A *weights = weights_.data() + r * kTile, *score_grads = score_grads_.data() + r * kTile;
-    product<false, A>({at(queries_, h, row + r), padded_, 1}, {keys_across_.data(), kTile}, {weights, kTile}, vecs,
-                      {0, shape_.width});
-    product<false, A>({at(grads_, h, row + r), padded_, 1}, {values_across_.data(), kTile}, {score_grads, kTile}, vecs,
-                      {0, shape_.width});
-    for (int64_t i = 0; i < kGroupRows; ++i, weights += kTile, score_grads += kTile) {
-      const int64_t index = h * rows_ + row + r + i;
-      const A* factors = shape_.dropout ? factors_.data() + (r + i) * kTile : nullptr;
-      softmax_gradient(weights, score_grads, factors, lse_[index], delta_[index], vecs);
-      const Span kept = seen(row + r + i, 1, key);
-      fill_outside(weights, kept, {0, kTile}, A(0));
-      fill_outside(score_grads, kept, {0, kTile}, A(0));
-    }
-  }
-
-  // In place: scores become weights (with dropout's factors), gradients of weights become gradients of scores.
-  static void softmax_gradient(A* weights, A* score_grads, const A* factors, A lse, A delta, Span vecs) {
+    const A* factors = shape_.dropout ? factors_.data() + r * kTile : nullptr;
+    const Vec<A> lse(lse_[h * rows_ + row + r]), delta(delta_[h * rows_ + row + r]);
+    const Span vecs = columns((row + r) / kGroupRows * kGroupRows, key);
     for (int64_t i = vecs.begin * Vec<A>::size(); i < vecs.end * Vec<A>::size(); i += Vec<A>::size()) {
-      Vec<A> weight = exp_negative(Vec<A>::loadu(weights + i) - Vec<A>(lse)), grad = Vec<A>::loadu(score_grads + i);
-      Vec<A> factor = factors ? Vec<A>::loadu(factors + i) : Vec<A>(1);
-      (weight * (grad * factor - Vec<A>(delta))).store(score_grads + i);
+      const Vec<A> weight = exp_negative(Vec<A>::loadu(weights + i) - lse), grad = Vec<A>::loadu(score_grads + i);
+      const Vec<A> factor = factors ? Vec<A>::loadu(factors + i) : Vec<A>(1);
+      (weight * (grad * factor - delta)).store(score_grads + i);
       (weight * factor).store(weights + i);
     }
   }
@@ -237,9 +237,10 @@ at::Tensor causal_attention_qkvpacked_backward(const at::Tensor& grad_out, const
 }
 
 }  // namespace
-}  // namespace slm
 
-TORCH_LIBRARY_IMPL(slm, CPU, m) {
-  m.impl("causal_attention_backward", slm::causal_attention_backward);
-  m.impl("causal_attention_qkvpacked_backward", slm::causal_attention_qkvpacked_backward);
+void register_attention_backward(torch::Library& m) {
+  m.impl("causal_attention_backward", causal_attention_backward);
+  m.impl("causal_attention_qkvpacked_backward", causal_attention_qkvpacked_backward);
 }
+
+}  // namespace slm::CPU_CAPABILITY

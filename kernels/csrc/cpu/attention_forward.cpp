@@ -13,18 +13,18 @@
 #include "attention.h"
 #include "memory.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 namespace {
 
 constexpr int64_t kChunk = 256;  // queries of a task
 
-// Four rows of scores, as they become softmax weights, and the running state of their queries.
+// A row of scores, as it becomes softmax weights, and the running state of its query.
 template <typename A>
 struct SoftmaxRow {
   A* scores;   // (kTile)
   A* out;      // (padded) sum of weight * value so far, relative to `maximum`
-  A& maximum;  // of the scores so far
-  A& sum;      // of exp(score - maximum) so far
+  A& maximum;  // of the scores so far, as far as they are numbers
+  A& sum;      // of exp(score - maximum) so far; NaN as soon as a score is NaN
 };
 
 // Replaces the scores in `vecs` by exp(score - maximum) and brings the row's state up to date; only the columns in
@@ -33,20 +33,16 @@ template <typename A>
 inline void online_softmax(SoftmaxRow<A> row, Span seen, Span vecs, int64_t padded) {
   constexpr int64_t width = Vec<A>::size();
   const A infinity = std::numeric_limits<A>::infinity();
-  const Span all{vecs.begin * width, vecs.end * width};
-  fill_outside(row.scores, seen, all, -infinity);
+  fill_outside(row.scores, seen, {vecs.begin * width, vecs.end * width}, -infinity);
   Vec<A> largest(row.maximum);
   for (int64_t v = vecs.begin; v < vecs.end; ++v) {
-    largest = at::vec::maximum(largest, Vec<A>::loadu(row.scores + v * width));
+    largest = at::vec::clamp_min(Vec<A>::loadu(row.scores + v * width), largest);
   }
   const A maximum = max_of(largest);
-  if (maximum == -infinity) {  // no key of this tile is seen, nor was one before
-    std::fill(row.scores + all.begin, row.scores + all.end, A(0));
-    return;
-  }
+  const A shift = maximum == -infinity ? A(0) : maximum;  // where no score was larger, -inf - -inf must not be formed
   Vec<A> sum(0);
   for (int64_t v = vecs.begin; v < vecs.end; ++v) {
-    Vec<A> weight = exp_negative(Vec<A>::loadu(row.scores + v * width) - Vec<A>(maximum));
+    Vec<A> weight = exp_negative(Vec<A>::loadu(row.scores + v * width) - Vec<A>(shift));
     sum = sum + weight;
     weight.store(row.scores + v * width);
   }
@@ -67,7 +63,7 @@ class ForwardTask {
  public:
   ForwardTask(const AttentionShape& shape)
       : shape_(shape), padded_(round_up(shape.width, Vec<A>::size())), queries_(kChunk * padded_), out_(kChunk * padded_),
-        rows_(kTile * padded_), keys_(padded_ * kTile), values_(kTile * padded_), scores_(kGroupRows * kTile),
+        rows_(kTile * padded_), keys_(padded_ * kTile), values_(kTile * padded_), scores_(kTile * kTile),
         factors_(16 * kTile), maximum_(kChunk), sum_(kChunk) {}
 
   // Queries [begin, end) of one head.
@@ -92,28 +88,43 @@ class ForwardTask {
  private:
   A* query(int64_t r) { return queries_.data() + r * padded_; }
   A* out(int64_t r) { return out_.data() + r * padded_; }
+  A* scores(int64_t r) { return scores_.data() + r * kTile; }
 
-  // All queries that see keys of the tile at `key`; row groups begin at multiples of four, dropout's at multiples of 16.
+  // The queries `rows` against the tile of keys at `key`, a tile of them at a time: each of the three steps over a tile
+  // of queries has the operand that it reads again and again in the first-level cache.
   void add_tile(Span rows, int64_t key) {
     const int64_t last = std::min(rows.end, key + kTile + shape_.window - 1);
-    for (int64_t r = std::max(rows.begin, key); r < last; r += kGroupRows) {
-      if (shape_.dropout && (r % 16 == 0)) keep_factors(shape_, batch_, head_, r, key, factors_.data());
-      add_group(r, r - rows.begin, key);
+    for (int64_t r = std::max(rows.begin, key); r < last; r += kTile) {
+      const int64_t end = std::min(last, r + kTile);
+      for (int64_t g = r; g < end; g += kGroupRows) form_scores(g, g - rows.begin, key, scores(g - r));
+      for (int64_t g = r; g < end; g += kGroupRows) form_weights(g, g - rows.begin, key, scores(g - r));
+      for (int64_t g = r; g < end; g += kGroupRows) add_values(g, g - rows.begin, key, scores(g - r));
     }
   }
 
-  // Four queries, from row r of the sequence and `local` of the task, against the tile of keys at `key`.
-  void add_group(int64_t r, int64_t local, int64_t key) {
-    const Span columns = within_tile(shape_.seen({r, r + kGroupRows}), key), vecs = covering_vecs<A>(columns);
-    product<false, A>({query(local), padded_, 1}, {keys_.data(), kTile}, {scores_.data(), kTile}, vecs, {0, shape_.width});
-    for (int64_t i = 0; i < kGroupRows; ++i) {
-      A* scores = scores_.data() + i * kTile;
+  // The three steps for four queries, from row r of the sequence and `local` of the task.
+  void form_scores(int64_t r, int64_t local, int64_t key, A* scores) {
+    product<false, A>({query(local), padded_, 1}, {keys_.data(), kTile}, {scores, kTile}, columns(r, key),
+                      Depths(Span{0, shape_.width}));
+  }
+
+  void form_weights(int64_t r, int64_t local, int64_t key, A* scores) {
+    if (shape_.dropout && (r % 16 == 0)) keep_factors(shape_, batch_, head_, r, key, factors_.data());
+    for (int64_t i = 0; i < kGroupRows; ++i, scores += kTile) {
       online_softmax<A>({scores, out(local + i), maximum_[local + i], sum_[local + i]},
-                        within_tile(shape_.seen({r + i, r + i + 1}), key), vecs, padded_);
-      if (shape_.dropout) drop(scores, factors_.data() + (r + i) % 16 * kTile, vecs);
+                        shape_.seen_in_tile(r + i, key), columns(r, key), padded_);
+      if (shape_.dropout) drop(scores, factors_.data() + (r + i) % 16 * kTile, columns(r, key));
     }
-    product<true, A>({scores_.data(), kTile, 1}, {values_.data(), padded_}, {out(local), padded_},
-                     {0, padded_ / Vec<A>::size()}, columns);
+  }
+
+  void add_values(int64_t r, int64_t local, int64_t key, const A* weights) {
+    product<true, A>({weights, kTile, 1}, {values_.data(), padded_}, {out(local), padded_},
+                     {0, padded_ / Vec<A>::size()}, Depths([&](int64_t i) { return shape_.seen_in_tile(r + i, key); }));
+  }
+
+  // The vectors of columns of the tile at `key` that any of four queries from row r sees.
+  Span columns(int64_t r, int64_t key) const {
+    return covering_vecs<A>(within_tile(shape_.seen({r, r + kGroupRows}), key));
   }
 
   static void drop(A* weights, const A* factors, Span vecs) {
@@ -184,9 +195,10 @@ std::tuple<at::Tensor, at::Tensor> causal_attention_qkvpacked(const at::Tensor& 
 }
 
 }  // namespace
-}  // namespace slm
 
-TORCH_LIBRARY_IMPL(slm, CPU, m) {
-  m.impl("causal_attention", slm::causal_attention);
-  m.impl("causal_attention_qkvpacked", slm::causal_attention_qkvpacked);
+void register_attention_forward(torch::Library& m) {
+  m.impl("causal_attention", causal_attention);
+  m.impl("causal_attention_qkvpacked", causal_attention_qkvpacked);
 }
+
+}  // namespace slm::CPU_CAPABILITY

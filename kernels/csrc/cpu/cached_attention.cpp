@@ -11,7 +11,7 @@
 #include "../ops.h"
 #include "vec.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 namespace {
 
 constexpr int64_t kGrain = 1 << 15;  // products of single numbers below which a thread is not worth waking
@@ -138,6 +138,7 @@ at::Tensor cached_attention(const at::Tensor& qkv, at::Tensor& keys, at::Tensor&
 }
 
 }  // namespace
-}  // namespace slm
 
-TORCH_LIBRARY_IMPL(slm, CPU, m) { m.impl("cached_attention", slm::cached_attention); }
+void register_cached_attention(torch::Library& m) { m.impl("cached_attention", cached_attention); }
+
+}  // namespace slm::CPU_CAPABILITY

@@ -14,7 +14,7 @@
 #include "norm.h"
 #include "vec.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 namespace {
 
 // Rows that one task takes, and whose part of the gradients of weight and bias is summed before the parts are: fixed,
@@ -235,10 +235,11 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> layer_norm_backward(const at::Ten
 }
 
 }  // namespace
-}  // namespace slm
 
-TORCH_LIBRARY_IMPL(slm, CPU, m) {
-  m.impl("layer_norm", slm::layer_norm);
-  m.impl("add_layer_norm", slm::add_layer_norm);
-  m.impl("layer_norm_backward", slm::layer_norm_backward);
+void register_layer_norm(torch::Library& m) {
+  m.impl("layer_norm", layer_norm);
+  m.impl("add_layer_norm", add_layer_norm);
+  m.impl("layer_norm_backward", layer_norm_backward);
 }
+
+}  // namespace slm::CPU_CAPABILITY

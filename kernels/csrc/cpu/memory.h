@@ -4,11 +4,13 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
+#include "level.h"
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 
 // An uninitialised contiguous tensor. Where it is large, Linux is asked to back it by huge pages: a fresh output of
 // 25 MB otherwise costs 6,000 page faults, which take longer than the layer norm that fills it. The advice is only
@@ -27,4 +29,4 @@ inline at::Tensor empty_output(at::IntArrayRef sizes, const at::TensorOptions& o
   return out;
 }
 
-}  // namespace slm
+}  // namespace slm::CPU_CAPABILITY

@@ -7,7 +7,7 @@
 
 #include "vec.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 
 // Mean and 1 / sqrt(variance + eps) of a row; the variance from the differences to the mean, never E[x²] - E[x]².
 //
@@ -41,4 +41,4 @@ inline float inverse_rms(const float* x, int64_t size, float eps) {
   return 1 / std::sqrt(sum_of(squares) / static_cast<float>(size) + eps);
 }
 
-}  // namespace slm
+}  // namespace slm::CPU_CAPABILITY

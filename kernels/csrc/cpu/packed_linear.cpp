@@ -15,7 +15,7 @@
 #include "norm.h"
 #include "vec.h"
 
-namespace slm {
+namespace slm::CPU_CAPABILITY {
 namespace {
 
 constexpr int64_t kWidth = Vec<float>::size();
@@ -188,6 +188,7 @@ at::Tensor packed_linear(const at::Tensor& x, const at::Tensor& weight, int64_t 
 }
 
 }  // namespace
-}  // namespace slm
 
-TORCH_LIBRARY_IMPL(slm, CPU, m) { m.impl("packed_linear", slm::packed_linear); }
+void register_packed_linear(torch::Library& m) { m.impl("packed_linear", packed_linear); }
+
+}  // namespace slm::CPU_CAPABILITY

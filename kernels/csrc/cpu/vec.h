@@ -1,17 +1,6 @@
-// SIMD vectors for the CPU kernels: at::vec at the width of the machine that builds, and rows of any dtype as
-// rows of the dtype that we compute in.
-//
-// The extension is compiled on the machine that runs it (-march=native), so the width is known here and no dispatch
-// is needed at run time.
+// SIMD vectors for the CPU kernels: at::vec at the width of the instruction set that this copy is compiled for
+// (level.h), and rows of any dtype as rows of the dtype that we compute in.
 #pragma once
-
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
-#define CPU_CAPABILITY AVX512
-#define CPU_CAPABILITY_AVX512
-#elif defined(__AVX2__) && defined(__FMA__)
-#define CPU_CAPABILITY AVX2
-#define CPU_CAPABILITY_AVX2
-#endif
 
 #include <ATen/cpu/vec/functional.h>
 #include <ATen/cpu/vec/vec.h>
@@ -19,7 +8,9 @@
 #include <algorithm>
 #include <type_traits>
 
-namespace slm {
+#include "level.h"
+
+namespace slm::CPU_CAPABILITY {
 
 template <typename T>
 using Vec = at::vec::Vectorized<T>;
@@ -161,6 +152,7 @@ inline void for_each_part(int64_t size, const Step& step) {
 }
 
 // exp(x) for x <= 0, to within two units in the last place; below exp(-86.5), the least normal numbers, it is 0.
+// NaN stays NaN.
 //
 // exp(x) = 2^n exp(r) with n the nearest integer to x / ln 2. Adding 1.5 * 2^23 leaves n in the low bits of the sum, from
 // where a shift moves it into the exponent. The polynomial interpolates (exp(r) - 1 - r) / r^2 at Chebyshev's points of
@@ -178,7 +170,8 @@ inline Vec<float> exp_negative(const Vec<float>& x) {
   const Vec<float> fraction = at::vec::fmadd(tail, r * r, r) + Vec<float>(1);
   const auto exponent = at::vec::cast<int32_t>(shifted) << Vec<int32_t>(23);
   const Vec<float> result = at::vec::cast<float>(at::vec::cast<int32_t>(fraction) + exponent);
-  return Vec<float>::blendv(result, Vec<float>(0), x < least);
+  const Vec<float> number = Vec<float>::blendv(result, Vec<float>(0), x < least);
+  return Vec<float>::blendv(number, x, x != x);  // the integer addition makes numbers of NaN
 }
 
 inline Vec<double> exp_negative(const Vec<double>& x) { return x.exp(); }
@@ -188,4 +181,4 @@ inline T max_of(const Vec<T>& vec) {
   return at::vec::vec_reduce_all<T>([](Vec<T>& a, Vec<T>& b) { return at::vec::maximum(a, b); }, vec);
 }
 
-}  // namespace slm
+}  // namespace slm::CPU_CAPABILITY

@@ -17,10 +17,10 @@ bool in_packs(const Heads<T>& x) {
 }
 
 // What the tensor-core kernels need: 16 bits, sm_80, whole packs of D, and a scale that leaves the order of the scores
-// as it is.
+// as it is, also in float.
 template <class T>
 bool for_tensor_cores(const AttentionShape& s, const Limits& limits) {
-    return sizeof(T) == 2 && limits.architecture >= 80 && s.width % kPackSize<T> == 0 && s.scale > 0;
+    return sizeof(T) == 2 && limits.architecture >= 80 && s.width % kPackSize<T> == 0 && static_cast<float>(s.scale) > 0;
 }
 
 template <class T>

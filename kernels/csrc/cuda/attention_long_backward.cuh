@@ -75,6 +75,7 @@ __global__ void __launch_bounds__(kLongBackwardThreads, 2) attention_long_backwa
     const float scale = static_cast<float>(s.scale);
     Memory::store(dq[0], scale, scale, q_tile, row, p.dq.head(at.batch, at.head), p.dq.token_stride, at.first + row,
                   s.length, s.width);
+    if (any_not_finite(dq)) exact_query_gradients(p, at.batch, at.head, at.first + row, 16);
     for (int i = threadIdx.x; i < kLongTile && at.first + i < s.length; i += kLongBackwardThreads)
         p.delta[s.row(at.batch, at.head, at.first + i)] = delta[i];
 }
@@ -154,6 +155,7 @@ __global__ void __launch_bounds__(kLongBackwardThreads, 2) attention_long_backwa
                   s.width);
     Memory::store(dk[0], scale, scale, v_tile, row, p.dk.head(at.batch, at.head), p.dk.token_stride, at.first + row,
                   s.length, s.width);
+    if (any_not_finite(dk) || any_not_finite(dv)) exact_key_gradients(p, at.batch, at.head, at.first + row, 16);
 }
 
 template <class T>

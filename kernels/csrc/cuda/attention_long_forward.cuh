@@ -153,6 +153,7 @@ __global__ void __launch_bounds__(kLongThreads, 2) attention_long_forward(const 
                     logf(half == 0 ? upper : lower);
         }
     }
+    if (any_not_finite(rows.out)) exact_results(p, at.batch, at.head, rows.query, 16 * M);
 }
 
 template <class T>

@@ -79,6 +79,7 @@ __global__ void __launch_bounds__(kShortBackwardThreads, 2) attention_short_back
         Memory::store(dv[0], 1, 1, v, 16 * j, p.dv.head(batch, head), p.dv.token_stride, 16 * j, s.length, s.width);
         Memory::store(dk[0], scale, scale, v, 16 * j, p.dk.head(batch, head), p.dk.token_stride, 16 * j, s.length,
                       s.width);
+        if (any_not_finite(dk) || any_not_finite(dv)) exact_key_gradients(p, batch, head, 16 * j, 16);
     }
     __syncthreads();
 
@@ -94,6 +95,7 @@ __global__ void __launch_bounds__(kShortBackwardThreads, 2) attention_short_back
         }
         Memory::store(dq[0], scale, scale, q, 16 * i, p.dq.head(batch, head), p.dq.token_stride, 16 * i, s.length,
                       s.width);
+        if (any_not_finite(dq)) exact_query_gradients(p, batch, head, 16 * i, 16);
     }
 }
 

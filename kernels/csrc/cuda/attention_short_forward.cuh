@@ -92,6 +92,7 @@ __device__ __forceinline__ void attend_short(const AttentionForward<T>& p, int b
             p.lse[s.row(batch, head, query)] =
                 rounded_product(row.maximum[half], static_cast<float>(s.scale)) + logf(row.sum[half]);
     }
+    if (any_not_finite(out)) exact_results(p, batch, head, row.query, 16);
 }
 
 // Grid: B * H. Shared memory: tiles of q, k and v, T rounded up to 32 rows each.

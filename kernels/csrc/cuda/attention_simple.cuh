@@ -19,7 +19,7 @@
 // row of the warp, for as many rows times four multiply-adds.
 #pragma once
 
-#include "attention.cuh"
+#include "attention_exact.cuh"
 
 namespace slm::cuda {
 
@@ -120,14 +120,6 @@ struct SimpleWarp {
     }
 };
 
-// The dropout factor of one weight. Eight weights share a call of Philox; here each makes its own.
-template <class A>
-__device__ __forceinline__ A dropout_factor(const Dropout<A>& dropout, const AttentionShape& shape, int batch, int head,
-                                            int query, int key) {
-    if (shape.seed == nullptr) return 1;
-    return dropout.factor(dropout_bits(philox(dropout_counter(batch, head, query, key), dropout.seed), query, key));
-}
-
 // Takes in the scores of 32 more keys: rescales `total` and `out` to the new maximum, and returns the
 // weights in place of the scores. -inf is a key that the query does not see.
 template <class A, int R, int Columns>
@@ -190,21 +182,8 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_forward(co
             p.lse[s.row(at.batch, at.head, query + r)] = maximum[r] + natural_log(sum);
     }
     Warp::store(out, factor, p.out.head(at.batch, at.head), p.out.token_stride, at.first, s.length, s.width);
+    if (any_not_finite(out)) exact_results(p, at.batch, at.head, query, R);
 }
-
-// p and dS / scale of one weight, from its score and its entry of grad_out v^T; zeros where the key is not seen.
-template <class A>
-struct WeightGradient {
-    A dropped = 0;  // p f
-    A score = 0;    // p (f * grad - delta)
-
-    __device__ __forceinline__ WeightGradient() {}
-    __device__ __forceinline__ WeightGradient(A score, A lse, A grad, A delta, A factor) {
-        const A p = power_of_two((score - lse) * A(kLog2E));
-        dropped = p * factor;
-        this->score = p * (factor * grad - delta);
-    }
-};
 
 // dq, and delta for the kernel below. Shared memory: rows of q and grad_out, tiles of k and v, the weights.
 template <class T, int D>
@@ -266,6 +245,7 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_q
     A factor[R];
     for (int r = 0; r < R; ++r) factor[r] = scale;
     Warp::store(dq, factor, p.dq.head(at.batch, at.head), p.dq.token_stride, at.first, s.length, s.width);
+    if (any_not_finite(dq)) exact_query_gradients(p, at.batch, at.head, query, R);
 }
 
 // dk and dv. Rows are keys and lanes are queries. Shared memory: rows of k and v, tiles of q and grad_out, the weights.
@@ -323,6 +303,7 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_k
     Warp::store(dk, factor, p.dk.head(at.batch, at.head), p.dk.token_stride, at.first, s.length, s.width);
     for (int r = 0; r < R; ++r) factor[r] = 1;
     Warp::store(dv, factor, p.dv.head(at.batch, at.head), p.dv.token_stride, at.first, s.length, s.width);
+    if (any_not_finite(dk) || any_not_finite(dv)) exact_key_gradients(p, at.batch, at.head, key, R);
 }
 
 template <class T>

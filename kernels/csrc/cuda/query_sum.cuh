@@ -66,14 +66,15 @@ template <class T>
 __global__ void __launch_bounds__(kSumThreads) query_sum_finish(const AttentionBackward<T> p) {
     const float scale = static_cast<float>(p.shape.scale);
     for_my_query(p, [&](int batch, int head, int query) {
-        if (query >= p.shape.length) return;
         const float* sum = p.dq_sum + p.shape.row(batch, head, query) * p.shape.width;
+        float total = 0;
         T* dq = p.dq.head(batch, head) + query * p.dq.token_stride;
-        for (int column = threadIdx.x % 4 * 8; column < p.shape.width; column += 32) {
+        for (int column = threadIdx.x % 4 * 8; query < p.shape.length && column < p.shape.width; column += 32) {
             Pack<T, 8> pack;
 #pragma unroll
             for (int e = 0; e < 8; e += 4) {
                 const float4 four = *reinterpret_cast<const float4*>(sum + column + e);
+                total += four.x + four.y + four.z + four.w;
                 pack.at[e] = narrow<T>(four.x * scale);
                 pack.at[e + 1] = narrow<T>(four.y * scale);
                 pack.at[e + 2] = narrow<T>(four.z * scale);
@@ -81,6 +82,8 @@ __global__ void __launch_bounds__(kSumThreads) query_sum_finish(const AttentionB
             }
             pack.store(dq + column);
         }
+        const int first = query - static_cast<int>(threadIdx.x) % 32 / 4;  // of the warp's eight queries
+        if (any_not_finite(total)) exact_query_gradients(p, batch, head, first, 8);
     });
 }
 

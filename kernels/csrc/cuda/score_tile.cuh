@@ -1,7 +1,7 @@
 // A 16 x 16 tile of scores in a warp's accumulators, and what attention does with it: masks, dropout, gradients.
 #pragma once
 
-#include "attention.cuh"
+#include "attention_exact.cuh"
 #include "fragments.cuh"
 
 namespace slm::cuda {

@@ -5,7 +5,7 @@
 
 namespace {
 
-// Few enough multiprocessors that small tensors, too, give each block more than one row.
+// Few enough SMs that small tensors, too, give each block more than one row.
 struct EmulatedGpu {
     explicit EmulatedGpu(const at::Tensor&) {
         emulator::options().workers = at::get_num_threads();
@@ -21,5 +21,7 @@ struct EmulatedGpu {
 };
 
 }  // namespace
+
+std::string slm::cpu_capability() { return "DEFAULT"; }  // the emulator is compiled for any processor
 
 SLM_EXPAND(TORCH_LIBRARY_IMPL, SLM_LIBRARY, CPU, m) { slm::cuda::Ops<EmulatedGpu>::implement(m); }

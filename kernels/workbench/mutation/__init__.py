@@ -1,5 +1,4 @@
-"""Mutation test of the CUDA kernels: each small change of their source must be noticed (docs/kernels/mutation.md).
+"""Mutation test of the CUDA kernels: the tests must notice each small change of the source (docs/kernels/mutation.md).
 
-operators.py makes the changes, cases.py says what a right kernel gives, runner.py builds and judges each change,
-report.py counts.
+operators.py makes the changes, cases.py defines the tests, runner.py builds and judges each change, report.py counts.
 """

@@ -1,6 +1,6 @@
 """Small ragged inputs for each program of programs.py, chosen so that every line of the kernels matters.
 
-tests/emulator/test_kernels.py lets the kernels pass them; the mutation test expects every mutant to fail one.
+tests/emulator/test_kernels.py requires that the kernels pass them; the mutation test, that every mutant fails one.
 """
 
 from kernels.workbench.trials import Attention, Case, Norm
@@ -21,16 +21,16 @@ NORMS = [
     Norm(2, 1025, residual=True),
     Norm(70, 40),
     Norm(130, 5),
-    Norm(300, 8, multiprocessors=10),  # more lines of partial sums than a block has rows
-    Norm(2200, 3, multiprocessors=10),
+    Norm(300, 8, sm_count=10),  # more lines of partial sums than a block has rows
+    Norm(2200, 3, sm_count=10),
     Norm(0, 48),
 ]
 # A weight whose random bits are exactly the threshold is dropped: here those of query 20, key 2 and query 22, key 19.
 AT_THE_THRESHOLD = [Attention(1, 33, 1, 16, dropout_p=1 - bits / 65536) for bits in (59252, 47023)]
-ONE_HOT = Attention(1, 70, 4, 32, spread=200.0)  # rows with scores far below zero only
+ONE_HOT = Attention(1, 70, 4, 32, spread=200.0)  # rows whose scores are all far below zero
 SHORT = [
     Attention(1, 40, 2, 24),
-    Attention(2, 97, 2, 32, window=18, dropout_p=0.3),  # a tile of which one corner is seen
+    Attention(2, 97, 2, 32, window=18, dropout_p=0.3),  # a tile with one visible corner
     Attention(2, 97, 2, 64, window=20, dropout_p=0.3),
     Attention(1, 17, 1, 96, spread=4.0),
     Attention(1, 128, 1, 32, transposed=True),
@@ -38,7 +38,7 @@ SHORT = [
     Attention(1, 1, 1, 8),
     Attention(1, 65, 2, 40, window=16, scale=0.5, transposed=True),
     Attention(1, 64, 1, 16, window=1),
-    Attention(1, 100, 1, 16, window=31),  # the oldest key seen is the last of a tile
+    Attention(1, 100, 1, 16, window=31),  # the oldest visible key is the last of a tile
     *AT_THE_THRESHOLD,
 ]
 LONG = [

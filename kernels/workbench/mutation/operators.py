@@ -1,18 +1,18 @@
-"""Small changes of a CUDA source: one operator, barrier, bound or statement at a time.
+"""Makes small changes to a CUDA source: one operator, barrier, bound or statement at a time.
 
-Found by regular expressions in the text without comments, strings, preprocessor lines and declarations of
-templates. The sources are formatted, so that a comparison has blanks around it and a template's bracket has none.
+Regular expressions find them in the text without comments, strings, preprocessor lines and template declarations.
+The sources are formatted, so that a comparison has spaces around it and a template's bracket has none.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# Comments, text, preprocessor lines; what only a GPU or only the compiler sees.
+# Comments, strings, preprocessor lines; what affects only a GPU or only the compiler.
 _IGNORED = re.compile(
     r"//[^\n]*|\"[^\"\n]*\"|^[ \t]*#.*$|__launch_bounds__\([^\n]*|static_assert[^\n]*|template <[^\n]*", re.M
 )
-# An assignment to what exists already, or a call.
+# An assignment to an existing variable, or a call.
 _STATEMENT = re.compile(
     r"(?<=[;{})\n]\n)[ ]+((?:[\w.\]\[:>()+*/% -]+ [-+*/^|&]?= |[\w.\]\[:]+(?:<[\w, ]+>)?\()[^;{}]*;)$", re.M
 )
@@ -25,14 +25,14 @@ _NO_STATEMENT = re.compile(
 
 @dataclass(frozen=True)
 class Operator:
-    """Every match of `pattern` becomes each of `replacements` (templates of re.Match.expand)."""
+    """Replaces each match of `pattern` by each of `replacements` (templates of re.Match.expand)."""
 
     name: str
     pattern: str
     replacements: tuple[str, ...]
 
 
-_BY_THREADS = r"(?:\w*Threads|32|[\w.]+\(\)|[\w.]+ \*)"  # the step of a loop whose lanes take turns
+_BY_THREADS = r"(?:\w*Threads|32|[\w.]+\(\)|[\w.]+ \*)"  # the step of a loop that is split among threads
 OPERATORS = (
     Operator("barrier removed", r"__sync(?:threads|warp)\(\);", ("",)),
     Operator("wait removed", r"ptx::cp_async_(?:wait<\w+>|commit)\(\);", ("",)),
@@ -58,7 +58,7 @@ OPERATORS = (
     Operator("choice", r" \? ([^?:;\n]+) : ([^?:;,\n]+?)(?=\)?;|,|\) \*|\]| *\}|\) &)", (r" ? \2 : \1",)),
     Operator("update", r" [-+*]= ", (" = ",)),
 )
-# Most of these are noticed at once.
+# Most of these are noticed by the first case.
 CRUDE_OPERATORS = (
     Operator("arithmetic", r" \+ ", (" - ",)),
     Operator("arithmetic", r" - ", (" + ",)),
@@ -67,7 +67,7 @@ CRUDE_OPERATORS = (
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: text[start:end] of a file becomes `new`."""
+    """One change: text[start:end] of a file is replaced by `new`."""
 
     file: str
     operator: str
@@ -81,13 +81,13 @@ class Mutant:
         return text[: self.start] + self.new + text[self.end :]
 
     def changed_line(self, text: str) -> str:
-        """The line as it becomes."""
+        """Return the line after the change."""
         first = text.rfind("\n", 0, self.start) + 1
         return self.apply(text)[first:].split("\n", 1)[0].strip()
 
 
 def blank(text: str) -> str:
-    """The text with what must not be changed replaced by as many blanks.
+    """Return the text with everything that must not be changed replaced by spaces.
 
     >>> blank("a < b;  // a < b")
     'a < b;          '
@@ -96,7 +96,7 @@ def blank(text: str) -> str:
 
 
 def mutants(file: str, text: str, thorough: bool = False) -> Iterator[Mutant]:
-    """All changes of one file, in the order of OPERATORS; thorough: CRUDE_OPERATORS and statements, too.
+    """Yield all changes of one file, in the order of OPERATORS; `thorough` adds CRUDE_OPERATORS and statements.
 
     >>> [found.apply("if (a < b) c += d;") for found in mutants("x.cuh", "if (a < b) c += d;")]
     ['if (a <= b) c += d;', 'if (a < b) c = d;']
@@ -106,7 +106,7 @@ def mutants(file: str, text: str, thorough: bool = False) -> Iterator[Mutant]:
     for operator in OPERATORS + (CRUDE_OPERATORS if thorough else ()):
         for match in re.finditer(operator.pattern, code):
             if operator.name == "update" and any(match.start() in header for header in headers):
-                continue  # a loop that never ends shows nothing
+                continue  # an endless loop tests nothing
             for replacement in operator.replacements:
                 new = match.expand(replacement)
                 if _balanced(new):
@@ -117,7 +117,7 @@ def mutants(file: str, text: str, thorough: bool = False) -> Iterator[Mutant]:
 
 
 def _loop_headers(code: str) -> Iterator[range]:
-    """Where the brackets behind each `for` begin and end."""
+    """Yield the range inside the parentheses of each `for`."""
     for match in re.finditer(r"\bfor \(", code):
         depth, end = 1, match.end()
         while depth:

@@ -1,6 +1,6 @@
-"""python -m kernels mutate: changes the CUDA kernels, one small change at a time, and counts how many go unnoticed.
+"""python -m kernels mutate: changes the CUDA kernels, one small change at a time, and counts those that go unnoticed.
 
-A run takes about ten minutes on two cores, a thorough one twice as long; it may be stopped, and goes on where it was.
+A run takes about ten minutes on two cores, a thorough one twice as long; a run that was stopped resumes.
 """
 
 import tomllib
@@ -13,7 +13,7 @@ from common import bench, cli, files
 from kernels.workbench.mutation.operators import Mutant, mutants
 
 EXPLANATIONS = Path(__file__).with_name("survivors.toml")
-# The columns of the table, and how the verdicts of runner.py begin.
+# The columns of the table, and the prefixes of the verdicts of runner.py.
 KINDS = {
     "wrong result": ("wrong",),
     "reported by the emulator": ("reported",),
@@ -26,20 +26,20 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Options:
-    """Changes the CUDA kernels, one small change at a time, and counts how many go unnoticed."""
+    """Change the CUDA kernels, one small change at a time, and count those that go unnoticed."""
 
     files: tuple[str, ...] = ()
     """only these files of csrc/cuda, such as score_tile.cuh"""
     thorough: bool = False
-    """also + for - and - for +, and each statement left out: twice as many"""
+    """also swap + and -, and remove each statement: twice as many changes"""
     every: int = 1
-    """only every n-th mutant: a sample"""
+    """sample: only every n-th mutant"""
     processes: int = 2
-    """how many run at once"""
+    """number of mutants that run at once"""
     folder: Path = Path("build/mutation")
-    """where builds and verdicts are kept for the next time"""
+    """folder that caches builds and verdicts"""
     json: Path | None = None
-    """write the counts and the survivors there"""
+    """write the counts and the survivors to this file"""
 
     def __post_init__(self) -> None:
         for name, value in (("every", self.every), ("processes", self.processes)):
@@ -48,7 +48,7 @@ class Options:
 
 
 def kind(verdict: str) -> str:
-    """How a verdict counts: the kinds of KINDS.
+    """Return the kind of a verdict, a key of KINDS.
 
     >>> kind("wrong dq: off by 0.5, allowed 0.1")
     'wrong result'
@@ -57,13 +57,13 @@ def kind(verdict: str) -> str:
 
 
 def explanations() -> dict[tuple[str, str], dict]:
-    """Why a change, by file and the line as it becomes, alters nothing that could be noticed."""
+    """Return the reasons why changes have no noticeable effect, by file and changed line."""
     groups = tomllib.loads(EXPLANATIONS.read_text(encoding="utf-8")).get("survivor", [])
     return {(group["file"], line): group for group in groups for line in group["lines"]}
 
 
 def survivors(verdicts: dict[Mutant, str], texts: dict[str, str]) -> list[dict]:
-    """The mutants that nothing noticed, each with its reason, or with None."""
+    """Return the mutants that nothing noticed, each with its reason or None."""
     reasons = explanations()
     found = []
     for mutant in sorted((m for m in verdicts if verdicts[m] == "survived"), key=lambda m: (m.file, m.start)):
@@ -75,7 +75,7 @@ def survivors(verdicts: dict[Mutant, str], texts: dict[str, str]) -> list[dict]:
 
 
 def summary(verdicts: dict[Mutant, str], texts: dict[str, str]) -> dict:
-    """What --json writes."""
+    """Return the contents of the file that --json writes."""
     counts = Counter(kind(verdict) for verdict in verdicts.values())
     built = len(verdicts) - counts["does not compile"]
     unnoticed = survivors(verdicts, texts)
@@ -99,7 +99,7 @@ def summary(verdicts: dict[Mutant, str], texts: dict[str, str]) -> dict:
 
 
 def show(result: dict) -> None:
-    """The counts as a table, then the survivors that nobody has explained."""
+    """Print the counts as a table, then the survivors without a reason."""
     from rich.console import Console
     from rich.table import Table
 
@@ -121,7 +121,7 @@ def show(result: dict) -> None:
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; its options are the fields of Options. Exit code 1 where a survivor has no reason."""
+    """Run the command line; its options are the fields of Options. Exit code 1 if a survivor has no reason."""
     from rich.progress import track
 
     from kernels.workbench.mutation.runner import Runner, judge_all, kernel_files

@@ -1,7 +1,7 @@
-"""Builds each mutant in a copy of the sources and runs the cases on it, each in a process of its own.
+"""Builds each mutant in a copy of the sources and runs the cases on it, each in a separate process.
 
-Verdicts are kept by the text that was compiled, so that a run that was stopped goes on where it was, and after a
-change of one kernel only what includes it runs again.
+Verdicts are cached by the compiled text, so that a run that was stopped resumes, and a change of one kernel reruns only
+the programs that include it.
 """
 
 import functools
@@ -25,7 +25,7 @@ from kernels.workbench.mutation import cases
 from kernels.workbench.mutation.operators import Mutant
 
 CUDA = emulator.CSRC / "cuda"
-# The twins of what the hardware does are held against the PTX documentation by tests/emulator.
+# The emulated hardware instructions: tests/emulator compares them with the PTX documentation.
 NOT_KERNELS = ("ptx.cuh", "launch.cuh", "platform.cuh", "dtypes.cuh")
 DTYPES = {
     "attention_short_forward": ("bfloat16", "float16"),
@@ -37,16 +37,16 @@ DTYPES = {
     "layer_norm_forward": ("bfloat16", "float32", "float64"),
     "layer_norm_backward": ("bfloat16", "float32", "float64"),
 }
-# What decides whether a mutant is noticed.
+# The files that decide if a mutant is noticed.
 ORACLE = [Path(module.__file__) for module in (cases, trials, programs, emulator, reference)]
 ORACLE += [path for folder in ("emulator", "programs") for path in sorted((emulator.CSRC / folder).iterdir())]
-CPU_SECONDS = 40  # of one mutant; the kernels as they are need 3 for a program
-GIVEN_UP = 900  # seconds, where the CPU's time does not pass
+CPU_SECONDS = 40  # limit for one mutant; the unchanged kernels need 3 for a program
+TIMEOUT = 900  # seconds, for a mutant that uses no CPU time
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One program in one dtype: what is built and run together. narrow: attention up to D = 32 only, built faster."""
+    """A program in one dtype, built and run together. narrow: attention up to D = 32 only, which compiles faster."""
 
     program: str
     dtype: str
@@ -60,7 +60,7 @@ class Unit:
         return [case for case in all_cases if case.width <= 32] if self.narrow else all_cases
 
     def includes(self) -> frozenset[str]:
-        """The files of csrc/cuda that it is made of."""
+        """Return the files of csrc/cuda that the program includes."""
         return _includes(self.program)
 
 
@@ -77,21 +77,21 @@ def _includes(program: str) -> frozenset[str]:
 
 
 UNITS = [Unit(program, dtype) for program, dtypes in DTYPES.items() for dtype in dtypes]
-# each program once, then the other dtypes
+# Each program in its first dtype, then the other dtypes.
 UNITS.sort(key=lambda unit: DTYPES[unit.program].index(unit.dtype))
-# What notices most comes first.
+# The units that notice most come first.
 STAGES = [
     Unit(name, dtypes[0], True) for name, dtypes in DTYPES.items() if name.startswith("attention")
 ] + UNITS
 
 
 def kernel_files() -> list[Path]:
-    """The sources to be changed."""
+    """Return the sources to change."""
     return [path for path in sorted(CUDA.glob("*.cuh")) if path.name not in NOT_KERNELS]
 
 
 class Runner:
-    """Judges mutants by what `units` give; `folder` keeps builds, copies and verdicts."""
+    """Judges mutants by the results of `units`; `folder` caches builds and verdicts."""
 
     def __init__(self, folder: Path, units: Sequence[Unit] = STAGES):
         self.folder, self.units = folder, units
@@ -104,8 +104,8 @@ class Runner:
         self.work: dict[Unit, dict[str, int]] = {}
 
     def prepare(self) -> None:
-        """Computes what is right, and lets the kernels as they are pass; ValueError when they do not."""
-        emulator.Toolchain(self.folder).objects()
+        """Compute the right results and run the unchanged kernels; ValueError if they fail."""
+        emulator.Compiler(self.folder).objects()
         for unit in self.units:
             made = [trials.prepare(unit.program, case, unit.dtype) for case in unit.cases()]
             self.trials[unit] = made
@@ -116,7 +116,7 @@ class Runner:
             self.work[unit] = json.loads(verdict.removeprefix("work "))
 
     def judge(self, mutant: Mutant) -> str:
-        """How the mutant was noticed, or "survived"."""
+        """Return how the mutant was noticed, or "survived"."""
         for unit in self.units:
             if mutant.file in unit.includes():
                 verdict = self.verdict(unit, mutant)
@@ -125,13 +125,13 @@ class Runner:
         return "survived"
 
     def verdict(self, unit: Unit, mutant: Mutant | None) -> str:
-        """Of one unit, from what is known or from a run."""
+        """Return the verdict of one unit, from the cache or from a run."""
         key = self._key(unit, mutant)
         found = self.known.get(key) or self.known.get(key + self.oracle)
         if found is None:
             found = self._run_apart(unit, mutant)
             if found == "survived" or found.startswith("work "):
-                key += self.oracle  # other cases may find it
+                key += self.oracle  # changed cases may notice it
             self.known[key] = found
             with self.log.open("a") as log:
                 log.write(json.dumps([key, found]) + "\n")
@@ -145,15 +145,15 @@ class Runner:
         return digest.hexdigest()
 
     def _run_apart(self, unit: Unit, mutant: Mutant | None) -> str:
-        """In a process that may crash, hang or eat its memory."""
+        """Run in a child process, which may crash, hang or exhaust its memory."""
         context = multiprocessing.get_context("fork")
         receiver, sender = context.Pipe(duplex=False)
         child = context.Process(target=self._child, args=(sender, unit, mutant))
         child.start()
         sender.close()
         try:
-            verdict = receiver.recv() if receiver.poll(GIVEN_UP) else "hangs"
-            if isinstance(verdict, Exception):  # of this tool, not of the mutant
+            verdict = receiver.recv() if receiver.poll(TIMEOUT) else "hangs"
+            if isinstance(verdict, Exception):  # a fault of this tool, not of the mutant
                 raise verdict
             return verdict
         except EOFError:
@@ -176,11 +176,11 @@ class Runner:
 
     def _observe(self, unit: Unit, mutant: Mutant | None, copy: Path) -> str:
         copy_sources(copy, mutant, unit.narrow)
-        for made in emulator.Toolchain(self.folder).objects():
+        for made in emulator.Compiler(self.folder).objects():
             (copy / made.name).symlink_to(made.resolve())
         try:
-            toolchain = emulator.Toolchain(copy, csrc=copy)
-            library = programs.build(toolchain, unit.program, unit.dtype, flags=["-g1"])
+            compiler = emulator.Compiler(copy, csrc=copy)
+            library = programs.build(compiler, unit.program, unit.dtype, flags=["-g1"])
         except RuntimeError:
             return "does not compile"
         return self._run_cases(unit, library)
@@ -204,7 +204,7 @@ class Runner:
 
 
 def _work(library: emulator.Library) -> dict[str, int]:
-    """What the runs since the last call cost, by where: AccessCount says in which units."""
+    """Return the cost of the runs since the last call, by memory space (units: see AccessCount)."""
     totals = Counter()
     for row in library.counts():
         totals[row.space] += row.cost
@@ -212,7 +212,7 @@ def _work(library: emulator.Library) -> dict[str, int]:
 
 
 def copy_sources(copy: Path, mutant: Mutant | None, narrow: bool) -> None:
-    """Links to the sources, with the change; narrow: `with_padded_width` knows no width but 32."""
+    """Make links to the sources, with the change; narrow: `with_padded_width` supports only the width 32."""
     for folder in ("cuda", "programs"):
         (copy / folder).mkdir(parents=True)
         for path in (emulator.CSRC / folder).iterdir():
@@ -228,12 +228,12 @@ def copy_sources(copy: Path, mutant: Mutant | None, narrow: bool) -> None:
 
 def _replace(path: Path, change: Callable[[str], str]) -> None:
     text = path.read_text()
-    path.unlink()  # perhaps a link to the source
+    path.unlink()  # it may be a link to the source
     path.write_text(change(text))
 
 
 def judge_all(runner: Runner, mutants: Sequence[Mutant], processes: int) -> Iterator[tuple[Mutant, str]]:
-    """Mutants with their verdicts, in the order in which they end."""
+    """Yield mutants with their verdicts, in the order in which they finish."""
     with ThreadPoolExecutor(processes) as pool:
         running = {pool.submit(runner.judge, mutant): mutant for mutant in mutants}
         for done in as_completed(running):

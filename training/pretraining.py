@@ -1,0 +1,135 @@
+"""Pretraining, the first objective: predict every next token of the token files.
+
+Its evaluations sample a story; its report judges the best weights on the whole validation file, and on the built-in
+corpus by the checker of its stories.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bpe import Tokenizer
+from common import files
+from data.batches import IGNORED, SAMPLERS, Sampler, TokenFile
+from evaluation import losses
+from inference import devices
+from model import GPT
+from training.batching import Batching
+from training.checkpoint import Progress
+from training.config import TrainConfig
+from training.distributed import SINGLE, Processes
+from training.report import Report
+
+Batch = tuple[Tensor, Tensor]  # x, y: (B, T) int64, y being x one token later
+SHOWN_STORIES = 3
+PASS_TOKENS = 32_768  # in an evaluation pass, if --micro-batch does not say
+
+
+class Pretraining:
+    """The loss is the mean over all tokens of -log P(next token)."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.train_file, self.val_file = (open_split(config, split) for split in ("train", "val"))
+
+    def open(self, batching: Batching, processes: Processes = SINGLE) -> Sampler:
+        """Return endless batches of this process's rows; ValueError for files too short for one.
+
+        The windows of the estimates are the same in all processes, so that their losses are equal.
+        """
+        config, size = self.config, self.config.model.block_size
+        rows = batching.micro_batch if config.micro_batch == "auto" else config.micro_batch
+        sampler = SAMPLERS[config.batches]
+        self._windows = {
+            "train_loss": sampler(self.train_file, rows, size),
+            "val_loss": sampler(self.val_file, rows, size),
+        }
+        return sampler(
+            self.train_file, batching.rows, size, config.seed, processes.rank, processes.world_size
+        )
+
+    def loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
+        """Return the mean loss over a batch, in nats per token."""
+        return model(*batch)[1]
+
+    def weight(self, batch: Batch) -> float:
+        """Return the number of tokens that the loss is the mean over."""
+        return (batch[1] != IGNORED).sum().item()
+
+    def estimate(self, model: GPT, batches: int, *, val_only: bool = False) -> dict[str, float]:
+        """Return the mean loss over some batches, the same at every call, of both splits or of validation only."""
+        return {
+            name: losses.estimate_loss(model, sampler, batches)
+            for name, sampler in self._windows.items()
+            if name == "val_loss" or not val_only
+        }
+
+    def sample(self, model: GPT) -> dict[str, str]:
+        """Return a story for the log."""
+        (story,) = losses.sample_stories(
+            model, self._tokenizer, 1, temperature=self.config.temperature, seed=self.config.seed
+        )
+        return {"story": story}
+
+    def text(self, batch: Batch) -> str:
+        """Return the text of the batch's first row, for an error message."""
+        return self._tokenizer.decode(batch[0][0].tolist())
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.config.data / "tokenizer.json")
+
+    def report(self, progress: Progress, device: torch.device, precision: torch.dtype) -> Report:
+        """Evaluate RUN/best on the whole validation file and an equally long part of the training file.
+
+        The peak memory is that of the training, up to here.
+        """
+        peak, config, val = devices.peak_memory_mb(device), self.config, self.val_file
+        best = GPT.from_pretrained(files.whole_directory(config.run_directory / "best")).to(device)
+        rows = config.micro_batch
+        if rows == "auto":
+            rows = max(1, PASS_TOKENS // config.model.block_size)
+        with devices.autocast(device, precision):
+            train_loss, val_loss = (
+                losses.full_loss(best, file, config.batches, rows, limit=len(val))
+                for file in (self.train_file, val)
+            )
+        stories, coherence = self._judge(best)
+        return Report(
+            val_loss=val_loss,
+            train_loss=train_loss,
+            bits_per_byte=losses.bits_per_byte(val_loss, val.meta.tokens["val"], val.meta.bytes["val"]),
+            coherence=coherence,
+            skipped=progress.skipped,
+            tokens=progress.tokens,
+            seconds=progress.seconds,
+            tokens_per_second=progress.tokens / progress.seconds,
+            peak_memory_mb=peak,
+            parameters=sum(p.numel() for p in best.parameters()),
+            stories=stories,
+        )
+
+    def _judge(self, best: GPT) -> tuple[list[str], float | None]:
+        """Return some stories, and the fraction of coherent ones if the corpus has a checker."""
+        config = self.config
+        checker = losses.coherence_checker(self.val_file.meta.source)
+        count = max(config.coherence_stories, SHOWN_STORIES) if checker else SHOWN_STORIES
+        tokenizer = Tokenizer.load(config.run_directory / "tokenizer.json")
+        stories = losses.sample_stories(
+            best, tokenizer, count, temperature=config.temperature, seed=config.seed
+        )
+        return stories[:SHOWN_STORIES], checker(stories) if checker else None
+
+
+def open_split(config: TrainConfig, split: str) -> TokenFile:
+    """Return a token file; ValueError if its vocabulary is larger than the model's."""
+    file = TokenFile.open(config.data, split)
+    if config.model.vocab_size < file.vocab_size:
+        raise ValueError(
+            f"vocab_size {config.model.vocab_size} is smaller than the vocabulary of {config.data} "
+            f"({file.vocab_size}): leave --vocab-size out, or prepare the data with a smaller vocabulary"
+        )
+    return file
