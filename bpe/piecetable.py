@@ -142,11 +142,10 @@ class PieceTable:
     def __init__(self, dtype: np.dtype) -> None:
         self._lock = threading.Lock()
         slots = 1 << SLOT_BITS
-        # full, not zeros, which leaves a page fault in each of 2,000 pages to the first text.
-        self.low = np.full(slots, 0, np.uint64)
-        self.high = np.full(slots, 0, np.uint64)  # 0 in an empty slot: a piece is never of length 0
-        self.ids = np.full((slots, MOST_IDS), 0, dtype)
-        self.counts = np.full(slots, 0, np.uint8)
+        self.low = np.zeros(slots, np.uint64)
+        self.high = np.zeros(slots, np.uint64)  # 0 in an empty slot: a piece is never of length 0
+        self.ids = np.zeros((slots, MOST_IDS), dtype)
+        self.counts = np.zeros(slots, np.uint8)
 
     def look_up(self, pieces: Pieces, which: np.ndarray | slice = ALL) -> np.ndarray:
         """Put the ids of those of the pieces `which` that are known into `pieces`; return which ones are not."""

@@ -19,7 +19,7 @@ from bpe.formats import to_text
 from bpe.merging import Merge
 from bpe.pretokenize import END_OF_TEXT, Pattern
 from bpe.tokenizer import Tokenizer
-from bpe.vocabulary import check_names
+from bpe.vocabulary import Vocabulary, check_names
 
 logger = logging.getLogger("bpe")
 
@@ -58,9 +58,7 @@ def train(
             f"{256 + len(special_tokens)}"
         )
     pattern = Pattern.of(pattern)
-    Tokenizer(
-        [], special_tokens, pattern, end_of_text=end_of_text
-    )  # refuses what would be refused in the end
+    Vocabulary([], special_tokens, pattern, end_of_text=end_of_text)  # refuses wrong settings before the work
     with progress_bars(progress) as bars:
         counts = count_pretokens(
             source,
