@@ -115,12 +115,12 @@ class Pattern:
 
     @functools.cached_property
     def compiled(self) -> regex.Pattern:
-        """The pattern for a whole text."""
+        """Return the pattern for a whole text."""
         return regex.compile(self.text)
 
     @functools.cached_property
     def _inner(self) -> tuple[regex.Pattern, re.Pattern[str]]:
-        """The pattern for pieces before a cut, for any text and, three times as fast, for ASCII.
+        """Return the pattern for pieces before a cut, for any text and, three times as fast, for ASCII.
 
         The rule of cl100k for white space at the end of a text cannot apply there.
         """

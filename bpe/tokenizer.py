@@ -249,7 +249,7 @@ class Tokenizer(Vocabulary):
 
     @functools.cached_property
     def _integers(self) -> np.ndarray:
-        """The integers (vocab_size,) as Python objects."""
+        """Return the integers (vocab_size,) as Python objects."""
         return np.arange(self.vocab_size).astype(object)
 
     # Decoding

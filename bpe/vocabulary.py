@@ -67,7 +67,7 @@ class Vocabulary:
 
     @property
     def vocab_size(self) -> int:
-        """The greatest id plus one: the number of rows an embedding needs."""
+        """Return the greatest id plus one: the number of rows an embedding needs."""
         return next(reversed(self.vocab)) + 1
 
     def __len__(self) -> int:

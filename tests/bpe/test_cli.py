@@ -168,7 +168,7 @@ def test_bytes_that_are_no_utf8_become_replacement_characters(trained, monkeypat
 
 @pytest.fixture
 def story(tmp_path) -> Path:
-    """A folder with the same text as one file, as two files, and compressed."""
+    """Return a folder with the same text as one file, as two files, and compressed."""
     text = ("".join(stories(30_000)) + "naïve 日本語 \r\n\r\n").encode()
     half = text.index(b"\n\n", len(text) // 2) + 2
     (tmp_path / "whole.txt").write_bytes(text)

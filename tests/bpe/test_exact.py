@@ -40,7 +40,7 @@ FIXED = {
 
 
 def all_ways(peers: Peers, text: str) -> list[int]:
-    """The ids of `text`, which must be the same by every way that leads to them."""
+    """Return the ids of `text`, which must be the same by every way that leads to them."""
     ours = peers.ours
     ids = ours.encode(text)
     with mock.patch.multiple(bpe.tokenizer, WORTH_ARRAYS=0, BLOCK=8):
@@ -50,7 +50,7 @@ def all_ways(peers: Peers, text: str) -> list[int]:
 
 
 def agree(peers: Peers, text: str) -> None:
-    """Fails unless ours, tiktoken and Hugging Face give the same ids, and the text comes back."""
+    """Fail unless ours, tiktoken and Hugging Face give the same ids, and the text comes back."""
     ids = all_ways(peers, text)
     assert ids == peers.tiktoken.encode_ordinary(text)
     repaired = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -16,7 +16,7 @@ TEXT = "".join(NASTY) + " The cat sat on the mat. <|endoftext|> It's <| a b |> 1
 
 
 def same(left: Tokenizer, right: Tokenizer) -> bool:
-    """Whether two tokenizers are equal in everything that decides about ids."""
+    """True if two tokenizers are equal in everything that decides about ids."""
     return all(
         getattr(left, name) == getattr(right, name)
         for name in ("vocab", "merges", "special_tokens", "pattern")
@@ -137,7 +137,7 @@ def small() -> Tokenizer:
 
 
 def damaged_content(tmp_path, damage=lambda content: None) -> dict:
-    """The content of a small tokenizer's file, without its checksum, after `damage`."""
+    """Return the content of a small tokenizer's file, without its checksum, after `damage`."""
     small().save(tmp_path / "whole.json")
     content = json.loads((tmp_path / "whole.json").read_text())
     del content["model"]["sha256"]
