@@ -40,7 +40,7 @@ def cpu_sources() -> list[Path]:
 
 
 def pybind11_include() -> list[str]:
-    """The folder of pybind11's headers; none without the package: torch brings a copy."""
+    """Return the folder of pybind11's headers; none without the package: torch brings a copy."""
     if importlib.util.find_spec("pybind11") is None:
         return []
     import pybind11
@@ -110,7 +110,7 @@ def emulated():
 
 
 def write_build_info(folder: Path, built_for: list[str]) -> None:
-    """Writes a header with what module.cpp reports to Python; a file, so that only module.cpp depends on it."""
+    """Write a header with what module.cpp reports to Python; a file, so that only module.cpp depends on it."""
     text = (
         f'#define SLM_SOURCE_HASH "{toolchain.source_hash()}"\n'
         f'#define SLM_CUDA_ARCHITECTURES "{" ".join(built_for)}"\n'
@@ -160,7 +160,7 @@ def build_command():
 
 
 def extensions():
-    """The keyword arguments of setup() that build the kernels; empty without a compiler."""
+    """Return the keyword arguments of setup() that build the kernels; empty without a compiler."""
     cxx = toolchain.compiler()
     if cxx is None:
         print("kernels: no C++ compiler, so every op runs on torch. Install g++ or set CXX.", file=sys.stderr)

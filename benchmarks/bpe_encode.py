@@ -1,10 +1,8 @@
-"""How fast is encoding with GPT-2's vocabulary, beside tiktoken and Hugging Face tokenizers, and how much
-memory?
+"""How fast is encoding with GPT-2's vocabulary, compared with tiktoken and Hugging Face tokenizers? How much memory?
 
     python benchmarks/bpe_encode.py --text tinystories.txt --stream-megabytes 1024 --json results.json
 
-Everything runs on one thread, but the rows that say workers. Cold means a tokenizer that has seen no text
-yet.
+Everything runs on one thread except the rows that say workers. Cold means a tokenizer that has seen no text.
 """
 
 import copy
@@ -12,6 +10,7 @@ import dataclasses
 import functools
 import os
 import random
+import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -30,7 +29,7 @@ TIKTOKEN_PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Encoding beside tiktoken and Hugging Face tokenizers."""
+    """Compare encoding with tiktoken and Hugging Face tokenizers."""
 
     text: Path | None = None
     """A text file; by default the built-in corpus."""
@@ -49,7 +48,7 @@ class Options:
 
 
 def make_peers(tokenizer: Tokenizer) -> tuple[Any, Any]:
-    """Return tiktoken and Hugging Face with the same vocabulary."""
+    """Return tiktoken's and Hugging Face's tokenizers with the same vocabulary."""
     import tiktoken
     import tokenizers
 
@@ -64,53 +63,54 @@ def make_peers(tokenizer: Tokenizer) -> tuple[Any, Any]:
         return encoding, tokenizers.Tokenizer.from_file(str(path))
 
 
-def megabytes_per_second(
-    calls: dict[str, tuple[Callable[[str], Any], str]], repeat: int, warmup: int = 1
-) -> dict[str, float]:
-    """Return the speed of each call on its text; the calls take turns."""
+def megabytes_per_second(calls: dict[str, tuple[Callable[[str], Any], str]], repeat: int) -> dict[str, float]:
+    """Return the speed of each call on its text, the calls taking turns."""
     bound = {name: (lambda call=call, text=text: call(text)) for name, (call, text) in calls.items()}
-    times = bench.medians(bound, repeat, warmup)
+    times = bench.medians(bound, repeat)
     return {name: len(text.encode()) / 1e6 / times[name] for name, (_, text) in calls.items()}
 
 
 def speed_rows(options: Options, tokenizer: Tokenizer, text: str) -> list[bench.Row]:
-    """Measure one thread, with a warm and a cold cache."""
+    """Measure one thread, warm and cold."""
     tiktoken, hugging_face = make_peers(tokenizer)
     ids = tokenizer.encode(text)
     if not ids == tiktoken.encode_ordinary(text) == hugging_face.encode(text).ids:
         raise ValueError("the tokenizers do not agree on this text")
     long = text * options.copies
-    warm = megabytes_per_second(
-        {
-            "encode_to_numpy": (tokenizer.encode_to_numpy, long),
-            "encode": (tokenizer.encode, long),
-            "tiktoken.encode_to_numpy": (tiktoken.encode_to_numpy, long),
-            "tiktoken.encode_ordinary": (tiktoken.encode_ordinary, long),
-            "tokenizers.encode": (hugging_face.encode, text),
-        },
-        options.repeat,
-    )
-    unused = iter([copy.copy(tokenizer) for _ in range(2 * options.repeat)])
-    cold = megabytes_per_second(
-        {
-            "encode_to_numpy": (lambda text: next(unused).encode_to_numpy(text), text),
-            "encode": (lambda text: next(unused).encode(text), text),
-        },
-        options.repeat,
-        warmup=0,
-    )
-    peers = [name for name in warm if "." in name]
+    calls = {
+        "encode_to_numpy": (tokenizer.encode_to_numpy, long),
+        "encode": (tokenizer.encode, long),
+        "tiktoken.encode_to_numpy": (tiktoken.encode_to_numpy, long),
+        "tiktoken.encode_ordinary": (tiktoken.encode_ordinary, long),
+        "tokenizers.encode": (hugging_face.encode, text),
+    }
+    warm = megabytes_per_second(calls, options.repeat)
+    peers = {name: call for name, (call, _) in calls.items() if "." in name}
+    cold = cold_speeds(tokenizer, peers, text, options.repeat)
     return [
-        bench.Row(f"encode, {state}: {name}", speed[name], "MB/s", peer, warm[peer])
+        bench.Row(f"encode, {state}: {name}", speed[name], "MB/s", peer, speed[peer])
         for state, speed in (("warm", warm), ("cold", cold))
         for name in ("encode_to_numpy", "encode")
         for peer in peers
     ]
 
 
+def cold_speeds(
+    tokenizer: Tokenizer, peers: dict[str, Callable[[str], Any]], text: str, repeat: int
+) -> dict[str, float]:
+    """Return the MB/s of tokenizers that have seen no text, in turn with the peers; each is used once and dropped."""
+    times: dict[str, list[float]] = {name: [] for name in ("encode_to_numpy", "encode", *peers)}
+    for _ in range(repeat):
+        for name, found in times.items():
+            call = peers[name] if name in peers else getattr(copy.copy(tokenizer), name)
+            found.append(bench.seconds(functools.partial(call, text)))
+    size = len(text.encode()) / 1e6
+    return {name: size / statistics.median(found) for name, found in times.items()}
+
+
 def worker_rows(options: Options, tokenizer: Tokenizer, text: str) -> list[bench.Row]:
-    """Measure several processes against one, workers warm, transfer of texts and ids included."""
-    # Texts that are alike, but not the same object, which would never leave the processor's cache.
+    """Compare several processes with one, the workers warm; the transfer of text and ids is included."""
+    # Similar texts, but not the same object, which would never leave the processor's cache.
     texts = [text[start:] + text[:start] for start in range(options.batch_copies)]
 
     def drain(num_workers: int) -> int:
@@ -131,7 +131,7 @@ def worker_rows(options: Options, tokenizer: Tokenizer, text: str) -> list[bench
 
 
 def long_piece_rows(tokenizer: Tokenizer) -> list[bench.Row]:
-    """Measure pieces without an end, where a quadratic method would take hours."""
+    """Measure pieces without an end, for which a quadratic method would take hours."""
     noise = random.Random(0).randbytes(2_000_000).decode("utf-8", "replace")
     units = {"the letter a": "a", "spaces": " ", "one emoji": "😀", "random bytes": noise}
     found = []
@@ -148,7 +148,7 @@ SIZES = (1_000, 10_000, 100_000, 1_000_000)
 
 
 def stream_row(options: Options, tokenizer: Tokenizer, text: str) -> bench.Row:
-    """Measure how much this process's peak memory grows over a long stream; run first, as a peak never falls."""
+    """Measure how much peak memory grows while a long stream is encoded; run first, as a peak never falls."""
     size = len(text.encode())
     chunks = [text[start : start + 65_536] for start in range(0, len(text), 65_536)]
     before = peak_megabytes()

@@ -1,8 +1,8 @@
-"""How fast is training, beside Hugging Face tokenizers on the same threads, and how much memory does it need?
+"""How fast is training, compared with Hugging Face tokenizers on the same threads? How much memory does it need?
 
     python benchmarks/bpe_train.py --text tinystories.txt --copies 200 --json results.json
 
-Memory is measured in a process of its own: the peaks of it and of its workers, added.
+Memory is measured in a separate process: its peak and those of its workers, added.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ SMALL_BYTES, SMALL_VOCAB = 130_000, 500
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Training beside Hugging Face tokenizers."""
+    """Compare training with Hugging Face tokenizers."""
 
     text: Path | None = None
     """A text file; by default the built-in corpus."""
@@ -53,14 +53,14 @@ def read_text(path: Path | None) -> str:
 
 
 def train_ours(path: Path, vocab_size: int, threads: int | None) -> Any:
-    """Train from a file; None threads lets it choose."""
+    """Train from a file; with None as threads the trainer chooses."""
     from bpe import train
 
     return train(path, vocab_size, special_tokens=(), num_workers=threads, progress=False)
 
 
 def train_theirs(path: Path, vocab_size: int) -> Any:
-    """Train the same with Hugging Face tokenizers."""
+    """Do the same with Hugging Face tokenizers."""
     import tokenizers
     from tokenizers.pre_tokenizers import ByteLevel
 
@@ -74,7 +74,7 @@ def train_theirs(path: Path, vocab_size: int) -> Any:
 
 
 def peak_megabytes(pid: int | str = "self") -> float:
-    """Return the peak resident memory in MiB of this program (Linux; ru_maxrss would include its parent)."""
+    """Return the peak resident memory in MiB of a process (Linux; ru_maxrss includes its parent's)."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+) kB", status).group(1)) / 1024
 
@@ -98,7 +98,7 @@ def training_peak(path: Path, options: Options) -> float:
 
 
 def timed_rows(path: Path, text: str, vocab_size: int, threads: int | None, repeat: int) -> list[bench.Row]:
-    """Time both trainers on the file, and count the tokens and ids that result."""
+    """Measure the seconds of both trainers on the file, and how many tokens and ids came of it."""
     made: dict[str, Any] = {}
 
     def ours() -> None:
@@ -119,7 +119,7 @@ def timed_rows(path: Path, text: str, vocab_size: int, threads: int | None, repe
 
 
 def rows(options: Options, folder: Path) -> list[bench.Row]:
-    """Return all rows."""
+    """Measure everything."""
     text = read_text(options.text)
     warm_up, small, large = (folder / name for name in ("warm_up", "small", "large"))
     warm_up.write_text("a small text, so that imports are not counted")

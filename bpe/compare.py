@@ -141,7 +141,7 @@ class UnitTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """The number of units and the unknown one."""
+        """Return the number of units and the unknown one."""
         return len(self.units)
 
     def split(self, text: str) -> Sequence[str]:

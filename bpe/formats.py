@@ -58,7 +58,9 @@ def to_bytes(text: str) -> bytes:
     try:
         return bytes(map(CHARACTER_TO_BYTE.__getitem__, text))
     except KeyError as error:
-        raise ValueError(f"the token {text!r} holds {error.args[0]!r}, which stands for no byte") from None
+        raise ValueError(
+            f"the token {text!r} holds {error.args[0]!r}, which is not the character of a byte"
+        ) from None
 
 
 # tokenizer.json
@@ -280,7 +282,7 @@ def _ordinary(vocab: Mapping[str, Any], named: Mapping[str, int]) -> dict[int, b
                 raise ValueError(f"the token {text!r} has the ids {id} and {named[text]}")
             continue
         if id in ordinary:
-            raise ValueError(f"the id {id} stands for {text!r} and for {to_text(ordinary[id])!r}")
+            raise ValueError(f"the id {id} is that of {text!r} and of {to_text(ordinary[id])!r}")
         ordinary[id] = to_bytes(text)
     return ordinary
 

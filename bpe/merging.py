@@ -41,8 +41,9 @@ def merge(ids: list[int], ranks: Mapping[Pair, int], made: Sequence[int]) -> lis
 
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # 2**64 / golden ratio, as in Knuth's multiplicative hashing
 _EMPTY = np.uint64(2**64 - 1)
-_NEVER = np.int64(2**62)  # the rank of a pair that is not merged, before and after a shift by _PLACE_BITS
+_NEVER = 2**31 - 1  # the rank of a pair that is not merged
 _PLACE_BITS = 32
+_DONE = _NEVER << _PLACE_BITS  # less than this is the rank and place of a pair that is merged
 _NOTHING = 2**31 - 1  # the id of what is left of the first symbol and right of the last one
 
 
@@ -57,7 +58,7 @@ class BatchMerger:
         bits = (4 * len(ranks) + 4).bit_length()
         self._shift, self._mask = np.uint64(64 - bits), (1 << bits) - 1
         self._keys = np.full(1 << bits, _EMPTY)
-        self._ranks = np.full(1 << bits, _NEVER)
+        self._ranks = np.full(1 << bits, _NEVER, np.int32)
         pairs = np.array(list(ranks), np.int64).reshape(-1, 2)
         keys, slots = self._hash(pairs[:, 0], pairs[:, 1])
         values = np.fromiter(ranks.values(), np.int64, len(ranks))
@@ -100,12 +101,12 @@ class BatchMerger:
         after[ends - 1] = before[starts] = n
         # The rank of the pair at each place, with the place in the low bits: the least value is the leftmost of
         # the lowest rank.
-        waiting = np.full(n + 1, _NEVER)
+        waiting = np.full(n + 1, _DONE)
         first = np.setdiff1d(np.arange(n), ends - 1, assume_unique=True)
         waiting[first] = self._keyed(ids, first, first + 1)
         while True:
             lowest = np.minimum.reduceat(waiting, starts)  # (W,), the next merge of each pre-token
-            lowest = lowest[lowest < _NEVER]
+            lowest = lowest[lowest < _DONE]
             if not lowest.size:
                 break
             place = lowest & ((1 << _PLACE_BITS) - 1)
@@ -113,7 +114,7 @@ class BatchMerger:
             ids[place], ids[swallowed] = self.made.take(lowest >> _PLACE_BITS), -1
             after[place] = behind = after[swallowed]
             before[behind] = place
-            waiting[swallowed] = _NEVER
+            waiting[swallowed] = _DONE
             left = np.concatenate((before[place], place))
             waiting[left] = self._keyed(ids, left, np.concatenate((place, behind)))
             before[n] = after[n] = n
@@ -124,8 +125,7 @@ class BatchMerger:
 
     def _keyed(self, ids: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Return rank and place of the pairs at these places as one number (n,)."""
-        ranks = self._rank(ids[left], ids[right])
-        return np.where(ranks == _NEVER, _NEVER, ranks << _PLACE_BITS | left)
+        return self._rank(ids[left], ids[right]).astype(np.int64) << _PLACE_BITS | left
 
 
 def _merge_long(ids: list[int], ranks: Mapping[Pair, int], made: Sequence[int]) -> list[int]:

@@ -69,6 +69,9 @@ def _occurrences(text: bytes, special_tokens: Sequence[str]) -> Iterator[tuple[i
             start = text.find(token, start + 1)
 
 
+ALL = slice(None)
+
+
 class Pieces:
     """The pieces of a block of text, each from one cut to the next; head and tail are before and after them.
 
@@ -81,16 +84,18 @@ class Pieces:
         self.text = text
         self._data = np.frombuffer(text + PADDING, np.uint8)
         self.cuts = find_cuts(self._data)
-        special = np.array([], np.int64)
+        holders = np.array([], np.int64)
         if special_tokens:
-            self.cuts, special = spare_special(text, self.cuts, special_tokens)
+            self.cuts, holders = spare_special(text, self.cuts, special_tokens)
         if not self.cuts.size:
             return
         self.head, self.tail = text[: self.cuts[0]].decode(), text[self.cuts[-1] :].decode()
         starts = self.cuts[:-1] + 1
         self.low, self.high = _keys(self._data, starts, self.cuts[1:] - starts)
         # A piece that holds a special token means something else elsewhere: the table is not asked for it.
-        self.high[special[(special >= 0) & (special < len(starts))]] = 0
+        holders = holders[(holders >= 0) & (holders < len(starts))]
+        self.high[holders] = 0
+        self.special = set(holders.tolist())
         hashed = (self.low ^ self.high * _MULTIPLIER) * _MULTIPLIER
         self.slots = (hashed >> np.uint64(64 - SLOT_BITS)).view(np.int64)
 
@@ -99,13 +104,24 @@ class Pieces:
         bounds = zip((self.cuts[which] + 1).tolist(), self.cuts[which + 1].tolist(), strict=True)
         return [self.text[start:end].decode() for start, end in bounds]
 
+    def packed(self, unknown: np.ndarray) -> tuple[bytes, np.ndarray]:
+        """Return the packed ids of the known pieces, and the places in bytes where the unknown ones belong."""
+        packed = self.rows.ravel().compress(_KEPT.take(self.counts).view(bool)).tobytes()  # (n, 8) -> (ids,)
+        places = np.cumsum(self.counts)[unknown] * self.rows.itemsize if unknown.size else unknown
+        return packed, places
+
     def distinct(self, which: np.ndarray) -> np.ndarray:
-        """Return the first of equal pieces among `which`, for those that the table can hold, one per slot."""
-        which = which[self.high[which] != 0]
+        """Return those of `which` that hold no special token; of equal ones that fit into the table, the first.
+
+        Of different ones that fall on the same slot only the first one is returned, too.
+        """
+        fits = self.high[which] != 0
+        long = [i for i in which[~fits].tolist() if i not in self.special]
+        which = which[fits]
         slots = self.slots[which]
         first = np.empty(1 << SLOT_BITS, np.int64)
         first[slots[::-1]] = which[::-1]
-        return which[first[slots] == which]
+        return np.concatenate((which[first[slots] == which], np.array(long, np.int64)))
 
     def joined(self, which: np.ndarray) -> str:
         """Return the texts of these pieces, one after another."""
@@ -131,35 +147,44 @@ class PieceTable:
         self.ids = np.zeros((slots, MOST_IDS), dtype)
         self.counts = np.zeros(slots, np.uint8)
 
-    def look_up(self, pieces: Pieces) -> tuple[bytes, np.ndarray, np.ndarray]:
-        """Return the packed ids of all pieces that are known, which ones are not, and their places in bytes."""
-        low, high, slots = pieces.low, pieces.high, pieces.slots
+    def look_up(self, pieces: Pieces, which: np.ndarray | slice = ALL) -> np.ndarray:
+        """Put the ids of those of the pieces `which` that are known into `pieces`; return which ones are not."""
+        low, high, slots = pieces.low[which], pieces.high[which], pieces.slots[which]
         with self._lock:
             found = (self.low.take(slots) == low) & (self.high.take(slots) == high) & (high != 0)
             counts = np.where(found, self.counts.take(slots), 0)
-            ids = self.ids.take(slots, axis=0)
-        packed = ids.ravel().compress(_KEPT.take(counts).view(bool)).tobytes()  # (n, 8) -> (ids,)
-        unknown = np.flatnonzero(~found)
-        places = np.cumsum(counts)[unknown] * ids.itemsize if unknown.size else unknown
-        return packed, unknown, places
+            rows = self.ids.take(slots, axis=0)
+        if which is ALL:
+            pieces.counts, pieces.rows = counts, rows
+            return np.flatnonzero(~found)
+        pieces.counts[which], pieces.rows[which] = counts, rows
+        return which[~found]
 
     def store(
         self, pieces: Pieces, which: np.ndarray, pretokens: Sequence[str], values: Sequence[bytes]
-    ) -> None:
-        """Keep the packed ids of the pieces `which`, given for each pre-token of these pieces."""
-        ids = np.frombuffer(b"".join(values), self.ids.dtype)
+    ) -> dict[str, bytes]:
+        """Keep the packed ids of the pieces `which`, given for each pre-token of these pieces.
+
+        Returns the names and the packed ids of those that the table cannot hold.
+        """
+        packed = b"".join(values)
+        ids = np.frombuffer(packed, self.ids.dtype)
         pretoken_ends = np.cumsum(np.fromiter(map(len, pretokens), np.int64, len(pretokens)))  # in characters
         id_ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values))) // ids.itemsize
         piece_ends = np.cumsum(pieces.characters(which))
         ends = id_ends[np.searchsorted(pretoken_ends, piece_ends)]  # of each piece, in ids
         counts = np.diff(ends, prepend=0)
-        fits = counts <= MOST_IDS
+        fits = (counts <= MOST_IDS) & (pieces.high[which] != 0)
+        bounds = zip((ends - counts)[~fits].tolist(), ends[~fits].tolist(), strict=True)
+        others = [packed[start * ids.itemsize : end * ids.itemsize] for start, end in bounds]
+        unkept = dict(zip(pieces.names(which[~fits]), others, strict=True))
         which, starts, counts = which[fits], (ends - counts)[fits], counts[fits]
         rows = ids.take(starts[:, None] + np.arange(MOST_IDS), mode="clip")  # (n, 8)
         slots = pieces.slots[which]
         with self._lock:
             self.low[slots], self.high[slots] = pieces.low[which], pieces.high[which]
             self.ids[slots], self.counts[slots] = rows, counts
+        return unkept
 
 
 def _keys(data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -94,7 +94,7 @@ class Pattern:
         if pattern in PATTERNS:
             return cls(PATTERNS[pattern], pattern)
         explicit = pattern.startswith("regex:")
-        if not explicit and re.fullmatch(r"[\w. -]*", pattern):
+        if not explicit and re.fullmatch(r"(\w[\w. -]*)?", pattern):
             raise ValueError(_no_such_name(pattern))
         return cls.spelled(pattern.removeprefix("regex:"))
 
@@ -115,12 +115,12 @@ class Pattern:
 
     @functools.cached_property
     def compiled(self) -> regex.Pattern:
-        """The pattern for a whole text."""
+        """Return the pattern for a whole text."""
         return regex.compile(self.text)
 
     @functools.cached_property
     def _inner(self) -> tuple[regex.Pattern, re.Pattern[str]]:
-        """The pattern for pieces before a cut, for any text and, three times as fast, for ASCII.
+        """Return the pattern for pieces before a cut, for any text and, three times as fast, for ASCII.
 
         The rule of cl100k for white space at the end of a text cannot apply there.
         """
@@ -136,7 +136,14 @@ class Pattern:
 
         Only for named patterns.
         """
-        return self._inner[pieces.isascii()].findall(pieces)
+        any_text, ascii_only = self._inner
+        if pieces.isascii():
+            return ascii_only.findall(pieces)
+        first, *others = SPACE_CUT.split(pieces)
+        found = any_text.findall(first)
+        for is_ascii, group in itertools.groupby(others, str.isascii):
+            found += (ascii_only if is_ascii else any_text).findall(" " + " ".join(group))
+        return found
 
 
 def cut_pieces(text: str) -> list[str]:

@@ -9,6 +9,8 @@ in trainer.py, files are in formats.py.
 import array
 import codecs
 import functools
+import itertools
+import operator
 import os
 import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -156,7 +158,7 @@ class Tokenizer(Vocabulary):
             if values[place] is None:
                 pretokens = self.pattern.split_inner(" " + piece)
                 values[place] = self._pieces.older.get(piece) or b"".join(self._encode_pretokens(pretokens))
-                self._pieces.remember(piece, values[place])
+                self._pieces.remember({piece: values[place]})
         return b"".join((*head, *values, *self._encode_pretokens(self.pattern.split(" " + last))))
 
     def _encode_long(self, text: str, tokens: Mapping[str, int]) -> bytes:
@@ -164,14 +166,20 @@ class Tokenizer(Vocabulary):
         pieces = Pieces(text.encode(), tuple(tokens))
         if not pieces.cuts.size:
             return self._encode_uncut(text, tokens, self._encode_whole)
-        ids, unknown, places = self._table.look_up(pieces)
+        unknown = self._table.look_up(pieces)
         if len(unknown) > FEW_UNKNOWN * len(pieces.cuts):
             new = pieces.distinct(unknown)
             pretokens = self.pattern.split_inner(pieces.joined(new))
-            self._table.store(pieces, new, pretokens, self._encode_pretokens(pretokens))
-            ids, unknown, places = self._table.look_up(pieces)
+            self._pieces.remember(
+                self._table.store(pieces, new, pretokens, self._encode_pretokens(pretokens))
+            )
+            unknown = self._table.look_up(pieces, unknown)
+        ids, places = pieces.packed(unknown)
         names = pieces.names(unknown)
-        values = [None] * len(names) if tokens else list(map(self._pieces.get, names))
+        values = [
+            None if i in pieces.special else self._pieces.get(name)
+            for i, name in zip(unknown.tolist(), names, strict=True)
+        ]
         for index, name in enumerate(names):
             if values[index] is None:
                 values[index] = self._encode_uncut(" " + name, tokens, self._encode_inner)
@@ -200,26 +208,29 @@ class Tokenizer(Vocabulary):
         if value is None:
             value = b"".join(self._encode_pretokens(self.pattern.split_inner(piece)))
             if key is not None:
-                self._pieces.remember(key, value)
+                self._pieces.remember({key: value})
         return value
 
     def _encode_pretokens(self, pretokens: Sequence[str]) -> list[bytes]:
         """Return the packed ids of each pre-token; new ones are merged, many of them at once."""
         values = list(map(self._pretokens.get, pretokens))
-        if None not in values:
+        if all(values):
             return values
-        unknown = dict.fromkeys(p for p, value in zip(pretokens, values, strict=True) if value is None)
-        found = {p: value for p in unknown if (value := self._known(p)) is not None}
-        new = {p: p.encode() for p in unknown if p not in found}
-        short = [p for p, data in new.items() if len(data) <= SHORT]
-        if len(short) >= MANY:
-            found.update(zip(short, self._merger.merge([new.pop(p) for p in short]), strict=True))
-        for pretoken, data in new.items():
-            ids = [self._byte_ids[byte] for byte in data]
-            found[pretoken] = self._pack(merge(ids, self._ranks, self._made))
-        for pretoken, value in found.items():
-            self._pretokens.remember(pretoken, value)
-        return [found[p] if value is None else value for p, value in zip(pretokens, values, strict=True)]
+        # From the values, as another thread may change the cache at any time.
+        new = list(dict.fromkeys(itertools.compress(pretokens, map(operator.not_, values))))
+        found: dict[str, bytes] = {}
+        if self._pretokens.older or self.ignore_merges:
+            found = {pretoken: known for pretoken in new if (known := self._known(pretoken))}
+            new = [pretoken for pretoken in new if pretoken not in found]
+        data = [pretoken.encode() for pretoken in new]
+        if len(new) >= MANY and max(map(len, data)) <= SHORT:
+            found.update(zip(new, self._merger.merge(data), strict=True))
+        else:
+            for pretoken, byte_string in zip(new, data, strict=True):
+                ids = [self._byte_ids[byte] for byte in byte_string]
+                found[pretoken] = self._pack(merge(ids, self._ranks, self._made))
+        self._pretokens.remember(found)
+        return list(map(found.get, pretokens, values))
 
     def _known(self, pretoken: str) -> bytes | None:
         """Return the packed ids of a pre-token that needs no merging."""
@@ -238,7 +249,7 @@ class Tokenizer(Vocabulary):
 
     @functools.cached_property
     def _integers(self) -> np.ndarray:
-        """The integers (vocab_size,) as Python objects."""
+        """Return the integers (vocab_size,) as Python objects."""
         return np.arange(self.vocab_size).astype(object)
 
     # Decoding
@@ -353,13 +364,15 @@ class _Cache(dict[str, bytes]):
     def __init__(self) -> None:
         self.older: dict[str, bytes] = {}
 
-    def remember(self, key: str, value: bytes) -> None:
-        """Keep the value for `key`, unless the text is long; a full generation becomes the older one."""
-        if len(key) <= LONGEST_CACHED:
-            if len(self) >= CACHED_PIECES:
-                self.older = dict(self)
-                self.clear()
-            self[key] = value
+    def remember(self, values: Mapping[str, bytes]) -> None:
+        """Keep the values of texts that are not long; a full generation becomes the older one."""
+        if len(self) + len(values) > CACHED_PIECES:
+            self.older = dict(self)
+            self.clear()
+        if max(map(len, values), default=0) > LONGEST_CACHED or len(values) > CACHED_PIECES:
+            short = ((key, value) for key, value in values.items() if len(key) <= LONGEST_CACHED)
+            values = dict(itertools.islice(short, CACHED_PIECES))
+        self.update(values)
 
 
 def _interleaved(packed: bytes, places: np.ndarray, values: Sequence[bytes]) -> Iterator[bytes]:

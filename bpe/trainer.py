@@ -9,16 +9,17 @@ greatest pair of byte strings is merged, so the result depends on nothing but th
 import contextlib
 import heapq
 import logging
+import operator
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from bpe.counting import Progress, Source, count_pretokens, no_progress
 from bpe.formats import to_text
-from bpe.merging import Merge, Pair
+from bpe.merging import Merge
 from bpe.pretokenize import END_OF_TEXT, Pattern
 from bpe.tokenizer import Tokenizer
-from bpe.vocabulary import check_names
+from bpe.vocabulary import Vocabulary, check_names
 
 logger = logging.getLogger("bpe")
 
@@ -49,15 +50,15 @@ def train(
     check_names(special_tokens)
     _check_spelling(special_tokens)
     n_merges = vocab_size - 256 - len(special_tokens)
+    if vocab_size > sys.maxunicode:
+        raise ValueError(f"vocab_size is {vocab_size:,}: at most {sys.maxunicode:,} ids can be learnt")
     if n_merges < 0:
         raise ValueError(
             f"vocab_size is {vocab_size}: 256 bytes and {len(special_tokens)} special tokens need at least "
             f"{256 + len(special_tokens)}"
         )
     pattern = Pattern.of(pattern)
-    Tokenizer(
-        [], special_tokens, pattern, end_of_text=end_of_text
-    )  # refuses what would be refused in the end
+    Vocabulary([], special_tokens, pattern, end_of_text=end_of_text)  # refuses wrong settings before the work
     with progress_bars(progress) as bars:
         counts = count_pretokens(
             source,
@@ -107,7 +108,8 @@ def learn_merges(
     table = _PairTable(counts)
     merges: list[Merge] = []
     while len(merges) < n_merges and (pair := table.most_frequent()) is not None:
-        merges.append((table.tokens[pair[0]], table.tokens[pair[1]]))
+        left, right = map(ord, pair)
+        merges.append((table.tokens[left], table.tokens[right]))
         table.merge(pair)
         if len(merges) % 100 == 0:
             on_progress(len(merges), n_merges)
@@ -115,26 +117,30 @@ def learn_merges(
 
 
 class _PairTable:
-    """Words as lists of ids, how often each pair occurs in them, and which words hold it."""
+    """The words, how often each pair occurs in them, and which words hold it.
+
+    A word is a string with one character per token, whose code is the id, and a pair is a string of two: searching
+    and replacing are then the string methods of Python.
+    """
 
     def __init__(self, counts: Mapping[bytes, int]) -> None:
         self.tokens = [bytes([byte]) for byte in range(256)]
         self.order = [_descending(token) for token in self.tokens]
-        self.words = [list(word) for word in counts if len(word) > 1]
+        self.words = [word.decode("latin-1") for word in counts if len(word) > 1]
         self.word_counts = [count for word, count in counts.items() if len(word) > 1]
-        self.counts: defaultdict[Pair, int] = defaultdict(int)
-        self.holders: defaultdict[Pair, set[int]] = defaultdict(set)
+        self.counts: defaultdict[str, int] = defaultdict(int)
+        self.holders: defaultdict[str, list[int]] = defaultdict(list)
         for index, (word, count) in enumerate(zip(self.words, self.word_counts, strict=True)):
-            for pair in zip(word, word[1:]):  # noqa: B905, RUF007 - faster than pairwise here
+            for pair in map(operator.add, word, word[1:]):
                 self.counts[pair] += count
-                self.holders[pair].add(index)
+                self.holders[pair].append(index)
         self.heap = [self._entry(pair) for pair in self.counts]
         heapq.heapify(self.heap)
 
-    def _entry(self, pair: Pair) -> tuple[int, str, str, Pair]:
-        return -self.counts[pair], self.order[pair[0]], self.order[pair[1]], pair
+    def _entry(self, pair: str) -> tuple[int, str, str, str]:
+        return -self.counts[pair], self.order[ord(pair[0])], self.order[ord(pair[1])], pair
 
-    def most_frequent(self) -> Pair | None:
+    def most_frequent(self) -> str | None:
         """Return the pair to merge next. The heap is lazy: an entry with an old count is put back or dropped."""
         while self.heap:
             entry = heapq.heappop(self.heap)
@@ -146,14 +152,34 @@ class _PairTable:
                 heapq.heappush(self.heap, self._entry(pair))
         return None
 
-    def merge(self, pair: Pair) -> None:
+    def merge(self, pair: str) -> None:
         """Make a new token of `pair`, in every word that holds it."""
-        new = len(self.tokens)
-        self.tokens.append(self.tokens[pair[0]] + self.tokens[pair[1]])
-        self.order.append(_descending(self.tokens[new]))
-        changes: defaultdict[Pair, int] = defaultdict(int)
+        left, right = pair
+        new = chr(len(self.tokens))
+        self.tokens.append(self.tokens[ord(left)] + self.tokens[ord(right)])
+        self.order.append(_descending(self.tokens[-1]))
+        changes: defaultdict[str, int] = defaultdict(int)
         for index in self.holders.pop(pair):
-            self._merge_word(index, pair, new, changes)
+            word, count = self.words[index], self.word_counts[index]
+            place = word.find(pair)  # -1 if another merge has taken the pair apart
+            while place >= 0:
+                before, after = word[:place], word[place + 2 :]
+                if before:
+                    changes[before[-1] + left] -= count
+                    changes[before[-1] + new] += count
+                    self.holders[before[-1] + new].append(index)
+                if after:
+                    changes[right + after[0]] -= count
+                    changes[new + after[0]] += count
+                    self.holders[new + after[0]].append(index)
+                word = before + new + after
+                place = word.find(pair, place + 1)
+            self.words[index] = word
+        self._apply(changes, new)
+        self.counts.pop(pair, None)
+
+    def _apply(self, changes: Mapping[str, int], new: str) -> None:
+        """Change the counts, and enter the pairs with the token `new` into the heap."""
         for changed, difference in changes.items():
             self.counts[changed] += difference
             if self.counts[changed] <= 0:
@@ -161,29 +187,6 @@ class _PairTable:
                 self.holders.pop(changed, None)
             elif new in changed:
                 heapq.heappush(self.heap, self._entry(changed))
-        self.counts.pop(pair, None)
-
-    def _merge_word(self, index: int, pair: Pair, new: int, changes: defaultdict[Pair, int]) -> None:
-        word, count, (left, right) = self.words[index], self.word_counts[index], pair
-        place = -1
-        while True:
-            try:
-                place = word.index(left, place + 1)
-            except ValueError:
-                return
-            if word[place + 1 : place + 2] != [right]:
-                continue
-            if place:
-                before = word[place - 1]
-                changes[before, left] -= count
-                changes[before, new] += count
-                self.holders[before, new].add(index)
-            if place + 2 < len(word):
-                after = word[place + 2]
-                changes[right, after] -= count
-                changes[new, after] += count
-                self.holders[new, after].add(index)
-            word[place : place + 2] = [new]
 
 
 _DESCENDING = str.maketrans({byte: 255 - byte for byte in range(256)})

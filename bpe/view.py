@@ -26,7 +26,7 @@ class Span:
 
     @property
     def hexadecimal(self) -> str:
-        """The bytes as in a hex dump."""
+        """Return the bytes as in a hex dump."""
         return self.token.hex(" ")
 
 

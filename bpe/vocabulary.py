@@ -58,14 +58,16 @@ class Vocabulary:
         self.added_tokens: dict[str, int] = dict(added_tokens or {})
         self._ids = _checked_ids(vocab, self.special_tokens, self.added_tokens)
         self._ranks, self._made = _merge_table(self.merges, self._ids, ignore_merges)
-        named = {id: token.encode() for token, id in (self.special_tokens | self.added_tokens).items()}
+        named = {
+            id: token.encode() for token, id in self._spelled(self.special_tokens | self.added_tokens).items()
+        }
         self.vocab: dict[int, bytes] = dict(sorted({**vocab, **named}.items()))
         self.dtype = id_dtype(self.vocab_size)
         self.end_of_text = _end_of_text(end_of_text, self.special_tokens)
 
     @property
     def vocab_size(self) -> int:
-        """The greatest id plus one: the number of rows an embedding needs."""
+        """Return the greatest id plus one: the number of rows an embedding needs."""
         return next(reversed(self.vocab)) + 1
 
     def __len__(self) -> int:
@@ -109,7 +111,12 @@ class Vocabulary:
 
     def _matched(self, allowed_special: Iterable[str]) -> dict[str, int]:
         """Return the tokens that are looked for in a text, as they are spelled there, with their ids."""
-        names = {name: self.special_tokens[name] for name in allowed_special} | self.added_tokens
+        return self._spelled(
+            {name: self.special_tokens[name] for name in allowed_special} | self.added_tokens
+        )
+
+    def _spelled(self, names: dict[str, int]) -> dict[str, int]:
+        """Return the tokens as they are spelled in a text that is brought to the form NFC if it has to be."""
         if not self.nfc:
             return names
         return {

@@ -11,12 +11,12 @@ TESTS = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rg
 
 
 def prose(page: Path) -> str:
-    """The page without its fenced code."""
+    """Return the page without its fenced code."""
     return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
 
 
 def anchors(page: Path) -> set[str]:
-    """The names by which GitHub links to the headings: lower case, punctuation gone, hyphens for blanks."""
+    """Return the names by which GitHub links to the headings: lower case, punctuation gone, hyphens for blanks."""
     headings = re.findall(r"^#+ (.*)$", prose(page), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

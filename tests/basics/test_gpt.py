@@ -24,7 +24,7 @@ def x():
 
 @pytest.fixture
 def plain():
-    """A GPT of 61 ids whose weights are far from their beginning, so that every part counts."""
+    """Return a GPT of 61 ids whose weights are far from their beginning, so that every part counts."""
     made = gpt.GPT(gpt.GPTConfig(**SIZES)).eval()
     with torch.no_grad():
         for parameter in made.parameters():

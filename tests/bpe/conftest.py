@@ -11,7 +11,7 @@ from tests.bpe.peers import NASTY, Peers, make_peers, official_patterns
 
 @pytest.fixture(scope="session")
 def sharp(tmp_path_factory) -> dict[str, Peers]:
-    """Peers whose merges were learnt across all borders, so that a border in the wrong place changes the ids."""
+    """Return peers whose merges were learnt across all borders, so that a border in the wrong place changes the ids."""
     choose = random.Random(0)
     texts = ["".join(choose.choices(NASTY, k=60)) for _ in range(300)]
     merges = learn_merges({text.encode(): 1 for text in texts}, 3000)

@@ -1,9 +1,11 @@
-"""Peers of the same vocabulary: ours, tiktoken's and Hugging Face's, for every named pattern."""
+"""Peers of the same vocabulary: our tokenizer, tiktoken's and Hugging Face's, for every named pattern."""
 
 import dataclasses
+import importlib.util
 import inspect
 import re
 import textwrap
+from pathlib import Path
 
 import tiktoken
 import tiktoken_ext.openai_public
@@ -11,7 +13,7 @@ import tokenizers
 
 from bpe import Tokenizer
 
-# Text that lies in wait at the borders of the patterns.
+# Text that is difficult at the borders of the patterns.
 NASTY = [
     *(
         " ",
@@ -103,17 +105,26 @@ class Peers:
 
 
 def official_patterns() -> dict[str, str]:
-    """The patterns as tiktoken spells them, read out of its source."""
+    """Return the patterns as tiktoken and transformers spell them, read out of their sources."""
     public = tiktoken_ext.openai_public
     cl100k = re.search(r'"pat_str": r"""(.*)""",', inspect.getsource(public.cl100k_base)).group(1)
     o200k = re.search(r"    pat_str = .*?\n    \)\n", inspect.getsource(public.o200k_base), re.DOTALL).group()
     names: dict[str, str] = {}
     exec(textwrap.dedent(o200k), names)
-    return {"gpt2": public.r50k_pat_str, "cl100k": cl100k, "o200k": names["pat_str"]}
+    found = {"gpt2": public.r50k_pat_str, "cl100k": cl100k, "o200k": names["pat_str"]}
+    return found | {"llama3": transformers_pattern("pattern="), "qwen2": transformers_pattern("Regex(\n +")}
+
+
+def transformers_pattern(before: str) -> str:
+    """Read the pattern of Llama 3 or Qwen out of the source of transformers, whose import takes seconds."""
+    package = importlib.util.find_spec("transformers").submodule_search_locations[0]
+    source = (Path(package) / "convert_slow_tokenizer.py").read_text()
+    before = before.replace("(", r"\(")
+    return re.search(before + r'r"""(\(\?i:.*)"""', source).group(1)
 
 
 def make_peers(tokenizer: Tokenizer, path) -> Peers:
-    """tiktoken from the same ranks, Hugging Face from the file that we save."""
+    """Make tiktoken's from the same ranks, Hugging Face's from the file that we save."""
     tokenizer.save(path)
     special = tokenizer.special_tokens
     ranks = {token: id for id, token in tokenizer.vocab.items() if id not in special.values()}

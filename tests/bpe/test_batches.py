@@ -46,7 +46,7 @@ def test_the_workers_stay_until_the_tokenizer_goes():
 
 @pytest.fixture
 def names(monkeypatch) -> list[str]:
-    """The names of the blocks of shared memory that are made."""
+    """Return the names of the blocks of shared memory that are made."""
     names = []
 
     def remember(*args, **kwargs):

@@ -1,11 +1,15 @@
 """python -m bpe: files and pipes, and mistakes in one line."""
 
+import bz2
+import gzip
 import inspect
 import io
+import lzma
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bpe import Tokenizer
@@ -157,3 +161,151 @@ def test_bytes_that_are_no_utf8_become_replacement_characters(trained, monkeypat
     main(["encode", "--tokenizer", str(trained), "--out", str(trained / "ids")])
     ids = map(int, (trained / "ids").read_text().split())
     assert Tokenizer.load(trained / "tokenizer.json").decode(ids) == "a\ufffdb"
+
+
+# Where text comes from
+
+
+@pytest.fixture
+def story(tmp_path) -> Path:
+    """Return a folder with the same text as one file, as two files, and compressed."""
+    text = ("".join(stories(30_000)) + "naïve 日本語 \r\n\r\n").encode()
+    half = text.index(b"\n\n", len(text) // 2) + 2
+    (tmp_path / "whole.txt").write_bytes(text)
+    for folder, name, data in (
+        ("two", "a.txt", text[:half]),
+        ("two", "b.txt", text[half:]),
+        ("mixed", "a.txt.gz", gzip.compress(text[:half])),
+        ("mixed", "deep/b.txt", text[half:]),
+        ("mixed", ".hidden", b"not \0 text"),
+        ("packed", "text.gz", gzip.compress(text)),
+        ("packed", "text.bz2", bz2.compress(text)),
+        ("packed", "text.xz", lzma.compress(text)),
+    ):
+        path = tmp_path / folder / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(data)
+    return tmp_path
+
+
+def learnt(folder: Path, *words: str) -> list[tuple[bytes, bytes]]:
+    out = folder / "learnt.json"
+    main(["train", *words, "--vocab-size", "500", "--out", str(out)])
+    return Tokenizer.load(out).merges
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["packed/text.gz", "packed/text.bz2", "packed/text.xz", "two", "mixed", "two/*.txt", "**/[ab].txt"],
+)
+def test_train_learns_the_same_from_the_text_in_any_form(story, source):
+    expected = learnt(story, "--input", str(story / "whole.txt"))
+    if source == "**/[ab].txt":
+        (story / "mixed" / "deep" / "b.txt").unlink()
+    assert learnt(story, "--input", str(story / source)) == expected
+
+
+@pytest.mark.parametrize("size", [None, 5000])
+def test_train_learns_the_same_from_standard_input(story, size, monkeypatch):
+    limit = ["--max-bytes", str(size)] if size else []
+    text = (story / "whole.txt").read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+    monkeypatch.setattr("bpe.counting.BLOCK", 1000)  # so that characters and words are cut between reads
+    expected = learnt(story, "--input", str(story / "whole.txt"), *limit)
+    assert learnt(story, "--input", "-", *limit) == expected
+    assert learnt(story, "--input", str(story / "packed/text.gz"), *limit) == expected
+
+
+BAD = {
+    "cut.gz": (gzip.compress(TEXT.encode() * 1000)[:-30], "is damaged or cut short"),
+    "utf16": (TEXT.encode("utf-16"), "is not UTF-8 but UTF-16"),
+    "utf16le": (TEXT.encode("utf-16-le"), "byte 1 is 0; if it is UTF-16 without a byte order mark"),
+    "latin1": (
+        b"a " * 100 + "naïve".encode("latin-1"),
+        "is not UTF-8 (invalid continuation byte at byte 202)",
+    ),
+    "latin1.gz": (
+        gzip.compress(b"a " * 100 + b"\xefve"),
+        "is not UTF-8 (invalid continuation byte at byte 200)",
+    ),
+    "binary": (bytes(range(64)) * 10, "is not text: byte 0 is 0"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_train_refuses_what_is_not_text(name, tmp_path, refused):
+    data, error = BAD[name]
+    path = tmp_path / name
+    path.write_bytes(data)
+    out = tmp_path / "tokenizer.json"
+    shown = refused(main, "train", "--input", str(path), "--vocab-size", "260", "--out", str(out))
+    assert error in shown
+    assert str(path) in shown
+    assert not out.exists()
+
+
+def test_train_refuses_bad_standard_input(tmp_path, refused, monkeypatch):
+    out = str(tmp_path / "tokenizer.json")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(TEXT.encode("utf-16-le"))))
+    assert "standard input is not text" in refused(
+        main, "train", "--input", "-", "--vocab-size", "260", "--out", out
+    )
+    shown = refused(main, "train", "--input", "-", str(tmp_path), "--vocab-size", "260", "--out", out)
+    assert "give no other input with it" in shown
+
+
+def test_encode_and_view_refuse_utf16_without_a_mark(trained, refused):
+    path = trained / "utf16"
+    path.write_bytes(TEXT.encode("utf-16-le"))
+    for words in (
+        ["encode", str(path), "--tokenizer", str(trained)],
+        ["view", str(path), "--tokenizer", str(trained)],
+    ):
+        assert f"{path} is not text" in refused(main, *words)
+
+
+def test_a_folder_without_files_is_named(tmp_path, refused):
+    (tmp_path / "empty").mkdir()
+    for source, error in (
+        ("empty", "holds no file"),
+        ("*.none", "matches no file"),
+        ("nothing", "is not a file"),
+    ):
+        shown = refused(main, "train", "--input", str(tmp_path / source), "--vocab-size", "260")
+        assert f"{source} {error}" in shown
+
+
+# Arrays and special tokens
+
+
+@pytest.mark.parametrize("text", ["", TEXT * 50])
+def test_ids_are_written_as_an_array(trained, text):
+    (trained / "text").write_bytes(text.encode())
+    out = trained / "ids.npy"
+    main(["encode", str(trained / "text"), "--tokenizer", str(trained), "--out", str(out)])
+    ids = np.load(out)
+    assert ids.dtype == np.uint16
+    assert ids.tolist() == Tokenizer.load(trained).encode(text)
+
+
+def test_special_tokens_are_added_and_skipped(trained, capfdbinary):
+    out = str(trained / "chat.json")
+    words = ["add", str(trained), "--special-tokens", "<|user|>", "<|end|>", "--end-of-text", "<|end|>"]
+    main([*words, "--out", out])
+    tokenizer = Tokenizer.load(out)
+    assert (tokenizer.special_tokens["<|user|>"], tokenizer.end_of_text) == (400, "<|end|>")
+    (trained / "ids").write_text("400 104 105 401")
+    capfdbinary.readouterr()
+    main(["decode", str(trained / "ids"), "--tokenizer", out, "--skip-special"])
+    assert capfdbinary.readouterr().out == b"hi"
+
+
+def test_train_chooses_the_end_of_text(story, refused):
+    words = ["--input", str(story / "two"), "--special-tokens", "<|user|>", "<|end|>", "--end-of-text"]
+    learnt(story, *words, "<|end|>")
+    assert Tokenizer.load(story / "learnt.json").end_of_text == "<|end|>"
+    out = story / "none.json"
+    assert "end_of_text is 'x'" in refused(
+        main, "train", *words, "x", "--vocab-size", "300", "--out", str(out)
+    )
+    assert not out.exists()

@@ -16,7 +16,7 @@ TEXT = "".join(NASTY) + " The cat sat on the mat. <|endoftext|> It's <| a b |> 1
 
 
 def same(left: Tokenizer, right: Tokenizer) -> bool:
-    """Whether two tokenizers are equal in everything that decides about ids."""
+    """True if two tokenizers are equal in everything that decides about ids."""
     return all(
         getattr(left, name) == getattr(right, name)
         for name in ("vocab", "merges", "special_tokens", "pattern")
@@ -137,7 +137,7 @@ def small() -> Tokenizer:
 
 
 def damaged_content(tmp_path, damage=lambda content: None) -> dict:
-    """The content of a small tokenizer's file, without its checksum, after `damage`."""
+    """Return the content of a small tokenizer's file, without its checksum, after `damage`."""
     small().save(tmp_path / "whole.json")
     content = json.loads((tmp_path / "whole.json").read_text())
     del content["model"]["sha256"]
@@ -148,7 +148,7 @@ def damaged_content(tmp_path, damage=lambda content: None) -> dict:
 DAMAGES = {
     "model.type is 'WordPiece'": lambda c: c["model"].update(type="WordPiece"),
     "no token has the id 256": lambda c: c["model"]["vocab"].update({"ab": 999}),
-    "the id 257 stands for": lambda c: c["model"]["vocab"].update({"ab": 257}),
+    "the id 257 is that of": lambda c: c["model"]["vocab"].update({"ab": 257}),
     "which another token has too": lambda c: (
         c["model"]["vocab"].pop("<| x |>"),
         c["added_tokens"][1].update(id=5),
@@ -158,7 +158,7 @@ DAMAGES = {
     "1 of the 4 merges are there twice": lambda c: c["model"]["merges"].append(["a", "b"]),
     "no merge makes the token b' ab'": lambda c: c["model"]["merges"].pop(1),
     "merge 1 is \\['a'\\]: expected two tokens": lambda c: c["model"]["merges"].insert(1, ["a"]),
-    "holds 'あ', which stands for no byte": lambda c: c["model"]["vocab"].update({"あ": 300}),
+    "holds 'あ', which is not the character of a byte": lambda c: c["model"]["vocab"].update({"あ": 300}),
     "has the id '1', which is no integer": lambda c: c["model"]["vocab"].update(c="1"),
     "has the ids 260 and 777": lambda c: c["added_tokens"][1].update(id=777),
     "no token for the byte 0x61": lambda c: c["model"]["vocab"].pop("a"),

@@ -26,7 +26,7 @@ def alone(monkeypatch, tmp_path):
 
 
 def serve(monkeypatch, change=lambda content: content) -> list[str]:
-    """Answers downloads from the package; returns the list of what was asked for."""
+    """Answer downloads from the package; return the list of what was asked for."""
     asked: list[str] = []
 
     def urlopen(url, timeout):

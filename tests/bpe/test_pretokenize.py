@@ -42,7 +42,7 @@ SPECIAL = ("<|end|>", "<| a b |>", "<|")
 
 
 def whole(name: str, text: str) -> list[str]:
-    """The oracle: the pattern over the whole text."""
+    """Return the oracle: the pattern over the whole text."""
     return regex.findall(PATTERNS[name], text)
 
 

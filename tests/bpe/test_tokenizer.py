@@ -4,6 +4,7 @@ import copy
 import pickle
 import random
 import re
+import subprocess
 import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -190,7 +191,7 @@ def test_workers_get_the_whole_tokenizer(tokenizer):
 PAIRS = ["a b", "b a", "a a", "ab a", "ab ab", "aa b", "b c", "ba bc", "c _"]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     words=st.lists(st.text("abc_", min_size=1, max_size=60), min_size=1, max_size=8),
     order=st.randoms(use_true_random=False),
@@ -298,3 +299,33 @@ def test_threads_that_share_a_tokenizer_get_what_one_gets(monkeypatch):
 def test_what_is_inconsistent_is_refused(make, error):
     with pytest.raises(ValueError, match=error):
         make()
+
+
+# The path that a reader follows
+
+
+def test_encode_reaches_the_merge_loop_in_six_calls(tokenizer):
+    depths = []
+
+    def count(frame, event, _):
+        if event == "call" and frame.f_code is merge.__code__:
+            depths.append(0)
+            while frame.f_code is not test_encode_reaches_the_merge_loop_in_six_calls.__code__:
+                depths[-1] += 1
+                frame = frame.f_back
+
+    sys.setprofile(count)
+    try:
+        copy.copy(tokenizer).encode("The cat, unheard")
+    finally:
+        sys.setprofile(None)
+    assert depths
+    assert max(depths) <= 6
+
+
+def test_encoding_does_not_load_the_trainer():
+    program = "import sys; from bpe import Tokenizer; Tokenizer([]).encode('a'); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert not {"bpe.trainer", "bpe.counting", "bpe.batches", "multiprocessing", "rich"} & set(
+        done.stdout.split()
+    )

@@ -18,7 +18,7 @@ hypothesis.settings.load_profile("slm")
 
 
 def _write_tokens(directory: Path, tokens: np.ndarray, vocab_size: int = 1000, split: str = "train") -> Path:
-    """A prepared folder that holds `tokens` in `split` and in the other split one token."""
+    """Return a prepared folder that holds `tokens` in `split` and in the other split one token."""
     directory.mkdir(parents=True, exist_ok=True)
     dtype = "uint16" if vocab_size <= 65536 else "uint32"
     counts = {}
@@ -50,7 +50,7 @@ def write_tokens():
 
 @pytest.fixture(scope="session")
 def tokenizer_path(tmp_path_factory) -> str:
-    """A small tokenizer, trained once."""
+    """Return a small tokenizer, trained once."""
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     train(corpus(50_000, seed=9), 400, progress=False).save(path)
     return str(path)

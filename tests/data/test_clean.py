@@ -19,7 +19,7 @@ def misread(text):
 
 
 def lossy(text):
-    """The same where such bytes are lost: the damage in TinyStories."""
+    """Return the same where such bytes are lost: the damage in TinyStories."""
     return text.encode().decode("cp1252", "ignore")
 
 

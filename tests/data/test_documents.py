@@ -37,7 +37,7 @@ def file(tmp_path, write_tokens):
 
 
 def pairs_by_row(x, y):
-    """The (input, target) pairs of each row that count."""
+    """Return the (input, target) pairs of each row that count."""
     return [
         [(i, t) for i, t in zip(*rows, strict=True) if t != IGNORED]
         for rows in zip(x.tolist(), y.tolist(), strict=True)

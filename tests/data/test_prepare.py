@@ -230,7 +230,7 @@ def test_a_crash_at_any_call_changes_nothing(tmp_path, options, monkeypatch, wha
 
 
 def command(options, *more):
-    """The command line of a preparation, for a process of its own."""
+    """Return the command line of a preparation, for a process of its own."""
     words = ["--source", *options.source, "--tokenizer", options.tokenizer, "--out", str(options.out)]
     return [sys.executable, "-m", "data", "prepare", *words, *more]
 
@@ -463,7 +463,7 @@ def test_files_in_a_folder_that_is_read_are_refused(tmp_path, options, out, patt
 
 
 def peak_of_reading(path, mode):
-    """The most memory that reading a file takes, in bytes."""
+    """Return the most memory that reading a file takes, in bytes."""
     source = sources.open_source(f"text:{path}", sources.Reading(split_documents=mode))
     collections.deque(source.documents(), maxlen=0)  # what is imported on the way does not count
     tracemalloc.start()

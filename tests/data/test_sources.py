@@ -22,7 +22,7 @@ def texts_of(spec, **reading):
 
 
 def write(path, texts, column="text"):
-    """Writes texts, numbered, in the format that the file's ending names."""
+    """Write texts, numbered, in the format that the file's ending names."""
     rows = [{"id": i, column: text} for i, text in enumerate(texts)]
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)

@@ -22,7 +22,7 @@ def blocks(text, lines):
 
 
 def whole_documents(found):
-    """The segments put together again: the documents."""
+    """Return the segments put together again: the documents."""
     documents, current = [], b""
     for segment in found:
         current += segment.text

@@ -18,7 +18,7 @@ LEARNED = r"learned that|knew that|never forgot that|thought about it|understood
 
 
 def sentences(text: str) -> list[str]:
-    """A naive splitter, good enough to edit a story with."""
+    """Split naively, good enough to edit a story with."""
     return re.split(r"(?<=[.!?])\s+(?=[A-Z])", text)
 
 

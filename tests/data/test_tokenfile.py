@@ -32,7 +32,7 @@ def test_a_large_vocabulary_takes_four_bytes(tmp_path, write_tokens):
 
 
 def damage(kind, folder):
-    """Damages a folder; returns the words that its refusal must have."""
+    """Damage a folder; return the words that its refusal must have."""
     path = folder / "train.bin"
     whole = path.read_bytes()
     if kind == "odd":

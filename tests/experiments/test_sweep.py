@@ -15,7 +15,7 @@ from training.config import save_config
 
 @pytest.fixture
 def preset(tiny, tmp_path) -> str:
-    """The tiny configuration as a preset."""
+    """Return the tiny configuration as a preset."""
     save_config(dataclasses.replace(tiny, run=tmp_path / "p", steps=4, eval_every=4, coherence_stories=1))
     text = (tmp_path / "p" / "config.toml").read_text()
     (tmp_path / "mine.toml").write_text(text)
@@ -98,7 +98,7 @@ def test_deviation_is_over_seeds():
 
 
 def trained_by(argv, monkeypatch) -> list:
-    """The configurations that a sweep trains, without training: each ends at a loss of its learning rate."""
+    """Return the configurations that a sweep trains, without training: each ends at a loss of its learning rate."""
     trained = []
 
     def train(config):

@@ -21,12 +21,12 @@ VARIANTS = {
 
 @pytest.fixture(params=VARIANTS.values(), ids=VARIANTS.keys())
 def variant(request):
-    """The fields in which one variant differs from a GPT-2."""
+    """Return the fields in which one variant differs from a GPT-2."""
     return request.param
 
 
 def in_use(name):
-    """A fixture's body: the kernels of this name compute until the test ends."""
+    """Compute with the kernels of this name until the test ends: the body of a fixture."""
     if name == "fused" and kernels.backends()["cpu"] != "available":
         pytest.skip("the CPU kernels are not built")
     if name == "emulated" and kernels.backends()["emulated"] != "available":
@@ -37,13 +37,13 @@ def in_use(name):
 
 @pytest.fixture(params=["torch", "fused"])
 def chosen(request):
-    """The kernels that compute in the test."""
+    """Return the kernels that compute in the test."""
     yield from in_use(request.param)
 
 
 @pytest.fixture(params=["torch", "fused", "emulated"])
 def each_kernel(request):
-    """The same with our CUDA on the CPU, which is slow."""
+    """Run with torch and with our kernels, also with our CUDA on the CPU, which is slow."""
     yield from in_use(request.param)
 
 
@@ -74,7 +74,7 @@ def rms_norm(x, shape, weight, eps):
 
 @pytest.fixture
 def tiny():
-    """Makes a GPT of 61 ids, 32 tokens, 2 layers, 4 heads, 32 wide, always with the same weights."""
+    """Make a GPT of 61 ids, 32 tokens, 2 layers, 4 heads, 32 wide, always with the same weights."""
 
     def make(**changes):
         torch.manual_seed(0)

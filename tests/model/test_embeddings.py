@@ -16,7 +16,7 @@ WORDS = ["the", "dog", "cat", "sun", "cold", "warm"]
 
 @pytest.fixture
 def run(tmp_path):
-    """A run's files: six words, four tokens that are none, and a model in which dog is near cat."""
+    """Return a run's files: six words, four tokens that are none, and a model in which dog is near cat."""
     tokens = {token: i for i, token in enumerate(["Ġ", "x", "Ġ42", "ing"] + ["Ġ" + word for word in WORDS])}
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": tokens}}), encoding="utf-8")
     torch.manual_seed(0)

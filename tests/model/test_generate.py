@@ -12,7 +12,7 @@ from model.generate import Generation, generate_batch, stream
 
 
 def without_cache(gpt, ids, count):
-    """The likeliest next id, `count` times, each from the whole context."""
+    """Return the likeliest next id, `count` times, each from the whole context."""
     written = list(ids)
     for _ in range(count):
         context = written[context_start(len(written), gpt.config.block_size) :]

@@ -17,7 +17,7 @@ SIZES = {"vocab_size": 61, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_hea
 
 @pytest.fixture
 def gpt2(tmp_path):
-    """A small GPT-2 of transformers, far from its first weights, saved in tmp_path."""
+    """Return a small GPT-2 of transformers, far from its first weights, saved in tmp_path."""
     config = transformers.GPT2Config(**SIZES, **dict.fromkeys(DROPOUTS, 0.0))
     made = transformers.GPT2LMHeadModel(config).eval()
     with torch.no_grad():

@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture
 def theirs(tmp_path):
-    """A small GPT-2 made and saved by transformers; its biases and norms are random too."""
+    """Return a small GPT-2 made and saved by transformers; its biases and norms are random too."""
     config = transformers.GPT2Config(
         vocab_size=61, n_positions=32, n_embd=32, n_layer=2, n_head=4, bos_token_id=None, eos_token_id=None
     )

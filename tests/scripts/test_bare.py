@@ -15,11 +15,11 @@ from data.prepare import Prepare
 from kernels.ladder import measure as ladder
 from kernels.workbench import bench, resources, smoke
 from model import GPTConfig
-from training.config import TrainConfig
+from training.config import Everyday, Flags, Hardware, Monitoring, Optimization
 
 ROOT = Path(__file__).parents[2]
 BARE = ROOT / "scripts" / "bare"
-TINY = TrainConfig(model=GPTConfig.preset("quickstart"))
+TINY = Flags(Everyday(), Optimization(), Hardware(), Monitoring(), GPTConfig.preset("quickstart"))
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +45,15 @@ LINES = [
     (Prepare, "--source text:a.txt text:b.txt --out some/where"),
     (sample.SampleConfig, "--run a/b --num-samples 2 --seed 7 --top-k 5 --temperature 0.8 --stop x"),
     (sample.SampleConfig, "--prompt_file a.txt --no-ignore-eot --top-k None"),
-    (TrainConfig, "--model.n-layer 2"),
-    (TrainConfig, "--steps 5 --run r --overwrite --precision bfloat16 --kernels fused --n-layer 3 --no-bias"),
-    (TrainConfig, "--micro-batch auto --data d --learning-rate 1e-2 --no-tf32 --window 7"),
-    (TrainConfig, "--micro-batch 4 --eval-every 2"),
-    (TrainConfig, "--micro-batch some"),
-    (TrainConfig, "--precision float8"),
-    (TrainConfig, "--steps many"),
-    (TrainConfig, "--stepz 5"),
-    (TrainConfig, "5"),
+    (Flags, "--n-layer 2"),
+    (Flags, "--steps 5 --run r --overwrite --precision bfloat16 --kernels fused --n-layer 3 --no-bias"),
+    (Flags, "--micro-batch auto --data d --learning-rate 1e-2 --no-tf32 --window 7"),
+    (Flags, "--micro-batch 4 --eval-every 2"),
+    (Flags, "--micro-batch some"),
+    (Flags, "--precision float8"),
+    (Flags, "--steps many"),
+    (Flags, "--stepz 5"),
+    (Flags, "5"),
 ]
 
 
@@ -61,7 +61,7 @@ LINES = [
     "options, line", LINES, ids=lambda value: value if isinstance(value, str) else value.__name__
 )
 def test_it_reads_what_tyro_reads_and_refuses_what_tyro_refuses(bare, options, line, capsys):
-    known = {"default": TINY} if options is TrainConfig else {}
+    known = {"default": TINY} if options is Flags else {}
 
     def read(module):
         try:

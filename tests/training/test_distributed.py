@@ -45,14 +45,14 @@ def free_port() -> int:
 
 
 def run_cases(count: int, cases: list[dict], folder: Path) -> list[subprocess.CompletedProcess]:
-    """Trains the cases in `count` processes; returns how each of them ended."""
+    """Train the cases in `count` processes; return how each of them ended."""
     path = folder / "cases.json"
     path.write_text(json.dumps([{**case, "port": free_port()} for case in cases]))
     return run_processes(count, "worker.py", path)
 
 
 def run_processes(count: int, script: str, argument: Path) -> list[subprocess.CompletedProcess]:
-    """Runs a script of this folder in `count` processes that know of each other."""
+    """Run a script of this folder in `count` processes that know of each other."""
     shared = {
         "WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
@@ -88,7 +88,7 @@ def losses(run: Path) -> dict[int, float]:
 
 @torch.no_grad()
 def logits(run: Path) -> torch.Tensor:
-    """What the last weights say to some ids: a key's bias, for one, may be anything and changes nothing."""
+    """Return what the last weights say to some ids: a key's bias, for one, may be anything and changes nothing."""
     ids = torch.randint(384, (4, 32), generator=torch.Generator().manual_seed(0))
     return GPT.from_pretrained(run / "last")(ids)[0]
 
@@ -101,13 +101,13 @@ def assert_equal(run: Path, other: Path) -> None:
 
 
 def of_one(alone: Path, kind: str, part: str = "whole") -> Path:
-    """The run of a single process that this kind is to equal."""
+    """Return the run of a single process that this kind is to equal."""
     return alone / f"{'muon' if 'muon' in kind else 'ours'}-{part}"
 
 
 @pytest.fixture(scope="module")
 def alone(corpus, tmp_path_factory) -> Path:
-    """What a single process learns in all steps, saved half way, too."""
+    """Return what a single process learns in all steps, saved half way, too."""
     folder = tmp_path_factory.mktemp("alone")
     for optimizer in ("ours", "muon"):
         for part, steps in (("half", HALF), ("whole", STEPS)):

@@ -17,7 +17,7 @@ from training.optimizer import LossScale
 
 
 def poison(monkeypatch, steps: range) -> None:
-    """Makes one gradient infinite in those steps."""
+    """Make one gradient infinite in those steps."""
     original = loop.Trainer.step
 
     def step(trainer, batch):
@@ -60,7 +60,7 @@ def test_too_many_in_a_row_stop_the_run_with_step_text_and_checkpoint(tiny, monk
 
 
 def explode(monkeypatch, after: int) -> None:
-    """Makes the weights infinite in the step after `after` of them."""
+    """Make the weights infinite in the step after `after` of them."""
     original = loop.Trainer.step
 
     def step(trainer, batch):

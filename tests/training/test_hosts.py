@@ -26,7 +26,7 @@ CABLE = [
 
 @pytest.fixture
 def hosts() -> Iterator[None]:
-    """Namespaces slm0 and slm1 at 10.77.0.1 and 10.77.0.2."""
+    """Make namespaces slm0 and slm1 at 10.77.0.1 and 10.77.0.2."""
     if not shutil.which("ip") or os.geteuid() != 0:
         pytest.skip("network namespaces need root and the ip command")
     try:

@@ -14,7 +14,7 @@ def matrices() -> nn.ParameterList:
 
 
 def moved(make, steps: int = 10) -> list[torch.Tensor]:
-    """The matrices after some steps of an optimizer on the same random gradients."""
+    """Return the matrices after some steps of an optimizer on the same random gradients."""
     parameters = matrices()
     optimizer = make(parameters)
     generator = torch.Generator().manual_seed(1)

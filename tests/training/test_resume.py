@@ -26,7 +26,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 @pytest.fixture
 def tuned(tiny, tmp_path):
-    """A configuration that starts from the weights of a finished run."""
+    """Return a configuration that starts from the weights of a finished run."""
     short = dataclasses.replace(tiny, steps=6, warmup_steps=1, eval_every=3, checkpoint_every=3)
     loop.train(short)
     return dataclasses.replace(short, run=tmp_path / "tuned", init_from=tiny.run, learning_rate=1e-3)

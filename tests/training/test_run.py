@@ -31,7 +31,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def interrupt_at(step: int, monkeypatch) -> None:
-    """Sends this process SIGINT during the given step."""
+    """Send this process SIGINT during the given step."""
     original = loop.Trainer.step
 
     def interrupted(trainer, batch):

@@ -36,7 +36,7 @@ class Refused(Exception):
 
 
 def fake_wandb(monkeypatch, **functions) -> None:
-    """A package wandb with these functions: the real one is not among what the tests install."""
+    """Return a package wandb with these functions: the real one is not among what the tests install."""
     fake = types.ModuleType("wandb")
     fake.Error, fake.__spec__ = Refused, types.SimpleNamespace()
     vars(fake).update(functions)

@@ -24,7 +24,7 @@ def note_memory(trainer: loop.Trainer) -> None:
 
 
 def leave_at(step: int | None) -> None:
-    """Makes process 1 end without a word when that step begins."""
+    """Make process 1 end without a word when that step begins."""
     original = loop.Trainer.step
 
     def leaving(trainer, batch):
