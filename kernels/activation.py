@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import checks, dispatch
-from kernels.registry import autocast, keep, register
+from kernels.registry import autocast, has_tangent, keep, register
 
 
 def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Tensor:
@@ -16,7 +16,7 @@ def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Te
     """
     x, bias = autocast(x.dtype, x, bias)
     library = dispatch.library(x.device.type)
-    if library is None:
+    if library is None or has_tangent(x, bias):
         checks.check_gelu(x, bias, approximate)
         return F.gelu(x if bias is None else x + bias, approximate=approximate)
     return library.gelu(x, bias, approximate)
@@ -26,7 +26,7 @@ def swiglu(gate: Tensor, x: Tensor, gate_bias: Tensor | None = None, bias: Tenso
     """Return silu(gate + gate_bias) * (x + bias) (Shazeer 2020); arguments as for gelu."""
     gate, x, gate_bias, bias = autocast(x.dtype, gate, x, gate_bias, bias)
     library = dispatch.library(x.device.type)
-    if library is None:
+    if library is None or has_tangent(gate, x, gate_bias, bias):
         checks.check_swiglu(gate, x, gate_bias, bias)
         opened = F.silu(gate if gate_bias is None else gate + gate_bias)
         return opened * (x if bias is None else x + bias)

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import checks, dispatch
-from kernels.registry import keep, register, statistics
+from kernels.registry import has_tangent, keep, register, statistics
 
 IGNORED = -100
 # Bytes of logits in one chunk. On a CPU a chunk of few rows would read and write the whole gradient of the weight for
@@ -29,7 +29,7 @@ def linear_cross_entropy(
     device = hidden.device.type
     dtype = _product_dtype(hidden, weight)
     library = dispatch.library(device)
-    if library is None:
+    if library is None or has_tangent(hidden, weight):
         checks.check_targets(targets, len(weight), IGNORED)
         return _plain(hidden, weight, targets)
     budget = BUDGET.get(device, BUDGET["cuda"]) if budget is None else budget

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from kernels import checks, dispatch, eager, reference
+from kernels.registry import has_tangent
 
 _Context = Any  # torch's autograd context
 
@@ -30,7 +30,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float
     checks.check_number("eps", eps)
     x, weight, bias = _autocast(x.dtype, x, weight, bias)
     library = dispatch.library(x.device.type)
-    if library is None or _has_tangent(x, weight, bias):
+    if library is None or has_tangent(x, weight, bias):
         checks.check_layer_norm(x, None, weight, bias, eps)
         return eager.layer_norm(x, weight, bias, eps)
     return library.layer_norm(x, weight, bias, eps)[0]
@@ -48,7 +48,7 @@ def add_layer_norm(
     checks.check_number("eps", eps)
     x, residual, weight, bias = _autocast(residual.dtype, x, residual, weight, bias)
     library = dispatch.library(x.device.type)
-    if library is None or _has_tangent(x, residual, weight, bias):
+    if library is None or has_tangent(x, residual, weight, bias):
         checks.check_layer_norm(x, residual, weight, bias, eps)
         return eager.add_layer_norm(x, residual, weight, bias, eps)
     return library.add_layer_norm(x, residual, weight, bias, eps)[:2]
@@ -84,7 +84,7 @@ def causal_attention(
     q, k, v = _autocast(None, q, k, v)
     seed = _seed(seed, dropout_p, q.device)
     library = dispatch.library(q.device.type)
-    tangents = _has_tangent(q, k, v)
+    tangents = has_tangent(q, k, v)
     if library is None or tangents:
         checks.check_attention(q, k, v, scale, window, dropout_p)
         formula = reference.causal_attention if tangents else eager.causal_attention
@@ -107,7 +107,7 @@ def causal_attention_qkvpacked(
     """
     checks.check_tensors(qkv=qkv)
     library = dispatch.library(qkv.device.type)
-    if library is None or _has_tangent(qkv):
+    if library is None or has_tangent(qkv):
         checks.check_packed(qkv)
         options = {"scale": scale, "window": window, "dropout_p": dropout_p, "seed": seed}
         return causal_attention(*qkv.unbind(2), **options, deterministic=deterministic)
@@ -120,13 +120,6 @@ def causal_attention_qkvpacked(
 
 def _scale(q: Tensor, scale: float | None) -> float:
     return (max(1, q.shape[-1]) if q.dim() else 1) ** -0.5 if scale is None else scale
-
-
-def _has_tangent(*tensors: Tensor | None) -> bool:
-    """True if a forward-mode derivative with respect to any of them is being taken."""
-    if forward_ad._current_level < 0:
-        return False
-    return any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
 def _seed(seed: int | Tensor | None, dropout_p: float, device: torch.device) -> Tensor | None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from kernels import dispatch
 
@@ -49,3 +50,10 @@ def autocast(dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Tensor | None
 def statistics(dtype: torch.dtype) -> torch.dtype:
     """The dtype of sums and statistics: float64 for float64, else float32."""
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def has_tangent(*tensors: Tensor | None) -> bool:
+    """True if a forward-mode derivative with respect to any of them is being taken."""
+    if forward_ad._current_level < 0:
+        return False
+    return any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors)

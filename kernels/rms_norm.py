@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels import checks, dispatch
-from kernels.registry import autocast, keep, register, statistics
+from kernels.registry import autocast, has_tangent, keep, register, statistics
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
@@ -16,7 +16,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
     """
     x, weight = autocast(x.dtype, x, weight)
     library = dispatch.library(x.device.type)
-    if library is None:
+    if library is None or has_tangent(x, weight):
         checks.check_layer_norm(x, None, weight, None, eps)
         return F.rms_norm(x, weight.shape, weight, eps)
     return library.rms_norm(x, weight, eps)[0]
@@ -30,7 +30,7 @@ def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float = 1e-5)
     """
     x, residual, weight = autocast(residual.dtype, x, residual, weight)
     library = dispatch.library(x.device.type)
-    if library is None:
+    if library is None or has_tangent(x, residual, weight):
         checks.check_layer_norm(x, residual, weight, None, eps)
         total = x + residual
         return F.rms_norm(total, weight.shape, weight, eps), total

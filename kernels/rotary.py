@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from kernels import checks, dispatch, reference
-from kernels.registry import keep, register, statistics
+from kernels.registry import has_tangent, keep, register, statistics
 
 
 def rotary(x: Tensor, angles: Tensor) -> Tensor:
@@ -15,7 +15,7 @@ def rotary(x: Tensor, angles: Tensor) -> Tensor:
     """
     checks.check_rotary(x, angles)
     library = dispatch.library(x.device.type)
-    if library is None:
+    if library is None or has_tangent(x):
         return reference.rotate(x, angles)
     table = angles.to(statistics(x.dtype))
     table = table[None] if table.dim() == 2 else table  # (T, D/2) -> (1, T, D/2)

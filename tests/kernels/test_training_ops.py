@@ -67,6 +67,21 @@ def test_compiles_into_one_graph(backend, name):
         torch.testing.assert_close(*grads)
 
 
+@each_backend
+@each_op
+def test_forward_mode_derivatives_are_those_of_backward(backend, name):
+    """<g, J t> of forward mode is <Jᵀ g, t> of backward mode."""
+    op, shapes = OPS[name]
+    inputs = leaves(backend, shapes)
+    tangents = [cases.randn(*shape, seed=20 + i, device=backend.device) for i, shape in enumerate(shapes)]
+    with kernels.use(backend.choice):
+        plain = tuple(x.detach() for x in inputs)
+        found = torch.func.jvp(lambda *x: square_sum(op(*x)), plain, tuple(tangents))[1]
+        grads = torch.autograd.grad(square_sum(op(*inputs)), inputs)
+    expected = sum((grad * tangent).sum() for grad, tangent in zip(grads, tangents, strict=True))
+    torch.testing.assert_close(found, expected)
+
+
 @each_fused
 @pytest.mark.parametrize("name", [name for name in OPS if name != "rotary"])
 def test_a_second_derivative_is_refused(backend, name):
