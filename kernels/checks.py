@@ -183,7 +183,7 @@ def check_gelu(x: Tensor, bias: Tensor | None, approximate: str) -> None:
     """x: (..., C); bias: (C). ValueError that names the argument."""
     _check_rows("x", x)
     _check_bias("bias", bias, x)
-    check(approximate in ("tanh", "none"), f"approximate is '{approximate}': choose tanh or none")
+    check(approximate in ("tanh", "none"), "approximate is '{}': choose tanh or none", approximate)
 
 
 def check_swiglu(gate: Tensor, x: Tensor, gate_bias: Tensor | None, bias: Tensor | None) -> None:
