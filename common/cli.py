@@ -70,8 +70,11 @@ def _join_repeated(words: list[str], several: set[str]) -> list[str]:
 
     >>> _join_repeated(["--source", "a", "--seed", "1", "--source=b", "c"], {"source"})
     ['--source', 'a', 'b', 'c', '--seed', '1']
+    >>> _join_repeated(["run", "--out", "x"], set())
+    ['run', '--out', 'x']
     """
     groups: dict[str, list[str]] = {}  # the words that begin with one flag, by its name
+    group = groups.setdefault("", [])  # positional arguments before the first flag
     for number, word in enumerate(words):
         flag, equals, value = word.partition("=")
         if word.startswith("--"):
@@ -80,7 +83,7 @@ def _join_repeated(words: list[str], several: set[str]) -> list[str]:
             group = groups.setdefault(key, [flag])
             group += [value] if equals else []
         else:
-            group.append(word) if groups else groups.setdefault("", []).append(word)
+            group.append(word)
     return [word for group in groups.values() for word in group]
 
 

@@ -71,16 +71,27 @@ struct ExactRow {
     }
 };
 
-// The results of `rows` queries of a head from `first` on. Their log-sum-exp is right as the kernels have written it.
+// True in all lanes of a warp if every number of a row in memory is finite.
+template <class T>
+__device__ __forceinline__ bool is_finite_row(const T* row, int width) {
+    compute_t<T> zero = 0;
+    ExactRow<T>::each(width, [&](int, int column) { zero += widen(row[column]) * compute_t<T>(0); });
+    return !__any_sync(0xFFFFFFFFu, zero != zero);
+}
+
+// The results of those of `rows` queries of a head from `first` on that are not finite; the others keep their bits. Their
+// log-sum-exp is right as the kernels have written it.
 template <class T>
 __device__ __forceinline__ void exact_results(const AttentionForward<T>& p, int batch, int head, int first, int rows) {
     using A = compute_t<T>;
     const AttentionShape& s = p.shape;
     const Dropout<A> dropout(s);
-    __syncwarp();  // other lanes wrote lse
+    __syncwarp();  // other lanes wrote lse and out
     const T *k = p.k.head(batch, s.kv_head(head)), *v = p.v.head(batch, s.kv_head(head));
 #pragma unroll 1
     for (int query = first; query < min(first + rows, s.length); ++query) {
+        T* row = p.out.head(batch, head) + query * p.out.token_stride;
+        if (is_finite_row(row, s.width)) continue;
         const T* q = p.q.head(batch, head) + query * p.q.token_stride;
         const A lse = p.lse[s.row(batch, head, query)];
         ExactRow<T> out;
@@ -90,7 +101,7 @@ __device__ __forceinline__ void exact_results(const AttentionForward<T>& p, int 
             const A weight = power_of_two((rounded_product(score, static_cast<A>(s.scale)) - lse) * A(kLog2E));
             out.add(weight * dropout_factor(dropout, s, batch, head, query, key), v + key * p.v.token_stride, s.width);
         }
-        out.store(1, p.out.head(batch, head) + query * p.out.token_stride, s.width);
+        out.store(1, row, s.width);
     }
 }
 
