@@ -50,14 +50,19 @@ class Instruction:
     conditional: bool
     target: int | None
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """The class of CLASSES that it belongs to; the longest name that fits decides."""
         fits = [(len(name), kind) for kind, names in CLASSES.items() for name in names if self._is(name)]
         return max(fits, default=(0, "other"))[1]
 
+    @property
+    def moves(self) -> bool:
+        """True if it moves data that the loop needs: a copy, a fragment, a store, an atomic addition."""
+        return self.operation.startswith(("LDGSTS", "LDSM", "LDS", "STS", "RED"))
+
     def _is(self, name: str) -> bool:
-        return self.operation.split(".")[0].rstrip("0123456789").startswith(name.rstrip("0123456789"))
+        return self.operation.split(".")[0].rstrip("0123456789").startswith(name.rstrip("0123456789")) and not self.operation.startswith("SHFL")
 
 
 _LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][\w.]*)([^;]*);")
@@ -125,7 +130,7 @@ def main_loop(code: Sequence[Instruction], products: int) -> Body:
 
 
 def _cheapest(code: Sequence[Instruction], products: int) -> list[Instruction] | None:
-    """Return the path from the first instruction back to it that has `products` HMMA, most copies, fewest slots.
+    """Return the path from the first instruction back to it that has `products` HMMA, most of what moves data, fewest slots.
 
     Inner loops are passed through once; what leaves the loop is not followed.
     """
@@ -137,7 +142,7 @@ def _cheapest(code: Sequence[Instruction], products: int) -> list[Instruction] |
     for i, each in enumerate(code):
         for before, (copies, slots, _) in best[i].items():
             total = before + (each.kind == "HMMA")
-            copies, slots = copies + (each.kind == "LDGSTS"), slots - 1
+            copies, slots = copies + each.moves, slots - 1
             if each.target == code[0].address and total == products:
                 ends.append((copies, slots, i))
             for follower in _followers(code, at, i):

@@ -117,17 +117,19 @@ struct Dropout {
     __device__ __forceinline__ A factor(uint32_t bits) const { return bits < threshold ? kept : A(0); }
 };
 
-// The block's tile of `Rows` rows of one head. Blocks are numbered tile by tile, all heads of a tile in a row, so that
-// with `last_first` the tiles that see most keys start first and the light ones fill the gaps at the end.
+// The block's tile of `rows` rows of one head. Blocks are numbered head by head, and the blocks that run at one time
+// have numbers near each other: so they share the k and v of a few heads, which stay in the L2 cache, and so do the query
+// heads of a group, which follow each other. Within a head, with `last_first`, the tiles that see most keys start first,
+// and the light ones fill the gaps.
 struct HeadTile {
     int batch, head, first;
 
-    __device__ __forceinline__ HeadTile(int batches, int heads, int length, int rows, bool last_first) {
-        const unsigned per_tile = static_cast<unsigned>(batches) * heads, tiles = (length + rows - 1) / rows;
-        const unsigned turn = blockIdx.x / per_tile, which = blockIdx.x % per_tile;
+    __device__ __forceinline__ HeadTile(int heads, int length, int rows, bool last_first) {
+        const unsigned tiles = static_cast<unsigned>(length + rows - 1) / rows;
+        const unsigned which = blockIdx.x / tiles, tile = blockIdx.x % tiles;
         batch = which / heads;
         head = which % heads;
-        first = (last_first ? tiles - 1 - turn : turn) * rows;
+        first = (last_first ? tiles - 1 - tile : tile) * rows;
     }
 };
 

@@ -57,12 +57,14 @@ struct ShortRow {
             cuda::drop(s, seed, batch, head, query, 16 * j, score[j][0], score[j + 1][0]);
     }
 
-    __device__ __forceinline__ void multiply_values(const T* v, Accumulator<D> (&out)[1]) const {
+    // v: by Tile::down.
+    __device__ __forceinline__ void multiply_values(const AttentionShape& s, ptx::Shared v,
+                                                    Accumulator<D> (&out)[1]) const {
 #pragma unroll
         for (int j = 0; j < Tiles; ++j) {
-            Operand weights[1];
-            as_operand<T>(score[j][0], weights[0]);
-            Memory::multiply(weights, v, 16 * j, out);
+            const ScoreTile<false> at{query, 16 * j};
+            const Accumulator<16>(&weights)[1][1] = reinterpret_cast<const Accumulator<16>(&)[1][1]>(score[j]);
+            multiply_tiles<T, D>(s, at, at.all_seen(s), weights, v, 16 * j, out);
         }
     }
 };
@@ -74,13 +76,13 @@ __device__ __forceinline__ void attend_short(const AttentionForward<T>& p, int b
     using Memory = Tile<T, D>;
     const AttentionShape& s = p.shape;
     ShortRow<T, D, Tiles> row{16 * tile};
-    typename Memory::template Operands<false> queries[1];
-    queries[0].load(q, row.query);
-    Memory::multiply_rows(queries, k, 0, row.score);
+    typename Memory::template Operands<1, false> queries;
+    queries.load(q, row.query);
+    Memory::multiply_rows(queries, Memory::across(k), 0, row.score);
     row.softmax(s);
     if (s.seed != nullptr) row.drop(s, batch, head);
     Accumulator<D> out[1] = {};
-    row.multiply_values(v, out);
+    row.multiply_values(s, Memory::down(v), out);
 
     const float kept = s.seed != nullptr ? 65536.0f / s.threshold : 1.0f;
     Memory::store(out[0], kept / row.sum[0], kept / row.sum[1], q, row.query, p.out.head(batch, head),

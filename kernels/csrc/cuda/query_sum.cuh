@@ -19,7 +19,7 @@ inline constexpr int kSumThreads = 128, kSumRows = kSumThreads / 4;  // of a blo
 // Calls body(batch, head, query) for this thread's row of a grid of blocks of kSumRows queries, if there is one.
 template <class T, class Body>
 __device__ __forceinline__ void for_my_query(const AttentionBackward<T>& p, const Body& body) {
-    const HeadTile at(p.shape.batch, p.shape.heads, p.shape.length, kSumRows, false);
+    const HeadTile at(p.shape.heads, p.shape.length, kSumRows, false);
     body(at.batch, at.head, at.first + static_cast<int>(threadIdx.x) / 4);
 }
 
@@ -35,31 +35,43 @@ __global__ void __launch_bounds__(kSumThreads) query_sum_begin(const AttentionBa
     });
 }
 
-// Adds dS k, where dS is that of queries query … query + 15 and keys key … key + Keys - 1, its tiles one after the other,
-// and k the rows of these keys.
+// Adds dS k, where dS is that of 16 queries from at.query on and `Keys` keys from at.key on, the tiles from `which` on, and
+// k the tile of these keys, given by Tile::down.
 template <int Keys, int D, class T>
-__device__ __forceinline__ void add_to_query_sum(const AttentionBackward<T>& p, int batch, int head, int query, int key,
-                                                 T* score_gradients, const T* k) {
+__device__ __forceinline__ void add_to_query_sum(const AttentionBackward<T>& p, int batch, int head,
+                                                 const ScoreTile<false>& at, const ScoreGradientTiles<T>& gradients,
+                                                 int which, ptx::Shared k) {
     const AttentionShape& s = p.shape;
     Accumulator<D> dq[1] = {};
+    if (at.all_seen<16, Keys>(s)) {
+#pragma unroll
+        for (int j = 0; j < Keys / 16; ++j) {
+            Operand a[1];
+            gradients.load_transposed(which + j, a[0]);
+            Tile<T, D>::multiply(a, k, 16 * j, dq);
+        }
+    } else {
 #pragma unroll 1
-    for (int j = 0; j < Keys / 16; ++j) {
-        if (!ScoreTile<true>{query, key + 16 * j}.any_seen(s)) continue;
-        Operand a[1];
-        ScoreGradientTile<T>{score_gradients + j * 256}.load_transposed(a[0]);
-        Tile<T, D>::multiply(a, k, 16 * j, dq);
+        for (int j = 0; j < Keys / 16; ++j) {
+            const ScoreTile<false> tile = at.moved(0, 16 * j);
+            if (!tile.any_seen(s)) continue;
+            Operand a[1];
+            gradients.load_transposed(which + j, a[0]);
+            Tile<T, D>::multiply_seen(a, k, 16 * j, dq, [&](int, int row, int i) { return tile.takes(s, row, i); });
+        }
     }
+    const int query = at.query + ScoreTile<false>::row(0);
+    float* row = p.dq_sum + s.row(batch, head, query) * s.width + threadIdx.x % 4 * 2;
+    const auto add = [&](int n, int half) {
+        ptx::red_add(reinterpret_cast<float2*>(row + 8 * half * s.width + 8 * n),
+                     make_float2(dq[0][n][2 * half], dq[0][n][2 * half + 1]));
+    };
+    const bool whole = at.query + 16 <= s.length && s.width == D;  // nearly always, so without more conditions
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const int mine = query + ScoreTile<false>::row(2 * half);
-        if (mine >= s.length) continue;
-        float* row = p.dq_sum + s.row(batch, head, mine) * s.width + threadIdx.x % 4 * 2;
+    for (int i = 0; whole && i < D / 4; ++i) add(i / 2, i % 2);
 #pragma unroll
-        for (int n = 0; n < D / 8; ++n)
-            if (8 * n < s.width)
-                ptx::red_add(reinterpret_cast<float2*>(row + 8 * n),
-                             make_float2(dq[0][n][2 * half], dq[0][n][2 * half + 1]));
-    }
+    for (int i = 0; !whole && i < D / 4; ++i)
+        if (query + i % 2 * 8 < s.length && i / 2 * 8 < s.width) add(i / 2, i % 2);
 }
 
 template <class T>
