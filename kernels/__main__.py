@@ -12,6 +12,7 @@ _COMMANDS = {
     "bench": "kernels.workbench.bench",
     "ladder": "kernels.ladder.measure",
     "trace": "kernels.workbench.trace",
+    "issue": "kernels.workbench.issue",
     "mutate": "kernels.workbench.mutation.report",
 }
 _USAGE = f"usage: python -m kernels {' | '.join(_COMMANDS)} [--help]"

@@ -62,7 +62,7 @@ class Instruction:
         return self.operation.startswith(("LDGSTS", "LDSM", "LDS", "STS", "RED"))
 
     def _is(self, name: str) -> bool:
-        return self.operation.split(".")[0].rstrip("0123456789").startswith(name.rstrip("0123456789")) and not self.operation.startswith("SHFL")
+        return self.operation.startswith(name) and not self.operation.startswith("SHFL")
 
 
 _LINE = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][\w.]*)([^;]*);")
@@ -173,7 +173,7 @@ def _trace(code, best, i: int, products: int) -> list[Instruction]:
 
 @dataclass(frozen=True)
 class Loop:
-    """A main loop: its row of the table, the kernel it is in, and the products a warp forms for one tile."""
+    """A main loop: its row of the table, the kernel it is in, and the HMMA of a warp for one tile that it copies."""
 
     name: str
     kernel: str
@@ -182,14 +182,51 @@ class Loop:
 
 LOOPS = (
     Loop("forward, D 64", "attention_long_forward<__nv_bfloat16, 64, false>", 128),
-    Loop("forward, D 128", "attention_long_forward<__nv_bfloat16, 128, false>", 128),
+    Loop("forward, D 128", "attention_long_forward<__nv_bfloat16, 128, false>", 256),
+    Loop("backward, dq, D 64", "attention_long_backward_q<__nv_bfloat16, 64, false>", 192),
+    Loop("backward, dq, D 128", "attention_long_backward_q<__nv_bfloat16, 128, false>", 192),
+    Loop("backward, dk and dv, D 64", "attention_long_backward_kv<__nv_bfloat16, 64, false, false>", 256),
+    Loop("backward, dk and dv, D 128", "attention_long_backward_kv<__nv_bfloat16, 128, false, false>", 256),
+    Loop("backward, all in one, D 64", "attention_long_backward_kv<__nv_bfloat16, 64, false, true>", 320),
+    Loop("backward, all in one, D 128", "attention_long_backward_kv<__nv_bfloat16, 128, false, true>", 320),
 )
+_OURS = """
+#include <algorithm>
+#include "attention_long_backward.cuh"
+#include "attention_long_forward.cuh"
+namespace slm::cuda {
+"""
+
 FLASH_ATTENTION = (
-    Loop("forward, D 64", "flash_forward<64>", 256),
-    Loop("forward, D 128", "flash_forward<128>", 256),
-    Loop("backward, D 64", "flash_backward<64>", 320),
-    Loop("backward, D 128", "flash_backward<128>", 320),
+    Loop("FlashAttention-2, forward, D 64", "flash::forward<64>", 256),
+    Loop("FlashAttention-2, forward, D 128", "flash::forward<128>", 256),
+    Loop("FlashAttention-2, backward, D 64", "flash::backward<64>", 320),
+    Loop("FlashAttention-2, backward, D 128", "flash::backward<128>", 320),
 )
+# Its kernels with the tiles that it chooses on an H100, causal, for sizes that fill all tiles.
+_FLASH_ATTENTION = """
+#include "flash_fwd_kernel.h"
+#include "flash_bwd_preprocess_kernel.h"
+#include "flash_bwd_kernel.h"
+namespace flash {
+using T = cutlass::bfloat16_t;
+template <int D>
+__global__ void forward(__grid_constant__ const Flash_fwd_params p) {
+    using Traits = Flash_fwd_kernel_traits<D, 128, D == 64 ? 128 : 64, 4, false, false, T>;
+    compute_attn<Traits, false, true, false, false, true, true, false, false>(p);
+}
+template <int D>
+__global__ void backward(__grid_constant__ const Flash_bwd_params p) {
+    constexpr bool kSmall = D == 64;
+    using Traits = Flash_bwd_kernel_traits<D, kSmall ? 128 : 64, 128, 8, kSmall ? 4 : 2, 4, kSmall ? 4 : 2, false, false, T>;
+    compute_dq_dk_dv_seqk_parallel<Traits, false, true, false, false, true, true, false>(p);
+}
+template __global__ void forward<64>(__grid_constant__ const Flash_fwd_params);
+template __global__ void forward<128>(__grid_constant__ const Flash_fwd_params);
+template __global__ void backward<64>(__grid_constant__ const Flash_bwd_params);
+template __global__ void backward<128>(__grid_constant__ const Flash_bwd_params);
+}
+"""
 
 
 @dataclass(frozen=True)
@@ -219,19 +256,88 @@ def is_available() -> bool:
         return False
 
 
-def measure(source: Path, loops: Sequence[Loop], flags: Sequence[str | Path] = ()) -> list[Row]:
-    """Compile `source` and count `loops` in it."""
+def ours() -> list[Row]:
+    """Count the loops of our kernels."""
+    instances = [
+        f"template __global__ void {each.kernel}(const Attention{way}<__nv_bfloat16>);"
+        for each in LOOPS
+        for way in [each.name.split(",")[0].title()]
+    ]
+    return _measure("\n".join([_OURS, *instances, "}"]), LOOPS, [f"-I{toolchain.CSRC / 'cuda'}"])
+
+
+def flash_attention(folder: Path) -> list[Row]:
+    """Count the loops of FlashAttention-2, whose repository is at `folder`."""
+    import torch
+
+    includes = [folder / "csrc/flash_attn/src", folder / "csrc/cutlass/include"]
+    for each in includes:
+        if not each.is_dir():
+            raise FileNotFoundError(f"no {each}: clone FlashAttention with its submodule csrc/cutlass")
+    flags = ["--expt-relaxed-constexpr", "--expt-extended-lambda", "--use_fast_math"]  # as its setup.py has them
+    includes.append(Path(torch.__file__).parent / "include")
+    return _measure(_FLASH_ATTENTION, FLASH_ATTENTION, [*flags, *(f"-I{each}" for each in includes)])
+
+
+def _measure(source: str, loops: Sequence[Loop], flags: Sequence[str]) -> list[Row]:
     tool = _tool()
     with tempfile.TemporaryDirectory() as folder:
-        cubin = Path(folder, "kernels.cubin")
+        cubin, unit = Path(folder, "kernels.cubin"), Path(folder, "kernels.cu")
+        unit.write_text(source)
         command = [toolchain.nvcc(), "-std=c++17", "-O3", f"-arch={ARCHITECTURE}", "-Xptxas=-v", "-cubin", *flags]
-        done = subprocess.run([*command, source, "-o", cubin], capture_output=True, text=True)
+        done = subprocess.run([*command, unit, "-o", cubin], capture_output=True, text=True)
         if done.returncode:
-            raise RuntimeError(f"{source.name} does not compile:\n{done.stderr}")
-        known = {kernel.kernel: kernel for kernel in resources.reports(done.stderr)}
+            raise RuntimeError(f"the kernels do not compile:\n{done.stderr}")
         listing = subprocess.run([tool, "-sass", cubin], capture_output=True, text=True, check=True).stdout
+    kernels = {kernel.kernel: kernel for kernel in resources.reports(done.stderr)}
     code = {resources.readable(symbol): body for symbol, body in parse(listing).items()}
     return [
-        Row(each.name, main_loop(code[each.kernel], each.products), known[each.kernel].registers, known[each.kernel].spilled)
+        Row(
+            each.name,
+            main_loop(code[each.kernel], each.products),
+            kernels[each.kernel].registers,
+            kernels[each.kernel].spilled,
+        )
         for each in loops
     ]
+
+
+COLUMNS = ("loop", "slots per HMMA", *CLASSES, "other", "registers", "spilled", "TFLOP/s")
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Return the rows as Markdown: the columns of COLUMNS."""
+    lines = [COLUMNS, ["---"] * len(COLUMNS)]
+    for row in rows:
+        counts = [row.body.counts[kind] for kind in (*CLASSES, "other")]
+        numbers = [*counts, row.registers, row.spilled, f"{row.body.teraflops:.0f}"]
+        lines.append([row.name, f"{row.body.slots_per_product:.2f}", *map(str, numbers)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def committed(page: str) -> dict[str, dict[str, str]]:
+    """Return the table of a page, as `table` prints it: for each loop its other columns by name.
+
+    >>> committed("| loop | registers |\\n| --- | --- |\\n| forward, D 64 | 222 |")
+    {'forward, D 64': {'registers': '222'}}
+    """
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    head = next(line for line in lines if line[0] == "loop")
+    rows = [line for line in lines if len(line) == len(head) and line[0] not in ("loop", "---")]
+    return {line[0]: dict(zip(head[1:], line[1:], strict=True)) for line in rows}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Count the instructions that the main loops of long attention issue for each product of the tensor cores."""
+
+    flash_attention: Path | None = None
+    """A clone of FlashAttention, with its submodule csrc/cutlass: its kernels are compiled and counted, too."""
+
+
+@cli.command
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table of docs/kernels/issue.md."""
+    options = cli.parse(Options, argv, prog="python -m kernels issue")
+    rows = [] if options.flash_attention is None else flash_attention(options.flash_attention)
+    print(table([*ours(), *rows]))

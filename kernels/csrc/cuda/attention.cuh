@@ -76,9 +76,9 @@ void attention(const AttentionForward<T>& p, const Limits& limits, cudaStream_t 
 template <class T>
 void attention(const AttentionBackward<T>& p, const Limits& limits, cudaStream_t stream);
 
-// Whether `attention` is faster with dq_sum than without.
+// Whether `attention` is faster with dq_sum than without, and, where that must be, as deterministic.
 template <class T>
-bool has_use_for_dq_sum(const AttentionBackward<T>& p, const Limits& limits);
+bool has_use_for_dq_sum(const AttentionBackward<T>& p, const Limits& limits, bool deterministic);
 
 // For every dtype and GPU (attention_simple.cuh); for 16 bits and tensor cores, up to 128 tokens and any number of them
 // (attention_short_…cuh, attention_long_…cuh).
@@ -95,11 +95,15 @@ void attention_long(const AttentionForward<T>& p, cudaStream_t stream);
 template <class T>
 void attention_long(const AttentionBackward<T>& p, cudaStream_t stream);
 
-// The shared memory that a block of these backwards takes.
+// The shared memory that a block of the short backward takes, and of the long one with dq_sum.
 template <class T>
 std::size_t attention_short_shared_bytes(const AttentionBackward<T>& p);
 template <class T>
-std::size_t attention_long_shared_bytes(const AttentionBackward<T>& p, bool with_dq_sum);
+std::size_t attention_long_shared_bytes(const AttentionBackward<T>& p);
+
+// Whether the long backward with dq_sum gives the same bits in every order of blocks.
+template <class T>
+bool attention_long_sum_is_deterministic(const AttentionBackward<T>& p);
 
 // The factor of each weight: 0 where it is dropped, 1 / (probability of staying) where it stays.
 template <class A>

@@ -7,7 +7,8 @@ namespace slm::cuda {
 #define INSTANTIATE(T)                                                      \
     template void attention_long(const AttentionForward<T>&, cudaStream_t); \
     template void attention_long(const AttentionBackward<T>&, cudaStream_t); \
-    template std::size_t attention_long_shared_bytes(const AttentionBackward<T>&, bool);
+    template std::size_t attention_long_shared_bytes(const AttentionBackward<T>&); \
+    template bool attention_long_sum_is_deterministic(const AttentionBackward<T>&);
 INSTANTIATE(__half)
 INSTANTIATE(__nv_bfloat16)
 

@@ -10,7 +10,7 @@
 //
 // Each gradient has one owner, which adds in one order. The price is that scores and grad_out v^T are formed twice:
 // seven products where five would do. With dq_sum the second kernel runs alone, hands dS over through shared memory and
-// adds up dq atomically (query_sum.cuh). All kernels pipeline as the forward does: two stages, one barrier per tile, and
+// adds up dq atomically (query_sum.cuh): the default where the order cannot matter, elsewhere only if the caller asks. All kernels pipeline as the forward does: two stages, one barrier per tile, and
 // one more for dS.
 #pragma once
 
@@ -252,15 +252,19 @@ __global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_k
 }
 
 template <class T>
-std::size_t attention_long_shared_bytes(const AttentionBackward<T>& p, bool with_dq_sum) {
+std::size_t attention_long_shared_bytes(const AttentionBackward<T>& p) {
     std::size_t bytes = 0;
-    with_padded_width(p.shape.width, [&](auto width) {
-        using Keys = KeyGradients<T, width>;
-        const int most = std::max(Keys::kShared, std::max(QueryGradients<T, width, false>::kShared,
-                                                          QueryGradients<T, width, true>::kShared));
-        bytes = with_dq_sum ? Keys::kSharedForSum : most;
-    });
+    with_padded_width(p.shape.width, [&](auto width) { bytes = KeyGradients<T, width>::kSharedForSum; });
     return bytes;
+}
+
+// Each tile of keys adds once to a number of dq that begins at 0, and 0 + a + b is 0 + b + a: so two tiles may come in
+// any order. A query sees no more of them if there are only two, or if a window reaches over one edge at most.
+template <class T>
+bool attention_long_sum_is_deterministic(const AttentionBackward<T>& p) {
+    int keys = 0;
+    with_padded_width(p.shape.width, [&](auto width) { keys = KeyGradients<T, width>::kRows; });
+    return p.shape.length <= 2 * keys || p.shape.window <= keys + 1;
 }
 
 template <class T>
