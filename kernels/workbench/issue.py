@@ -58,8 +58,8 @@ class Instruction:
 
     @property
     def moves(self) -> bool:
-        """True if it moves data that the loop needs: a copy, a fragment, a store, an atomic addition."""
-        return self.operation.startswith(("LDGSTS", "LDSM", "LDS", "STS", "RED"))
+        """True if it moves data that the loop needs: a copy, a store, an atomic addition."""
+        return self.operation.startswith(("LDGSTS", "STS", "RED"))
 
     def _is(self, name: str) -> bool:
         return self.operation.startswith(name) and not self.operation.startswith("SHFL")
@@ -205,6 +205,7 @@ FLASH_ATTENTION = (
 )
 # Its kernels with the tiles that it chooses on an H100, causal, for sizes that fill all tiles.
 _FLASH_ATTENTION = """
+#include "flash.h"
 #include "flash_fwd_kernel.h"
 #include "flash_bwd_preprocess_kernel.h"
 #include "flash_bwd_kernel.h"

@@ -32,9 +32,9 @@ struct QueryGradients {
 };
 
 // Those of attention_long_backward_kv.
-template <class T, int D>
+template <class T, int D, bool Drops>
 struct KeyGradients {
-    static constexpr int M = D <= 64 ? 2 : 1, kRows = 16 * M * kBackwardWarps;  // keys
+    static constexpr int M = D <= 64 && !Drops ? 2 : 1, kRows = 16 * M * kBackwardWarps;  // keys
     static constexpr int kColumns = 64;                                         // queries of a stage
     static constexpr int kRowBytes = kRows * D * sizeof(T), kColumnBytes = kColumns * D * sizeof(T);
     // Rows of k and v, two stages of q and grad_out, two of lse and delta; where dq is added up, dS of a stage.
@@ -99,7 +99,9 @@ __global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_q
             Memory::multiply_rows(q, across + stage, j, score);
             Memory::multiply_rows(grad_out, across + stage, j + kKeys, grad);  // v follows k
             differentiate<Drops>(s, scale, dropout, at.batch, at.head, tile, all_seen, statistics, score, grad);
-            multiply_tiles<T, D>(s, tile, all_seen, grad, down + stage, j, dq);
+            Operand gradients[kStep][M];
+            as_operands<T>(grad, gradients);
+            multiply_tiles<T, D>(s, tile, all_seen, gradients, down + stage, j, dq);
         }
     }
 #pragma unroll
@@ -130,10 +132,10 @@ struct QueryWalk {
 };
 
 // What a thread copies for the tiles of a walk: its part of q and grad_out, and one number of lse or delta.
-template <class T, int D>
+template <class T, class Sizes, int D>
 struct QueryTiles {
     using Copier = typename Tile<T, D>::template Copier<kBackwardThreads>;
-    static constexpr int kQueries = KeyGradients<T, D>::kColumns, kBytes = KeyGradients<T, D>::kColumnBytes;
+    static constexpr int kQueries = Sizes::kColumns, kBytes = Sizes::kColumnBytes;
     static_assert(2 * kQueries == kBackwardThreads);
 
     const AttentionBackward<T>& p;
@@ -182,14 +184,14 @@ struct QueryTiles {
 
 template <class T, int D, bool Drops, bool AddsQueries>
 __global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_kv(const AttentionBackward<T> p) {
-    using Sizes = KeyGradients<T, D>;
+    using Sizes = KeyGradients<T, D, Drops>;
     constexpr int M = Sizes::M, kRows = Sizes::kRows, kQueries = Sizes::kColumns, kTileBytes = Sizes::kColumnBytes;
     using Memory = Tile<T, D>;
     const AttentionShape& s = p.shape;
     const HeadTile at(s.kv_heads, s.length, kRows, false);
     T *k_tile = dynamic_shared<T>(), *v_tile = k_tile + kRows * D, *stages = v_tile + kRows * D;
     float* statistics = reinterpret_cast<float*>(stages + 4 * kQueries * D);
-    const ScoreGradientTiles<T> gradients(reinterpret_cast<T*>(statistics + 4 * kQueries));  // those of a query in a row
+    const ScoreGradientTiles<T> exchange(reinterpret_cast<T*>(statistics + 4 * kQueries));  // those of a query in a row
     const auto load_rows = [&](T* tile, const Heads<const T>& from) {
         Memory::template load_async<kBackwardThreads>(tile, from.head(at.batch, at.head), from.token_stride, at.first,
                                                       kRows, s.length, s.width);
@@ -198,7 +200,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_k
     load_rows(v_tile, p.v);
     const int group = s.heads / s.kv_heads, end = (at.head + 1) * group;
     QueryWalk walk(s, at.first, kRows, at.head * group);
-    QueryTiles<T, D> next(p, at.batch, walk, stages, statistics);
+    QueryTiles<T, Sizes, D> next(p, at.batch, walk, stages, statistics);
     next.load(0);
 
     const Dropout<float> dropout(s);
@@ -208,8 +210,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_k
     typename Memory::template Operands<M, false> k;
     k.load(k_tile, row);
     const auto v = k.following(kRows);
-    const ptx::Shared across = ptx::kept(Memory::across(stages)), down = Memory::down(stages);
-    const ptx::Shared k_down = Memory::down(k_tile);
+    const ptx::Shared across = ptx::kept(Memory::across(stages)), down = Memory::down(stages), k_down = Memory::down(k_tile);
     for (int stage = 0; walk.head < end; stage ^= 1) {
         ptx::cp_async_wait<0>();
         __syncthreads();
@@ -228,14 +229,18 @@ __global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_k
             Memory::multiply_rows(k, across + tiles, i, score);
             Memory::multiply_rows(v, across + tiles, i + kQueries, grad);  // grad_out follows q
             differentiate<Drops>(s, scale, dropout, at.batch, walk.head, tile, all_seen, of, score, grad);
-            multiply_tiles<T, D>(s, tile, all_seen, score, down + tiles, i + kQueries, dv);
-            multiply_tiles<T, D>(s, tile, all_seen, grad, down + tiles, i, dk);
-            if constexpr (AddsQueries)
-                store_tiles(gradients, i / 16 * (kRows / 16) + row / 16, kRows / 16, grad);
+            Operand weights[kStep][M], gradients[kStep][M];
+            as_operands<T>(score, weights);
+            as_operands<T>(grad, gradients);
+            multiply_tiles<T, D>(s, tile, all_seen, weights, down + tiles, i + kQueries, dv);
+            multiply_tiles<T, D>(s, tile, all_seen, gradients, down + tiles, i, dk);
+#pragma unroll
+            for (int t = 0; AddsQueries && t < kStep * M; ++t)
+                exchange.store((i / 16 + t / M) * (kRows / 16) + row / 16 + t % M, gradients[t / M][t % M]);
         }
         if constexpr (AddsQueries) {
             __syncthreads();
-            add_to_query_sum<kRows, D>(p, at.batch, walk.head, {walk.query + 16 * warp, at.first}, gradients,
+            add_to_query_sum<kRows, D>(p, at.batch, walk.head, {walk.query + 16 * warp, at.first}, exchange,
                                        warp * (kRows / 16), k_down);
         }
         walk.advance(kQueries);
@@ -251,10 +256,18 @@ __global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_k
     }
 }
 
+// Calls body(D, whether there is dropout), two integral constants.
+template <class Body>
+void with_long_kernels(const AttentionShape& s, const Body& body) {
+    with_padded_width(s.width, [&](auto width) {
+        s.seed == nullptr ? body(width, std::false_type()) : body(width, std::true_type());
+    });
+}
+
 template <class T>
 std::size_t attention_long_shared_bytes(const AttentionBackward<T>& p) {
     std::size_t bytes = 0;
-    with_padded_width(p.shape.width, [&](auto width) { bytes = KeyGradients<T, width>::kSharedForSum; });
+    with_long_kernels(p.shape, [&](auto width, auto drops) { bytes = KeyGradients<T, width, drops>::kSharedForSum; });
     return bytes;
 }
 
@@ -263,18 +276,18 @@ std::size_t attention_long_shared_bytes(const AttentionBackward<T>& p) {
 template <class T>
 bool attention_long_sum_is_deterministic(const AttentionBackward<T>& p) {
     int keys = 0;
-    with_padded_width(p.shape.width, [&](auto width) { keys = KeyGradients<T, width>::kRows; });
+    with_long_kernels(p.shape, [&](auto width, auto drops) { keys = KeyGradients<T, width, drops>::kRows; });
     return p.shape.length <= 2 * keys || p.shape.window <= keys + 1;
 }
 
 template <class T>
 void attention_long(const AttentionBackward<T>& p, cudaStream_t stream) {
     const AttentionShape& s = p.shape;
-    const auto run = [&](auto width, auto drops) {
+    with_long_kernels(s, [&](auto width, auto drops) {
         constexpr int D = width;
         constexpr bool Drops = drops;
         using Queries = QueryGradients<T, D, Drops>;
-        using Keys = KeyGradients<T, D>;
+        using Keys = KeyGradients<T, D, Drops>;
         const dim3 rows = tile_grid(s.batch, s.heads, s.length, kSumRows), block(kBackwardThreads);
         const dim3 keys = tile_grid(s.batch, s.kv_heads, s.length, Keys::kRows);
         if (p.dq_sum == nullptr) {
@@ -286,9 +299,7 @@ void attention_long(const AttentionBackward<T>& p, cudaStream_t stream) {
             launch(attention_long_backward_kv<T, D, Drops, true>, keys, block, Keys::kSharedForSum, stream, p);
             launch(query_sum_finish<T>, rows, dim3(kSumThreads), 0, stream, p);
         }
-    };
-    with_padded_width(
-        s.width, [&](auto width) { s.seed == nullptr ? run(width, std::false_type()) : run(width, std::true_type()); });
+    });
 }
 
 }  // namespace slm::cuda

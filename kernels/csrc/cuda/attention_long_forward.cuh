@@ -109,7 +109,9 @@ struct LongRows {
         if (!all_seen) mask(s, key, score);
         softmax(scale, score);
         if constexpr (Drops) drop(s, batch, head, key, score);
-        multiply_tiles<T, D>(s, tile(0, key), all_seen, score, v, 0, out);
+        Operand weights[kLongKeys / 16][M];
+        as_operands<T>(score, weights);
+        multiply_tiles<T, D>(s, tile(0, key), all_seen, weights, v, 0, out);
     }
 };
 

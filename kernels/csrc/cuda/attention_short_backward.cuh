@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kShortBackwardThreads, 2) attention_short_back
     __syncthreads();
 
     const Dropout<float> dropout(s);
-    const ScoreGradientTiles<T> gradients(score_gradients);
+    const ScoreGradientTiles<T> exchange(score_gradients);
     const float scale = static_cast<float>(s.scale);
 #pragma unroll 1
     for (int pass = 0; pass < 2; ++pass) {
@@ -76,9 +76,12 @@ __global__ void __launch_bounds__(kShortBackwardThreads, 2) attention_short_back
                 differentiate<false>(s, scale, dropout, batch, head, at, all_seen, statistics, score, grad);
             else
                 differentiate<true>(s, scale, dropout, batch, head, at, all_seen, statistics, score, grad);
-            multiply_tiles<T, D>(s, at, all_seen, score, Memory::down(grad_out), 16 * i, dv);
-            multiply_tiles<T, D>(s, at, all_seen, grad, Memory::down(q), 16 * i, dk);
-            store_tiles(gradients, triangle(i, j), 0, grad);
+            Operand weights[1][1], gradients[1][1];
+            as_operands<T>(score, weights);
+            as_operands<T>(grad, gradients);
+            multiply_tiles<T, D>(s, at, all_seen, weights, Memory::down(grad_out), 16 * i, dv);
+            multiply_tiles<T, D>(s, at, all_seen, gradients, Memory::down(q), 16 * i, dk);
+            exchange.store(triangle(i, j), gradients[0][0]);
         }
         Memory::store(dv[0], 1, 1, v, 16 * j, p.dv.head(batch, head), p.dv.token_stride, 16 * j, s.length, s.width);
         Memory::store(dk[0], scale, scale, v, 16 * j, p.dk.head(batch, head), p.dk.token_stride, 16 * j, s.length,
@@ -93,13 +96,9 @@ __global__ void __launch_bounds__(kShortBackwardThreads, 2) attention_short_back
         Accumulator<D> dq[1] = {};
         for (int j = i; j >= 0 && ScoreTile<true>{16 * i, 16 * j}.any_seen(s); --j) {
             const ScoreTile<false> at{16 * i, 16 * j};
-            Operand a[1];
-            gradients.load_transposed(triangle(i, j), a[0]);
-            if (at.all_seen(s))
-                Memory::multiply(a, Memory::down(k), 16 * j, dq);
-            else
-                Memory::multiply_seen(a, Memory::down(k), 16 * j, dq,
-                                      [&](int, int row, int t) { return at.takes(s, row, t); });
+            Operand a[1][1];
+            exchange.load_transposed(triangle(i, j), a[0][0]);
+            multiply_tiles<T, D>(s, at, at.all_seen(s), a, Memory::down(k), 16 * j, dq);
         }
         Memory::store(dq[0], scale, scale, q, 16 * i, p.dq.head(batch, head), p.dq.token_stride, 16 * i, s.length,
                       s.width);

@@ -63,7 +63,8 @@ struct ShortRow {
 #pragma unroll
         for (int j = 0; j < Tiles; ++j) {
             const ScoreTile<false> at{query, 16 * j};
-            const Accumulator<16>(&weights)[1][1] = reinterpret_cast<const Accumulator<16>(&)[1][1]>(score[j]);
+            Operand weights[1][1];
+            as_operand<T>(score[j][0], weights[0][0]);
             multiply_tiles<T, D>(s, at, at.all_seen(s), weights, v, 16 * j, out);
         }
     }

@@ -199,8 +199,8 @@ struct Tile {
     }
 
     // The same where not every row of a[m] sees every row of the tile: seen(m, row, k), where `row` is that of an element
-    // of this lane. The weight of an unseen row is 0, but 0 times infinity is NaN; so where a fragment holds a number
-    // that is not finite, its rows are taken one by one and added only where they are seen.
+    // of this lane. The weight of an unseen row is 0, but 0 times infinity is NaN: so the rows are taken one by one, and
+    // added only where they are seen. Slow; for tiles with any_not_finite.
     template <int M, class Seen>
     static __device__ __forceinline__ void multiply_seen(const Operand (&a)[M], ptx::Shared tile, int row,
                                                          Accumulator<D> (&c)[M], const Seen& seen) {
@@ -208,11 +208,6 @@ struct Tile {
         for (int n = 0; n < D / 16; ++n) {
             uint32_t b[4];
             ptx::ldmatrix_x4_trans(b, fragment(tile, row, n));
-            if (!__any_sync(0xFFFFFFFFu, any_not_finite(b))) {
-#pragma unroll
-                for (int m = 0; m < M; ++m) multiply_two(c[m][2 * n], c[m][2 * n + 1], a[m], b);
-                continue;
-            }
 #pragma unroll 1
             for (int k = 0; k < 16; ++k) {
                 uint32_t alone[4];
@@ -229,20 +224,27 @@ struct Tile {
         }
     }
 
+    // Whether rows row … row + Rows - 1 of a tile, given by down(tile), hold infinity or NaN; the whole warp asks.
+    template <int Rows>
+    static __device__ __forceinline__ bool any_not_finite(ptx::Shared tile, int row) {
+        constexpr uint32_t kExponent = ptx::is_half<T> ? 0x7C00u : 0x7F80u;
+        bool found = false;
+#pragma unroll 1
+        for (int i = 0; i < Rows * D / 256; ++i) {
+            uint32_t b[4];
+            ptx::ldmatrix_x4(b, fragment(tile, row + i / (D / 16) * 16, i % (D / 16)));
+#pragma unroll
+            for (int r = 0; r < 4; ++r)
+                found |= (b[r] & kExponent) == kExponent || (b[r] >> 16 & kExponent) == kExponent;
+        }
+        return __any_sync(0xFFFFFFFFu, found);
+    }
+
     // left and right (16 x 8 each) += a times the two halves of b (16 x 16).
     static __device__ __forceinline__ void multiply_two(float (&left)[4], float (&right)[4], const Operand& a,
                                                         const uint32_t (&b)[4]) {
         ptx::mma_m16n8k16<T>(left, a, b[0], b[1]);
         ptx::mma_m16n8k16<T>(right, a, b[2], b[3]);
-    }
-
-    static __device__ __forceinline__ bool any_not_finite(const uint32_t (&b)[4]) {
-        constexpr uint32_t kExponent = ptx::is_half<T> ? 0x7C00u : 0x7F80u;
-        bool found = false;
-#pragma unroll
-        for (int r = 0; r < 4; ++r)
-            found |= (b[r] & kExponent) == kExponent || (b[r] >> 16 & kExponent) == kExponent;
-        return found;
     }
 
     // Row k of the operand B in b, the others zero. Register r of lane 4 g + t holds rows 8 (r % 2) + 2 t and the next.

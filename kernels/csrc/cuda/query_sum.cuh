@@ -43,7 +43,7 @@ __device__ __forceinline__ void add_to_query_sum(const AttentionBackward<T>& p, 
                                                  int which, ptx::Shared k) {
     const AttentionShape& s = p.shape;
     Accumulator<D> dq[1] = {};
-    if (at.all_seen<16, Keys>(s)) {
+    if (at.all_seen<16, Keys>(s)) {  // without conditions on each tile
 #pragma unroll
         for (int j = 0; j < Keys / 16; ++j) {
             Operand a[1];
@@ -55,9 +55,9 @@ __device__ __forceinline__ void add_to_query_sum(const AttentionBackward<T>& p, 
         for (int j = 0; j < Keys / 16; ++j) {
             const ScoreTile<false> tile = at.moved(0, 16 * j);
             if (!tile.any_seen(s)) continue;
-            Operand a[1];
-            gradients.load_transposed(which + j, a[0]);
-            Tile<T, D>::multiply_seen(a, k, 16 * j, dq, [&](int, int row, int i) { return tile.takes(s, row, i); });
+            Operand a[1][1];
+            gradients.load_transposed(which + j, a[0][0]);
+            multiply_tiles<T, D>(s, tile, tile.all_seen(s), a, k, 16 * j, dq);
         }
     }
     const int query = at.query + ScoreTile<false>::row(0);

@@ -122,28 +122,29 @@ __device__ __forceinline__ void differentiate(const AttentionShape& s, float sca
     }
 }
 
-// c[m] += tile [j][m], as a left factor, times rows row + 16 j … row + 16 j + 15 of a tile, given by down(tile).
+// J x M tiles as left factors of products.
+template <class T, int J, int M>
+__device__ __forceinline__ void as_operands(const Accumulator<16> (&tiles)[J][M], Operand (&a)[J][M]) {
+#pragma unroll
+    for (int i = 0; i < J * M; ++i) as_operand<T>(tiles[i / M][i % M], a[i / M][i % M]);
+}
+
+// c[m] += a[j][m], the tile 16 m rows down and 16 j columns across from `at`, times rows row + 16 j … row + 16 j + 15 of
+// a tile, given by down(tile).
 template <class T, int D, bool Transposed, int J, int M>
 __device__ __forceinline__ void multiply_tiles(const AttentionShape& s, const ScoreTile<Transposed>& at, bool all_seen,
-                                               const Accumulator<16> (&tiles)[J][M], ptx::Shared right, int row,
+                                               const Operand (&a)[J][M], ptx::Shared right, int row,
                                                Accumulator<D> (&c)[M]) {
-    const auto each = [&](const auto& multiply) {
+    if (all_seen || !Tile<T, D>::template any_not_finite<16 * J>(right, row)) {
 #pragma unroll
-        for (int j = 0; j < J; ++j) {
-            Operand a[M];
+        for (int j = 0; j < J; ++j) Tile<T, D>::multiply(a[j], right, row + 16 * j, c);
+    } else {
 #pragma unroll
-            for (int m = 0; m < M; ++m) as_operand<T>(tiles[j][m], a[m]);
-            multiply(j, a);
-        }
-    };
-    if (all_seen)
-        each([&](int j, const Operand(&a)[M]) { Tile<T, D>::multiply(a, right, row + 16 * j, c); });
-    else
-        each([&](int j, const Operand(&a)[M]) {
-            Tile<T, D>::multiply_seen(a, right, row + 16 * j, c, [&](int m, int down, int k) {
+        for (int j = 0; j < J; ++j)
+            Tile<T, D>::multiply_seen(a[j], right, row + 16 * j, c, [&](int m, int down, int k) {
                 return at.moved(16 * m, 16 * j).takes(s, down, k);
             });
-        });
+    }
 }
 
 // Zeroes the weights that dropout drops in two tiles side by side (key: a multiple of 32), queries as rows: the eight
@@ -191,18 +192,6 @@ struct ScoreGradientTiles {
         ptx::ldmatrix_x4_trans(a, turned + which * kBytes);
     }
 };
-
-// Stores tile [j][m] of dS^T as number first + j * across + m.
-template <class T, int J, int M>
-__device__ __forceinline__ void store_tiles(const ScoreGradientTiles<T>& to, int first, int across,
-                                            const Accumulator<16> (&grad)[J][M]) {
-#pragma unroll
-    for (int i = 0; i < J * M; ++i) {
-        Operand a;
-        as_operand<T>(grad[i / M][i % M], a);
-        to.store(first + i / M * across + i % M, a);
-    }
-}
 
 // delta = sum of grad_out * out of one query, 0 from `length` on, in each of the four neighbouring lanes that share it.
 template <class T>
