@@ -39,6 +39,7 @@ struct KeyGradients {
     static constexpr int kRowBytes = kRows * D * sizeof(T), kColumnBytes = kColumns * D * sizeof(T);
     // Rows of k and v, two stages of q and grad_out, two of lse and delta; where dq is added up, dS of a stage.
     static constexpr int kShared = 2 * kRowBytes + 4 * kColumnBytes + 4 * kColumns * sizeof(float);
+    static constexpr bool kKeeps = M == 1;  // addresses in registers: two row tiles leave none for most of them
     static constexpr int kSharedForSum = kShared + kRows * kColumns * sizeof(T);
 };
 
@@ -153,8 +154,8 @@ struct QueryTiles {
           q(of(p.q)),
           grad_out(of(p.grad_out)),
           statistic(mine()),
-          tiles(Copier::place(stages)),
-          statistics(ptx::shared_address(statistics + threadIdx.x)) {}
+          tiles(ptx::kept(Copier::place(stages), Sizes::kKeeps)),
+          statistics(ptx::kept(ptx::shared_address(statistics + threadIdx.x), Sizes::kKeeps)) {}
 
     __device__ __forceinline__ Copier of(const Heads<const T>& x) const {
         return Copier(x.head(batch, walk.head) + walk.query * x.token_stride, x.token_stride);
@@ -191,7 +192,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_k
     const HeadTile at(s.kv_heads, s.length, kRows, false);
     T *k_tile = dynamic_shared<T>(), *v_tile = k_tile + kRows * D, *stages = v_tile + kRows * D;
     float* statistics = reinterpret_cast<float*>(stages + 4 * kQueries * D);
-    const ScoreGradientTiles<T> exchange(reinterpret_cast<T*>(statistics + 4 * kQueries));  // those of a query in a row
+    const ScoreGradientTiles<T> exchange(reinterpret_cast<T*>(statistics + 4 * kQueries), Sizes::kKeeps);  // of a query in a row
     const auto load_rows = [&](T* tile, const Heads<const T>& from) {
         Memory::template load_async<kBackwardThreads>(tile, from.head(at.batch, at.head), from.token_stride, at.first,
                                                       kRows, s.length, s.width);
@@ -210,7 +211,9 @@ __global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_k
     typename Memory::template Operands<M, false> k;
     k.load(k_tile, row);
     const auto v = k.following(kRows);
-    const ptx::Shared across = ptx::kept(Memory::across(stages)), down = Memory::down(stages), k_down = Memory::down(k_tile);
+    const ptx::Shared across = ptx::kept(Memory::across(stages));
+    const ptx::Shared down = ptx::kept(Memory::down(stages), Sizes::kKeeps);
+    const ptx::Shared k_down = ptx::kept(Memory::down(k_tile), Sizes::kKeeps);
     for (int stage = 0; walk.head < end; stage ^= 1) {
         ptx::cp_async_wait<0>();
         __syncthreads();

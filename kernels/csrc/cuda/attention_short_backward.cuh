@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kShortBackwardThreads, 2) attention_short_back
     __syncthreads();
 
     const Dropout<float> dropout(s);
-    const ScoreGradientTiles<T> exchange(score_gradients);
+    const ScoreGradientTiles<T> exchange(score_gradients, false);
     const float scale = static_cast<float>(s.scale);
 #pragma unroll 1
     for (int pass = 0; pass < 2; ++pass) {

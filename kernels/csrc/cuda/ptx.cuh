@@ -52,10 +52,11 @@ inline Shared shared_address(const void* address) { return reinterpret_cast<Shar
 #endif
 
 // The same number, which the compiler must then keep in a register: it would compute an address again in every turn of a
-// loop. A shuffle, since nothing less hides from ptxas where a number comes from; the whole warp calls it together.
-__device__ __forceinline__ Shared kept(Shared x) {
+// loop. A shuffle, since nothing less hides from ptxas where a number comes from; the whole warp calls it together. With
+// `keep` false, a constant, the compiler may choose.
+__device__ __forceinline__ Shared kept(Shared x, bool keep = true) {
 #ifdef __CUDACC__
-    return __shfl_sync(0xFFFFFFFFu, x, threadIdx.x % 32);
+    return keep ? __shfl_sync(0xFFFFFFFFu, x, threadIdx.x % 32) : x;
 #else
     return x;
 #endif

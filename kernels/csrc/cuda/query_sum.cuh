@@ -61,17 +61,21 @@ __device__ __forceinline__ void add_to_query_sum(const AttentionBackward<T>& p, 
         }
     }
     const int query = at.query + ScoreTile<false>::row(0);
-    float* row = p.dq_sum + s.row(batch, head, query) * s.width + threadIdx.x % 4 * 2;
-    const auto add = [&](int n, int half) {
-        ptx::red_add(reinterpret_cast<float2*>(row + 8 * half * s.width + 8 * n),
-                     make_float2(dq[0][n][2 * half], dq[0][n][2 * half + 1]));
+    const int64_t row = s.row(batch, head, query);
+    const auto add = [&](float* to, int n, int half) {
+        ptx::red_add(reinterpret_cast<float2*>(to), make_float2(dq[0][n][2 * half], dq[0][n][2 * half + 1]));
     };
-    const bool whole = at.query + 16 <= s.length && s.width == D;  // nearly always, so without more conditions
+    if (at.query + 16 <= s.length && s.width == D) {  // nearly always: all numbers lie at constant distances
+        float* first = p.dq_sum + row * D + threadIdx.x % 4 * 2;
 #pragma unroll
-    for (int i = 0; whole && i < D / 4; ++i) add(i / 2, i % 2);
+        for (int i = 0; i < D / 4; ++i) add(first + i % 2 * 8 * D + i / 2 * 8, i / 2, i % 2);
+    } else {
+        float* first = p.dq_sum + row * s.width + threadIdx.x % 4 * 2;
 #pragma unroll
-    for (int i = 0; !whole && i < D / 4; ++i)
-        if (query + i % 2 * 8 < s.length && i / 2 * 8 < s.width) add(i / 2, i % 2);
+        for (int i = 0; i < D / 4; ++i)
+            if (query + i % 2 * 8 < s.length && i / 2 * 8 < s.width)
+                add(first + i % 2 * 8 * s.width + i / 2 * 8, i / 2, i % 2);
+    }
 }
 
 template <class T>

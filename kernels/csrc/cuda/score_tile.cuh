@@ -174,9 +174,10 @@ struct ScoreGradientTiles {
 
     ptx::Shared own, turned;  // this lane's element of an accumulator in the first tile; where it points ldmatrix
 
-    __device__ __forceinline__ explicit ScoreGradientTiles(T* tiles)
-        : own(at(tiles, threadIdx.x % 32 / 4, 0) + threadIdx.x % 4 * 4),
-          turned(at(tiles, threadIdx.x % 32 / 16 * 8 + threadIdx.x % 8, threadIdx.x % 16 / 8)) {}
+    // keep: in registers, as by ptx::kept.
+    __device__ __forceinline__ ScoreGradientTiles(T* tiles, bool keep)
+        : own(ptx::kept(at(tiles, threadIdx.x % 32 / 4, 0) + threadIdx.x % 4 * 4, keep)),
+          turned(ptx::kept(at(tiles, threadIdx.x % 32 / 16 * 8 + threadIdx.x % 8, threadIdx.x % 16 / 8), keep)) {}
 
     static __device__ __forceinline__ ptx::Shared at(T* tiles, int key, int half) {
         return ptx::shared_address(tiles + key * 16 + (half ^ (key >> 2 & 1)) * 8);
