@@ -60,13 +60,13 @@ struct ShortRow {
     // v: by Tile::down.
     __device__ __forceinline__ void multiply_values(const AttentionShape& s, ptx::Shared v,
                                                     Accumulator<D> (&out)[1]) const {
-#pragma unroll
-        for (int j = 0; j < Tiles; ++j) {
-            const ScoreTile<false> at{query, 16 * j};
-            Operand weights[1][1];
-            as_operand<T>(score[j][0], weights[0][0]);
-            multiply_tiles<T, D>(s, at, at.all_seen(s), weights, v, 16 * j, out);
-        }
+        Operand weights[Tiles][1];
+        as_operands<T>(score, weights);
+        // without a window, keys are hidden in the last two tiles alone
+        const ScoreTile<false> at{query, 0};
+        const bool all_seen = at.all_seen<16, 16 * (Tiles - 2)>(s);
+        if constexpr (Tiles > 2) multiply_tiles<T, D, 0, Tiles - 2>(s, at, all_seen, weights, v, 0, out);
+        multiply_tiles<T, D, Tiles - 2, Tiles>(s, at, false, weights, v, 0, out);
     }
 };
 

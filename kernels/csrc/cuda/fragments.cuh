@@ -185,14 +185,15 @@ struct Tile {
         }
     }
 
-    // c[m] (16 x D) += a[m] (16 x 16) times rows row … row + 15 of a tile, given by down(tile), for M operands.
-    template <int M>
+    // c[m] += a[m] (16 x 16) times rows row … row + 15 of a tile, given by down(tile), for M operands; of columns from
+    // 16 first on, as many as c has.
+    template <int M, int N>
     static __device__ __forceinline__ void multiply(const Operand (&a)[M], ptx::Shared tile, int row,
-                                                    Accumulator<D> (&c)[M]) {
+                                                    float (&c)[M][N][4], int first = 0) {
 #pragma unroll
-        for (int n = 0; n < D / 16; ++n) {
+        for (int n = 0; n < N / 2; ++n) {
             uint32_t b[4];
-            ptx::ldmatrix_x4_trans(b, fragment(tile, row, n));
+            ptx::ldmatrix_x4_trans(b, fragment(tile, row, first + n));
 #pragma unroll
             for (int m = 0; m < M; ++m) multiply_two(c[m][2 * n], c[m][2 * n + 1], a[m], b);
         }
@@ -201,13 +202,13 @@ struct Tile {
     // The same where not every row of a[m] sees every row of the tile: seen(m, row, k), where `row` is that of an element
     // of this lane. The weight of an unseen row is 0, but 0 times infinity is NaN: so the rows are taken one by one, and
     // added only where they are seen. Slow; for tiles with any_not_finite.
-    template <int M, class Seen>
+    template <int M, int N, class Seen>
     static __device__ __forceinline__ void multiply_seen(const Operand (&a)[M], ptx::Shared tile, int row,
-                                                         Accumulator<D> (&c)[M], const Seen& seen) {
+                                                         float (&c)[M][N][4], int first, const Seen& seen) {
 #pragma unroll
-        for (int n = 0; n < D / 16; ++n) {
+        for (int n = 0; n < N / 2; ++n) {
             uint32_t b[4];
-            ptx::ldmatrix_x4_trans(b, fragment(tile, row, n));
+            ptx::ldmatrix_x4_trans(b, fragment(tile, row, first + n));
 #pragma unroll 1
             for (int k = 0; k < 16; ++k) {
                 uint32_t alone[4];

@@ -36,45 +36,47 @@ __global__ void __launch_bounds__(kSumThreads) query_sum_begin(const AttentionBa
 }
 
 // Adds dS k, where dS is that of 16 queries from at.query on and `Keys` keys from at.key on, the tiles from `which` on, and
-// k the tile of these keys, given by Tile::down.
+// k the tile of these keys, given by Tile::down. Wide heads take two turns of half of the columns each, whose sums find
+// room in registers.
 template <int Keys, int D, class T>
 __device__ __forceinline__ void add_to_query_sum(const AttentionBackward<T>& p, int batch, int head,
                                                  const ScoreTile<false>& at, const ScoreGradientTiles<T>& gradients,
                                                  int which, ptx::Shared k) {
+    constexpr int kColumns = D <= 64 ? D : D / 2;
     const AttentionShape& s = p.shape;
-    Accumulator<D> dq[1] = {};
-    if (at.all_seen<16, Keys>(s)) {  // without conditions on each tile
-#pragma unroll
-        for (int j = 0; j < Keys / 16; ++j) {
-            Operand a[1];
-            gradients.load_transposed(which + j, a[0]);
-            Tile<T, D>::multiply(a, k, 16 * j, dq);
-        }
-    } else {
-#pragma unroll 1
-        for (int j = 0; j < Keys / 16; ++j) {
-            const ScoreTile<false> tile = at.moved(0, 16 * j);
-            if (!tile.any_seen(s)) continue;
-            Operand a[1][1];
-            gradients.load_transposed(which + j, a[0][0]);
-            multiply_tiles<T, D>(s, tile, tile.all_seen(s), a, k, 16 * j, dq);
-        }
-    }
+    const bool all_seen = at.all_seen<16, Keys>(s);
     const int query = at.query + ScoreTile<false>::row(0);
     const int64_t row = s.row(batch, head, query);
-    const auto add = [&](float* to, int n, int half) {
-        ptx::red_add(reinterpret_cast<float2*>(to), make_float2(dq[0][n][2 * half], dq[0][n][2 * half + 1]));
-    };
-    if (at.query + 16 <= s.length && s.width == D) {  // nearly always: all numbers lie at constant distances
-        float* first = p.dq_sum + row * D + threadIdx.x % 4 * 2;
 #pragma unroll
-        for (int i = 0; i < D / 4; ++i) add(first + i % 2 * 8 * D + i / 2 * 8, i / 2, i % 2);
-    } else {
-        float* first = p.dq_sum + row * s.width + threadIdx.x % 4 * 2;
+    for (int column = 0; column < D; column += kColumns) {
+        Accumulator<kColumns> dq[1] = {};
+        const auto multiply = [&](int j, bool all_seen) {
+            Operand a[1][1];
+            gradients.load_transposed(which + j, a[0][0]);
+            multiply_tiles<T, D, 0, 1>(s, at.moved(0, 16 * j), all_seen, a, k, 16 * j, dq, column / 16);
+        };
+        if (all_seen) {  // without conditions on each tile
 #pragma unroll
-        for (int i = 0; i < D / 4; ++i)
-            if (query + i % 2 * 8 < s.length && i / 2 * 8 < s.width)
-                add(first + i % 2 * 8 * s.width + i / 2 * 8, i / 2, i % 2);
+            for (int j = 0; j < Keys / 16; ++j) multiply(j, true);
+        } else {
+#pragma unroll 1
+            for (int j = 0; j < Keys / 16; ++j)
+                if (at.moved(0, 16 * j).any_seen(s)) multiply(j, false);
+        }
+        const auto add = [&](float* to, int n, int half) {
+            ptx::red_add(reinterpret_cast<float2*>(to), make_float2(dq[0][n][2 * half], dq[0][n][2 * half + 1]));
+        };
+        if (at.query + 16 <= s.length && s.width == D) {  // nearly always: all numbers lie at constant distances
+            float* first = p.dq_sum + row * D + column + threadIdx.x % 4 * 2;
+#pragma unroll
+            for (int i = 0; i < kColumns / 4; ++i) add(first + i % 2 * 8 * D + i / 2 * 8, i / 2, i % 2);
+        } else {
+            float* first = p.dq_sum + row * s.width + column + threadIdx.x % 4 * 2;
+#pragma unroll
+            for (int i = 0; i < kColumns / 4; ++i)
+                if (query + i % 2 * 8 < s.length && column + i / 2 * 8 < s.width)
+                    add(first + i % 2 * 8 * s.width + i / 2 * 8, i / 2, i % 2);
+        }
     }
 }
 
