@@ -65,8 +65,8 @@ struct ShortRow {
         // without a window, keys are hidden in the last two tiles alone
         const ScoreTile<false> at{query, 0};
         const bool all_seen = at.all_seen<16, 16 * (Tiles - 2)>(s);
-        if constexpr (Tiles > 2) multiply_tiles<T, D, 0, Tiles - 2>(s, at, all_seen, weights, v, 0, out);
-        multiply_tiles<T, D, Tiles - 2, Tiles>(s, at, false, weights, v, 0, out);
+        if constexpr (Tiles > 2) multiply_some<T, D, 0, Tiles - 2>(s, at, all_seen, weights, v, 0, out);
+        multiply_some<T, D, Tiles - 2, Tiles>(s, at, false, weights, v, 0, out);
     }
 };
 

@@ -53,7 +53,7 @@ __device__ __forceinline__ void add_to_query_sum(const AttentionBackward<T>& p, 
         const auto multiply = [&](int j, bool all_seen) {
             Operand a[1][1];
             gradients.load_transposed(which + j, a[0][0]);
-            multiply_tiles<T, D, 0, 1>(s, at.moved(0, 16 * j), all_seen, a, k, 16 * j, dq, column / 16);
+            multiply_some<T, D, 0, 1>(s, at.moved(0, 16 * j), all_seen, a, k, 16 * j, dq, column / 16);
         };
         if (all_seen) {  // without conditions on each tile
 #pragma unroll

@@ -132,9 +132,9 @@ __device__ __forceinline__ void as_operands(const Accumulator<16> (&tiles)[J][M]
 // c[m] += a[j][m], the tile 16 m rows down and 16 j columns across from `at`, times rows row + 16 j … row + 16 j + 15 of
 // a tile, given by down(tile): for j from Begin to End, and for columns from 16 first on, as many as c has.
 template <class T, int D, int Begin, int End, bool Transposed, int J, int M, int N>
-__device__ __forceinline__ void multiply_tiles(const AttentionShape& s, const ScoreTile<Transposed>& at, bool all_seen,
-                                               const Operand (&a)[J][M], ptx::Shared right, int row,
-                                               float (&c)[M][N][4], int first = 0) {
+__device__ __forceinline__ void multiply_some(const AttentionShape& s, const ScoreTile<Transposed>& at, bool all_seen,
+                                              const Operand (&a)[J][M], ptx::Shared right, int row,
+                                              float (&c)[M][N][4], int first = 0) {
     static_assert(End <= J);
     if (all_seen || !Tile<T, D>::template any_not_finite<16 * (End - Begin)>(right, row + 16 * Begin)) {
 #pragma unroll
@@ -148,11 +148,12 @@ __device__ __forceinline__ void multiply_tiles(const AttentionShape& s, const Sc
     }
 }
 
+// The same with all tiles and columns.
 template <class T, int D, bool Transposed, int J, int M>
 __device__ __forceinline__ void multiply_tiles(const AttentionShape& s, const ScoreTile<Transposed>& at, bool all_seen,
                                                const Operand (&a)[J][M], ptx::Shared right, int row,
                                                Accumulator<D> (&c)[M]) {
-    multiply_tiles<T, D, 0, J>(s, at, all_seen, a, right, row, c);
+    multiply_some<T, D, 0, J>(s, at, all_seen, a, right, row, c);
 }
 
 // Zeroes the weights that dropout drops in two tiles side by side (key: a multiple of 32), queries as rows: the eight
