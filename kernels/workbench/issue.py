@@ -83,8 +83,12 @@ def parse(listing: str) -> dict[str, list[Instruction]]:
         elif found := _LINE.match(line):
             address, predicate, operation, operands = found.groups()
             where = re.search(r"0x[0-9a-f]+\s*$", operands) if operation.split(".")[0] == "BRA" else None
-            conditional = predicate is not None or bool(re.match(r"\s*U?P\d", operands)) or ".DIV" in operation
-            code.append(Instruction(int(address, 16), operation, conditional, where and int(where.group(), 16)))
+            conditional = (
+                predicate is not None or bool(re.match(r"\s*U?P\d", operands)) or ".DIV" in operation
+            )
+            code.append(
+                Instruction(int(address, 16), operation, conditional, where and int(where.group(), 16))
+            )
     return functions
 
 
@@ -130,7 +134,7 @@ def main_loop(code: Sequence[Instruction], products: int) -> Body:
 
 
 def _cheapest(code: Sequence[Instruction], products: int) -> list[Instruction] | None:
-    """Return the path from the first instruction back to it that has `products` HMMA, most of what moves data, fewest slots.
+    """Return the path from the first instruction back to it: with `products` HMMA, all moves of data, fewest slots.
 
     Inner loops are passed through once; what leaves the loop is not followed.
     """
@@ -219,7 +223,8 @@ __global__ void forward(__grid_constant__ const Flash_fwd_params p) {
 template <int D>
 __global__ void backward(__grid_constant__ const Flash_bwd_params p) {
     constexpr bool kSmall = D == 64;
-    using Traits = Flash_bwd_kernel_traits<D, kSmall ? 128 : 64, 128, 8, kSmall ? 4 : 2, 4, kSmall ? 4 : 2, false, false, T>;
+    constexpr int kQueries = kSmall ? 128 : 64, kLayout = kSmall ? 4 : 2;
+    using Traits = Flash_bwd_kernel_traits<D, kQueries, 128, 8, kLayout, 4, kLayout, false, false, T>;
     compute_dq_dk_dv_seqk_parallel<Traits, false, true, false, false, true, true, false>(p);
 }
 template __global__ void forward<64>(__grid_constant__ const Flash_fwd_params);
@@ -246,7 +251,9 @@ def _tool() -> str:
     for place in [Path(toolchain.nvcc()).with_name("cuobjdump"), shutil.which("cuobjdump"), *pip]:
         if place is not None and Path(place).exists():
             return str(place)
-    raise FileNotFoundError("no cuobjdump: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm, or add it to PATH")
+    raise FileNotFoundError(
+        "no cuobjdump: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm, or add it to PATH"
+    )
 
 
 def is_available() -> bool:
@@ -275,7 +282,11 @@ def flash_attention(folder: Path) -> list[Row]:
     for each in includes:
         if not each.is_dir():
             raise FileNotFoundError(f"no {each}: clone FlashAttention with its submodule csrc/cutlass")
-    flags = ["--expt-relaxed-constexpr", "--expt-extended-lambda", "--use_fast_math"]  # as its setup.py has them
+    flags = [
+        "--expt-relaxed-constexpr",
+        "--expt-extended-lambda",
+        "--use_fast_math",
+    ]  # as its setup.py has them
     includes.append(Path(torch.__file__).parent / "include")
     return _measure(_FLASH_ATTENTION, FLASH_ATTENTION, [*flags, *(f"-I{each}" for each in includes)])
 
@@ -285,7 +296,15 @@ def _measure(source: str, loops: Sequence[Loop], flags: Sequence[str]) -> list[R
     with tempfile.TemporaryDirectory() as folder:
         cubin, unit = Path(folder, "kernels.cubin"), Path(folder, "kernels.cu")
         unit.write_text(source)
-        command = [toolchain.nvcc(), "-std=c++17", "-O3", f"-arch={ARCHITECTURE}", "-Xptxas=-v", "-cubin", *flags]
+        command = [
+            toolchain.nvcc(),
+            "-std=c++17",
+            "-O3",
+            f"-arch={ARCHITECTURE}",
+            "-Xptxas=-v",
+            "-cubin",
+            *flags,
+        ]
         done = subprocess.run([*command, unit, "-o", cubin], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"the kernels do not compile:\n{done.stderr}")

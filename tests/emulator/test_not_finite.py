@@ -61,7 +61,9 @@ def test_the_backward_around_a_token(toolchain: Toolchain, rung, length, token, 
     q, k, v, grad_out = draw(length)
     leaves = [x.double().requires_grad_() for x in (q, k, v)]
     out = reference.causal_attention(*leaves)
-    scores = torch.einsum("bihd,bjhd->bhij", *leaves[:2]).masked_fill(~reference.seen(length, None), -torch.inf)
+    scores = torch.einsum("bihd,bjhd->bhij", *leaves[:2]).masked_fill(
+        ~reference.seen(length, None), -torch.inf
+    )
     lse = (scores / 8).logsumexp(-1).detach().float()  # 1 / sqrt(64)
 
     def run(queries: torch.Tensor, keys: torch.Tensor, grad: torch.Tensor) -> dict[str, np.ndarray]:

@@ -77,11 +77,15 @@ def test_a_table_is_read_as_it_is_printed():
 
 
 def test_the_page_has_every_loop():
-    assert {each.name for each in (*issue.LOOPS, *issue.FLASH_ATTENTION)} == set(issue.committed(PAGE.read_text()))
+    assert {each.name for each in (*issue.LOOPS, *issue.FLASH_ATTENTION)} == set(
+        issue.committed(PAGE.read_text())
+    )
 
 
 def test_a_folder_without_flash_attention_is_one_line(refused, tmp_path):
-    assert "clone FlashAttention with its submodule" in refused(main, "issue", "--flash-attention", str(tmp_path))
+    assert "clone FlashAttention with its submodule" in refused(
+        main, "issue", "--flash-attention", str(tmp_path)
+    )
 
 
 @pytest.mark.slow
