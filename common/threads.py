@@ -13,8 +13,8 @@ _CHOICES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 def spin_briefly(environment: MutableMapping[str, str] = os.environ) -> bool:
     """Let OpenMP's threads sleep soon when they wait; return False where it is too late or the user has chosen.
 
-    Alone on a machine that costs nothing; beside other programs it decides whether training keeps its share. The
-    library reads its settings once, when torch loads it.
+    When other programs compute on the same cores, a thread that spins takes their time and ours. The library reads its
+    settings once, when torch loads it.
     """
     if "torch" in sys.modules or any(name in environment for name in _CHOICES):
         return False

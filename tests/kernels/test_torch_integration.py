@@ -24,7 +24,7 @@ def leaves(backend, *shapes, dtype=torch.float64):
 
 
 def all_ops(dtype=torch.float64):
-    """Of each op: its name, a call of it, and the shapes of its tensors."""
+    """Return the name of each op, a call of it, and the shapes of its tensors."""
     norm, parameter = (3, 5, 19), (19,)
     return {
         "layer_norm": (kernels.layer_norm, (norm, parameter, parameter)),
@@ -51,7 +51,7 @@ def test_gradcheck(backend, name):
 
 
 def raw_arguments(library, device):
-    """Of each op in a library, its arguments."""
+    """Return the arguments of each op in a library."""
     backend = Backend("", device)
     x, residual, weight, bias = leaves(backend, (3, 8), (3, 8), (8,), (8,), dtype=torch.float32)
     q, k, v = leaves(backend, *((1, 6, 2, 8),) * 3, dtype=torch.float32)

@@ -101,7 +101,7 @@ def test_rotary_has_every_derivative(backend):
 
 
 def raw_arguments(library, device):
-    """Of each op in a library, its arguments."""
+    """Return the arguments of each op in a library."""
     draw = functools.partial(cases.randn, dtype=torch.float32, device=device)
     x, gate, weight, bias = draw(3, 8), draw(3, 8), draw(8), draw(8)
     leaf = [t.clone().requires_grad_() for t in (x, gate, weight, bias)]
