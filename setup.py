@@ -18,7 +18,9 @@ when they are loaded (kernels/csrc/cpu/level.h).
 import errno
 import importlib.util
 import os
+import shlex
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import setup
@@ -27,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent / "kernels"))
 import toolchain  # by itself: the package would load what is about to be built
 
 CSRC = Path("kernels/csrc")
+BUILD = Path("build")
 COMMON = [CSRC / "module.cpp", CSRC / "ops.cpp"]
 BASELINE = ("CPU_CAPABILITY", "DEFAULT")  # the namespace of the CPU kernels and of torch's vectors
 
@@ -126,6 +129,11 @@ def build_command():
     from torch.utils.cpp_extension import BuildExtension
 
     class Build(BuildExtension):
+        def finalize_options(self) -> None:
+            super().finalize_options()
+            # pip would take a new folder each time, and so compile again what has not changed
+            self.build_temp = str(BUILD / f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}")
+
         def run(self) -> None:
             try:
                 super().run()
@@ -159,6 +167,16 @@ def build_command():
     return Build
 
 
+def one_word(command: list[str]) -> str:
+    """Return the path of a script that calls a compiler with its first arguments: torch takes CXX as one word."""
+    script = BUILD / "cxx"
+    script.parent.mkdir(exist_ok=True)
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+    script.chmod(0o755)
+    os.environ["TORCH_DONT_CHECK_COMPILER_ABI"] = "1"  # it judges by the name
+    return str(script.resolve())
+
+
 def extensions():
     """Return the keyword arguments of setup() that build the kernels; empty without a compiler."""
     cxx = toolchain.compiler()
@@ -171,7 +189,7 @@ def extensions():
         raise SystemExit(f"error: {error}") from None
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where ninja is
     if len(cxx) > 1:
-        os.environ["TORCH_DONT_CHECK_COMPILER_ABI"] = "1"  # torch's check knows no command with arguments
+        os.environ["CXX"] = one_word(cxx)
     home = toolchain.cuda_home()
     if home:
         os.environ["CUDA_HOME"] = home
