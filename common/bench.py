@@ -63,14 +63,31 @@ def medians(
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+# Virtual machines hide a processor's name, not its maker, family and model number, which say how it computes.
+GENERATIONS = {
+    ("AuthenticAMD", "25", "17"): "Zen 4",
+    ("AuthenticAMD", "26", "2"): "Zen 5",
+    ("GenuineIntel", "6", "143"): "Sapphire Rapids",
+    ("GenuineIntel", "6", "207"): "Emerald Rapids",
+}
+
+
+def processor() -> tuple[str, str]:
+    """Return the processor's name for people, and a short one for file names."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = facts.get("model name", platform.processor() or platform.machine())
+    number = tuple(facts.get(key, "") for key in ("vendor_id", "cpu family", "model"))
+    generation = GENERATIONS.get(number, " ".join(number).strip() or name)
+    return f"{name} ({generation})", generation.lower().replace(" ", "-")
+
+
 def machine() -> str:
     """Describe the processor, its cores, the Python that runs, and the GPU if torch sees one."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
-    host = f"{model}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+    host = (
+        f"{processor()[0]}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+    )
     torch = sys.modules.get("torch")
     return f"{host}, {torch.cuda.get_device_name()}" if torch and torch.cuda.is_available() else host
 
@@ -89,7 +106,17 @@ def report(benchmark: str, rows: list[Row], json_path: str | Path | None = None)
         table.add_row(*values, *([short(row.goal)] if goals else ()))
     Console().print(table)
     if json_path:
-        write_json(json_path, as_json(benchmark, rows))
+        write(benchmark, rows, json_path)
+
+
+def write(benchmark: str, rows: list[Row], path: str | Path) -> None:
+    """Write the rows as JSON.
+
+    In a folder the file is named after the benchmark and the processor, such as bpe_train-zen-5.json.
+    """
+    if Path(path).is_dir():
+        path = Path(path) / f"{benchmark.replace(' ', '_')}-{processor()[1]}.json"
+    write_json(path, as_json(benchmark, rows))
 
 
 def as_json(benchmark: str, rows: list[Row]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from common import bench, cli, files, gpus, plots
+from common import bench, cli, gpus, plots
 from common.memory import keep_freed_memory
 from kernels.workbench import bench_cases, bench_gpu
 from kernels.workbench.bench_cases import Case, Turn, Way
@@ -39,7 +39,7 @@ class Options:
     only: str = ""  # measure only the ops whose name contains this
     tiny: bool = False  # shapes for a test run, too small for useful times
     compile: bool = False  # add torch.compile as a peer of the norms (compiles for about a minute)
-    json: str | None = None  # also write the rows to this file
+    json: str | None = None  # also write the rows to this file, or into this folder
     plot: str | None = None  # also draw the ratios into this image file
 
     def __post_init__(self) -> None:
@@ -97,7 +97,7 @@ def measure_all(options: Options) -> tuple[list[bench.Row], list[str]]:
             if device == "cuda" and not rows[-1].name.endswith("graph"):
                 wrong.append(f"{case.name}: ours cannot be captured in a CUDA graph")
         if options.json:  # after each case, so that a later crash or time limit loses nothing
-            files.write_json(options.json, bench.as_json("kernels", rows))
+            bench.write("kernels", rows, options.json)
     return rows, wrong
 
 
