@@ -23,7 +23,13 @@ def test_precision_is_as_asked_or_what_the_hardware_has(monkeypatch):
     cpu = torch.device("cpu")
     assert devices.choose_precision("float32", cpu) == torch.float32
     assert devices.choose_precision("bfloat16", cpu) == torch.bfloat16
-    for has, expected in (({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": False}, torch.float32)):
+    intel = {"cpu_name": "Intel Xeon", "avx512_bf16": True}
+    for has, expected in (
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True}, torch.bfloat16),
+        (intel | {"amx_bf16": True}, torch.bfloat16),
+        (intel, torch.float32),
+        ({"amx_bf16": False}, torch.float32),
+    ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda has=has: has, raising=False)
         assert devices.choose_precision("auto", cpu) == expected
 
