@@ -18,41 +18,37 @@ namespace {
 
 constexpr int64_t kChunk = 256;  // queries of a task
 
-// A row of scores, as it becomes softmax weights, and the running state of its query.
+// The largest of `maximum` and the row's scores, as far as they are numbers; the columns that are not in `seen` become
+// -inf, which never counts.
 template <typename A>
-struct SoftmaxRow {
-  A* scores;   // (kTile)
-  A* out;      // (padded) sum of weight * value so far, relative to `maximum`
-  A& maximum;  // of the scores so far, as far as they are numbers
-  A& sum;      // of exp(score - maximum) so far; NaN as soon as a score is NaN
-};
-
-// Replaces the scores in `vecs` by exp(score - maximum) and brings the row's state up to date; only the columns in
-// `seen` count.
-template <typename A>
-inline void online_softmax(SoftmaxRow<A> row, Span seen, Span vecs, int64_t padded) {
+inline A raise_maximum(A maximum, A* scores, Span seen, Span vecs) {
   constexpr int64_t width = Vec<A>::size();
-  const A infinity = std::numeric_limits<A>::infinity();
-  fill_outside(row.scores, seen, {vecs.begin * width, vecs.end * width}, -infinity);
-  Vec<A> largest(row.maximum);
+  fill_outside(scores, seen, {vecs.begin * width, vecs.end * width}, -std::numeric_limits<A>::infinity());
+  Vec<A> largest(maximum);
   for (int64_t v = vecs.begin; v < vecs.end; ++v) {
-    largest = at::vec::clamp_min(Vec<A>::loadu(row.scores + v * width), largest);
+    largest = at::vec::clamp_min(Vec<A>::loadu(scores + v * width), largest);
   }
-  const A maximum = max_of(largest);
-  const A shift = maximum == -infinity ? A(0) : maximum;  // where no score was larger, -inf - -inf must not be formed
-  Vec<A> sum(0);
-  for (int64_t v = vecs.begin; v < vecs.end; ++v) {
-    Vec<A> weight = exp_negative(Vec<A>::loadu(row.scores + v * width) - Vec<A>(shift));
-    sum = sum + weight;
-    weight.store(row.scores + v * width);
+  // No NaN is left: its own rules, for which max_of cares, would take half of the time.
+  return at::vec::vec_reduce_all<A>([](Vec<A>& a, Vec<A>& b) { return at::vec::clamp_min(a, b); }, largest);
+}
+
+// Replaces the scores in `vecs` by exp(score - shift) and returns their sum.
+template <typename A>
+inline A exponentiate(A* scores, A shift, Span vecs) {
+  constexpr int64_t width = Vec<A>::size();
+  const auto weight = [&](int64_t v) {
+    const Vec<A> found = exp_negative(Vec<A>::loadu(scores + v * width) - Vec<A>(shift));
+    found.store(scores + v * width);
+    return found;
+  };
+  Vec<A> even(0), odd(0);  // two at a time: one fills the pauses of the other
+  int64_t v = vecs.begin;
+  for (; v + 1 < vecs.end; v += 2) {
+    even = even + weight(v);
+    odd = odd + weight(v + 1);
   }
-  if (maximum != row.maximum) {
-    const A rescale = std::exp(row.maximum - maximum);
-    row.sum *= rescale;
-    row.maximum = maximum;
-    for (int64_t i = 0; i < padded; i += width) (Vec<A>::loadu(row.out + i) * Vec<A>(rescale)).store(row.out + i);
-  }
-  row.sum += sum_of(sum);
+  if (v < vecs.end) even = even + weight(v);
+  return sum_of(even + odd);
 }
 
 // The working memory of a thread, and the steps of one task.
@@ -97,23 +93,45 @@ class ForwardTask {
     for (int64_t r = std::max(rows.begin, key); r < last; r += kTile) {
       const int64_t end = std::min(last, r + kTile);
       for (int64_t g = r; g < end; g += kGroupRows) form_scores(g, g - rows.begin, key, scores(g - r));
-      for (int64_t g = r; g < end; g += kGroupRows) form_weights(g, g - rows.begin, key, scores(g - r));
+      form_weights({r, end}, r - rows.begin, key);
       for (int64_t g = r; g < end; g += kGroupRows) add_values(g, g - rows.begin, key, scores(g - r));
     }
   }
 
-  // The three steps for four queries, from row r of the sequence and `local` of the task.
+  // Of four queries, from row r of the sequence and `local` of the task.
   void form_scores(int64_t r, int64_t local, int64_t key, A* scores) {
     product<false, A>({query(local), padded_, 1}, {keys_.data(), kTile}, {scores, kTile}, columns(r, key),
                       Depths(Span{0, shape_.width}));
   }
 
-  void form_weights(int64_t r, int64_t local, int64_t key, A* scores) {
-    if (shape_.dropout && (r % 16 == 0)) keep_factors(shape_, batch_, head_, r, key, factors_.data());
-    for (int64_t i = 0; i < kGroupRows; ++i, scores += kTile) {
-      online_softmax<A>({scores, out(local + i), maximum_[local + i], sum_[local + i]},
-                        shape_.seen_in_tile(r + i, key), columns(r, key), padded_);
-      if (shape_.dropout) drop(scores, factors_.data() + (r + i) % 16 * kTile, columns(r, key));
+  // The scores of up to a tile of rows become weights, in two sweeps over the rows, none of which waits for another.
+  void form_weights(Span rows, int64_t local, int64_t key) {
+    A *maximum = maximum_.data() + local, *sum = sum_.data() + local;
+    A before[kTile], shift[kTile], rescale[kTile];
+    std::copy_n(maximum, kTile, before);
+    for (int64_t r = rows.begin, i = 0; r < rows.end; ++r, ++i) {
+      maximum[i] = raise_maximum(maximum[i], scores(i), shape_.seen_in_tile(r, key), columns(r, key));
+    }
+    for (int64_t i = 0; i < kTile; i += Vec<A>::size()) {
+      const Vec<A> lowest(-std::numeric_limits<A>::infinity()), now = Vec<A>::loadu(maximum + i);
+      // Where no score was larger, -inf - -inf must not be formed.
+      const Vec<A> taken = Vec<A>::blendv(now, Vec<A>(0), now == lowest);
+      taken.store(shift + i);
+      exp_negative(Vec<A>::loadu(before + i) - taken).store(rescale + i);
+    }
+    for (int64_t r = rows.begin, i = 0; r < rows.end; ++r, ++i) {
+      const A added = exponentiate(scores(i), shift[i], columns(r, key));
+      if (maximum[i] != before[i]) {
+        sum[i] *= rescale[i];
+        for (A* o = out(local + i); o < out(local + i + 1); o += Vec<A>::size()) {
+          (Vec<A>::loadu(o) * Vec<A>(rescale[i])).store(o);
+        }
+      }
+      sum[i] += added;
+      if (shape_.dropout) {
+        if (r % 16 == 0) keep_factors(shape_, batch_, head_, r, key, factors_.data());
+        drop(scores(i), factors_.data() + r % 16 * kTile, columns(r, key));
+      }
     }
   }
 
@@ -122,9 +140,10 @@ class ForwardTask {
                      {0, padded_ / Vec<A>::size()}, Depths([&](int64_t i) { return shape_.seen_in_tile(r + i, key); }));
   }
 
-  // The vectors of columns of the tile at `key` that any of four queries from row r sees.
+  // The vectors of columns of the tile at `key` that any query of the four sees to which row r belongs.
   Span columns(int64_t r, int64_t key) const {
-    return covering_vecs<A>(within_tile(shape_.seen({r, r + kGroupRows}), key));
+    const int64_t first = r / kGroupRows * kGroupRows;
+    return covering_vecs<A>(within_tile(shape_.seen({first, first + kGroupRows}), key));
   }
 
   static void drop(A* weights, const A* factors, Span vecs) {

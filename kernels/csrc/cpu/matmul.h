@@ -5,6 +5,8 @@
 // a transposed left costs nothing.
 #pragma once
 
+#include <c10/macros/Macros.h>
+
 #include "vec.h"
 
 namespace slm::CPU_CAPABILITY {
@@ -34,47 +36,51 @@ struct Span {
 // The part of the depth that each of the four rows sums over. What is outside is not multiplied at all: a factor of zero
 // would turn the infinities and NaN there into NaN.
 struct Depths {
-  explicit Depths(Span same) : rows{same, same, same, same}, all(same), common(same) {}
+  explicit Depths(Span same) : rows{same, same, same, same}, common(same) {}
 
   // row(i): the span of row i.
   template <typename Row>
-  explicit Depths(const Row& row) : rows{row(0), row(1), row(2), row(3)}, all(rows[0]), common(rows[0]) {
-    for (const Span& span : rows) {
-      all = {std::min(all.begin, span.begin), std::max(all.end, span.end)};
-      common = {std::max(common.begin, span.begin), std::min(common.end, span.end)};
-    }
-    common.begin = std::min(common.begin, all.end);
+  explicit Depths(const Row& row) : rows{row(0), row(1), row(2), row(3)}, common(rows[0]) {
+    for (const Span& span : rows) common = {std::max(common.begin, span.begin), std::min(common.end, span.end)};
     common.end = std::max(common.end, common.begin);
   }
 
-  bool holds(int row, int64_t k) const { return rows[row].begin <= k && k < rows[row].end; }
-
-  Span rows[kGroupRows], all, common;  // all: that any row has; common: that every row has
+  Span rows[kGroupRows], common;  // common: that every row has
 };
 
+// The depths that all rows share. A function of its own, never inlined: inside a larger one compilers run out of
+// registers and keep the sums, or what is multiplied, in memory.
 template <typename T, int kVecs, bool kAdd>
-inline void product_block(Left<T> left, Right<const T> right, Right<T> result, const Depths& depths) {
+C10_NOINLINE void product_block(Left<T> left, Right<const T> right, Right<T> result, Span depths) {
   Vec<T> sums[kGroupRows][kVecs];
   for (int r = 0; r < kGroupRows; ++r) {
     for (int v = 0; v < kVecs; ++v) {
       sums[r][v] = kAdd ? Vec<T>::loadu(result.data + r * result.stride + v * Vec<T>::size()) : Vec<T>(0);
     }
   }
-  const auto add = [&](int64_t k, const auto& counts) {
+  for (int64_t k = depths.begin; k < depths.end; ++k) {
     const T *a = left.data + k * left.depth_stride, *b = right.data + k * right.stride;
     Vec<T> row[kVecs];
     for (int v = 0; v < kVecs; ++v) row[v] = Vec<T>::loadu(b + v * Vec<T>::size());
     for (int r = 0; r < kGroupRows; ++r) {
-      if (!counts(r)) continue;
-      Vec<T> factor(a[r * left.row_stride]);
+      const Vec<T> factor(a[r * left.row_stride]);
       for (int v = 0; v < kVecs; ++v) sums[r][v] = at::vec::fmadd(factor, row[v], sums[r][v]);
     }
-  };
-  for (int64_t k = depths.all.begin; k < depths.common.begin; ++k) add(k, [&](int r) { return depths.holds(r, k); });
-  for (int64_t k = depths.common.begin; k < depths.common.end; ++k) add(k, [](int) { return true; });
-  for (int64_t k = depths.common.end; k < depths.all.end; ++k) add(k, [&](int r) { return depths.holds(r, k); });
+  }
   for (int r = 0; r < kGroupRows; ++r) {
     for (int v = 0; v < kVecs; ++v) sums[r][v].store(result.data + r * result.stride + v * Vec<T>::size());
+  }
+}
+
+// Adds to `vecs` vectors of one row of the result the depths that only it and some of the others have: a few.
+template <typename T>
+inline void product_rest(const T* left, int64_t depth_stride, Right<const T> right, T* result, int64_t vecs,
+                         Span depths) {
+  for (int64_t k = depths.begin; k < depths.end; ++k) {
+    const Vec<T> factor(left[k * depth_stride]);
+    for (int64_t i = 0; i < vecs * Vec<T>::size(); i += Vec<T>::size()) {
+      at::vec::fmadd(factor, Vec<T>::loadu(right.data + k * right.stride + i), Vec<T>::loadu(result + i)).store(result + i);
+    }
   }
 }
 
@@ -84,11 +90,18 @@ inline void product(Left<T> left, Right<const T> right, Right<T> result, Span ve
   for (int64_t v = vecs.begin; v < vecs.end; v += kGroupVecs) {
     Right<const T> b{right.data + v * Vec<T>::size(), right.stride};
     Right<T> c{result.data + v * Vec<T>::size(), result.stride};
-    switch (std::min<int64_t>(kGroupVecs, vecs.end - v)) {
-      case 1: product_block<T, 1, kAdd>(left, b, c, depths); break;
-      case 2: product_block<T, 2, kAdd>(left, b, c, depths); break;
-      case 3: product_block<T, 3, kAdd>(left, b, c, depths); break;
-      default: product_block<T, 4, kAdd>(left, b, c, depths);
+    const int64_t count = std::min<int64_t>(kGroupVecs, vecs.end - v);
+    switch (count) {
+      case 1: product_block<T, 1, kAdd>(left, b, c, depths.common); break;
+      case 2: product_block<T, 2, kAdd>(left, b, c, depths.common); break;
+      case 3: product_block<T, 3, kAdd>(left, b, c, depths.common); break;
+      default: product_block<T, 4, kAdd>(left, b, c, depths.common);
+    }
+    for (int r = 0; r < kGroupRows; ++r) {
+      const T* row = left.data + r * left.row_stride;
+      const Span own = depths.rows[r], common = depths.common;
+      product_rest(row, left.depth_stride, b, c.data + r * c.stride, count, {own.begin, std::min(own.end, common.begin)});
+      product_rest(row, left.depth_stride, b, c.data + r * c.stride, count, {std::max(own.begin, common.end), own.end});
     }
   }
 }
