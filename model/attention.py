@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import kernels
-from kernels import eager
+from kernels.attention import torch_causal_attention
 from kernels.reference import rotate
 from model.config import GPTConfig
 
@@ -71,7 +71,7 @@ class CausalSelfAttention(nn.Module):
     def _causal(self, q: Tensor, k: Tensor, v: Tensor, plain: bool) -> Tensor:
         """q (B, T, H, D), k and v (B, T, KV, D) -> (B, T, H, D)."""
         if plain:
-            return eager.causal_attention(q, k, v, None, self.window, self._dropout(), None)
+            return torch_causal_attention(q, k, v, None, self.window, self._dropout(), None)
         return kernels.causal_attention(q, k, v, dropout_p=self._dropout(), window=self.window)
 
     def _cached(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import kernels
-from kernels import eager
+from kernels import ops
 
 
 class LayerNorm(nn.Module):
@@ -27,13 +27,15 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) -> (…, C); the statistics are float32 whatever the dtype."""
-        ops = eager if kernels.runs_on(x.device.type) == "torch" else kernels
-        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+        plain = kernels.runs_on(x.device.type) == "torch"
+        norm = ops.torch_layer_norm if plain else kernels.layer_norm
+        return norm(x, self.weight, self.bias, self.eps)
 
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Return the norm of x + residual, and x + residual itself: one pass over memory in the kernel."""
-        ops = eager if kernels.runs_on(x.device.type) == "torch" else kernels
-        return ops.add_layer_norm(x, residual, self.weight, self.bias, self.eps)
+        plain = kernels.runs_on(x.device.type) == "torch"
+        norm = ops.torch_add_layer_norm if plain else kernels.add_layer_norm
+        return norm(x, residual, self.weight, self.bias, self.eps)
 
 
 class RMSNorm(nn.Module):
