@@ -22,11 +22,11 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
-from common import threads
+from common import process
 
 T = TypeVar("T")
 
-threads.spin_briefly()  # here, because every command imports this file before torch
+process.spin_briefly()  # here, because every command imports this file before torch
 
 
 def fail(message: str) -> NoReturn:

@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from common import files
 from model import GPT
 from training.distributed import SINGLE, Processes
-from training.muon import Muon
+from training.optimizer import Muon
 
 Optimizers = Sequence[torch.optim.Optimizer]
 

@@ -26,7 +26,7 @@ from experiments.scaling.ledger import Entry, Ledger, OverBudget, key
 from model import GPTConfig, accounting
 from training import failures
 from training.config import PRESETS
-from training.report import read_log
+from training.watch import read_log
 
 Count = Literal["all", "non-embedding", "no-head"]
 Flops = Literal["6nd", "exact"]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from common import bench, cli, gpus, plots
-from common.memory import keep_freed_memory
+from common.process import keep_freed_memory
 from kernels.workbench import bench_cases, bench_gpu
 from kernels.workbench.bench_cases import Case, Turn, Way
 
