@@ -148,10 +148,9 @@ class Runner:
     def loss(self, **hyperparameters: Any) -> float:
         """Return the validation loss of n_layer, n_head, n_embd, tokens and any field of train.py, in nats per token.
 
-        A run that the record has is answered from it. OverBudget if the rest of the budget does not pay for it;
-        RuntimeError, and a refund, if it fails.
+        A run that the record has is answered from it. OverBudget, before anything is made, if the rest of the budget
+        does not pay for it; RuntimeError if it fails and ValueError if the data is too small, both with a refund.
         """
-        self.prepare([hyperparameters])
         return self.measure(hyperparameters).result["val_loss"]
 
     def prepare(self, runs: Iterable[Mapping[str, Any]]) -> None:
@@ -176,15 +175,16 @@ class Runner:
         self._launch(["-m", "data", "prepare", *words, "--out", str(self.data)])
 
     def measure(self, hyperparameters: Mapping[str, Any]) -> Entry:
-        """Train a run unless the record has it; return its entry."""
+        """Train a run unless the record has it, with data made for it if there is none; return its entry."""
         entry = self.ledger.reserve(hyperparameters, self.cost(hyperparameters))
         if entry.state == "done":
             return entry
         run = self.out / "runs" / key(hyperparameters)
         try:
             if not (run / "report.json").is_file():
+                self.prepare([hyperparameters])
                 self._launch(["-m", "train", *self._flags(hyperparameters, run)])
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             self.ledger.refund(entry, str(error))
             raise
         return self.ledger.settle(entry, measured(run))
