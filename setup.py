@@ -56,7 +56,7 @@ def compile_flags() -> list[str]:
     return [
         "-O3",
         *toolchain.openmp_flags(toolchain.compiler()),
-        *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # what gcc says of its own AVX-512 headers,
+        *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # what gcc reports of its own AVX-512 headers,
         "-Wno-unknown-pragmas",  # and of torch's
         "-Wno-psabi",  # vectors as arguments of functions that no other library calls
     ]
@@ -107,7 +107,7 @@ def emulated():
     """kernels._emulated: the files of csrc/cuda, compiled for the CPU."""
     from torch.utils.cpp_extension import CppExtension
 
-    # kernels move 16 bytes of any dtype at once, as nvcc allows, and may ask for a product that is rounded by itself
+    # kernels move 16 bytes of any dtype at once, as nvcc allows, and may ask for a product that is rounded separately
     language = ["-fno-strict-aliasing", "-ffp-contract=off"]
     flags = [*compile_flags(), "-O2", *language, "-DSLM_LIBRARY=slm_emulated"]
     files = [*(CSRC / "emulator").glob("*.cpp"), *(CSRC / "emulated").glob("*.cpp")]

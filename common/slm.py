@@ -23,5 +23,5 @@ COMMANDS = {
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command that the first argument names, with the arguments behind it."""
+    """Run the command that the first argument names, with the arguments after it."""
     cli.dispatch(COMMANDS, argv, prog="slm")

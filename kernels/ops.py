@@ -213,7 +213,7 @@ def _fake_add_layer_norm(x, residual, weight, bias, eps):
 
 
 def _fake_rows(x):
-    """One number for each row, such as its mean."""
+    """Return one empty number for each row, such as its mean."""
     return x.new_empty(x.numel() // x.shape[-1], dtype=statistics(x.dtype))
 
 

@@ -200,7 +200,7 @@ def cached_attention(
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotary positions: turn each pair of neighbours (x[2i], x[2i+1]) by its angle (Su et al. 2021).
+    """Apply rotary positions: turn each pair of neighbours (x[2i], x[2i+1]) by its angle (Su et al. 2021).
 
     x (B, T, H, D), angles (T, D/2) or (B, T, D/2). The dot product of a turned query and a turned key depends on the
     distance between their positions only.

@@ -141,7 +141,7 @@ def load_state(directory: Path, model: GPT, optimizers: Optimizers, rank: int = 
         raise FileNotFoundError(
             f"{directory} holds no saved state to resume from: start again with --overwrite instead of --resume"
         )
-    # How the model is computed may change on resuming, not what is computed.
+    # Resuming may change how the model is computed, not its results.
     saved = GPT.from_pretrained(directory, checkpoint_activations=model.config.checkpoint_activations)
     if saved.config != model.config:
         raise ValueError(

@@ -30,7 +30,7 @@ LOG_EVERY = 10
 
 
 class Report(Protocol):
-    """What a finished run is worth."""
+    """The report on a finished run."""
 
     def write(self, path: Path) -> None:
         """Write report.json."""
@@ -70,7 +70,7 @@ class Objective(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What a step found: the mean loss, the gradient's norm before clipping, the learning rate."""
+    """The result of a step: the mean loss, the gradient's norm before clipping, the learning rate."""
 
     loss: Tensor
     gradient_norm: Tensor
@@ -350,7 +350,7 @@ def train(
 def opened(
     config: TrainConfig, make_objective: Callable[[TrainConfig], Objective]
 ) -> Iterator[tuple[Trainer, watch.Log | watch.NoLog, watch.Bar]]:
-    """Set a run up, or resume it, and close what it has open in the end."""
+    """Set a run up, or resume it, and close its log and progress bar in the end."""
     processes = distributed.this_process()
     device = processes.device(devices.choose_device(config.device))
     micro_batch = batching.divide(config, processes.world_size).micro_batch

@@ -1,4 +1,4 @@
-"""What shows how a run goes: log.jsonl, loss.png, the bar, utilization, TensorBoard, Weights & Biases, the profiler."""
+"""Show how a run goes: log.jsonl, loss.png, the bar, utilization, TensorBoard, Weights & Biases, the profiler."""
 
 import contextlib
 import functools

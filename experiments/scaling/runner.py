@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def step_tokens(self) -> int:
-        """Tokens of an optimizer step."""
+        """Return the tokens of an optimizer step."""
         rows = self.train["batch_tokens"] // self.train["block_size"]
         return rows * self.train["block_size"]
 
@@ -116,7 +116,7 @@ class Runner:
     def __init__(
         self, plan: Plan, out: Path, budget: float, jobs: int = 1, launch: Launch | None = None
     ) -> None:
-        """`launch(arguments, threads)` runs Python, by default in a process of its own."""
+        """Open the ledger in `out`; `launch(arguments, threads)` runs Python, by default as a new process."""
         self.plan, self.out, self.jobs = plan, out, jobs
         self.ledger = Ledger(out / "ledger.json", budget)
         self.data = out / "tokens"
@@ -190,7 +190,7 @@ class Runner:
         return self.ledger.settle(entry, measured(run))
 
     def measure_all(self, runs: Sequence[Mapping[str, Any]]) -> list[Entry]:
-        """Train all runs, `jobs` at once; a run that fails is left out and said so.
+        """Train all runs, `jobs` at once; a run that fails is left out and reported.
 
         OverBudget before anything is trained if they do not all fit.
         """
@@ -243,7 +243,7 @@ class Runner:
 
 
 def run_python(arguments: Sequence[str], threads: int) -> None:
-    """Run Python on so many threads; RuntimeError with the last line of its errors if it fails."""
+    """Run Python on this many threads; RuntimeError with the last line of its errors if it fails."""
     paths = os.pathsep.join(filter(None, [str(PRESETS.parent), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths}
     done = subprocess.run(

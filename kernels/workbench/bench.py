@@ -20,7 +20,7 @@ from kernels.workbench.bench_cases import Case, Turn, Way
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PARTS = ("forward", "backward", "forward + backward")
-# Of the ops of a training step beside attention and layer norm, whose goals on a GPU are in `goal`.
+# Of the ops of a training step other than attention and layer norm, whose goals on a GPU are in `goal`.
 CPU_GOALS = {
     ("rms_norm", PARTS[2]): 1.5,
     ("gelu", PARTS[2]): 2.0,
