@@ -143,9 +143,10 @@ def build_command():
 
     class Build(BuildExtension):
         def finalize_options(self) -> None:
+            if self.build_temp is None:
+                # pip would take a new folder each time, and so compile again what has not changed
+                self.build_temp = str(BUILD / f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}")
             super().finalize_options()
-            # pip would take a new folder each time, and so compile again what has not changed
-            self.build_temp = str(BUILD / f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}")
 
         def run(self) -> None:
             try:

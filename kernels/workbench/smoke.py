@@ -106,7 +106,7 @@ def _rotary(dtype: torch.dtype) -> Case:
 
 
 def _moved(module: Any) -> Callable[..., Tensor]:
-    """Take one step of AdamW on copies; their gradients, as adamw_ has none, are those of a sum."""
+    """Return a step of AdamW on copies; its gradients, as adamw_ has none, are those of a sum."""
     options = {"step": 2, "lr": 0.1, "eps": 1e-8, "weight_decay": 0.1}
     betas = {"betas": (0.9, 0.99)} if module is kernels else {"beta1": 0.9, "beta2": 0.99}
 
