@@ -17,6 +17,7 @@ when they are loaded (kernels/csrc/cpu/level.h).
 
 import errno
 import importlib.util
+import json
 import os
 import shlex
 import sys
@@ -55,27 +56,31 @@ def compile_flags() -> list[str]:
     return [
         "-O3",
         *toolchain.openmp_flags(toolchain.compiler()),
-        *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # what gcc says of its own AVX-512 headers,
+        *("-Wno-uninitialized", "-Wno-maybe-uninitialized"),  # what gcc reports of its own AVX-512 headers,
         "-Wno-unknown-pragmas",  # and of torch's
         "-Wno-psabi",  # vectors as arguments of functions that no other library calls
     ]
 
 
-def cuda_flags() -> list[str] | None:
-    """nvcc's -gencode flags, or None (said on stderr) if the CUDA kernels cannot be built."""
+def cuda_obstacle() -> str | None:
+    """Return why the CUDA kernels cannot be built here, which is also said on stderr; None if they can."""
     obstacle = toolchain.cuda_obstacle()
-    if obstacle is None:
-        from torch.utils.cpp_extension import _get_cuda_arch_flags
+    if obstacle is not None:
+        if os.environ.get("SLM_CUDA") == "1":
+            raise SystemExit(f"error: SLM_CUDA=1, but the CUDA kernels cannot be built: {obstacle}")
+        print(f"kernels: without CUDA ({obstacle})", file=sys.stderr)
+    return obstacle
 
-        os.environ["TORCH_CUDA_ARCH_LIST"] = toolchain.architectures()
-        try:
-            return _get_cuda_arch_flags()
-        except ValueError as error:  # an architecture that there is not
-            raise SystemExit(f"error: TORCH_CUDA_ARCH_LIST={toolchain.architectures()}: {error}") from None
-    if os.environ.get("SLM_CUDA") == "1":
-        raise SystemExit(f"error: SLM_CUDA=1, but the CUDA kernels cannot be built: {obstacle}")
-    print(f"kernels: without CUDA ({obstacle})", file=sys.stderr)
-    return None
+
+def cuda_flags() -> list[str]:
+    """Return nvcc's -gencode flags."""
+    from torch.utils.cpp_extension import _get_cuda_arch_flags
+
+    os.environ["TORCH_CUDA_ARCH_LIST"] = toolchain.architectures()
+    try:
+        return _get_cuda_arch_flags()
+    except ValueError as error:  # an architecture that there is not
+        raise SystemExit(f"error: TORCH_CUDA_ARCH_LIST={toolchain.architectures()}: {error}") from None
 
 
 def fused():
@@ -85,14 +90,16 @@ def fused():
     files = [CSRC / "cpu_dispatch.cpp", *cpu_sources()]
     macros = [BASELINE, *((f"SLM_{level}", None) for level in toolchain.levels(toolchain.compiler()))]
     options = {"include_dirs": pybind11_include(), "define_macros": macros}
-    architectures = cuda_flags()
-    if architectures is None:
+    obstacle = cuda_obstacle()
+    if obstacle:
         module = CppExtension("kernels._C", sources(*files), extra_compile_args=compile_flags(), **options)
+        module.info = build_info([], obstacle)
     else:
+        architectures = cuda_flags()
         flags = {"cxx": compile_flags(), "nvcc": ["-O3", "-lineinfo"]}
         files += (CSRC / "cuda").glob("*.cu")
         module = CUDAExtension("kernels._C", sources(*files), extra_compile_args=flags, **options)
-    module.built_for = toolchain.compiled_codes(architectures or [])
+        module.info = build_info(toolchain.compiled_codes(architectures))
     return module
 
 
@@ -100,7 +107,7 @@ def emulated():
     """kernels._emulated: the files of csrc/cuda, compiled for the CPU."""
     from torch.utils.cpp_extension import CppExtension
 
-    # kernels move 16 bytes of any dtype at once, as nvcc allows, and may ask for a product that is rounded by itself
+    # kernels move 16 bytes of any dtype at once, as nvcc allows, and may ask for a product that is rounded separately
     language = ["-fno-strict-aliasing", "-ffp-contract=off"]
     flags = [*compile_flags(), "-O2", *language, "-DSLM_LIBRARY=slm_emulated"]
     files = [*(CSRC / "emulator").glob("*.cpp"), *(CSRC / "emulated").glob("*.cpp")]
@@ -108,16 +115,22 @@ def emulated():
     module = CppExtension(
         "kernels._emulated", sources(*files), include_dirs=include, extra_compile_args=flags
     )
-    module.built_for = []
+    module.info = build_info([])
     return module
 
 
-def write_build_info(folder: Path, built_for: list[str]) -> None:
-    """Write a header with what module.cpp reports to Python; a file, so that only module.cpp depends on it."""
-    text = (
-        f'#define SLM_SOURCE_HASH "{toolchain.source_hash()}"\n'
-        f'#define SLM_CUDA_ARCHITECTURES "{" ".join(built_for)}"\n'
-    )
+def build_info(built_for: list[str], obstacle: str = "") -> str:
+    """Return a header with what module.cpp reports to Python: the sources, the GPUs, and why there are none."""
+    facts = {
+        "SLM_SOURCE_HASH": toolchain.source_hash(),
+        "SLM_CUDA_ARCHITECTURES": " ".join(built_for),
+        "SLM_CUDA_OBSTACLE": obstacle,
+    }
+    return "".join(f"#define {name} {json.dumps(text)}\n" for name, text in facts.items())
+
+
+def write_build_info(folder: Path, text: str) -> None:
+    """Write the header if it has changed; a file, so that only module.cpp depends on it."""
     header = folder / "build_info.h"
     if not header.exists() or header.read_text() != text:
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,9 +143,10 @@ def build_command():
 
     class Build(BuildExtension):
         def finalize_options(self) -> None:
+            if self.build_temp is None:
+                # pip would take a new folder each time, and so compile again what has not changed
+                self.build_temp = str(BUILD / f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}")
             super().finalize_options()
-            # pip would take a new folder each time, and so compile again what has not changed
-            self.build_temp = str(BUILD / f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}")
 
         def run(self) -> None:
             try:
@@ -147,7 +161,7 @@ def build_command():
             # Of a function that several objects hold, such as an inline one of torch, the linker keeps the first: so
             # the baseline's objects come first, and no function that they call can hold other instructions.
             temp = Path(self.build_temp).resolve()
-            write_build_info(temp / module.name, module.built_for)
+            write_build_info(temp / module.name, module.info)
             module.include_dirs.append(str(temp / module.name))
             if module.name == "kernels._C":
                 for level, flags in toolchain.levels(toolchain.compiler()).items():

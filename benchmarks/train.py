@@ -39,16 +39,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # basics/ is not i
 
 import kernels
 from basics.train import get_batch
-from common import cli
-from common import threads as waiting
+from common import cli, process
 from common.bench import Row, medians, report
 from data.prepare import Prepare, prepare
 from inference import devices
 from model import GPT
 from training import distributed, loop, optimizer
 from training.config import PRESETS, TrainConfig, read_config, with_vocabulary_of_data
-from training.report import NoLog
-from training.watch import Bar
+from training.watch import Bar, NoLog
 
 STEPS = 10  # in one measurement
 
@@ -128,7 +126,7 @@ class Side:
         context = multiprocessing.get_context("spawn")
         self._line, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, make, config, threads), daemon=True)
-        with _environment(waiting.SPIN_BRIEFLY if make is our_steps else {}):  # as train.py has it
+        with _environment(process.SPIN_BRIEFLY if make is our_steps else {}):  # as train.py has it
             self._process.start()
         theirs.close()  # else nobody would notice here that the process has ended
 

@@ -10,6 +10,7 @@ Set SLM_TRACEBACK=1 to see where an error came from.
 import contextlib
 import dataclasses
 import functools
+import importlib
 import inspect
 import io
 import os
@@ -18,15 +19,15 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar
 
 import tyro
 
-from common import threads
+from common import process
 
 T = TypeVar("T")
 
-threads.spin_briefly()  # here, because every command imports this file before torch
+process.spin_briefly()  # here, because every command imports this file before torch
 
 
 def fail(message: str) -> NoReturn:
@@ -87,22 +88,32 @@ def _join_repeated(words: list[str], several: set[str]) -> list[str]:
     return [word for group in groups.values() for word in group]
 
 
-Command = tuple[type, Callable] | Mapping[str, "Command"]
+class Module(NamedTuple):
+    """A command that is a module with a `main(argv)`, imported when it is called."""
+
+    name: str
+    summary: str
+
+
+Command = tuple[type, Callable] | Module | Mapping[str, "Command"]
 
 
 def dispatch(commands: Mapping[str, Command], argv: Sequence[str] | None, *, prog: str) -> None:
     """Run `commands[name] = (options, run)` for argv = [name, flags …] as run(parse(options, flags)).
 
-    A mapping in place of the pair holds further commands, named by the next word.
+    In place of the pair, a Module parses the flags itself; a mapping holds further commands, named by the next word.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] in (["-h"], ["--help"]):
         print(f"usage: {prog} COMMAND [--help] …")
         for name, command in commands.items():
-            print(f"  {name:10} {_summary(command)}")
+            print(f"  {name:{max(map(len, commands))}}  {_summary(command)}")
     elif not words or words[0] not in commands:
-        fail(f"say what to do: {prog} {' | '.join(commands)} (each with --help)")
-    elif isinstance(command := commands[words[0]], Mapping):
+        wrong = f"no command {words[0]!r}; " if words else ""
+        fail(f"{wrong}say what to do: {prog} {' | '.join(commands)} (each with --help)")
+    elif isinstance(command := commands[words[0]], Module):
+        importlib.import_module(command.name).main(words[1:])
+    elif isinstance(command, Mapping):
         dispatch(command, words[1:], prog=f"{prog} {words[0]}")
     else:
         options, run = command
@@ -111,6 +122,8 @@ def dispatch(commands: Mapping[str, Command], argv: Sequence[str] | None, *, pro
 
 def _summary(command: Command) -> str:
     """Return the first line of a command's help, or the names of the commands below it."""
+    if isinstance(command, Module):
+        return command.summary
     return " | ".join(command) if isinstance(command, Mapping) else inspect.getdoc(command[0]).splitlines()[0]
 
 

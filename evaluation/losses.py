@@ -44,7 +44,7 @@ def full_loss(model: GPT, file: TokenFile, kind: str, batch_size: int, limit: in
 
 
 def _every_window(ids: Tensor, block_size: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield adjacent windows, (B, T) each; what is left at the end is a shorter batch of one."""
+    """Yield adjacent windows, (B, T) each; the rest at the end is one shorter window."""
     whole = (len(ids) - 1) // block_size * block_size
     x = ids[:whole].view(-1, block_size)  # (N,) -> (windows, T)
     y = ids[1 : whole + 1].view(-1, block_size)  # the same, one token later
@@ -91,7 +91,7 @@ def sample_stories(
 
 
 def coherence_checker(sources: Sequence[str]) -> Callable[[list[str]], float] | None:
-    """Return what gives the fraction of coherent texts; None unless all sources are one built-in corpus."""
+    """Return a function that gives the fraction of coherent texts; None unless all sources are one built-in corpus."""
     kinds = {source.split(":")[0] for source in sources}
     known = CHECKERS.get(kinds.pop()) if len(kinds) == 1 else None
     return pkgutil.resolve_name(known) if known else None

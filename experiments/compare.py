@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common import plots
-from training.report import read_log
+from training.watch import read_log
 
 AXES = {"tokens": "tokens", "seconds": "seconds of training"}
 

@@ -3,7 +3,7 @@
 Runs are in OUT/FIELD=VALUE,…/seed-N. Finished ones are kept and an unfinished one continues from its checkpoint, so
 the same command can be repeated after a stop, or with a larger grid. A result belongs to its whole recipe, all
 settings and data: with another one the run is trained again. A run that diverges counts as an infinite loss and
-leaves the reason in its diverged.txt: a learning rate that is too high is a result, too.
+leaves the reason in its diverged.txt: too high a learning rate is a result, too.
 """
 
 import dataclasses

@@ -9,7 +9,7 @@ import time
 import torch
 
 import kernels
-from common.memory import keep_freed_memory
+from common.process import keep_freed_memory
 from kernels.dispatch import Kernels
 from model import GPTConfig
 

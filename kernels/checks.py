@@ -50,83 +50,116 @@ def check_attention_options(scale: object, window: object, dropout_p: object) ->
         check_integer("window", window)
 
 
-def _shape(x: Tensor) -> list[int]:
-    return list(x.shape)
-
-
-def _check_floating(name: str, x: Tensor) -> None:
-    check(x.dtype in _DTYPES, "{} has dtype {}: use float32, float16, bfloat16 or float64", name, x.dtype)
-
-
-def _check_like(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
-    check(
-        x.dtype == other.dtype,
-        "{} has dtype {} but {} has {}: convert one with .to(dtype)",
-        name,
-        x.dtype,
-        other_name,
-        other.dtype,
-    )
-    check(
-        x.device == other.device,
-        "{} is on {} but {} is on {}: move one with .to(device)",
-        name,
-        x.device,
-        other_name,
-        other.device,
-    )
-
-
-def _check_unit_stride(name: str, x: Tensor) -> None:
-    check(
-        x.shape[-1] <= 1 or x.stride(-1) == 1,
-        "{} has stride {} in its last dimension instead of 1: pass {}.contiguous()",
-        name,
-        x.stride(-1),
-        name,
-    )
-
-
-def _check_head_dim(name: str, x: Tensor) -> None:
-    width = x.shape[-1]
-    check(
-        1 <= width <= MAX_HEAD_DIM, "{} has head dimension {}: D must be in 1..{}", name, width, MAX_HEAD_DIM
-    )
-
-
 def check_layer_norm(
     x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
 ) -> None:
-    """Raise a ValueError that names a wrong argument. x, residual: (..., C); weight, bias: (C)."""
-    _check_floating("x", x)
-    check(x.dim() >= 1 and x.shape[-1] >= 1, "x has shape {}: it needs a last dimension C >= 1", _shape(x))
-    _check_unit_stride("x", x)
-    for name, vector in (("weight", weight), ("bias", bias)):
-        if vector is not None:
-            check(
-                vector.shape == x.shape[-1:] and vector.is_contiguous(),
-                "{} has shape {}: it must be contiguous with {} elements",
-                name,
-                _shape(vector),
-                x.shape[-1],
-            )
-            _check_like(name, vector, "x", x)
+    """Raise ValueError that names a wrong argument. x, residual: (..., C); weight, bias: (C)."""
+    _check_rows("x", x)
+    _check_vector("weight", weight, x)
+    _check_vector("bias", bias, x)
     if residual is not None:
         _check_like("residual", residual, "x", x)
-        check(
-            residual.shape == x.shape,
-            "residual has shape {} but x has {}: they must be equal",
-            _shape(residual),
-            _shape(x),
-        )
+        _check_same_shape("residual", residual, "x", x)
         _check_unit_stride("residual", residual)
     check(0 < eps < math.inf, "eps is {}: it must be above 0, such as 1e-5", eps)
+
+
+def check_gelu(x: Tensor, bias: Tensor | None, approximate: str) -> None:
+    """Raise ValueError that names a wrong argument. x: (..., C); bias: (C)."""
+    _check_rows("x", x)
+    _check_vector("bias", bias, x)
+    check(approximate in ("tanh", "none"), "approximate is '{}': choose tanh or none", approximate)
+
+
+def check_swiglu(gate: Tensor, x: Tensor, gate_bias: Tensor | None, bias: Tensor | None) -> None:
+    """Raise ValueError that names a wrong argument. gate, x: (..., C); gate_bias, bias: (C)."""
+    _check_rows("x", x)
+    _check_vector("bias", bias, x)
+    _check_like("gate", gate, "x", x)
+    _check_same_shape("gate", gate, "x", x)
+    _check_unit_stride("gate", gate)
+    _check_vector("gate_bias", gate_bias, x)
+
+
+def check_linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
+    """Raise ValueError that names a wrong argument. hidden: (N, C); weight: (V, C); targets: (N) int64."""
+    for name, x in (("hidden", hidden), ("weight", weight)):
+        _check_floating(name, x)
+    check(
+        hidden.dim() == 2 and hidden.shape[1] >= 1,
+        "hidden has shape {}: it must be (N, C)",
+        _shape(hidden),
+    )
+    check(
+        weight.dim() == 2 and weight.shape[0] >= 1 and weight.shape[1] == hidden.shape[1],
+        "weight has shape {}: it must be (V, {}) for hidden of shape {}",
+        _shape(weight),
+        hidden.shape[1],
+        _shape(hidden),
+    )
+    check(
+        targets.shape == hidden.shape[:1],
+        "targets has shape {}: it must be ({})",
+        _shape(targets),
+        hidden.shape[0],
+    )
+    check(targets.dtype == int64, "targets has dtype {}: convert it with .long()", targets.dtype)
+    for name, x in (("weight", weight), ("targets", targets)):
+        _check_device(name, x, "hidden", hidden)
+
+
+def check_targets(targets: Tensor, vocab_size: int, ignored: int) -> None:
+    """Raise ValueError unless targets on the CPU are in 0..vocab_size-1, or `ignored`.
+
+    On other devices looking would stop the device's queue.
+    """
+    if targets.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    wrong = targets[(targets != ignored) & ((targets < 0) | (targets >= vocab_size))]
+    if wrong.numel():
+        raise ValueError(
+            f"targets holds {wrong[0]}: it must be in 0..{vocab_size - 1}, or {ignored} to be ignored"
+        )
+
+
+def check_adamw(
+    parameters: list[Tensor],
+    gradients: list[Tensor],
+    averages: list[Tensor],
+    squares: list[Tensor],
+    step: int,
+) -> None:
+    """Raise ValueError unless the lists have one length and their tensors are contiguous float32 of one shape each."""
+    count = len(parameters)
+    check(
+        len(gradients) == len(averages) == len(squares) == count,
+        "there are {} parameters, {} gradients, {} averages and {} averages of squares: these must be as many",
+        count,
+        len(gradients),
+        len(averages),
+        len(squares),
+    )
+    for i, group in enumerate(zip(parameters, gradients, averages, squares, strict=True)):
+        for x in group:
+            check(
+                x.dtype == float32
+                and x.is_contiguous()
+                and x.shape == group[0].shape
+                and x.device == group[0].device,
+                "parameter {} of shape {} has a gradient or a state that is {} of shape {}: all must be contiguous "
+                "float32 of one shape on one device",
+                i,
+                _shape(group[0]),
+                x.dtype,
+                _shape(x),
+            )
+    check(step >= 1, "step is {}: the first is 1", step)
 
 
 def check_attention(
     q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None, dropout_p: float
 ) -> None:
-    """Raise a ValueError that names a wrong argument. q: (B, T, H, D); k, v: (B, T, Hkv, D)."""
+    """Raise ValueError that names a wrong argument. q: (B, T, H, D); k, v: (B, T, Hkv, D)."""
     _check_floating("q", q)
     for name, x in (("q", q), ("k", k)):
         check(x.dim() == 4, "{} has shape {}: it must be (B, T, H, D)", name, _shape(x))
@@ -159,11 +192,11 @@ def _check_attention_sizes(q: Tensor, k: Tensor, v: Tensor) -> None:
         groups,
         heads,
     )
-    check(v.shape == k.shape, "v has shape {} but k has {}: they must be equal", _shape(v), _shape(k))
+    _check_same_shape("v", v, "k", k)
 
 
 def check_packed(qkv: Tensor) -> None:
-    """Raise a ValueError if qkv is not (B, T, 3, H, D)."""
+    """Raise ValueError if qkv is not (B, T, 3, H, D)."""
     _check_floating("qkv", qkv)
     check(qkv.dim() == 5 and qkv.shape[2] == 3, "qkv has shape {}: it must be (B, T, 3, H, D)", _shape(qkv))
     _check_head_dim("qkv", qkv)
@@ -171,7 +204,7 @@ def check_packed(qkv: Tensor) -> None:
 
 
 def check_seed(seed: Tensor, device: torch.device) -> None:
-    """Raise a ValueError if a seed tensor is not one int64 on the kernel's device."""
+    """Raise ValueError if a seed tensor is not one int64 on the kernel's device."""
     check(
         seed.numel() == 1 and seed.dtype == int64 and seed.device == device,
         "seed must be one int64 on {} where dropout_p > 0",
@@ -179,119 +212,109 @@ def check_seed(seed: Tensor, device: torch.device) -> None:
     )
 
 
-def check_gelu(x: Tensor, bias: Tensor | None, approximate: str) -> None:
-    """x: (..., C); bias: (C). ValueError that names the argument."""
-    _check_rows("x", x)
-    _check_bias("bias", bias, x)
-    check(approximate in ("tanh", "none"), "approximate is '{}': choose tanh or none", approximate)
-
-
-def check_swiglu(gate: Tensor, x: Tensor, gate_bias: Tensor | None, bias: Tensor | None) -> None:
-    """gate, x: (..., C); gate_bias, bias: (C). ValueError that names the argument."""
-    _check_rows("x", x)
-    _check_bias("bias", bias, x)
-    _check_like("gate", gate, "x", x)
-    check(gate.shape == x.shape, f"gate has shape {_shape(gate)} but x has {_shape(x)}: they must be equal")
-    _check_unit_stride("gate", gate)
-    _check_bias("gate_bias", gate_bias, x)
-
-
-def _check_rows(name: str, x: Tensor) -> None:
-    _check_floating(name, x)
-    check(
-        x.dim() >= 1 and x.shape[-1] >= 1, f"{name} has shape {_shape(x)}: it needs a last dimension C >= 1"
-    )
-    _check_unit_stride(name, x)
-
-
-def _check_bias(name: str, bias: Tensor | None, x: Tensor) -> None:
-    if bias is None:
-        return
-    check(
-        bias.shape == x.shape[-1:] and bias.is_contiguous(),
-        f"{name} has shape {_shape(bias)}: it must be contiguous with {x.shape[-1]} elements",
-    )
-    _check_like(name, bias, "x", x)
-
-
 def check_rotary(x: Tensor, angles: Tensor) -> None:
-    """x: (B, T, H, D) with an even D; angles: (T, D / 2) or (B, T, D / 2). ValueError that names the argument."""
+    """Raise ValueError that names a wrong argument. x: (B, T, H, D), D even; angles: (T, D / 2) or (B, T, D / 2)."""
     _check_floating("x", x)
     check(
         x.dim() == 4 and x.shape[3] >= 2 and x.shape[3] % 2 == 0,
-        f"x has shape {_shape(x)}: it must be (B, T, H, D) with an even D",
+        "x has shape {}: it must be (B, T, H, D) with an even D",
+        _shape(x),
     )
     _check_unit_stride("x", x)
     wanted = (x.shape[1], x.shape[3] // 2)
     check(
         angles.dtype in (float32, float64) and angles.shape in (wanted, (1, *wanted), (x.shape[0], *wanted)),
-        f"angles has shape {_shape(angles)} and dtype {angles.dtype}: they must be (T, D / 2) or (B, T, D / 2) of "
-        f"float32 for x of shape {_shape(x)}",
+        "angles has shape {} and dtype {}: they must be (T, D / 2) or (B, T, D / 2) of float32 for x of shape {}",
+        _shape(angles),
+        angles.dtype,
+        _shape(x),
     )
-    check(
-        angles.device == x.device,
-        f"angles is on {angles.device} but x is on {x.device}: move one with .to(device)",
-    )
+    _check_device("angles", angles, "x", x)
     check(
         not angles.requires_grad,
         "angles requires a gradient, which rotary does not form: pass angles.detach()",
     )
 
 
-def check_linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
-    """hidden: (N, C); weight: (V, C); targets: (N) int64. ValueError that names the argument."""
-    for name, x in (("hidden", hidden), ("weight", weight)):
-        _check_floating(name, x)
-    check(hidden.dim() == 2 and hidden.shape[1] >= 1, f"hidden has shape {_shape(hidden)}: it must be (N, C)")
-    check(
-        weight.dim() == 2 and weight.shape[0] >= 1 and weight.shape[1] == hidden.shape[1],
-        f"weight has shape {_shape(weight)}: it must be (V, {hidden.shape[1]}) for hidden of shape {_shape(hidden)}",
-    )
-    check(
-        targets.shape == hidden.shape[:1],
-        f"targets has shape {_shape(targets)}: it must be ({hidden.shape[0]})",
-    )
-    check(targets.dtype == int64, f"targets has dtype {targets.dtype}: convert it with .long()")
-    for name, x in (("weight", weight), ("targets", targets)):
-        check(
-            x.device == hidden.device,
-            f"{name} is on {x.device} but hidden is on {hidden.device}: move one with .to(device)",
-        )
+def _shape(x: Tensor) -> list[int]:
+    return list(x.shape)
 
 
-def check_targets(targets: Tensor, vocab_size: int, ignored: int) -> None:
-    """Targets on the CPU in 0..vocab_size-1, or ignored; elsewhere looking would stop the device's queue."""
-    if targets.device.type != "cpu" or torch.compiler.is_compiling():
+def _check_floating(name: str, x: Tensor) -> None:
+    check(x.dtype in _DTYPES, "{} has dtype {}: use float32, float16, bfloat16 or float64", name, x.dtype)
+
+
+def _check_like(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    check(
+        x.dtype == other.dtype,
+        "{} has dtype {} but {} has {}: convert one with .to(dtype)",
+        name,
+        x.dtype,
+        other_name,
+        other.dtype,
+    )
+    _check_device(name, x, other_name, other)
+
+
+def _check_device(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    check(
+        x.device == other.device,
+        "{} is on {} but {} is on {}: move one with .to(device)",
+        name,
+        x.device,
+        other_name,
+        other.device,
+    )
+
+
+def _check_same_shape(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
+    check(
+        x.shape == other.shape,
+        "{} has shape {} but {} has {}: they must be equal",
+        name,
+        _shape(x),
+        other_name,
+        _shape(other),
+    )
+
+
+def _check_unit_stride(name: str, x: Tensor) -> None:
+    check(
+        x.shape[-1] <= 1 or x.stride(-1) == 1,
+        "{} has stride {} in its last dimension instead of 1: pass {}.contiguous()",
+        name,
+        x.stride(-1),
+        name,
+    )
+
+
+def _check_head_dim(name: str, x: Tensor) -> None:
+    width = x.shape[-1]
+    check(
+        1 <= width <= MAX_HEAD_DIM, "{} has head dimension {}: D must be in 1..{}", name, width, MAX_HEAD_DIM
+    )
+
+
+def _check_rows(name: str, x: Tensor) -> None:
+    _check_floating(name, x)
+    check(
+        x.dim() >= 1 and x.shape[-1] >= 1,
+        "{} has shape {}: it needs a last dimension C >= 1",
+        name,
+        _shape(x),
+    )
+    _check_unit_stride(name, x)
+
+
+def _check_vector(name: str, vector: Tensor | None, x: Tensor) -> None:
+    """Check a weight or bias (C) of x (..., C)."""
+    if vector is None:
         return
-    wrong = targets[(targets != ignored) & ((targets < 0) | (targets >= vocab_size))]
-    if wrong.numel():
-        raise ValueError(
-            f"targets holds {wrong[0]}: it must be in 0..{vocab_size - 1}, or {ignored} to be ignored"
-        )
-
-
-def check_adamw(
-    parameters: list[Tensor],
-    gradients: list[Tensor],
-    averages: list[Tensor],
-    squares: list[Tensor],
-    step: int,
-) -> None:
-    """Four lists of one length; in each place contiguous float32 tensors of one shape."""
-    count = len(parameters)
     check(
-        len(gradients) == len(averages) == len(squares) == count,
-        f"there are {count} parameters, {len(gradients)} gradients, {len(averages)} averages and {len(squares)} "
-        "averages of squares: these must be as many",
+        vector.shape == x.shape[-1:] and vector.is_contiguous(),
+        "{} has shape {}: it must be contiguous with {} elements",
+        name,
+        _shape(vector),
+        x.shape[-1],
     )
-    for i, group in enumerate(zip(parameters, gradients, averages, squares, strict=True)):
-        for x in group:
-            check(
-                x.dtype == float32
-                and x.is_contiguous()
-                and x.shape == group[0].shape
-                and x.device == group[0].device,
-                f"parameter {i} of shape {_shape(group[0])} has a gradient or a state that is {x.dtype} of shape "
-                f"{_shape(x)}: all must be contiguous float32 of one shape on one device",
-            )
-    check(step >= 1, f"step is {step}: the first is 1")
+    _check_like(name, vector, "x", x)

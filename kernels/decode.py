@@ -91,6 +91,5 @@ def _fake_cached_attention(qkv, keys, values, positions, rows, angles, window):
     return qkv.new_empty((batch, length, heads - 2 * keys.shape[1], width))
 
 
-for _name in dispatch.libraries():
-    torch.library.register_fake(f"{_name}::packed_linear", _fake_packed_linear)
-    torch.library.register_fake(f"{_name}::cached_attention", _fake_cached_attention)
+dispatch.register("packed_linear", _fake_packed_linear)
+dispatch.register("cached_attention", _fake_cached_attention)

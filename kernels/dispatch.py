@@ -1,4 +1,6 @@
-"""Which implementation of the ops runs. Four words, the same here, at every --kernels and in SLM_KERNELS:
+"""Decides which implementation of the ops runs, and makes each op known to torch.
+
+Four words, the same here, at every --kernels and in SLM_KERNELS:
 
     torch      PyTorch's own ops: F.layer_norm, scaled_dot_product_attention
     fused      ours: C++ on the CPU, CUDA on a GPU
@@ -6,19 +8,20 @@
     auto       what SLM_KERNELS says, or else fused where it is built for the device, else torch
 
 `use` and `set_default` choose. What is chosen by name and cannot be had is a ValueError; that auto takes torch because
-nothing is built is said once on stderr.
+nothing is built is said once on stderr. `register` gives an op its shapes for tracing and its derivative.
 """
 
 import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Iterator
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, get_args
 
 import torch
+from torch import Tensor
+from torch.autograd import forward_ad
 
-from kernels import toolchain
 from kernels.checks import MAX_HEAD_DIM
 
 Kernels = Literal["auto", "torch", "fused", "emulated"]
@@ -31,9 +34,7 @@ def _load(module: str) -> tuple[object | None, str]:
     try:
         return importlib.import_module(f"kernels.{module}"), AVAILABLE
     except ModuleNotFoundError:
-        if toolchain.compiler() is None:
-            return None, f"{toolchain.NO_COMPILER}, then run make setup"
-        return None, "not built: run make setup, or python setup.py build_ext --inplace"
+        return None, "not built: run make setup, or python setup.py build_ext --inplace, with a C++ compiler"
     except ImportError as error:  # built for another torch or Python
         return None, f"built, but it does not load ({error}): build it again with make setup"
 
@@ -47,7 +48,8 @@ def _cuda_state() -> str:
         return _fused_state
     built_for = _fused.CUDA_ARCHITECTURES.split()
     if not built_for:
-        return f"not built: {toolchain.cuda_obstacle() or 'run make setup again'}"
+        obstacle = getattr(_fused, "CUDA_OBSTACLE", "the extension is older than this code: remove it")
+        return f"not built: {obstacle}, and run make setup again"
     return AVAILABLE if torch.cuda.is_available() else "built, but torch sees no NVIDIA GPU"
 
 
@@ -191,3 +193,55 @@ def _say_once(device_type: str) -> None:
         print(
             f"kernels: torch runs in place of the fused kernels on {device_type} ({reason})", file=sys.stderr
         )
+
+
+Context = Any  # torch's autograd context
+# (library, context, gradients of the results) -> gradients of the inputs
+Gradients = Callable[..., tuple[Tensor | None, ...]]
+
+
+def register(
+    op: str, fake: Callable, save: Callable | None = None, gradients: Gradients | None = None
+) -> None:
+    """Register an op of every library that is loaded; `save` and `gradients` only if it has a derivative.
+
+    `fake` takes the op's arguments and returns empty results of the right shapes. `save(ctx, inputs, output)` keeps
+    what `gradients(library, ctx, *grads)` needs.
+    """
+    for name in libraries():
+        torch.library.register_fake(f"{name}::{op}", fake)
+        if gradients is not None:
+            derivative = _bound(gradients, getattr(torch.ops, name))
+            torch.library.register_autograd(f"{name}::{op}", derivative, setup_context=save)
+
+
+def _bound(gradients: Gradients, library: Any) -> Callable:
+    return lambda ctx, *grads: gradients(library, ctx, *grads)
+
+
+def keep(ctx: Context, *tensors: Tensor | None, without_gradient: tuple[Tensor, ...] = ()) -> None:
+    """Save tensors for the backward pass; missing gradients then arrive as None, not as zeros."""
+    ctx.save_for_backward(*tensors)
+    ctx.mark_non_differentiable(*without_gradient)
+    ctx.set_materialize_grads(False)
+
+
+def autocast(dtype: torch.dtype | None, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Return the tensors in `dtype` (None: autocast's own) if autocast is on; float64 stays, as in torch."""
+    device = tensors[0].device.type
+    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = dtype or torch.get_autocast_dtype(device)
+    return tuple(x if x is None or x.dtype == torch.float64 else x.to(dtype) for x in tensors)
+
+
+def statistics(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of sums and statistics: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def has_tangent(*tensors: Tensor | None) -> bool:
+    """True if a forward-mode derivative with respect to any of them is being taken."""
+    if forward_ad._current_level < 0:
+        return False
+    return any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors)

@@ -1,21 +1,26 @@
-"""The public ops, with what torch needs of them: the shapes of their results and their derivatives.
+"""The ops of a training step but attention: norms, activations, the loss of the head, and AdamW.
 
-Every op has a schema in csrc/ops.cpp and is in torch.ops.slm (torch.ops.slm_emulated holds the same ops on
-the emulator). Here each gets a fake implementation, so that torch.compile can trace it, and a formula for
-autograd. The ops can be differentiated once; a second derivative is refused. Forward-mode derivatives
-(torch.func.jvp) are those of the formulas in reference.py, which run in place of the kernels there.
+Each is a function that checks its arguments and calls the op of the library that `dispatch` chose, or PyTorch's own
+ops if none is. The schemas are in csrc/ops.cpp, and the ops in torch.ops.slm (torch.ops.slm_emulated holds the same
+ones on the emulator). The second half of this file gives each op the shapes of its results, so that torch.compile can
+trace it, and its derivative. The ops can be differentiated once; a second derivative is refused. Forward-mode
+derivatives (torch.func.jvp) are those of PyTorch's ops, which run in place of the kernels there.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import checks, dispatch, eager, reference
-from kernels.registry import has_tangent
+from kernels import checks, dispatch, reference
+from kernels.dispatch import autocast, has_tangent, keep, register, statistics
 
-_Context = Any  # torch's autograd context
+IGNORED = -100  # the target that counts for no loss
+# Bytes of logits in one chunk. On a CPU a chunk of few rows would read and write the whole gradient of the weight for
+# little work; on a GPU it would leave SMs idle.
+BUDGET = {"cpu": 32 * 2**20, "cuda": 2**30}
+FLOAT16_ROWS = 1024  # that a product sums in float16: no overflow where activations are below 64
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
@@ -28,12 +33,17 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float
     """
     checks.check_tensors(x=x, weight=weight)
     checks.check_number("eps", eps)
-    x, weight, bias = _autocast(x.dtype, x, weight, bias)
+    x, weight, bias = autocast(x.dtype, x, weight, bias)
     library = dispatch.library(x.device.type)
     if library is None or has_tangent(x, weight, bias):
         checks.check_layer_norm(x, None, weight, bias, eps)
-        return eager.layer_norm(x, weight, bias, eps)
+        return torch_layer_norm(x, weight, bias, eps)
     return library.layer_norm(x, weight, bias, eps)[0]
+
+
+def torch_layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """Do as layer_norm with PyTorch's op, without checks."""
+    return F.layer_norm(x, weight.shape, weight, bias, eps).to(x.dtype)  # a GPU's autocast gives float32 back
 
 
 def add_layer_norm(
@@ -46,247 +56,321 @@ def add_layer_norm(
     """
     checks.check_tensors(x=x, residual=residual, weight=weight)
     checks.check_number("eps", eps)
-    x, residual, weight, bias = _autocast(residual.dtype, x, residual, weight, bias)
+    x, residual, weight, bias = autocast(residual.dtype, x, residual, weight, bias)
     library = dispatch.library(x.device.type)
     if library is None or has_tangent(x, residual, weight, bias):
         checks.check_layer_norm(x, residual, weight, bias, eps)
-        return eager.add_layer_norm(x, residual, weight, bias, eps)
+        return torch_add_layer_norm(x, residual, weight, bias, eps)
     return library.add_layer_norm(x, residual, weight, bias, eps)[:2]
 
 
-def causal_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float | None = None,
-    dropout_p: float = 0.0,
-    seed: int | Tensor | None = None,
-    window: int | None = None,
-    deterministic: bool = True,
-) -> Tensor:
-    """Return softmax(q kᵀ scale) v, query i seeing the keys j <= i, without a T x T matrix (Dao et al. 2022).
+def torch_add_layer_norm(
+    x: Tensor, residual: Tensor, weight: Tensor, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Do as add_layer_norm with PyTorch's ops, without checks."""
+    total = x + residual
+    return torch_layer_norm(total, weight, bias, eps), total
 
-    q: (B, T, H, D), k and v: (B, T, Hkv, D), any strides with unit last stride, D in 1..128, Hkv a divisor of
-    H; float32, float16, bfloat16 or float64, all alike; autocast casts to its own dtype. scale defaults to 1
-    / sqrt(D). With a window, query i sees only i - window < j <= i. Dropout zeroes each weight with
-    probability dropout_p (rounded to 1/65536) and divides the others by exactly the probability of staying;
-    its mask depends on seed, batch, head, row and column alone. Without a seed one is drawn from torch's
-    generator of the device; a seed that is a tensor, one int64 on the device of q, is read by the kernel
-    itself, so that a CUDA graph can change it. deterministic=False lets the backward on a GPU add up the gradient
-    of q atomically where that is faster: more than 128 tokens in 16 bits; its last bits then vary from run to run.
 
-    Returns (B, T, H, D). ValueError that names the argument for anything else.
+def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
+    """Return x / sqrt(mean(x²) + eps) * weight over the last dimension: layer norm without the mean.
+
+    Zhang and Sennrich 2019. x: (..., C) with unit last stride; weight: (C); float32, float16, bfloat16 or float64,
+    both alike. Statistics are float32 or better. Under autocast the weight takes the dtype of x. ValueError that
+    names the argument for anything else.
     """
-    checks.check_tensors(q=q, k=k, v=v)
-    scale = _scale(q, scale)
-    checks.check_attention_options(scale, window, dropout_p)
-    q, k, v = _autocast(None, q, k, v)
-    seed = _seed(seed, dropout_p, q.device)
-    library = dispatch.library(q.device.type)
-    tangents = has_tangent(q, k, v)
-    if library is None or tangents:
-        checks.check_attention(q, k, v, scale, window, dropout_p)
-        formula = reference.causal_attention if tangents else eager.causal_attention
-        return formula(q, k, v, scale=scale, window=window, dropout_p=dropout_p, seed=seed)
-    return library.causal_attention(q, k, v, scale, window, dropout_p, seed, deterministic)[0]
+    x, weight = autocast(x.dtype, x, weight)
+    library = dispatch.library(x.device.type)
+    if library is None or has_tangent(x, weight):
+        checks.check_layer_norm(x, None, weight, None, eps)
+        return F.rms_norm(x, weight.shape, weight, eps)
+    return library.rms_norm(x, weight, eps)[0]
 
 
-def causal_attention_qkvpacked(
-    qkv: Tensor,
-    *,
-    scale: float | None = None,
-    dropout_p: float = 0.0,
-    seed: int | Tensor | None = None,
-    window: int | None = None,
-    deterministic: bool = True,
-) -> Tensor:
-    """Return causal_attention of q, k, v = qkv.unbind(2), with one packed gradient; qkv: (B, T, 3, H, D).
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
+    """Return rms_norm(x + residual) and x + residual, as add_layer_norm does; arguments as for rms_norm."""
+    x, residual, weight = autocast(residual.dtype, x, residual, weight)
+    library = dispatch.library(x.device.type)
+    if library is None or has_tangent(x, residual, weight):
+        checks.check_layer_norm(x, residual, weight, None, eps)
+        total = x + residual
+        return F.rms_norm(total, weight.shape, weight, eps), total
+    return library.add_rms_norm(x, residual, weight, eps)[:2]
 
-    Everything else is as there. Returns (B, T, H, D).
+
+def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Tensor:
+    """Return GELU(x + bias) in one pass over memory: in GPT-2's "tanh" form, or exactly, by erf ("none").
+
+    Hendrycks and Gimpel 2016. x: (..., C) with unit last stride; bias: (C); float32, float16, bfloat16 or float64,
+    both alike. The sum is not rounded before the function is applied. Under autocast the bias takes the dtype of x.
+    ValueError that names the argument for anything else.
     """
-    checks.check_tensors(qkv=qkv)
-    library = dispatch.library(qkv.device.type)
-    if library is None or has_tangent(qkv):
-        checks.check_packed(qkv)
-        options = {"scale": scale, "window": window, "dropout_p": dropout_p, "seed": seed}
-        return causal_attention(*qkv.unbind(2), **options, deterministic=deterministic)
-    scale = _scale(qkv, scale)
-    checks.check_attention_options(scale, window, dropout_p)
-    (qkv,) = _autocast(None, qkv)
-    seed = _seed(seed, dropout_p, qkv.device)
-    return library.causal_attention_qkvpacked(qkv, scale, window, dropout_p, seed, deterministic)[0]
+    x, bias = autocast(x.dtype, x, bias)
+    library = dispatch.library(x.device.type)
+    if library is None or has_tangent(x, bias):
+        checks.check_gelu(x, bias, approximate)
+        return F.gelu(x if bias is None else x + bias, approximate=approximate)
+    return library.gelu(x, bias, approximate)
 
 
-def _scale(q: Tensor, scale: float | None) -> float:
-    return (max(1, q.shape[-1]) if q.dim() else 1) ** -0.5 if scale is None else scale
+def swiglu(gate: Tensor, x: Tensor, gate_bias: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """Return silu(gate + gate_bias) * (x + bias) (Shazeer 2020); arguments as for gelu."""
+    gate, x, gate_bias, bias = autocast(x.dtype, gate, x, gate_bias, bias)
+    library = dispatch.library(x.device.type)
+    if library is None or has_tangent(gate, x, gate_bias, bias):
+        checks.check_swiglu(gate, x, gate_bias, bias)
+        opened = F.silu(gate if gate_bias is None else gate + gate_bias)
+        return opened * (x if bias is None else x + bias)
+    return library.swiglu(gate, x, gate_bias, bias)
 
 
-def _seed(seed: int | Tensor | None, dropout_p: float, device: torch.device) -> Tensor | None:
-    """Return one int64 on the device if there is dropout, else None. ValueError for another tensor."""
-    if not dropout_p:
-        return None
-    if seed is None:
-        return _drawn_seed(device)
-    if not isinstance(seed, Tensor):
-        checks.check_integer("seed", seed)
-        checks.check(-(2**63) <= seed < 2**63, "seed is {}: it must fit into 64 bits", seed)
-        return torch.tensor(seed, dtype=torch.int64, device=device)
-    checks.check_seed(seed, device)
-    return seed
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, budget: int | None = None
+) -> Tensor:
+    """Return the mean cross-entropy, in nats, of the logits hidden @ weight.T; 0 if every target is ignored.
+
+    hidden: (N, C); weight: (V, C); targets: (N) int64 in 0..V-1, or -100 to be ignored. float32, float16, bfloat16
+    or float64; under autocast the products are in its dtype, and losses and sums always in float32 or better. No
+    more than `budget` bytes of logits (None: BUDGET), or one row of them, exist at once. The gradients are formed
+    in the forward pass, when autograd is on. Returns a scalar. ValueError that names the argument for anything
+    else; on a GPU, where looking would stop its queue, a wrong target makes the loss NaN.
+    """
+    checks.check_linear_cross_entropy(hidden, weight, targets)
+    device = hidden.device.type
+    dtype = _product_dtype(hidden, weight)
+    library = dispatch.library(device)
+    if library is None or has_tangent(hidden, weight):
+        checks.check_targets(targets, len(weight), IGNORED)
+        return _torch_cross_entropy(hidden, weight, targets)
+    budget = BUDGET.get(device, BUDGET["cuda"]) if budget is None else budget
+    most = max(1, budget // (dtype.itemsize * weight.shape[0]))
+    most = min(most, FLOAT16_ROWS) if dtype == torch.float16 else most
+    chunks = max(1, -(-hidden.shape[0] // most))
+    rows = max(1, -(-hidden.shape[0] // chunks))  # of equal size but for the last
+    gradients = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+    return library.linear_cross_entropy(hidden, weight, targets, dtype, rows, gradients)[0]
 
 
-@torch.library.custom_op("slm_random::seed", mutates_args=(), schema="(Device device) -> Tensor")
-def _drawn_seed(device: torch.device) -> Tensor:
-    """One int64 from torch's generator of the device."""
-    return torch.randint(2**63 - 1, (), device=device)
-
-
-@_drawn_seed.register_fake
-def _(device: torch.device) -> Tensor:
+def _product_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
+    """Return autocast's dtype, if that is on, as for any matrix product; float64 stays."""
+    device = hidden.device.type
+    if hidden.dtype != torch.float64 and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
     checks.check(
-        torch._functorch.config.activation_memory_budget == 1,
-        "dropout_p > 0 without a seed: with an activation_memory_budget below 1 torch.compile draws random numbers"
-        " again for the backward, which would drop other weights than the forward: pass a seed",
+        hidden.dtype == weight.dtype,
+        f"weight has dtype {weight.dtype} but hidden has {hidden.dtype}: convert one with .to(dtype)",
     )
-    return torch.empty((), dtype=torch.int64, device=device)
+    return hidden.dtype
 
 
-def _autocast(dtype: torch.dtype | None, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Return the tensors in `dtype` (None: autocast's own) if autocast is on; float64 stays, as in torch."""
-    device = tensors[0].device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return tensors
-    dtype = dtype or torch.get_autocast_dtype(device)
-    return tuple(x if x is None or x.dtype == torch.float64 else x.to(dtype) for x in tensors)
+def _torch_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    logits = F.linear(hidden, weight)  # (N, C) -> (N, V)
+    logits = logits.to(statistics(logits.dtype))
+    total = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
+    return total / (targets != IGNORED).sum().clamp(min=1)
+
+
+def adamw_(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    averages: Sequence[Tensor],
+    squares: Sequence[Tensor],
+    *,
+    step: int,
+    lr: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.01,
+    gradient_scale: float = 1.0,
+) -> None:
+    """Take one step of AdamW for all parameters in one call, in place (Loshchilov and Hutter 2017, algorithm 2).
+
+    Four lists in one order: parameters, gradients, and the averages of the gradient and of its square; in each place
+    contiguous float32 tensors of one shape. step counts from 1. The gradients are read times `gradient_scale`, so that
+    clipping costs no pass of its own. ValueError for anything else.
+    """
+    lists = [list(each) for each in (parameters, gradients, averages, squares)]
+    library = dispatch.library(parameters[0].device.type) if lists[0] else None
+    options = step, lr, *betas, eps, weight_decay, gradient_scale
+    if library is None:
+        checks.check_adamw(*lists, step)
+        reference.adamw_(*lists, *options)
+    else:
+        library.adamw_(*lists, *options)
+
+
+# What torch needs of each op: the shapes of its results (_fake), what its backward reads (_save), its derivative.
 
 
 def _fake_layer_norm(x, weight, bias, eps):
     checks.check_layer_norm(x, None, weight, bias, eps)
-    return x.new_empty(x.shape), *_fake_moments(x)
+    return x.new_empty(x.shape), _fake_rows(x), _fake_rows(x)
 
 
 def _fake_add_layer_norm(x, residual, weight, bias, eps):
     checks.check_layer_norm(x, residual, weight, bias, eps)
-    return x.new_empty(x.shape), x.new_empty(x.shape), *_fake_moments(x)
+    return x.new_empty(x.shape), x.new_empty(x.shape), _fake_rows(x), _fake_rows(x)
 
 
-def _fake_moments(x):
-    rows = x.numel() // x.shape[-1]
-    return tuple(x.new_empty(rows, dtype=_statistics(x)) for _ in range(2))
-
-
-def _statistics(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+def _fake_rows(x):
+    """Return one empty number for each row, such as its mean."""
+    return x.new_empty(x.numel() // x.shape[-1], dtype=statistics(x.dtype))
 
 
 def _fake_layer_norm_backward(grad_out, x, weight, mean, rstd, grad_residual):
     return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape)
 
 
-def _fake_causal_attention(q, k, v, scale, window, dropout_p, seed, deterministic=True):
-    checks.check_attention(q, k, v, scale, window, dropout_p)
-    batch, length, heads, _ = q.shape
-    return q.new_empty(q.shape), q.new_empty((batch, heads, length), dtype=_statistics(q))
-
-
-def _fake_causal_attention_backward(
-    grad_out, q, k, v, out, lse, scale, window, dropout_p, seed, deterministic=True
-):
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
-
-
-def _fake_causal_attention_qkvpacked(qkv, scale, window, dropout_p, seed, deterministic=True):
-    checks.check_packed(qkv)
-    return _fake_causal_attention(*qkv.unbind(2), scale, window, dropout_p, seed)
-
-
-def _fake_causal_attention_qkvpacked_backward(
-    grad_out, qkv, out, lse, scale, window, dropout_p, seed, deterministic=True
-):
-    return qkv.new_empty(qkv.shape)
-
-
-def _save_layer_norm(ctx: _Context, inputs: tuple, output: tuple) -> None:
+def _save_layer_norm(ctx, inputs, output):
     x, weight, bias, _ = inputs
-    _keep(ctx, (x, weight, *output[-2:]), output[1:])
+    keep(ctx, x, weight, *output[1:], without_gradient=output[1:])
     ctx.has_bias = bias is not None
 
 
-def _save_add_layer_norm(ctx: _Context, inputs: tuple, output: tuple) -> None:
+def _save_add_layer_norm(ctx, inputs, output):
     _, _, weight, bias, _ = inputs
-    _keep(ctx, (output[1], weight, *output[-2:]), output[2:])
+    keep(ctx, output[1], weight, *output[2:], without_gradient=output[2:])
     ctx.has_bias = bias is not None
 
 
-def _save_attention(ctx: _Context, inputs: tuple, output: tuple) -> None:
-    *tensors, scale, window, dropout_p, seed, deterministic = inputs
-    _keep(ctx, (*tensors, *output, seed), output[1:])
-    ctx.options, ctx.deterministic = (scale, window, dropout_p), deterministic
-
-
-def _keep(ctx: _Context, tensors: tuple, statistics: tuple) -> None:
-    ctx.save_for_backward(*tensors)
-    ctx.mark_non_differentiable(*statistics)
-    ctx.set_materialize_grads(False)
-
-
-def _layer_norm_gradients(library, ctx: _Context, grad_out: Tensor | None, grad_residual: Tensor | None):
-    """Return the gradients of x, weight and bias; grad_residual is that of add_layer_norm's sum."""
+def _layer_norm_gradients(library, ctx, grad_out, *_):
     if grad_out is None:
-        return grad_residual, None, None
-    grads = library.layer_norm_backward(grad_out, *ctx.saved_tensors, grad_residual)
-    return grads if ctx.has_bias else (*grads[:2], None)
+        return (None,) * 4
+    grad_x, grad_weight, grad_bias = library.layer_norm_backward(grad_out, *ctx.saved_tensors, None)
+    return grad_x, grad_weight, grad_bias if ctx.has_bias else None, None
 
 
-def _formulas(library) -> dict[str, tuple[Callable, Callable]]:
-    """Return, for each op with a derivative, the functions that save tensors and compute gradients."""
-
-    def layer_norm_grad(ctx, grad_out, *_):
-        return *_layer_norm_gradients(library, ctx, grad_out, None), None
-
-    def add_layer_norm_grad(ctx, grad_out, grad_sum, *_):
-        grad_x, grad_weight, grad_bias = _layer_norm_gradients(library, ctx, grad_out, grad_sum)
-        return grad_x, grad_x, grad_weight, grad_bias, None
-
-    def attention_grad(backward, inputs):
-        def grads(ctx, grad_out, *_):
-            if grad_out is None:
-                return (None,) * (inputs + 5)
-            *tensors, seed = ctx.saved_tensors
-            found = backward(grad_out, *tensors, *ctx.options, seed, ctx.deterministic)
-            return *((found,) if inputs == 1 else found), *(None,) * 5
-
-        return grads
-
-    return {
-        "layer_norm": (_save_layer_norm, layer_norm_grad),
-        "add_layer_norm": (_save_add_layer_norm, add_layer_norm_grad),
-        "causal_attention": (_save_attention, attention_grad(library.causal_attention_backward, 3)),
-        "causal_attention_qkvpacked": (
-            _save_attention,
-            attention_grad(library.causal_attention_qkvpacked_backward, 1),
-        ),
-    }
+def _add_layer_norm_gradients(library, ctx, grad_out, grad_sum, *_):
+    if grad_out is None:
+        return grad_sum, grad_sum, None, None, None
+    grad_x, grad_weight, grad_bias = library.layer_norm_backward(grad_out, *ctx.saved_tensors, grad_sum)
+    return grad_x, grad_x, grad_weight, grad_bias if ctx.has_bias else None, None
 
 
-_FAKES = {
-    "layer_norm": _fake_layer_norm,
-    "add_layer_norm": _fake_add_layer_norm,
-    "layer_norm_backward": _fake_layer_norm_backward,
-    "causal_attention": _fake_causal_attention,
-    "causal_attention_backward": _fake_causal_attention_backward,
-    "causal_attention_qkvpacked": _fake_causal_attention_qkvpacked,
-    "causal_attention_qkvpacked_backward": _fake_causal_attention_qkvpacked_backward,
-}
+register("layer_norm", _fake_layer_norm, _save_layer_norm, _layer_norm_gradients)
+register("add_layer_norm", _fake_add_layer_norm, _save_add_layer_norm, _add_layer_norm_gradients)
+register("layer_norm_backward", _fake_layer_norm_backward)
 
 
-def _register(name: str) -> None:
-    for op, fake in _FAKES.items():
-        torch.library.register_fake(f"{name}::{op}", fake)
-    for op, (save, gradients) in _formulas(getattr(torch.ops, name)).items():
-        torch.library.register_autograd(f"{name}::{op}", gradients, setup_context=save)
+def _fake_rms_norm(x, weight, eps):
+    checks.check_layer_norm(x, None, weight, None, eps)
+    return x.new_empty(x.shape), _fake_rows(x)
 
 
-for _name in dispatch.libraries():
-    _register(_name)
+def _fake_add_rms_norm(x, residual, weight, eps):
+    checks.check_layer_norm(x, residual, weight, None, eps)
+    return x.new_empty(x.shape), x.new_empty(x.shape), _fake_rows(x)
+
+
+def _fake_rms_norm_backward(grad_out, x, weight, rstd, grad_residual):
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+def _save_rms_norm(ctx, inputs, output):
+    x, weight, _ = inputs
+    keep(ctx, x, weight, output[-1], without_gradient=output[1:])
+
+
+def _save_add_rms_norm(ctx, inputs, output):
+    keep(ctx, output[1], inputs[2], output[-1], without_gradient=output[2:])
+
+
+def _rms_norm_gradients(library, ctx, grad_out, *_):
+    if grad_out is None:
+        return None, None, None
+    return *library.rms_norm_backward(grad_out, *ctx.saved_tensors, None), None
+
+
+def _add_rms_norm_gradients(library, ctx, grad_out, grad_sum, *_):
+    if grad_out is None:
+        return grad_sum, grad_sum, None, None
+    grad_x, grad_weight = library.rms_norm_backward(grad_out, *ctx.saved_tensors, grad_sum)
+    return grad_x, grad_x, grad_weight, None
+
+
+register("rms_norm", _fake_rms_norm, _save_rms_norm, _rms_norm_gradients)
+register("add_rms_norm", _fake_add_rms_norm, _save_add_rms_norm, _add_rms_norm_gradients)
+register("rms_norm_backward", _fake_rms_norm_backward)
+
+
+def _fake_gelu(x, bias, approximate):
+    checks.check_gelu(x, bias, approximate)
+    return x.new_empty(x.shape)
+
+
+def _fake_gelu_backward(grad_out, x, bias, approximate):
+    return x.new_empty(x.shape), x.new_empty(x.shape[-1:])
+
+
+def _save_gelu(ctx, inputs, output):
+    keep(ctx, *inputs[:2])
+    ctx.approximate = inputs[2]
+
+
+def _gelu_gradients(library, ctx, grad_out):
+    if grad_out is None:
+        return None, None, None
+    x, bias = ctx.saved_tensors
+    grad_x, grad_bias = library.gelu_backward(grad_out, x, bias, ctx.approximate)
+    return grad_x, None if bias is None else grad_bias, None
+
+
+def _fake_swiglu(gate, x, gate_bias, bias):
+    checks.check_swiglu(gate, x, gate_bias, bias)
+    return x.new_empty(x.shape)
+
+
+def _fake_swiglu_backward(grad_out, gate, x, gate_bias, bias):
+    return tuple(x.new_empty(shape) for shape in (x.shape, x.shape, x.shape[-1:], x.shape[-1:]))
+
+
+def _save_swiglu(ctx, inputs, output):
+    keep(ctx, *inputs)
+
+
+def _swiglu_gradients(library, ctx, grad_out):
+    inputs = ctx.saved_tensors
+    if grad_out is None:
+        return (None,) * 4
+    found = library.swiglu_backward(grad_out, *inputs)
+    return tuple(None if x is None else grad for x, grad in zip(inputs, found, strict=True))
+
+
+register("gelu", _fake_gelu, _save_gelu, _gelu_gradients)
+register("gelu_backward", _fake_gelu_backward)
+register("swiglu", _fake_swiglu, _save_swiglu, _swiglu_gradients)
+register("swiglu_backward", _fake_swiglu_backward)
+
+
+def _fake_cross_entropy(hidden, weight, targets, dtype, rows, gradients):
+    checks.check_linear_cross_entropy(hidden, weight, targets)
+    loss = hidden.new_empty((), dtype=statistics(dtype))
+    if not gradients:
+        return loss, hidden.new_empty((0, 0)), weight.new_empty((0, 0))
+    return loss, hidden.new_empty(hidden.shape), weight.new_empty(weight.shape)
+
+
+def _save_cross_entropy(ctx, inputs, output):
+    keep(ctx, *inputs[:2], *output[1:], without_gradient=output[1:])
+    ctx.has_gradients = inputs[-1]
+
+
+def _cross_entropy_gradients(library, ctx, grad_loss, *_):
+    if grad_loss is None:
+        return (None,) * 6
+    if not ctx.has_gradients:
+        raise RuntimeError("linear_cross_entropy was called with gradients=False: it has no backward pass")
+    hidden, weight, *gradients = ctx.saved_tensors
+    if not _is_one(grad_loss):
+        gradients = library.linear_cross_entropy_backward(grad_loss, hidden, weight, *gradients)
+    return *gradients, None, None, None, None
+
+
+def _is_one(factor: Tensor) -> bool:
+    """True if no pass over the gradients is needed: the factor is known to be 1, and nothing more is derived."""
+    known = type(factor) is Tensor and factor.device.type == "cpu" and not torch.compiler.is_compiling()
+    return known and not torch.is_grad_enabled() and factor.item() == 1
+
+
+register("linear_cross_entropy", _fake_cross_entropy, _save_cross_entropy, _cross_entropy_gradients)
+register("adamw_", lambda *_: None)

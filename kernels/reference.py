@@ -8,8 +8,6 @@ autograd confirms them. Nothing here is fast: attention stores the T x T matrix 
 import torch
 from torch import Tensor
 
-from kernels import philox
-
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """Return (x - mean) / sqrt(var + eps) * weight + bias over the last dimension; x: (..., C), weight, bias: (C).
@@ -63,11 +61,11 @@ def causal_attention(
     seed: int | Tensor | None = None,
     window: int | None = None,
 ) -> Tensor:
-    """softmax(q kᵀ scale) v in which query i sees the keys j <= i; q: (B, T, H, D), k, v: (B, T, Hkv, D).
+    """Return softmax(q kᵀ scale) v in which query i sees the keys j <= i; q: (B, T, H, D), k, v: (B, T, Hkv, D).
 
     Attention Is All You Need, Vaswani et al. 2017. scale defaults to 1 / sqrt(D). Each group of H / Hkv query
     heads shares one head of k and v (GQA, Ainslie et al. 2023). With a window, query i sees only i - window <
-    j <= i. Dropout acts on the softmax, by the mask of philox.py. Returns (B, T, H, D) in the dtype of q.
+    j <= i. Dropout acts on the softmax, by the mask of `dropout_factors`. Returns (B, T, H, D) in the dtype of q.
     """
     weights, wide_v = attention_weights(q, k, scale, window), _per_query_head(v, q.shape[2])
     if dropout_p:
@@ -76,7 +74,7 @@ def causal_attention(
 
 
 def attention_weights(q: Tensor, k: Tensor, scale: float | None, window: int | None) -> Tensor:
-    """The softmax of the scores: (B, H, T, T), float32 or better; zero where a key is not seen."""
+    """Return the softmax of the scores: (B, H, T, T), float32 or better; zero where a key is not seen."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     scores = torch.einsum("bihd,bjhd->bhij", _wide(q), _wide(_per_query_head(k, q.shape[2]))) * scale
     return scores.masked_fill(~seen(q.shape[1], window, q.device), -torch.inf).softmax(-1)
@@ -104,12 +102,12 @@ def visible(queries: Tensor, keys: Tensor, window: int | None) -> Tensor:
 
 
 def dropout_factors(q: Tensor, dropout_p: float, seed: int | Tensor | None) -> Tensor:
-    """(B, H, T, T): 0 where a weight is dropped, 1 / keep where it stays; float64."""
+    """Return (B, H, T, T): 0 where a weight is dropped, 1 / keep where it stays; float64."""
     if seed is None:
         raise ValueError("the reference draws no random numbers: pass a seed where dropout_p > 0")
     batch, length, heads, _ = q.shape
-    threshold = philox.keep_threshold(dropout_p)
-    kept = philox.bits(seed, batch, heads, length, q.device) < threshold
+    threshold = keep_threshold(dropout_p)
+    kept = dropout_bits(seed, batch, heads, length, q.device) < threshold
     return kept.double() * (65536 / threshold)
 
 
@@ -122,7 +120,7 @@ def causal_attention_backward(
     scale: float | None = None,
     window: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of q, k and v, all (B, T, H, D), given that of the result, without the help of autograd.
+    """Return the gradients of q, k and v, all (B, T, H, D), given that of the result, without the help of autograd.
 
     For as many heads of k and v as of q, and without dropout.
     """
@@ -160,7 +158,7 @@ def packed_linear(
     activation: str = "none",
     residual: Tensor | None = None,
 ) -> Tensor:
-    """As kernels.decode.packed_linear: activation(norm(x) weightᵀ scales + bias) + residual, in the dtype of x."""
+    """Do as kernels.decode.packed_linear: activation(norm(x) weightᵀ scales + bias) + residual, in the dtype of x."""
     if norm == "layernorm":
         x = layer_norm(x, norm_weight, norm_bias, eps)
     elif norm == "rmsnorm":
@@ -185,7 +183,7 @@ def cached_attention(
     angles: Tensor | None = None,
     window: int | None = None,
 ) -> Tensor:
-    """As kernels.decode.cached_attention: writes to keys and values, returns (B, T, H, D)."""
+    """Do as kernels.decode.cached_attention: write to keys and values, return (B, T, H, D)."""
     batch, groups, length = len(qkv), keys.shape[1], keys.shape[2]
     heads = qkv.shape[2] - 2 * groups
     q, k, v = qkv.split([heads, groups, groups], dim=2)  # (B, T, H, D), twice (B, T, Hkv, D)
@@ -202,7 +200,7 @@ def cached_attention(
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Rotary positions: turn each pair of neighbours (x[2i], x[2i+1]) by its angle (Su et al. 2021).
+    """Apply rotary positions: turn each pair of neighbours (x[2i], x[2i+1]) by its angle (Su et al. 2021).
 
     x (B, T, H, D), angles (T, D/2) or (B, T, D/2). The dot product of a turned query and a turned key depends on the
     distance between their positions only.
@@ -214,7 +212,7 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
-    """x / sqrt(mean(x²) + eps) * weight over the last dimension; x: (..., C), weight: (C).
+    """Return x / sqrt(mean(x²) + eps) * weight over the last dimension; x: (..., C), weight: (C).
 
     Zhang and Sennrich 2019. Statistics in float32 or better; the result has the dtype of x.
 
@@ -232,7 +230,7 @@ def _reciprocal_rms(x: Tensor, eps: float) -> Tensor:
 def rms_norm_backward(
     grad_out: Tensor, x: Tensor, weight: Tensor, eps: float = 1e-5
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x (..., C) and weight (C), given that of the result (..., C)."""
+    """Return the gradients of x (..., C) and weight (C), given that of the result (..., C)."""
     rstd = _reciprocal_rms(x, eps)
     normalized, weighted = x * rstd, grad_out * weight
     grad_x = rstd * (weighted - normalized * (weighted * normalized).mean(-1, keepdim=True))
@@ -240,13 +238,13 @@ def rms_norm_backward(
 
 
 def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
-    """rms_norm(x + residual) and x + residual, rounded to the dtype of x before it is normalized."""
+    """Return rms_norm(x + residual) and x + residual, rounded to the dtype of x before it is normalized."""
     total = x + residual
     return rms_norm(total, weight, eps), total
 
 
 def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Tensor:
-    """GELU(x + bias), Hendrycks and Gimpel 2016: x times the normal distribution below it, or its tanh form."""
+    """Return GELU(x + bias): x times the normal distribution below it, or its tanh form (Hendrycks and Gimpel 2016)."""
     wide = _wide(x) if bias is None else _wide(x) + _wide(bias)
     if approximate == "tanh":
         share = (1 + torch.tanh((2 / torch.pi) ** 0.5 * (wide + 0.044715 * wide**3))) / 2
@@ -256,7 +254,7 @@ def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Te
 
 
 def gelu_slope(x: Tensor, approximate: str = "tanh") -> Tensor:
-    """The derivative of gelu at x, any shape."""
+    """Return the derivative of gelu at x, any shape."""
     if approximate == "tanh":
         factor = 2 * (2 / torch.pi) ** 0.5
         s = (factor * (x + 0.044715 * x**3)).sigmoid()
@@ -265,14 +263,14 @@ def gelu_slope(x: Tensor, approximate: str = "tanh") -> Tensor:
 
 
 def swiglu(gate: Tensor, x: Tensor, gate_bias: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-    """silu(gate + gate_bias) * (x + bias), Shazeer 2020."""
+    """Return silu(gate + gate_bias) * (x + bias), Shazeer 2020."""
     opened = _wide(gate) if gate_bias is None else _wide(gate) + _wide(gate_bias)
     value = _wide(x) if bias is None else _wide(x) + _wide(bias)
     return (opened * opened.sigmoid() * value).to(x.dtype)
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """The mean of -log softmax(hidden weightᵀ)[target] over the targets that are not -100; 0 if there are none.
+    """Return the mean of -log softmax(hidden weightᵀ)[target] over the targets that are not -100; 0 if there are none.
 
     >>> linear_cross_entropy(torch.zeros(3, 2), torch.ones(4, 2), torch.tensor([0, 3, -100]))  # log 4
     tensor(1.3863)
@@ -284,7 +282,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
 
 
 def linear_cross_entropy_backward(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of hidden (N, C) and weight (V, C), without the help of autograd."""
+    """Return the gradients of hidden (N, C) and weight (V, C), without the help of autograd."""
     kept = targets != -100
     probabilities = (hidden @ weight.T).softmax(-1)
     hit = torch.nn.functional.one_hot(targets.where(kept, 0), len(weight))
@@ -306,7 +304,7 @@ def adamw_(
     weight_decay: float,
     gradient_scale: float = 1.0,
 ) -> None:
-    """One step of AdamW in place, Loshchilov and Hutter 2017, algorithm 2."""
+    """Take one step of AdamW in place, Loshchilov and Hutter 2017, algorithm 2."""
     for parameter, gradient, average, square in zip(parameters, gradients, averages, squares, strict=True):
         scaled = gradient * gradient_scale
         average.lerp_(scaled, 1 - beta1)
@@ -314,3 +312,55 @@ def adamw_(
         # Both averages start at zero and are too small at first; dividing by 1 - beta^t undoes exactly that.
         root = (square / (1 - beta2**step)).sqrt_().add_(eps)
         parameter.mul_(1 - lr * weight_decay).addcdiv_(average, root, value=-lr / (1 - beta1**step))
+
+
+# The random numbers of dropout are Philox 4x32-10 with the position of a weight as counter, so that no mask is stored
+# (Parallel Random Numbers: As Easy as 1, 2, 3, Salmon et al. 2011: a bijection of a 128-bit counter under a 64-bit
+# key). The key is the seed. Forward, backward, any tile size and any device thus find the same bits. One call serves
+# eight weights: those of rows r, r + 8 and columns c, c + 8, c + 16, c + 24 of a tile of 16 x 32, which belong to one
+# thread in a tensor core's fragments, whether the scores are computed as they are or transposed. csrc/philox.h is the
+# C++ version.
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)  # golden ratio and sqrt(3) - 1: increments of the key
+_ROUNDS = 10
+
+
+def keep_threshold(dropout_p: float) -> int:
+    """Return the threshold below which a weight's 16 bits keep it: round((1 - p) * 65536), at least 1.
+
+    Kept weights are divided by threshold / 65536, the exact probability of keeping one.
+
+    >>> keep_threshold(0.25), keep_threshold(0.1)
+    (49152, 58982)
+    """
+    return max(1, int((1 - dropout_p) * 65536 + 0.5))
+
+
+def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int | Tensor) -> list[Tensor]:
+    """Return four 32-bit numbers, as int64 tensors, for each counter of four; seed: an int, or one int64."""
+    x = [word.long() for word in counter]
+    key = [seed & _MASK, seed >> 32 & _MASK]
+    for _ in range(_ROUNDS):
+        high, low = zip(*(_multiply(x[2 * i], _MULTIPLIERS[i]) for i in range(2)), strict=True)
+        x = [high[1] ^ x[1] ^ key[0], low[1], high[0] ^ x[3] ^ key[1], low[0]]
+        key = [(part + step) & _MASK for part, step in zip(key, _WEYL, strict=True)]
+    return x
+
+
+def _multiply(a: Tensor, b: int) -> tuple[Tensor, Tensor]:
+    """Return the high and low 32 bits of the product of 32-bit numbers (int64 wraps, but keeps all 64 bits)."""
+    product = a * b
+    return product >> 32 & _MASK, product & _MASK
+
+
+def dropout_bits(
+    seed: int | Tensor, batch: int, heads: int, length: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return (B, H, T, T): the 16 random bits of every weight, as int64."""
+    sizes = (batch, heads, length, length)
+    b, h, row, column = torch.meshgrid(*(torch.arange(size, device=device) for size in sizes), indexing="ij")
+    words = torch.stack(philox((column // 32 * 8 + column % 8, row // 16 * 8 + row % 8, h, b), seed))
+    word = row % 16 // 8 * 2 + column % 32 // 16
+    half = column % 16 // 8
+    return words.gather(0, word[None])[0] >> 16 * half & 0xFFFF

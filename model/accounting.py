@@ -184,8 +184,8 @@ def report(config: GPTConfig, name: str, batch_size: int, precision: Precision) 
     bytes_of = memory(config, batch_size, precision)
     flops = flops_per_token(config)
     console = Console()
-    told = f"{name}, batch {batch_size} × {config.block_size} tokens, {precision}\n"
-    console.print(told, style="bold", markup=False)
+    title = f"{name}, batch {batch_size} × {config.block_size} tokens, {precision}\n"
+    console.print(title, style="bold", markup=False)
     console.print(_table("parameters", {k: f"{n:,}" for k, n in parameters(config).items()}))
     console.print(_table("operations per token", {k: f"{n / 1e6:,.2f} MFLOP" for k, n in flops.items()}))
     sizes = {**dataclasses.asdict(bytes_of), "total": bytes_of.total}

@@ -1,7 +1,7 @@
 """Causal self-attention with every variant: fewer key and value heads, a sliding window, rotary positions, a cache.
 
-Grown from basics/gpt.py, which writes out one head and then several. Here `kernels.use` decides who computes the
-scores, and never the T × T matrix of them is kept.
+Grown from basics/gpt.py, which writes out one head and then several. Here `kernels.use` decides which kernels compute
+the scores, and the T × T matrix of them is never stored.
 """
 
 from typing import Protocol
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import kernels
-from kernels import eager
+from kernels.attention import torch_causal_attention
 from kernels.reference import rotate
 from model.config import GPTConfig
 
@@ -46,7 +46,7 @@ class CausalSelfAttention(nn.Module):
         self.resid_dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """x (B, T, C) -> (B, T, C). Angles (…, T, D/2) turn q and k; a cache adds earlier tokens."""
+        """Map x (B, T, C) to (B, T, C). Angles (…, T, D/2) turn q and k; a cache adds earlier tokens."""
         return self.resid_dropout(self.c_proj(self.mix(self.c_attn(x), angles, cache)))
 
     def mix(self, qkv: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
@@ -69,13 +69,13 @@ class CausalSelfAttention(nn.Module):
         return kernels.causal_attention_qkvpacked(qkv, dropout_p=self._dropout(), window=self.window)
 
     def _causal(self, q: Tensor, k: Tensor, v: Tensor, plain: bool) -> Tensor:
-        """q (B, T, H, D), k and v (B, T, KV, D) -> (B, T, H, D)."""
+        """Attend with q (B, T, H, D) to k and v (B, T, KV, D): (B, T, H, D)."""
         if plain:
-            return eager.causal_attention(q, k, v, None, self.window, self._dropout(), None)
+            return torch_causal_attention(q, k, v, None, self.window, self._dropout(), None)
         return kernels.causal_attention(q, k, v, dropout_p=self._dropout(), window=self.window)
 
     def _cached(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        """q (B, T, H, D), keys and values (B, KV, L, D), mask (…, T, L) -> (B, T, H, D)."""
+        """Attend with q (B, T, H, D) to keys and values (B, KV, L, D) under a mask (…, T, L): (B, T, H, D)."""
         grouped = keys.shape[1] != q.shape[2]
         y = F.scaled_dot_product_attention(
             q.transpose(1, 2), keys, values, mask, self._dropout(), enable_gqa=grouped

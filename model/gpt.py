@@ -44,7 +44,7 @@ class Block(nn.Module):
         self.post = config.norm_place == "post"
 
     def forward(self, x: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """x (B, T, C) -> (B, T, C)."""
+        """Map x (B, T, C) to (B, T, C)."""
         if self.post:
             x, _ = self.ln_1.add(self.attn(x, angles, cache), x)
             x, _ = self.ln_2.add(self.drop(self.mlp(x)), x)
@@ -104,8 +104,8 @@ class GPT(nn.Module):
         """Return logits (B, T, V) for ids idx (B, T), and with targets (B, T) the mean loss in nats per token.
 
         Targets of -100 are ignored. With targets the logits carry no gradient, and are None if they would
-        not fit into one chunk (model.loss.logits_budget), or if `with_logits` says that nobody looks at them: then the
-        fused kernels never make them all.
+        not fit into one chunk (model.loss.logits_budget), or if `with_logits` is False: then the fused kernels never
+        make them all.
         """
         self._check(idx, targets)
         if targets is not None:

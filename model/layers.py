@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import kernels
-from kernels import eager
+from kernels import ops
 
 
 class LayerNorm(nn.Module):
@@ -26,14 +26,16 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, C) -> (…, C); the statistics are float32 whatever the dtype."""
-        ops = eager if kernels.runs_on(x.device.type) == "torch" else kernels
-        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+        """Map (…, C) to (…, C); the statistics are float32 whatever the dtype."""
+        plain = kernels.runs_on(x.device.type) == "torch"
+        norm = ops.torch_layer_norm if plain else kernels.layer_norm
+        return norm(x, self.weight, self.bias, self.eps)
 
     def add(self, x: Tensor, residual: Tensor) -> tuple[Tensor, Tensor]:
         """Return the norm of x + residual, and x + residual itself: one pass over memory in the kernel."""
-        ops = eager if kernels.runs_on(x.device.type) == "torch" else kernels
-        return ops.add_layer_norm(x, residual, self.weight, self.bias, self.eps)
+        plain = kernels.runs_on(x.device.type) == "torch"
+        norm = ops.torch_add_layer_norm if plain else kernels.add_layer_norm
+        return norm(x, residual, self.weight, self.bias, self.eps)
 
 
 class RMSNorm(nn.Module):
@@ -49,7 +51,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, C) -> (…, C); the statistics are float32 whatever the dtype."""
+        """Map (…, C) to (…, C); the statistics are float32 whatever the dtype."""
         if kernels.runs_on(x.device.type) != "torch":
             return kernels.rms_norm(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps).to(x.dtype)
@@ -77,13 +79,13 @@ class SinusoidalPositions(nn.Module):
         self.width = width
 
     def forward(self, positions: Tensor) -> Tensor:
-        """Positions (…) of int64 -> (…, C) float32."""
+        """Map positions (…) of int64 to (…, C) float32."""
         angles = position_angles(positions, self.width)  # (…, C/2)
         return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)  # (…, C/2, 2) -> (…, C)
 
 
 def position_angles(positions: Tensor, width: int, base: float = 10000.0) -> Tensor:
-    """Positions (…) -> (…, width/2) float32: p / base^(2i / width), for sinusoids and for rotary positions.
+    """Return (…, width/2) float32 for positions p (…): p / base^(2i / width), for sinusoids and rotary positions.
 
     >>> position_angles(torch.tensor([0, 2]), 4).tolist()
     [[0.0, 0.0], [2.0, 0.019999999552965164]]
@@ -93,7 +95,7 @@ def position_angles(positions: Tensor, width: int, base: float = 10000.0) -> Ten
 
 
 class MLP(nn.Module):
-    """Widen, bend, narrow: (…, C) -> (…, inner) -> (…, C)."""
+    """A linear layer, an activation, a linear layer: (…, C) -> (…, inner) -> (…, C)."""
 
     def __init__(self, width: int, inner: int, activation: nn.Module, bias: bool = True):
         super().__init__()
@@ -102,9 +104,9 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(inner, width, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, C) -> (…, C)."""
+        """Map (…, C) to (…, C)."""
         if isinstance(self.act, nn.GELU) and kernels.runs_on(x.device.type) != "torch":
-            wide = F.linear(x, self.c_fc.weight)  # its bias is added where the result is bent
+            wide = F.linear(x, self.c_fc.weight)  # its bias is added with the activation
             return self.c_proj(kernels.gelu(wide, self.c_fc.bias, self.act.approximate))
         return self.c_proj(self.act(self.c_fc(x)))
 
@@ -119,7 +121,7 @@ class SwiGLU(nn.Module):
         self.c_proj = nn.Linear(inner, width, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, C) -> (…, C)."""
+        """Map (…, C) to (…, C)."""
         if kernels.runs_on(x.device.type) != "torch":
             gate, value = F.linear(x, self.c_gate.weight), F.linear(x, self.c_fc.weight)
             return self.c_proj(kernels.swiglu(gate, value, self.c_gate.bias, self.c_fc.bias))

@@ -37,7 +37,7 @@ class PackedLinear(nn.Module):
         self.arguments = linear.out_features, scales, bias, *_norm_arguments(norm), activation
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """x (…, in) and residual (…, out) of float32 -> (…, out) of float32."""
+        """Map x (…, in) and residual (…, out) of float32 to (…, out) of float32."""
         return decode.packed_linear(x, self.weight, *self.arguments, residual)
 
 
@@ -51,7 +51,7 @@ def _norm_arguments(norm: nn.Module | None) -> tuple[str, Tensor | None, Tensor 
 
 
 class PackedBlock(nn.Module):
-    """What model.gpt.Block computes, in five calls (six with a gate, two more if it normalizes after)."""
+    """A model.gpt.Block in five calls (six with a gate, two more if it normalizes after)."""
 
     def __init__(self, block: Block, precision: Precision):
         super().__init__()
@@ -65,10 +65,10 @@ class PackedBlock(nn.Module):
         self.gate = PackedLinear(block.mlp.c_gate, precision, before[1], name) if gated else None
         self.inner = PackedLinear(block.mlp.c_fc, precision, before[1], "none" if gated else name)
         self.outer = PackedLinear(block.mlp.c_proj, precision)
-        self.attn.c_attn = self.attn.c_proj = None  # what is packed need not be kept twice
+        self.attn.c_attn = self.attn.c_proj = None  # packed: their memory can go
 
     def forward(self, x: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """x (B, T, C) -> (B, T, C)."""
+        """Map x (B, T, C) to (B, T, C)."""
         y = self.attn.mix(self.c_attn(x), angles, cache)
         x = self.after[0](self.c_proj(y, x))
         inner = self.inner(x)

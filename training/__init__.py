@@ -1,1 +1,1 @@
-"""What train.py is made of: configuration, optimizer, schedule, checkpoints, evaluation, the loop."""
+"""What train.py is made of: configuration, the loop, the objective, optimizers, checkpoints."""

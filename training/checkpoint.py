@@ -26,7 +26,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from common import files
 from model import GPT
 from training.distributed import SINGLE, Processes
-from training.muon import Muon
+from training.optimizer import Muon
 
 Optimizers = Sequence[torch.optim.Optimizer]
 
@@ -141,7 +141,7 @@ def load_state(directory: Path, model: GPT, optimizers: Optimizers, rank: int = 
         raise FileNotFoundError(
             f"{directory} holds no saved state to resume from: start again with --overwrite instead of --resume"
         )
-    # How the model is computed may change on resuming, not what is computed.
+    # Resuming may change how the model is computed, not its results.
     saved = GPT.from_pretrained(directory, checkpoint_activations=model.config.checkpoint_activations)
     if saved.config != model.config:
         raise ValueError(

@@ -21,7 +21,7 @@ import kernels
 from data.batches import Sampler, prefetch
 from inference import devices
 from model import GPT, accounting
-from training import batching, checkpoint, distributed, failures, optimizer, report, run, schedule, watch
+from training import batching, checkpoint, distributed, failures, optimizer, run, watch
 from training.config import TrainConfig, save_config
 from training.distributed import SINGLE, Processes
 from training.pretraining import Pretraining
@@ -30,7 +30,7 @@ LOG_EVERY = 10
 
 
 class Report(Protocol):
-    """What a finished run is worth."""
+    """The report on a finished run."""
 
     def write(self, path: Path) -> None:
         """Write report.json."""
@@ -70,7 +70,7 @@ class Objective(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What a step found: the mean loss, the gradient's norm before clipping, the learning rate."""
+    """The result of a step: the mean loss, the gradient's norm before clipping, the learning rate."""
 
     loss: Tensor
     gradient_norm: Tensor
@@ -133,7 +133,7 @@ class Trainer:
     def learning_rate(self) -> float:
         """Return the scheduled learning rate of the next step."""
         config = self.config
-        return schedule.learning_rate(
+        return optimizer.learning_rate(
             self.progress.step,
             peak=config.learning_rate,
             final=config.final_learning_rate,
@@ -188,7 +188,7 @@ class Trainer:
                 "then --resume"
             ) from error
 
-    def prepare_run(self) -> report.Log | report.NoLog:
+    def prepare_run(self) -> watch.Log | watch.NoLog:
         """Make the run directory, or continue what is in it; return its log, which locks the run until it is closed."""
         lock = run.Lock()
         (taken,) = self.processes.any(self.processes.main and not lock.take(self.run))
@@ -201,14 +201,14 @@ class Trainer:
                 run.check_free(self.config)
             self.processes.barrier()  # every process has read before rank 0 writes
             if not self.processes.main:
-                return report.NoLog()
+                return watch.NoLog()
             if self.config.resume:
                 save_config(self.config)
             else:
                 run.claim(self.config, lock)
             trackers = [tracker(self.config, self.progress.step) for tracker in self._trackers]
             path = self.run / "log.jsonl"
-            return report.Log(path, keep_before=self.progress.step, trackers=trackers, closing=lock.release)
+            return watch.Log(path, keep_before=self.progress.step, trackers=trackers, closing=lock.release)
         except BaseException:
             lock.release()
             raise
@@ -232,7 +232,7 @@ class Trainer:
         if self.progress.loss_scale and self.scale.active:
             self.scale = optimizer.LossScale(**self.progress.loss_scale)
 
-    def evaluate(self, log: report.Log | report.NoLog, bar: watch.Bar) -> None:
+    def evaluate(self, log: watch.Log | watch.NoLog, bar: watch.Bar) -> None:
         """Log the objective's figures and a sample, redraw the plot and keep the weights if they are the best."""
         progress = self.progress
         with self._saved_without_data():
@@ -255,7 +255,7 @@ class Trainer:
         bar.show(progress.step, val_loss=figures["val_loss"])
         for text in texts.values():
             bar.print_sample(progress.step, text)
-        report.plot_loss(log.records, self.run / "loss.png")
+        watch.plot_loss(log.records, self.run / "loss.png")
         if better:
             checkpoint.save_best(self.run / "best", whole, figures["val_loss"])
 
@@ -349,8 +349,8 @@ def train(
 @contextlib.contextmanager
 def opened(
     config: TrainConfig, make_objective: Callable[[TrainConfig], Objective]
-) -> Iterator[tuple[Trainer, report.Log | report.NoLog, watch.Bar]]:
-    """Set a run up, or resume it, and close what it has open in the end."""
+) -> Iterator[tuple[Trainer, watch.Log | watch.NoLog, watch.Bar]]:
+    """Set a run up, or resume it, and close its log and progress bar in the end."""
     processes = distributed.this_process()
     device = processes.device(devices.choose_device(config.device))
     micro_batch = batching.divide(config, processes.world_size).micro_batch
@@ -363,7 +363,7 @@ def opened(
             yield trainer, log, bar
 
 
-def log_step(trainer: Trainer, step: Step, log: report.Log | report.NoLog, bar: watch.Bar) -> None:
+def log_step(trainer: Trainer, step: Step, log: watch.Log | watch.NoLog, bar: watch.Bar) -> None:
     """Show a step, and log every tenth and the last."""
     progress = trainer.progress
     if (progress.step - 1) % LOG_EVERY and progress.step < trainer.config.steps:

@@ -1,18 +1,39 @@
-"""AdamW written out (basics/train.py, for groups of parameters), the choice of optimizers, clipping, loss scaling."""
+"""What moves the weights: AdamW written out (basics/train.py), Muon, the learning rate, clipping, loss scaling."""
 
+import abc
 import dataclasses
-from collections.abc import Container, Iterable
+import math
+from collections import defaultdict
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Shard
 
 from model import GPT
 from training.config import TrainConfig
 from training.distributed import Processes, ShardedParameters
-from training.muon import GroupOptimizer, Muon, local
+
+
+class GroupOptimizer(torch.optim.Optimizer, abc.ABC):
+    """An optimizer that updates one group of parameters after the other; Muon and our AdamW are two."""
+
+    @abc.abstractmethod
+    def move(self, group: dict[str, Any]) -> None:
+        """Update the group's parameters that have a gradient."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """Update every parameter that has a gradient; a closure, if given, first computes loss and gradients."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            self.move(group)
+        return loss
 
 
 class AdamW(GroupOptimizer):
@@ -55,6 +76,101 @@ class AdamW(GroupOptimizer):
         # Decay acts on the weight itself, not through the gradient: else Adam would divide it away.
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.addcdiv_(mean, corrected_root, value=-group["lr"] / (1 - beta1**step))
+
+
+class Muon(GroupOptimizer):
+    """Momentum whose update is made orthogonal, for the matrices inside the blocks (Jordan et al. 2024).
+
+    The gradient of a weight matrix is dominated by a few directions; Adam, which sees only single numbers, follows
+    those and neglects the rest. Muon replaces the update U S Vᵀ (its singular value decomposition) by U Vᵀ: every
+    direction of the update is equally long. With Nesterov momentum and decoupled weight decay. Embeddings, heads,
+    biases and norms stay with AdamW. Matrices of one shape are stacked and orthogonalized together; `precision` is
+    that of the products.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.1,
+        precision: torch.dtype = torch.bfloat16,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.precision = precision
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.dim() != 2:
+                    raise ValueError(
+                        f"Muon moves matrices only, not a parameter of shape {tuple(parameter.shape)}"
+                    )
+
+    def move(self, group: dict[str, Any]) -> None:
+        """Update the group's matrices that have a gradient, those of one shape together."""
+        same_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                same_shape[parameter.shape].append(parameter)
+        for shape, parameters in same_shape.items():
+            self._update(shape, parameters, group)
+
+    def _update(self, shape: torch.Size, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        momentum = group["momentum"]
+        averages = [local(self._average(parameter)) for parameter in parameters]
+        gradients = [local(parameter.grad) for parameter in parameters]
+        torch._foreach_lerp_(averages, gradients, 1 - momentum)
+        ahead = torch._foreach_lerp(gradients, averages, momentum)  # Nesterov: where the average is going
+        updates = self._orthogonal(torch.stack(ahead), parameters)  # N × (r, c) -> (N, r, c)
+        # A tall matrix with orthonormal columns moves each output less: sqrt(rows / cols) lets one rate suit all.
+        rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+        weights = [local(parameter) for parameter in parameters]
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_add_(weights, list(updates.unbind()), alpha=-rate)
+
+    def _orthogonal(self, updates: Tensor, parameters: list[Tensor]) -> Tensor:
+        """Orthogonalize (N, r, c); of matrices divided among processes (FSDP2), r are this process's rows.
+
+        Each process then orthogonalizes N / W whole matrices, and every process gets back its rows of all N.
+        """
+        if not isinstance(parameters[0], DTensor):
+            return orthogonalize(updates, precision=self.precision)
+        mesh, size = parameters[0].device_mesh, torch.Size((len(parameters), *parameters[0].shape))
+        stride = (size[1] * size[2], size[2], 1)
+        rows = DTensor.from_local(updates, mesh, [Shard(1)], shape=size, stride=stride)
+        mine = rows.redistribute(placements=[Shard(0)]).to_local()  # (N, r / W, c) -> (N / W, r, c)
+        done = orthogonalize(mine, precision=self.precision)
+        whole = DTensor.from_local(done, mesh, [Shard(0)], shape=size, stride=stride)
+        return whole.redistribute(placements=[Shard(1)]).to_local()  # (N / W, r, c) -> (N, r / W, c)
+
+    def _average(self, parameter: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        return state["momentum"]
+
+
+# A quintic whose iteration drives singular values into about 0.7 … 1.2, in five steps those from 0.003 to 1: the
+# steepest slope at zero that stays in that band, found numerically by Jordan. Close to one is enough.
+A, B, C = 3.4445, -4.7750, 2.0315
+
+
+def orthogonalize(matrices: Tensor, steps: int = 5, precision: torch.dtype = torch.bfloat16) -> Tensor:
+    """Return about the nearest matrix with orthonormal rows or columns, for each of (N, rows, columns).
+
+    A Newton-Schulz iteration: only matrix products, X ← A X + B (X Xᵀ) X + C (X Xᵀ)² X, which acts on the singular
+    values alone (docs/training.md). The result has the shape and dtype of `matrices`; products are in `precision`.
+    """
+    x = matrices.to(precision)
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT  # (N, r, c) -> (N, c, r): the products below are then the small ones
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)  # all singular values in [0, 1]
+    for _ in range(steps):
+        gram = x @ x.mT  # (N, r, r)
+        # Sums inside the product are rounded once.
+        polynomial = torch.baddbmm(gram, gram, gram, beta=B, alpha=C)
+        x = torch.baddbmm(x, polynomial, x, beta=A)  # (N, r, c)
+    return (x.mT if tall else x).to(matrices.dtype)
 
 
 def parameter_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
@@ -113,11 +229,52 @@ def share_state(model: GPT, config: TrainConfig, processes: Processes) -> Sharde
     return ShardedParameters(list(model.parameters()), processes.world_size, processes.rank, averages)
 
 
+def learning_rate(
+    step: int,
+    *,
+    peak: float,
+    final: float,
+    warmup_steps: int,
+    steps: int,
+    shape: str = "cosine",
+    decay_share: float = 0.2,
+) -> float:
+    """Return the rate for optimizer step `step`, counted from 0: a linear warm-up to `peak`, then by `shape`:
+
+        cosine    half a cosine down to `final` (Loshchilov and Hutter 2016, section 3)
+        wsd       warm-up, stable, decay: constant, then linear to `final` (Hu et al. 2024, section 4)
+        constant
+
+    A wsd run that was stopped while it was stable can be continued with more steps.
+
+    >>> [round(learning_rate(s, peak=1.0, final=0.0, warmup_steps=2, steps=7), 2) for s in range(7)]
+    [0.5, 1.0, 0.9, 0.65, 0.35, 0.1, 0.0]
+    >>> wsd = {"shape": "wsd", "decay_share": 0.4}
+    >>> [round(learning_rate(s, peak=1.0, final=0.0, warmup_steps=2, steps=10, **wsd), 2) for s in range(10)]
+    [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+    """
+    if step < warmup_steps:
+        return peak * (step + 1) / warmup_steps
+    if shape == "constant":
+        return peak
+    down = steps - warmup_steps
+    if shape == "wsd":
+        down = min(down, round(decay_share * steps))
+    progress = min(max(step + 1 - (steps - down), 0) / max(down, 1), 1.0)
+    fall = progress if shape == "wsd" else (1 - math.cos(math.pi * progress)) / 2
+    return peak + (final - peak) * fall
+
+
 def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], rate: float) -> None:
     """Give every group its share of the scheduled rate."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate * group["scale"]
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Return the tensor, or this process's part of one that is divided among processes (FSDP2)."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def gradients(parameters: Iterable[Tensor]) -> list[Tensor]:

@@ -4,11 +4,14 @@ Its evaluations sample a story; its report judges the best weights on the whole 
 corpus by the checker of its stories.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from bpe import Tokenizer
@@ -21,7 +24,6 @@ from training.batching import Batching
 from training.checkpoint import Progress
 from training.config import TrainConfig
 from training.distributed import SINGLE, Processes
-from training.report import Report
 
 Batch = tuple[Tensor, Tensor]  # x, y: (B, T) int64, y being x one token later
 SHOWN_STORIES = 3
@@ -82,7 +84,7 @@ class Pretraining:
     def _tokenizer(self) -> Tokenizer:
         return Tokenizer.load(self.config.data / "tokenizer.json")
 
-    def report(self, progress: Progress, device: torch.device, precision: torch.dtype) -> Report:
+    def report(self, progress: Progress, device: torch.device, precision: torch.dtype) -> "Report":
         """Evaluate RUN/best on the whole validation file and an equally long part of the training file.
 
         The peak memory is that of the training, up to here.
@@ -122,6 +124,55 @@ class Pretraining:
             best, tokenizer, count, temperature=config.temperature, seed=config.seed
         )
         return stories[:SHOWN_STORIES], checker(stories) if checker else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """RUN/report.json; `coherence` is None unless the corpus is the built-in one."""
+
+    val_loss: float
+    """Nats per token over the validation file."""
+    train_loss: float
+    """Nats per token over an equally long part of the training file."""
+    bits_per_byte: float
+    """Of the validation text."""
+    coherence: float | None
+    """Fraction of sampled stories that the story checker passes."""
+    skipped: int
+    """Steps skipped because loss or gradient were not finite."""
+    tokens: int
+    """Tokens trained on, counted at each use."""
+    seconds: float
+    """Time spent training, without evaluations and sampling."""
+    tokens_per_second: float
+    peak_memory_mb: float
+    """Of the GPU if one was used, else of the process."""
+    parameters: int
+    stories: list[str]
+
+    def write(self, path: Path) -> None:
+        """Write report.json."""
+        files.write_json(path, dataclasses.asdict(self))
+
+    def print(self, run: Path, console: Console | None = None) -> None:
+        """Print the figures and three of the stories."""
+        console = console or Console()
+        lines = [
+            f"validation loss  {self.val_loss:.3f} nats per token (train {self.train_loss:.3f})",
+            f"bits per byte    {self.bits_per_byte:.3f}",
+        ]
+        if self.coherence is not None:
+            lines.append(f"coherence        {self.coherence:.1%} of sampled stories pass the story checker")
+        lines += [
+            f"trained on       {self.tokens:,} tokens in {self.seconds:.0f} s ({self.tokens_per_second:,.0f} tokens/s)",
+            f"peak memory      {self.peak_memory_mb:,.0f} MB",
+            f"written to       {run}",
+        ]
+        if self.skipped:
+            lines.append(f"skipped          {self.skipped:,} steps, whose loss or gradient was not finite")
+        for number, story in enumerate(self.stories, 1):
+            lines += ["", f"--- story {number} ---", story]
+        console.print("\n".join(lines), markup=False, highlight=False)
 
 
 def open_split(config: TrainConfig, split: str) -> TokenFile:

@@ -156,6 +156,6 @@ def claim(config: TrainConfig, lock: Lock) -> None:
 
 
 def _free_name(path: Path) -> Path:
-    """Return the path, or with -2, -3, … behind it the first that does not exist: nothing is ever overwritten."""
+    """Return the path, or the first of PATH-2, PATH-3, … that does not exist: nothing is overwritten."""
     names = itertools.chain([path], (path.with_name(f"{path.name}-{n}") for n in itertools.count(2)))
     return next(name for name in names if not name.exists())

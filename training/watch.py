@@ -1,23 +1,102 @@
-"""Watching a run: the progress bar, utilization, TensorBoard, Weights & Biases, the profiler."""
+"""Show how a run goes: log.jsonl, loss.png, the bar, utilization, TensorBoard, Weights & Biases, the profiler."""
 
 import contextlib
 import functools
 import importlib.util
+import json
 import secrets
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from common import files
+from common import files, plots
 from inference import devices
 from model import GPTConfig, accounting
 from training.config import TrainConfig
+
+
+class Log:
+    """RUN/log.jsonl: one JSON object per line, for training steps and evaluations."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        keep_before: int = 0,
+        trackers: Sequence["Tracker"] = (),
+        closing: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Open the log without the lines of step `keep_before` and later, from a run that went further.
+
+        `closing` is called when the log is closed, such as to unlock the run.
+        """
+        self.path, self._trackers, self._closing = path, trackers, closing
+        self.records = [r for r in read_log(path) if r["step"] < keep_before] if keep_before else []
+        files.write_text(path, "".join(json.dumps(record) + "\n" for record in self.records))
+        self._file: IO[str] = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed by close)
+
+    def add(self, **record: Any) -> None:
+        """Append a record, which has a step, and flush it."""
+        self.records.append(record)
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        for tracker in self._trackers:
+            tracker.log(record["step"], scalars(record))
+
+    def close(self) -> None:
+        """Close the file and the trackers."""
+        self._file.close()
+        for tracker in self._trackers:
+            tracker.close()
+        self._closing()
+
+
+class NoLog:
+    """The log of every process but rank 0: it writes nothing."""
+
+    records: tuple[dict[str, Any], ...] = ()
+
+    def add(self, **record: Any) -> None:
+        """Drop the record."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the records of a log, without a last line that a crash cut off."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
+    """Draw the loss of every logged step and of both splits at every evaluation."""
+    figure = plots.figure(7, 4)
+    axes = figure.subplots()
+    for key, style in (
+        ("loss", {"lw": 0.8, "alpha": 0.5}),
+        ("train_loss", {"marker": "."}),
+        ("val_loss", {"marker": "."}),
+    ):
+        points = [(r["step"], r[key]) for r in records if key in r]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=key.replace("_", " "), **style)
+    axes.set(xlabel="step", ylabel="nats per token")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    plots.save(figure, path)
+
 
 COLUMNS = {
     "loss": "loss {:.3f}",

@@ -64,7 +64,7 @@ class Fit:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Predict:
-    """Say which model a larger budget should train and what it will reach; with --verify, train it and compare."""
+    """Predict which model a larger budget should train and what it will reach; with --verify, train it and compare."""
 
     out: Annotated[Path, tyro.conf.Positional] = Path("runs/scaling")
     """Directory of python -m experiments scaling run."""
@@ -134,7 +134,7 @@ def constants_table(found: Fitted, title: str) -> Table:
 
 
 def advice_table(found: Fitted, plan: Plan, title: str) -> Table:
-    """Return the optimum of each budget beside the rule of 20 tokens per parameter, and where the FLOPs go."""
+    """Return the optimum of each budget next to the rule of 20 tokens per parameter, and where the FLOPs go."""
     table = Table(title=f"the optimum by the parametric form; {title}", title_justify="left")
     for column in ("FLOPs", "N", "D", "D/N", "loss", "loss at D/N = 20", "attention", "MLP"):
         table.add_column(column, justify="right")
@@ -197,7 +197,7 @@ def predicted(options: Predict) -> None:
 
 
 def verify(runner: Runner, found: Fitted, wanted: dict[str, int], loss: predict.Estimate) -> None:
-    """Train the predicted run, in a directory of its own if the data are too few, and compare."""
+    """Train the predicted run, in a new directory if there is too little data, and compare."""
     larger = Runner(runner.plan, runner.out / "verify", runner.cost(wanted) * 1.01)
     reached = larger.loss(**wanted)
     best = float(found.runs.loss[found.runs.budgets()[-1]].min())

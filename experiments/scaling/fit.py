@@ -183,7 +183,7 @@ def parametric(runs: Runs, start: Surface | None = None) -> Surface:
     x, y = log_n - middle_n, log_d - middle_d
 
     def objective(theta: Tensor) -> Tensor:
-        """Sum (not mean) of Huber losses in units of DELTA²: smaller numbers end L-BFGS early. theta: (…, 5)."""
+        """Return the sum (a mean would end L-BFGS early) of Huber losses in units of DELTA²; theta: (…, 5)."""
         a, b, e, alpha, beta = (theta[..., i, None] for i in range(5))
         terms = torch.stack([a - alpha * x, b - beta * y, e.expand_as(a - alpha * x)])  # (3, …, R)
         residual = (log_l - torch.logsumexp(terms, 0)) / DELTA

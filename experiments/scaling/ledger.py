@@ -43,12 +43,12 @@ class Ledger:
 
     @property
     def spent(self) -> float:
-        """FLOPs of the runs that are done or reserved."""
+        """Return the FLOPs of the runs that are done or reserved."""
         return sum(entry.flops for entry in self.entries.values() if entry.state != "failed")
 
     @property
     def left(self) -> float:
-        """FLOPs that can still be reserved."""
+        """Return the FLOPs that can still be reserved."""
         return self.budget - self.spent
 
     def reserve(self, hyperparameters: Mapping[str, Any], flops: float) -> Entry:

@@ -26,7 +26,7 @@ from experiments.scaling.ledger import Entry, Ledger, OverBudget, key
 from model import GPTConfig, accounting
 from training import failures
 from training.config import PRESETS
-from training.report import read_log
+from training.watch import read_log
 
 Count = Literal["all", "non-embedding", "no-head"]
 Flops = Literal["6nd", "exact"]
@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def step_tokens(self) -> int:
-        """Tokens of an optimizer step."""
+        """Return the tokens of an optimizer step."""
         rows = self.train["batch_tokens"] // self.train["block_size"]
         return rows * self.train["block_size"]
 
@@ -116,7 +116,7 @@ class Runner:
     def __init__(
         self, plan: Plan, out: Path, budget: float, jobs: int = 1, launch: Launch | None = None
     ) -> None:
-        """`launch(arguments, threads)` runs Python, by default in a process of its own."""
+        """Open the ledger in `out`; `launch(arguments, threads)` runs Python, by default as a new process."""
         self.plan, self.out, self.jobs = plan, out, jobs
         self.ledger = Ledger(out / "ledger.json", budget)
         self.data = out / "tokens"
@@ -148,10 +148,9 @@ class Runner:
     def loss(self, **hyperparameters: Any) -> float:
         """Return the validation loss of n_layer, n_head, n_embd, tokens and any field of train.py, in nats per token.
 
-        A run that the record has is answered from it. OverBudget if the rest of the budget does not pay for it;
-        RuntimeError, and a refund, if it fails.
+        A run that the record has is answered from it. OverBudget, before anything is made, if the rest of the budget
+        does not pay for it; RuntimeError if it fails and ValueError if the data is too small, both with a refund.
         """
-        self.prepare([hyperparameters])
         return self.measure(hyperparameters).result["val_loss"]
 
     def prepare(self, runs: Iterable[Mapping[str, Any]]) -> None:
@@ -176,21 +175,22 @@ class Runner:
         self._launch(["-m", "data", "prepare", *words, "--out", str(self.data)])
 
     def measure(self, hyperparameters: Mapping[str, Any]) -> Entry:
-        """Train a run unless the record has it; return its entry."""
+        """Train a run unless the record has it, with data made for it if there is none; return its entry."""
         entry = self.ledger.reserve(hyperparameters, self.cost(hyperparameters))
         if entry.state == "done":
             return entry
         run = self.out / "runs" / key(hyperparameters)
         try:
             if not (run / "report.json").is_file():
+                self.prepare([hyperparameters])
                 self._launch(["-m", "train", *self._flags(hyperparameters, run)])
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             self.ledger.refund(entry, str(error))
             raise
         return self.ledger.settle(entry, measured(run))
 
     def measure_all(self, runs: Sequence[Mapping[str, Any]]) -> list[Entry]:
-        """Train all runs, `jobs` at once; a run that fails is left out and said so.
+        """Train all runs, `jobs` at once; a run that fails is left out and reported.
 
         OverBudget before anything is trained if they do not all fit.
         """
@@ -243,7 +243,7 @@ class Runner:
 
 
 def run_python(arguments: Sequence[str], threads: int) -> None:
-    """Run Python on so many threads; RuntimeError with the last line of its errors if it fails."""
+    """Run Python on this many threads; RuntimeError with the last line of its errors if it fails."""
     paths = os.pathsep.join(filter(None, [str(PRESETS.parent), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": paths}
     done = subprocess.run(

@@ -1,6 +1,7 @@
 // Philox 4x32-10 (Salmon et al. 2011) and where in it the random bits of an attention weight are found.
 //
-// For the CPU, for CUDA and for the emulator; kernels/philox.py is the same in torch and says why the bits lie so.
+// For the CPU, for CUDA and for the emulator; kernels/reference.py has the same in torch and says why the bits
+// are in this order.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-"""The ops once more, in Triton: a block of a tensor is one value, and the compiler deals it out to threads.
+"""The same ops in Triton: a block of a tensor is one value, and the compiler deals it out to threads.
 
     layer_norm.py      a row is one block; the gradients of weight and bias are partial sums of groups of rows
     rms_norm.py        the same without a mean

@@ -16,7 +16,7 @@ TILE = 32  # queries, and keys, of a tile
 
 @triton.jit
 def _tile(base, first, length, WIDTH: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr):
-    """Rows first … first + TILE - 1 of a head (length, WIDTH) as (TILE, D), zeros beyond its ends."""
+    """Load rows first … first + TILE - 1 of a head (length, WIDTH) as (TILE, D), zeros beyond its ends."""
     rows, columns = first + tl.arange(0, TILE), tl.arange(0, D)
     inside = (rows < length)[:, None] & (columns < WIDTH)[None, :]
     return tl.load(base + rows[:, None] * WIDTH + columns[None, :], mask=inside, other=0.0)
@@ -32,7 +32,7 @@ def _store_tile(base, values, first, length, WIDTH: tl.constexpr, D: tl.constexp
 
 @triton.jit
 def _visible(query, key, length, TILE: tl.constexpr):
-    """(TILE, TILE): True where a query (row) sees a key (column)."""
+    """Return (TILE, TILE), True where a query (row) sees a key (column)."""
     queries, keys = query + tl.arange(0, TILE), key + tl.arange(0, TILE)
     return (queries[:, None] >= keys[None, :]) & (queries < length)[:, None]
 
@@ -62,7 +62,7 @@ def _forward(q, k, v, out, lse, scale, length, WIDTH: tl.constexpr, D: tl.conste
 
 @triton.jit
 def _weights(queries, keys, lse, query, key, scale, length, TILE: tl.constexpr):
-    """The softmax of a tile of scores, from the log-sum-exp that the forward kept."""
+    """Return the softmax of a tile of scores, from the log-sum-exp that the forward kept."""
     scores = tl.dot(queries, tl.trans(keys), input_precision="ieee") * scale
     rows = query + tl.arange(0, TILE)
     row_lse = tl.load(lse + rows, mask=rows < length, other=0.0)
@@ -114,7 +114,7 @@ def _backward_kv(
 
 
 def _layout(length: int, width: int) -> tuple[int, dict[str, int]]:
-    """The number of tiles, and the constants that the kernels are compiled for; tl.dot wants at least 16 columns."""
+    """Return the number of tiles, and the constants to compile the kernels for; tl.dot wants at least 16 columns."""
     columns = max(16, triton.next_power_of_2(width))
     return triton.cdiv(length, TILE), {"WIDTH": width, "D": columns, "TILE": TILE}
 

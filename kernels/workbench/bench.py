@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from common import bench, cli, gpus, plots
-from common.memory import keep_freed_memory
+from common.process import keep_freed_memory
 from kernels.workbench import bench_cases, bench_gpu
 from kernels.workbench.bench_cases import Case, Turn, Way
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PARTS = ("forward", "backward", "forward + backward")
-# Of the ops of a training step beside attention and layer norm, whose goals on a GPU are in `goal`.
+# Of the ops of a training step other than attention and layer norm, whose goals on a GPU are in `goal`.
 CPU_GOALS = {
     ("rms_norm", PARTS[2]): 1.5,
     ("gelu", PARTS[2]): 2.0,

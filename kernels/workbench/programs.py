@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kernels import philox
+from kernels import reference
 from kernels.workbench.emulator import Compiler, Event, Library
 
 # The dtypes: their names in C++, and the numpy dtypes that store them.
@@ -306,7 +306,7 @@ def attention_numbers(
     """Return the numbers that csrc/programs/attention.h reads, and the seed as a tensor."""
     batch, length, heads, width = q.shape
     (bits,) = struct.unpack("q", struct.pack("d", width**-0.5 if scale is None else scale))
-    threshold = philox.keep_threshold(dropout_p) if dropout_p else 0
+    threshold = reference.keep_threshold(dropout_p) if dropout_p else 0
     shape = [
         batch,
         length,

@@ -69,7 +69,7 @@ def _norms(dtype: torch.dtype, size: int) -> Iterator[Case]:
 
 
 def _training_ops(dtype: torch.dtype) -> Iterator[Case]:
-    """The ops beside attention and layer norm: in whole packs and not, with every activation."""
+    """Yield cases of the ops other than attention and layer norm: in whole packs and not, with every activation."""
     short = _short(dtype)
     for size in (64, 33):
         rows, row = (ROWS, size), (size,)
@@ -106,7 +106,7 @@ def _rotary(dtype: torch.dtype) -> Case:
 
 
 def _moved(module: Any) -> Callable[..., Tensor]:
-    """One step of AdamW on copies; the gradients, which it has none of, are those of a sum."""
+    """Return a step of AdamW on copies; its gradients, as adamw_ has none, are those of a sum."""
     options = {"step": 2, "lr": 0.1, "eps": 1e-8, "weight_decay": 0.1}
     betas = {"betas": (0.9, 0.99)} if module is kernels else {"beta1": 0.9, "beta2": 0.99}
 

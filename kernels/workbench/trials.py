@@ -196,7 +196,7 @@ def _rms_norm_backward(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]
 
 
 def _bend_inputs(kind: str, case: Norm, dtype: str) -> list[Tensor | None]:
-    """gate, its bias, and for SwiGLU x and its bias; `case.bias` says whether there are biases."""
+    """Return gate, its bias, and for SwiGLU x and its bias; `case.bias` says whether there are biases."""
     gate, x = (_rows(case, seed, dtype) * 2 for seed in range(2))
     biases = [_draw(case.columns, seed=seed, dtype=dtype) if case.bias else None for seed in (2, 3)]
     return [gate, biases[0], x, biases[1]] if kind == "swiglu" else [gate, biases[0]]

@@ -81,9 +81,9 @@ def test_a_command_gets_its_own_options(capsys, refused):
     several("say", "--count", "4")
     assert capsys.readouterr().out == "4\n"
     several("--help")
-    assert "say        Options of a test." in capsys.readouterr().out
-    for argv in ([], ["shout"]):
-        assert "say what to do: several say" in refused(lambda words: several(*words), *argv)
+    assert "say  Options of a test." in capsys.readouterr().out
+    for argv, problem in (([], "error: "), (["shout"], "error: no command 'shout'; ")):
+        assert f"{problem}say what to do: several say" in refused(lambda words: several(*words), *argv)
 
 
 def test_help_names_every_flag(capsys):
@@ -159,7 +159,7 @@ def test_commands_may_hold_further_commands(capsys, refused):
     cli.dispatch(commands, ["outer", "inner"], prog="p")
     assert seen == [Options()]
     cli.dispatch(commands, ["--help"], prog="p")
-    assert "outer      inner" in capsys.readouterr().out
+    assert "outer  inner" in capsys.readouterr().out
     assert "say what to do: p outer inner" in refused(
         lambda argv: cli.dispatch(commands, argv, prog="p"), "outer"
     )

@@ -20,7 +20,7 @@ def test_every_command_has_a_main_with_help(name, capsys):
 
 
 def test_help_lists_every_command(capsys):
-    slm.main([])
+    slm.main(["--help"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(slm.COMMANDS)
 
@@ -41,4 +41,4 @@ def test_the_installed_script_is_this_command():
     if not script.exists():
         pytest.skip("the project is not installed in this environment")
     done = subprocess.run([script, "fly"], capture_output=True, text=True)
-    assert (done.returncode, done.stderr.split(":")[1]) == (2, " no command 'fly'")
+    assert done.returncode == 2 and done.stderr.startswith("error: no command 'fly'")

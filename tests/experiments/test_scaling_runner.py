@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data.tokenfile import Meta
 from experiments.__main__ import main
 from experiments.scaling.fit import Surface
 from experiments.scaling.ledger import OverBudget
@@ -38,8 +39,18 @@ class Programs:
             folder = Path(given["--out"])
             folder.mkdir(parents=True)
             tokens = int(int(given["--stories-bytes"]) / 2.7)
-            meta = {"vocab_size": 300, "tokens": {"train": tokens, "val": 10}}
-            (folder / "fake.json").write_text(json.dumps(meta))
+            counts = {"train": tokens, "val": 10}
+            meta = Meta(
+                "uint16",
+                300,
+                counts,
+                documents={},
+                bytes={},
+                special_tokens={},
+                tokenizer_sha256="",
+                source=[],
+            )
+            (folder / "meta.json").write_text(json.dumps(dataclasses.asdict(meta)))
             return
         if self.broken:
             raise RuntimeError("error: no memory")
@@ -53,11 +64,7 @@ class Programs:
 
 
 @pytest.fixture
-def programs(monkeypatch) -> Programs:
-    def read_meta(folder):
-        raise AssertionError(folder)
-
-    monkeypatch.setattr("experiments.scaling.runner.read_meta", read_meta)
+def programs() -> Programs:
     return Programs(PLAN)
 
 
@@ -85,7 +92,6 @@ def test_all_runs_are_trained_once_and_read_back(tmp_path, programs):
     trained = len(programs.calls)
     assert trained == len(grid) + 1  # and the data
     again = runner(tmp_path, programs)
-    again.prepare = lambda runs: None
     again.measure_all(grid)
     assert len(programs.calls) == trained
     assert again.ledger.spent == pytest.approx(sum(made.cost(run) for run in grid))
@@ -112,18 +118,32 @@ def test_a_run_that_fails_is_refunded_and_the_others_go_on(tmp_path, programs, c
     assert made.ledger.spent == 0
     assert "failed, refunded" in capsys.readouterr().out
     programs.broken = False
-    made.prepare = lambda runs: None
     assert len(made.measure_all(made.grid()[:2])) == 2
 
 
 def test_python_callers_query_a_loss(tmp_path, programs):
     made = runner(tmp_path, programs, budget=1e12)
     first = made.loss(n_layer=1, n_head=1, n_embd=16, tokens=102_400)
-    made.prepare = lambda runs: None
     assert made.loss(n_layer=1, n_head=1, n_embd=16, tokens=102_400) == first
     assert len(programs.calls) == 2
     with pytest.raises(OverBudget, match="exceeds the"):
         made.loss(n_layer=1, n_head=1, n_embd=16, tokens=102_400_000)
+    assert len(programs.calls) == 2
+
+
+def test_what_the_budget_does_not_pay_for_makes_no_data(tmp_path, programs):
+    with pytest.raises(OverBudget, match="exceeds the"):
+        runner(tmp_path, programs, budget=1e6).loss(n_layer=1, n_head=1, n_embd=16, tokens=102_400)
+    assert not programs.calls and not list(tmp_path.iterdir())
+
+
+def test_a_run_that_needs_more_data_than_there_is_is_refunded(tmp_path, programs):
+    made = runner(tmp_path, programs)
+    made.loss(n_layer=1, n_head=1, n_embd=16, tokens=102_400)
+    spent = made.ledger.spent
+    with pytest.raises(ValueError, match="choose another --out"):
+        made.loss(n_layer=1, n_head=1, n_embd=16, tokens=10_240_000)
+    assert made.ledger.spent == spent
 
 
 def test_the_shipped_plan_has_enough_runs_and_budgets():

@@ -97,11 +97,12 @@ def test_a_backward_uses_the_kernels_of_its_forward():
 
 
 def test_the_environment_chooses_and_importing_stays_light():
-    code = "import sys, kernels.dispatch as d; print(d.runs_on('cpu'), 'torch._dynamo' in sys.modules)"
+    heavy = "{'torch._dynamo', 'kernels.toolchain'} & set(sys.modules)"
+    code = f"import sys, kernels.dispatch as d; print(d.runs_on('cpu'), len({heavy}))"
     done = subprocess.run(
         [sys.executable, "-c", code], env={"SLM_KERNELS": "torch"}, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == ["torch", "False"]
+    assert done.stdout.split() == ["torch", "0"]
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,19 @@ def test_cuda_kernels_without_code_for_the_gpu_are_not_available(monkeypatch, bu
     assert dispatch.runs_on("cuda") == runs
     state = kernels.backends()["cuda"]
     assert state == "available" if runs == "fused" else "TORCH_CUDA_ARCH_LIST=9.0" in state
+
+
+def test_why_cuda_was_not_built_is_known_from_the_extension(monkeypatch):
+    built = SimpleNamespace(CUDA_ARCHITECTURES="", CUDA_OBSTACLE="no CUDA toolkit: install one")
+    monkeypatch.setattr(dispatch, "_fused", built)
+    assert dispatch._cuda_state() == "not built: no CUDA toolkit: install one, and run make setup again"
+
+
+@pytest.mark.skipif(kernels.backends()["cpu"] != "available", reason="the CPU kernels are not built")
+def test_the_extension_has_either_gpus_or_the_reason_why_not():
+    from kernels import _C
+
+    assert bool(_C.CUDA_ARCHITECTURES) != bool(_C.CUDA_OBSTACLE)
 
 
 def test_importing_makes_no_cuda_context():

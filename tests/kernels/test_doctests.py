@@ -4,7 +4,7 @@ import doctest
 
 import pytest
 
-from kernels import decode, dispatch, philox, reference, toolchain
+from kernels import decode, dispatch, reference, toolchain
 from kernels.workbench import programs, trace, trace_plot
 from kernels.workbench.mutation import operators
 from kernels.workbench.mutation import report as mutation_report
@@ -12,7 +12,6 @@ from kernels.workbench.mutation import report as mutation_report
 MODULES = [
     decode,
     dispatch,
-    philox,
     reference,
     toolchain,
     programs,

@@ -86,7 +86,46 @@ ATTENTION_MISTAKES = {
     "q a number": ({"q": 1.0}, "q is float"),
     "q of rank 0": ({"q": torch.tensor(1.0)}, "q has shape"),
 }
+X, R = torch.ones(3, C), torch.ones(C)
+HEADS, ANGLES = torch.ones(SHAPE), torch.ones(6, 4)
+HIDDEN, HEAD, LABELS = torch.ones(3, C), torch.ones(5, C), torch.zeros(3, dtype=torch.int64)
+RIGHT = {
+    kernels.rms_norm: {"x": X, "weight": R},
+    kernels.add_rms_norm: {"x": X, "residual": X, "weight": R},
+    kernels.gelu: {"x": X, "bias": R},
+    kernels.swiglu: {"gate": X, "x": X},
+    kernels.rotary: {"x": HEADS, "angles": ANGLES},
+    kernels.linear_cross_entropy: {"hidden": HIDDEN, "weight": HEAD, "targets": LABELS},
+}
+OTHER_MISTAKES = [
+    (kernels.rms_norm, {"x": torch.tensor(1.0)}, "x has shape"),
+    (kernels.rms_norm, {"x": strided(3, C)}, "x has stride 2"),
+    (kernels.rms_norm, {"weight": R[:7]}, "weight has shape"),
+    (kernels.rms_norm, {"eps": 0.0}, "eps is 0"),
+    (kernels.add_rms_norm, {"residual": X[:2]}, "residual has shape"),
+    (kernels.gelu, {"x": X.long()}, "x has dtype"),
+    (kernels.gelu, {"x": strided(3, C)}, "x has stride 2"),
+    (kernels.gelu, {"bias": R[:7]}, "bias has shape"),
+    (kernels.gelu, {"bias": R.half()}, "bias has dtype"),
+    (kernels.gelu, {"approximate": "sigmoid"}, "approximate is 'sigmoid'"),
+    (kernels.swiglu, {"gate": X[:2]}, "gate has shape"),
+    (kernels.swiglu, {"gate": X.half()}, "gate has dtype"),
+    (kernels.swiglu, {"gate_bias": R[:7]}, "gate_bias has shape"),
+    (kernels.rotary, {"x": X}, "x has shape"),
+    (kernels.rotary, {"x": HEADS[..., :7]}, "x has shape"),
+    (kernels.rotary, {"angles": ANGLES[:5]}, "angles has shape"),
+    (kernels.rotary, {"angles": ANGLES.clone().requires_grad_()}, "angles requires"),
+    (kernels.linear_cross_entropy, {"hidden": R}, "hidden has shape"),
+    (kernels.linear_cross_entropy, {"weight": HEAD[:, :7]}, "weight has shape"),
+    (kernels.linear_cross_entropy, {"targets": LABELS[:2]}, "targets has shape"),
+    (kernels.linear_cross_entropy, {"targets": LABELS.float()}, "targets has dtype"),
+    (kernels.linear_cross_entropy, {"weight": HEAD.half()}, "weight has dtype"),
+]
 MISTAKES = {
+    **{
+        f"{op.__name__}, {i}": (op, RIGHT[op] | wrong, text)
+        for i, (op, wrong, text) in enumerate(OTHER_MISTAKES)
+    },
     **{f"norm: {name}": (norm, *rest) for name, rest in NORM_MISTAKES.items()},
     **{f"attention: {name}": (attention, *rest) for name, rest in ATTENTION_MISTAKES.items()},
 }

@@ -312,7 +312,7 @@ def test_bench_writes_the_common_layout_and_a_plot(tmp_path, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "no command"),
+        ([], "say what to do"),
         (["fly"], "no command 'fly'"),
         (["bench", "--device", "tpu"], "device is 'tpu'"),
         (["bench", "--dtype", "int8"], "dtype is 'int8'"),

@@ -1,5 +1,7 @@
 """The ops as citizens of torch: gradcheck, opcheck, torch.compile, autocast, fake tensors, CUDA graphs."""
 
+import functools
+
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -10,12 +12,16 @@ from kernels import dispatch
 from tests.kernels import cases
 from tests.kernels.cases import AttentionCase, Backend, each_backend, each_fused
 
-OPS = [
-    f"{op}{suffix}"
-    for op in ("layer_norm", "causal_attention", "causal_attention_qkvpacked")
-    for suffix in ("", "_backward")
-] + ["add_layer_norm"]
 OPTIONS = {"window": 7, "dropout_p": 0.2, "seed": 5}
+TARGETS = torch.tensor([3, -100, 0, 12, 3])
+
+
+def loss(hidden, weight):
+    return kernels.linear_cross_entropy(hidden, weight, TARGETS.to(hidden.device))
+
+
+def turned(x):
+    return kernels.rotary(x, torch.linspace(0, 3, 9 * 3, dtype=x.dtype, device=x.device).view(9, 3))
 
 
 def leaves(backend, *shapes, dtype=torch.float64):
@@ -23,51 +29,47 @@ def leaves(backend, *shapes, dtype=torch.float64):
     return cases.require_grad(made)
 
 
-def all_ops(dtype=torch.float64):
-    """Return the name of each op, a call of it, and the shapes of its tensors."""
-    norm, parameter = (3, 5, 19), (19,)
-    return {
-        "layer_norm": (kernels.layer_norm, (norm, parameter, parameter)),
-        "layer_norm without bias": (kernels.layer_norm, (norm, parameter)),
-        "add_layer_norm": (kernels.add_layer_norm, (norm, norm, parameter, parameter)),
-        "causal_attention": (kernels.causal_attention, ((2, 9, 2, 5),) * 3),
-        "grouped heads, window, dropout": (
-            lambda q, k, v: kernels.causal_attention(q, k, v, **OPTIONS),
-            ((1, 9, 4, 5), (1, 9, 2, 5), (1, 9, 2, 5)),
-        ),
-        "causal_attention_qkvpacked": (kernels.causal_attention_qkvpacked, ((2, 9, 3, 2, 5),)),
-    }
-
-
-each_op = pytest.mark.parametrize("name", list(all_ops()))
+ROWS, ROW = (3, 5, 19), (19,)
+# Of each op a call and the shapes of its tensors.
+OPS = {
+    "layer_norm": (kernels.layer_norm, (ROWS, ROW, ROW)),
+    "layer_norm without bias": (kernels.layer_norm, (ROWS, ROW)),
+    "add_layer_norm": (kernels.add_layer_norm, (ROWS, ROWS, ROW, ROW)),
+    "rms_norm": (kernels.rms_norm, (ROWS, ROW)),
+    "add_rms_norm": (kernels.add_rms_norm, (ROWS, ROWS, ROW)),
+    "gelu": (kernels.gelu, (ROWS, ROW)),
+    "gelu without bias": (kernels.gelu, (ROWS,)),
+    "gelu by erf": (lambda x, bias: kernels.gelu(x, bias, "none"), (ROWS, ROW)),
+    "swiglu": (kernels.swiglu, (ROWS, ROWS, ROW, ROW)),
+    "swiglu without bias": (kernels.swiglu, (ROWS, ROWS)),
+    "linear_cross_entropy": (loss, ((5, 7), (13, 7))),
+    "rotary": (turned, ((2, 9, 2, 6),)),
+    "causal_attention": (kernels.causal_attention, ((2, 9, 2, 5),) * 3),
+    "grouped heads, window, dropout": (
+        lambda q, k, v: kernels.causal_attention(q, k, v, **OPTIONS),
+        ((1, 9, 4, 5), (1, 9, 2, 5), (1, 9, 2, 5)),
+    ),
+    "causal_attention_qkvpacked": (kernels.causal_attention_qkvpacked, ((2, 9, 3, 2, 5),)),
+}
+each_op = pytest.mark.parametrize("name", list(OPS))
 
 
 @each_fused
 @each_op
 def test_gradcheck(backend, name):
-    op, shapes = all_ops()[name]
+    op, shapes = OPS[name]
     with kernels.use(backend.choice):
         assert torch.autograd.gradcheck(op, leaves(backend, *shapes), fast_mode=False)
 
 
-def raw_arguments(library, device):
-    """Return the arguments of each op in a library."""
-    backend = Backend("", device)
-    x, residual, weight, bias = leaves(backend, (3, 8), (3, 8), (8,), (8,), dtype=torch.float32)
-    q, k, v = leaves(backend, *((1, 6, 2, 8),) * 3, dtype=torch.float32)
-    qkv = leaves(backend, (1, 6, 3, 2, 8), dtype=torch.float32)[0]
-    seed = torch.tensor(3, device=device)
-    options = (0.3, 4, 0.1, seed, False)
-    _, mean, rstd = library.layer_norm(x, weight, bias, 1e-5)
-    out, lse = library.causal_attention(q, k, v, *options)
-    packed_out, packed_lse = library.causal_attention_qkvpacked(qkv, *options)
-    saved = [x, weight, mean, rstd]
-    plain = [t.detach() for t in (q, k, v, out, lse)]
-    packed = [t.detach() for t in (qkv, packed_out, packed_lse)]
+def raw_attention(library, device):
+    """Return the arguments of the attention ops in a library."""
+    q, k, v = leaves(Backend("", device), *((1, 6, 2, 8),) * 3, dtype=torch.float32)
+    (qkv,) = leaves(Backend("", device), (1, 6, 3, 2, 8), dtype=torch.float32)
+    options = (0.3, 4, 0.1, torch.tensor(3, device=device), False)
+    plain = [t.detach() for t in (q, k, v, *library.causal_attention(q, k, v, *options))]
+    packed = [t.detach() for t in (qkv, *library.causal_attention_qkvpacked(qkv, *options))]
     return {
-        "layer_norm": (x, weight, bias, 1e-5),
-        "add_layer_norm": (x, residual, weight, None, 1e-5),
-        "layer_norm_backward": (*(t.detach() for t in (residual, *saved, residual)),),
         "causal_attention": (q, k, v, *options),
         "causal_attention_backward": (plain[3], *plain, *options),
         "causal_attention_qkvpacked": (qkv, *options),
@@ -75,9 +77,48 @@ def raw_arguments(library, device):
     }
 
 
+def raw_arguments(library, device):
+    """Return the arguments of each op in a library."""
+    draw = functools.partial(cases.randn, dtype=torch.float32, device=device)
+    x, other, weight, bias = draw(3, 8), draw(3, 8), draw(8), draw(8)
+    leaf = [t.clone().requires_grad_() for t in (x, other, weight, bias)]
+    _, mean, norm_rstd = library.layer_norm(x, weight, bias, 1e-5)
+    _, rstd = library.rms_norm(x, weight, 1e-5)
+    angles = draw(1, 9, 3)
+    hidden, head = draw(5, 7).requires_grad_(), draw(13, 7).requires_grad_()
+    moved = [[draw(4, 3), draw(5)] for _ in range(4)]
+    return raw_attention(library, device) | {
+        "layer_norm": (leaf[0], *leaf[2:], 1e-5),
+        "add_layer_norm": (*leaf[:3], None, 1e-5),
+        "layer_norm_backward": (other, x, weight, mean, norm_rstd, other),
+        "rms_norm": (leaf[0], leaf[2], 1e-5),
+        "add_rms_norm": (*leaf[:3], 1e-5),
+        "rms_norm_backward": (other, x, weight, rstd, x),
+        "gelu": (leaf[0], leaf[3], "tanh"),
+        "gelu_backward": (other, x, bias, "none"),
+        "swiglu": (leaf[1], leaf[0], None, leaf[3]),
+        "swiglu_backward": (other, other, x, None, bias),
+        "rotary": (draw(2, 9, 2, 6).requires_grad_(), angles.cos(), angles.sin(), False),
+        "linear_cross_entropy": (hidden, head, TARGETS.to(device), torch.float32, 2, True),
+        "adamw_": (*moved, 1, 1e-3, 0.9, 0.99, 1e-8, 0.1, 1.0),
+    }
+
+
+WITH_BACKWARD = (
+    "layer_norm",
+    "rms_norm",
+    "gelu",
+    "swiglu",
+    "causal_attention",
+    "causal_attention_qkvpacked",
+)
+RAW = [f"{op}{suffix}" for op in WITH_BACKWARD for suffix in ("", "_backward")]
+RAW += ["add_layer_norm", "add_rms_norm", "rotary", "linear_cross_entropy", "adamw_"]
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch 2.14 says it of its own look at our inputs
 @each_fused
-@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("name", RAW)
 def test_opcheck(backend, name):
     with kernels.use(backend.choice):
         library = dispatch.library(backend.device)
@@ -87,7 +128,7 @@ def test_opcheck(backend, name):
 @each_backend
 @each_op
 def test_compiles_into_one_graph(backend, name):
-    op, shapes = all_ops()[name]
+    op, shapes = OPS[name]
     inputs = leaves(backend, *shapes, dtype=torch.float32)
     torch.compiler.reset()  # each backend is one more graph of the op, and their number is limited
     with kernels.use(backend.choice):
@@ -102,7 +143,7 @@ def test_compiles_into_one_graph(backend, name):
 @each_op
 def test_forward_mode_derivatives_are_those_of_backward(backend, name):
     """<g, J t> of forward mode is <Jᵀ g, t> of backward mode."""
-    op, shapes = all_ops()[name]
+    op, shapes = OPS[name]
     inputs = leaves(backend, *shapes)
     tangents = [cases.randn(*shape, seed=20 + i, device=backend.device) for i, shape in enumerate(shapes)]
     with kernels.use(backend.choice):
@@ -171,15 +212,21 @@ def test_meta_tensors_have_shapes(backend, capfd):
 
 
 @each_fused
-@each_op
+@pytest.mark.parametrize("name", [name for name in OPS if name != "rotary"])
 def test_a_second_derivative_is_refused(backend, name):
     """Rather than a part of it left out."""
-    op, shapes = all_ops()[name]
+    op, shapes = OPS[name]
     inputs = leaves(backend, *shapes)
     with kernels.use(backend.choice):
         grads = torch.autograd.grad(square_sum(op(*inputs)), inputs, create_graph=True)
         with pytest.raises(RuntimeError, match="not implemented"):
             square_sum(grads).backward()
+
+
+@each_fused
+def test_rotary_has_every_derivative(backend):
+    with kernels.use(backend.choice):
+        assert torch.autograd.gradgradcheck(turned, leaves(backend, *OPS["rotary"][1]))
 
 
 def square_sum(outputs):

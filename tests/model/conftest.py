@@ -53,9 +53,9 @@ def written_out(monkeypatch):
 
     def call(function):
         with monkeypatch.context() as patch, kernels.use("torch"):
-            patch.setattr("kernels.eager.layer_norm", reference.layer_norm)
-            patch.setattr("kernels.eager.add_layer_norm", reference.add_layer_norm)
-            patch.setattr("kernels.eager.causal_attention", attention)
+            patch.setattr("kernels.ops.torch_layer_norm", reference.layer_norm)
+            patch.setattr("kernels.ops.torch_add_layer_norm", reference.add_layer_norm)
+            patch.setattr("model.attention.torch_causal_attention", attention)
             patch.setattr("torch.nn.functional.rms_norm", rms_norm)
             patch.setattr("torch.nn.functional.silu", lambda x, inplace=False: x * torch.sigmoid(x))
             patch.setattr("torch.nn.functional.gelu", lambda x, approximate: gpt.gelu(x))

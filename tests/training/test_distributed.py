@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import train as train_script
 from model import GPT
-from training import distributed, report
+from training import distributed, watch
 
 ROOT = Path(__file__).parents[2]
 MODEL = "--n-layer 2 --n-head 2 --n-embd 32 --block-size 32 --kernels torch"
@@ -83,7 +83,7 @@ def run_processes(count: int, script: str, argument: Path) -> list[subprocess.Co
 
 
 def losses(run: Path) -> dict[int, float]:
-    return {r["step"]: r["loss"] for r in report.read_log(run / "log.jsonl") if "loss" in r}
+    return {r["step"]: r["loss"] for r in watch.read_log(run / "log.jsonl") if "loss" in r}
 
 
 @torch.no_grad()

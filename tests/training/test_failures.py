@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from model import GPT
-from training import checkpoint, failures, loop, report, watch
+from training import checkpoint, failures, loop, watch
 from training.optimizer import LossScale
 
 
@@ -80,7 +80,7 @@ def test_damaged_weights_replace_no_good_checkpoint(tiny, monkeypatch):
     ):
         loop.train(dataclasses.replace(tiny, checkpoint_every=1, keep=2))
     assert all(torch.isfinite(p).all() for p in GPT.from_pretrained(tiny.run / "last").parameters())
-    stories = [r["story"] for r in report.read_log(tiny.run / "log.jsonl") if "story" in r]
+    stories = [r["story"] for r in watch.read_log(tiny.run / "log.jsonl") if "story" in r]
     assert stories == ["(none: the loss is not a number)"]
 
 
@@ -108,7 +108,7 @@ def test_the_loss_scale_moves_as_torchs():
 def test_float16_trains_and_goes_on_bit_for_bit_with_its_scale(tiny, tmp_path):
     config = dataclasses.replace(tiny, precision="float16", schedule="constant")
     whole = loop.train(config)
-    losses = [r["loss"] for r in report.read_log(config.run / "log.jsonl") if "loss" in r]
+    losses = [r["loss"] for r in watch.read_log(config.run / "log.jsonl") if "loss" in r]
     assert losses[-1] < losses[0] - 1
     parted = dataclasses.replace(config, run=tmp_path / "parted", steps=15)
     loop.train(parted)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import train as train_script
-from training import report
+from training import watch
 
 ROOT = Path(__file__).parents[2]
 PORT = 29511
@@ -41,7 +41,7 @@ def hosts() -> Iterator[None]:
 
 
 def losses(run: Path) -> list[float]:
-    return [r["loss"] for r in report.read_log(run / "log.jsonl") if "loss" in r]
+    return [r["loss"] for r in watch.read_log(run / "log.jsonl") if "loss" in r]
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from training.muon import Muon, orthogonalize
+from training.optimizer import Muon, orthogonalize
 
 
 def matrices() -> nn.ParameterList:

@@ -93,7 +93,7 @@ class CountOn(Pretraining):
 def test_a_run_learns_another_objective_and_logs_its_figures(tiny):
     config = dataclasses.replace(tiny, steps=20, checkpoint_every=10, eval_every=10)
     loop.train(config, CountOn)
-    records = loop.report.read_log(config.run / "log.jsonl")
+    records = loop.watch.read_log(config.run / "log.jsonl")
     evaluations = [record for record in records if "val_loss" in record]
     assert [(r["accuracy"], r["answer"]) for r in evaluations] == [(0.5, "one two three")] * 2
     assert evaluations[1]["val_loss"] < evaluations[0]["val_loss"]

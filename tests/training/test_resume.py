@@ -12,7 +12,7 @@ import bpe
 import train as train_script
 from bpe import Tokenizer
 from model import GPT
-from training import checkpoint, failures, loop, report, run
+from training import checkpoint, failures, loop, run, watch
 from training.config import parse_config
 
 
@@ -44,7 +44,7 @@ def test_tuning_never_ends_with_a_best_that_is_worse_than_its_start(tuned):
     config = dataclasses.replace(tuned, learning_rate=1.0, grad_clip=0.0, warmup_steps=0)  # makes it worse
     loop.train(config)
     assert same(weights(config.run / "best"), weights(tuned.init_from / "best"))
-    first = report.read_log(config.run / "log.jsonl")[0]
+    first = watch.read_log(config.run / "log.jsonl")[0]
     assert first["step"] == first["tokens"] == 0 and "val_loss" in first
 
 
@@ -230,7 +230,7 @@ def test_a_run_whose_every_step_was_skipped_ends_with_an_error(tiny, monkeypatch
     config = dataclasses.replace(tiny, precision="float16", steps=10)
     with pytest.raises(failures.NothingLearned, match="all 10 steps were skipped"):
         loop.train(config)
-    steps = [record for record in report.read_log(config.run / "log.jsonl") if "loss" in record]
+    steps = [record for record in watch.read_log(config.run / "log.jsonl") if "loss" in record]
     assert [record["skipped"] for record in steps] == [1, 10]
     assert not (config.run / "report.json").exists()
     assert checkpoint.best_loss(config.run / "best") > 0

@@ -17,7 +17,7 @@ from evaluation.losses import full_loss
 from kernels import dispatch
 from model import GPT
 from training import config as cfg
-from training import failures, loop, report
+from training import failures, loop, watch
 from training.checkpoint import load_state, save_state
 from training.config import TrainConfig
 
@@ -53,7 +53,7 @@ def test_a_run_learns_and_writes_what_it_promises(tiny):
     assert saved["tokens"] == 30 * 512
     assert len(saved["stories"]) == 3
     assert 0 <= saved["coherence"] <= 1
-    records = report.read_log(tiny.run / "log.jsonl")
+    records = watch.read_log(tiny.run / "log.jsonl")
     losses = [record["loss"] for record in records if "loss" in record]
     # At first every token is as likely as any other.
     assert losses[0] == pytest.approx(math.log(384), abs=0.3)
@@ -71,7 +71,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tiny, tmp_path, monkeypatch):
     assert same(weights(whole), weights(stopped.run))
     kept = ("step", "loss", "val_loss", "gradient_norm")
     logs = [
-        [{k: r[k] for k in kept if k in r} for r in report.read_log(run / "log.jsonl")]
+        [{k: r[k] for k in kept if k in r} for r in watch.read_log(run / "log.jsonl")]
         for run in (whole, stopped.run)
     ]
     assert logs[0] == logs[1]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler
 
-from training.schedule import learning_rate
+from training.optimizer import learning_rate
 
 
 @pytest.mark.parametrize("shape", ["wsd", "constant"])

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 import train as train_script
-from training import loop, report, watch
+from training import loop, watch
 
 
 def test_every_evaluation_tells_a_story(tiny, capsys):
     loop.train(tiny)
-    records = [r for r in report.read_log(tiny.run / "log.jsonl") if "val_loss" in r]
+    records = [r for r in watch.read_log(tiny.run / "log.jsonl") if "val_loss" in r]
     assert [r["step"] for r in records] == [14, 29]
     assert all(isinstance(r["story"], str) and r["seconds"] > 0 for r in records)
     assert "after 15 steps: " in capsys.readouterr().err
@@ -63,7 +63,7 @@ def test_weights_and_biases_gets_every_scalar_by_step(tiny, monkeypatch):
     assert options["dir"] == str(tiny.run)
     assert options["config"]["model"]["n_embd"] == 32
     assert logged.pop() == "finished"
-    records = report.read_log(tiny.run / "log.jsonl")
+    records = watch.read_log(tiny.run / "log.jsonl")
     assert [step for step, _ in logged] == [r["step"] for r in records]
     assert logged[0][1]["loss"] == records[0]["loss"]
     assert "story" not in logged[-1][1]
@@ -113,7 +113,7 @@ def test_tensorboard_itself_reads_the_points_of_a_resumed_run_once(tiny):
     loop.train(dataclasses.replace(config, resume=True, steps=25))
     drawn = events.EventAccumulator(str(tiny.run / "tensorboard"))
     drawn.Reload()
-    records = [r for r in report.read_log(tiny.run / "log.jsonl") if "loss" in r]
+    records = [r for r in watch.read_log(tiny.run / "log.jsonl") if "loss" in r]
     assert [point.step for point in drawn.Scalars("loss")] == [r["step"] for r in records]
     assert [point.value for point in drawn.Scalars("loss")] == pytest.approx([r["loss"] for r in records])
 

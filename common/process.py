@@ -1,6 +1,8 @@
-"""How OpenMP's threads wait for each other, decided before the library loads."""
+"""What a process sets before it computes: how OpenMP's threads wait, and whether freed memory is kept."""
 
+import ctypes
 import os
+import platform
 import sys
 from collections.abc import MutableMapping
 
@@ -8,6 +10,9 @@ from collections.abc import MutableMapping
 # last thread needs. After 300 rounds, about a microsecond, a thread sleeps and leaves its core to whoever has work.
 SPIN_BRIEFLY = {"GOMP_SPINCOUNT": "300"}
 _CHOICES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+# Parameters of mallopt(3) in glibc's malloc.h.
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
+_NEVER = -1
 
 
 def spin_briefly(environment: MutableMapping[str, str] = os.environ) -> bool:
@@ -20,3 +25,16 @@ def spin_briefly(environment: MutableMapping[str, str] = os.environ) -> bool:
         return False
     environment.update(SPIN_BRIEFLY)
     return True
+
+
+def keep_freed_memory() -> bool:
+    """Keep freed memory in this process for its next large tensors; return True if the C library allows it.
+
+    glibc returns a large block to the system as soon as it is freed; the next block of that size is mapped again,
+    with a page fault and a cleared page for every 4 KB. A training step frees and requests the same blocks each time.
+    Only glibc is configured; on other systems nothing happens.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, _NEVER))
