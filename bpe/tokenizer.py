@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bpe import formats
 from bpe.merging import MANY, SHORT, BatchMerger, merge
 from bpe.piecetable import Pieces, PieceTable
 from bpe.pretokenize import Pattern, blocks, cut_pieces, repair_surrogates, split_special
@@ -293,8 +294,6 @@ class Tokenizer(Vocabulary):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write Hugging Face's tokenizer.json."""
-        from bpe import formats
-
         formats.save_json(self, Path(path))
 
     @classmethod
@@ -303,18 +302,13 @@ class Tokenizer(Vocabulary):
 
         A ValueError names what this tokenizer cannot do in the same way.
         """
-        from bpe import formats
-
         path = Path(path)
         return formats.load_json(cls, path / "tokenizer.json" if path.is_dir() else path)
 
     @classmethod
     def gpt2(cls, directory: str | os.PathLike[str] | None = None) -> "Tokenizer":
-        """Return GPT-2's own tokenizer, from `directory` or from where gpt2.py finds it; else a FileNotFoundError."""
-        from bpe.gpt2 import find
-
-        vocab_json, merges_txt = find(directory)
-        return cls.from_gpt2(vocab_json, merges_txt)
+        """Return GPT-2's own tokenizer, from `directory` or from where `find_gpt2` finds it."""
+        return cls.from_gpt2(*formats.find_gpt2(directory))
 
     @classmethod
     def from_gpt2(
@@ -329,14 +323,10 @@ class Tokenizer(Vocabulary):
         The pattern is the one that `save_gpt2` noted in merges.txt, else GPT-2's. A token that no merge makes is a
         special token if it looks like one (<…> or […]) or is named in `special_tokens`; else it is a ValueError.
         """
-        from bpe import formats
-
         return formats.load_gpt2(cls, Path(vocab_json), Path(merges_txt), pattern, special_tokens)
 
     def save_gpt2(self, directory: str | os.PathLike[str]) -> None:
         """Write vocab.json and merges.txt into `directory`; `from_gpt2` finds a pattern other than GPT-2's again."""
-        from bpe import formats
-
         formats.save_gpt2(self, Path(directory))
 
     @classmethod
@@ -347,14 +337,10 @@ class Tokenizer(Vocabulary):
         special_tokens: Mapping[str, int] | Sequence[str] = (),
     ) -> "Tokenizer":
         """Read a tiktoken rank file, which holds neither the pattern nor the special tokens."""
-        from bpe import formats
-
         return formats.load_tiktoken(cls, Path(path), pattern, special_tokens)
 
     def save_tiktoken(self, path: str | os.PathLike[str]) -> None:
         """Write a tiktoken rank file; the pattern and the special tokens have no place in it."""
-        from bpe import formats
-
         formats.save_tiktoken(self, Path(path))
 
 
