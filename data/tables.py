@@ -18,7 +18,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from common.textfiles import TextFile, not_utf8, text_files
+from common.files import not_utf8
+from common.textfiles import TextFile, text_files
 from data.splitting import Segment, split_long
 
 if TYPE_CHECKING:
