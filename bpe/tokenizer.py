@@ -20,7 +20,7 @@ import numpy as np
 
 from bpe import formats
 from bpe.merging import MANY, SHORT, BatchMerger, merge
-from bpe.piecetable import Pieces, PieceTable
+from bpe.piecetable import Pieces, PieceTable, Spans
 from bpe.pretokenize import Pattern, blocks, cut_pieces, repair_surrogates, split_special
 from bpe.vocabulary import Vocabulary
 
@@ -50,7 +50,8 @@ class Tokenizer(Vocabulary):
         self._byte_ids = [self._ids.get(bytes([byte]), -1) for byte in range(256)]
         self._merger = BatchMerger(self._ranks, self._made, self._byte_ids, self.dtype)
         self._pretokens, self._pieces = _Cache(), _Cache()
-        self._table = PieceTable(self.dtype)
+        self._table, self._words = PieceTable(self.dtype), PieceTable(self.dtype)
+        self._learn_whole_tokens()
         self._batches = None
 
     # Encoding
@@ -169,11 +170,7 @@ class Tokenizer(Vocabulary):
             return self._encode_uncut(text, tokens, self._encode_whole)
         unknown = self._table.look_up(pieces)
         if len(unknown) > FEW_UNKNOWN * len(pieces.cuts):
-            new = pieces.distinct(unknown)
-            pretokens = self.pattern.split_inner(pieces.joined(new))
-            self._pieces.remember(
-                self._table.store(pieces, new, pretokens, self._encode_pretokens(pretokens))
-            )
+            self._learn(pieces, *pieces.worth_learning(unknown))
             unknown = self._table.look_up(pieces, unknown)
         ids, places = pieces.packed(unknown)
         names = pieces.names(unknown)
@@ -187,6 +184,39 @@ class Tokenizer(Vocabulary):
         head = self._encode_uncut(pieces.head, tokens, self._encode_inner)
         tail = self._encode_uncut(pieces.tail, tokens, self._encode_whole)
         return b"".join((head, *_interleaved(ids, places, values), tail))
+
+    def _learn_whole_tokens(self) -> None:
+        """Put the tokens that need no merging as pre-tokens into the table of pre-tokens."""
+        ids = np.array([*self._ids.values()]) if self.ignore_merges else self._merger.whole_tokens()
+        tokens = [self.vocab[id] for id in ids.tolist()]
+        spans = Spans.adjacent(b"".join(tokens), map(len, tokens))
+        first = spans.distinct(np.arange(len(ids)))
+        self._words.store(
+            spans, first, ids[first].astype(self.dtype).tobytes(), np.ones(len(first), np.int64)
+        )
+
+    def _learn(self, pieces: Pieces, new: np.ndarray, n_ascii: int) -> None:
+        """Put the pieces `new` into the table; the first `n_ascii` of them are ASCII."""
+        text, ends = pieces.joined(new)
+        border = ends[n_ascii - 1] if n_ascii else 0
+        ascii_pretokens = self.pattern.split_inner(text[:border].decode())
+        others = map(str.encode, self.pattern.split_inner(text[border:].decode()))
+        pretokens = Spans.adjacent(text, map(len, itertools.chain(ascii_pretokens, others)))
+        unknown = self._words.look_up(pretokens)
+        if unknown.size:
+            first = pretokens.distinct(unknown)
+            self._words.store(pretokens, first, *self._joined(self._encode_pretokens(pretokens.names(first))))
+            unknown = self._words.look_up(pretokens, unknown)
+        values = self._encode_pretokens(pretokens.names(unknown))
+        packed = b"".join(_interleaved(*pretokens.packed(unknown), values))
+        counts = pretokens.counts.astype(np.int64)
+        _, counts[unknown] = self._joined(values)
+        counts = np.diff(np.cumsum(counts)[np.searchsorted(pretokens.ends, ends)], prepend=0)  # of each piece
+        self._pieces.remember(self._table.store(pieces, new, packed, counts))
+
+    def _joined(self, values: Sequence[bytes]) -> tuple[bytes, np.ndarray]:
+        """Return packed ids one after another, and how many each value has (n,)."""
+        return b"".join(values), np.fromiter(map(len, values), np.int64, len(values)) // self.dtype.itemsize
 
     def _encode_uncut(self, text: str, tokens: Mapping[str, int], encode: Callable[[str], bytes]) -> bytes:
         """Return the packed ids of a text that ends at each of the `tokens`; `encode` is for the rest of it."""
