@@ -39,12 +39,13 @@ class Meta:
     removed: dict[str, int] = dataclasses.field(default_factory=dict)  # documents left out, by reason
     changed: dict[str, int] = dataclasses.field(default_factory=dict)  # documents altered, by rule
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)  # the options that decide the content
+    document_end: str = END_OF_TEXT  # the special token that closes every document
     format_version: int = FORMAT_VERSION
 
     @property
     def end_of_text(self) -> int:
         """Return the id that closes every document."""
-        return self.special_tokens[END_OF_TEXT]
+        return self.special_tokens[self.document_end]
 
     def bytes_per_token(self, split: str) -> float:
         """Return the mean bytes of a token of `split`: bits per byte = nats per token / ln 2 / bytes per token."""
