@@ -67,7 +67,9 @@ def read_meta(directory: str | Path) -> Meta:
         )
     found = read_json(path)
     fields = {field.name: field for field in dataclasses.fields(Meta)}
-    required = {name for name, field in fields.items() if field.default_factory is dataclasses.MISSING}
+    missing = dataclasses.MISSING
+    required = {name for name, each in fields.items() if each.default is each.default_factory is missing}
+    required.add("format_version")
     if not isinstance(found, dict) or not required <= found.keys():
         raise ValueError(f"{path} does not describe token files: prepare {directory} again with --overwrite")
     if found["format_version"] != FORMAT_VERSION:

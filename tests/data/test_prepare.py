@@ -531,3 +531,12 @@ def test_a_tokenizer_that_closes_no_document_is_refused_with_the_remedy(options,
     Tokenizer([], ["<|user|>"]).save(tmp_path / "chat.json")
     with pytest.raises(ValueError, match=r"no special token that closes documents.*bpe add --end-of-text"):
         prepare(options(tokenizer=str(tmp_path / "chat.json")))
+
+
+def test_token_files_written_before_the_end_token_had_a_field_are_read(options, text_file):
+    meta = prepare(options())
+    path = options().out / "meta.json"
+    found = json.loads(path.read_text())
+    del found["document_end"]
+    path.write_text(json.dumps(found))
+    assert read_meta(options().out).end_of_text == meta.special_tokens["<|endoftext|>"]
