@@ -1,4 +1,4 @@
-"""Data parallelism and the sharded optimizer, written out in plain collectives.
+"""Data parallelism and the sharded optimizer, written out in plain collectives (training/fsdp.py divides the weights, too).
 
 torchrun starts the processes and tells each its rank through the environment; without it there is one process and
 nothing here costs anything. NCCL carries the data between GPUs, gloo between CPUs. Every process holds the whole model
@@ -29,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model import GPT
 from training.config import TrainConfig
+from training.fsdp import FullySharded
 
 BUCKET_BYTES = 25 * 2**20  # torch's choice: large enough to hide the latency, small enough to begin early
 
@@ -233,13 +234,28 @@ class TorchReplica(Replica):
         return contextlib.nullcontext() if last else self.forward.no_sync()
 
 
-class FullyShardedReplica(Replica):
-    """FSDP2: weights, gradients and optimizer state divided; a block's weights are gathered while it computes.
+class ShardedReplica(Replica):
+    """Our FSDP (training/fsdp.py): weights, gradients and optimizer state divided, blocks whole while they compute.
 
-    `module` is sharded in place and its parameters become DTensors: make the optimizers afterwards.
+    `module` is sharded in place and its parameters become DTensors: make the optimizers afterwards. Under autocast to
+    `precision` the blocks' matrices travel in it: in half the bytes, and the products have the same bits.
     """
 
-    def __init__(self, module: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    def __init__(self, module: nn.Module, blocks: Sequence[nn.Module], precision: torch.dtype) -> None:
+        super().__init__(module)
+        self._sharded = FullySharded(module, [*blocks, module], precision)
+
+    def accumulate(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        return self._sharded.accumulate(last=last)
+
+    def finish(self) -> None:
+        self._sharded.finish()
+
+
+class TorchShardedReplica(Replica):
+    """torch's FSDP2, which shards in place, too, and hides more of the time that weights travel."""
+
+    def __init__(self, module: nn.Module, blocks: Sequence[nn.Module], precision: torch.dtype) -> None:
         for block in blocks:
             fully_shard(block)
         super().__init__(fully_shard(module))
@@ -251,9 +267,10 @@ class FullyShardedReplica(Replica):
 
 
 REPLICAS = {"naive": NaiveReplica, "bucketed": BucketedReplica, "torch": TorchReplica}
+SHARDED = {"ours": ShardedReplica, "torch": TorchShardedReplica}
 
 
-def make_replica(model: GPT, config: TrainConfig, processes: Processes) -> Replica:
+def make_replica(model: GPT, config: TrainConfig, processes: Processes, precision: torch.dtype) -> Replica:
     """Return the model as this process calls it, compiled, divided or averaged as configured."""
     if processes.several:
         # The weights are made, and equal; from now on dropout differs.
@@ -261,7 +278,7 @@ def make_replica(model: GPT, config: TrainConfig, processes: Processes) -> Repli
     if config.shard == "full" and processes.several:
         for block in model.h if config.compile else ():
             block.compile()
-        return FullyShardedReplica(model, model.h)
+        return SHARDED[config.fsdp](model, model.h, precision)
     module = torch.compile(model) if config.compile else model
     return (REPLICAS[config.ddp] if processes.several else Replica)(module)
 
