@@ -27,8 +27,10 @@ KINDS = {
     "torch": "--optimizer ours --ddp torch",
     "optimizer": "--optimizer ours --shard optimizer",
     "full": "--optimizer ours --shard full",
+    "full-by-hand": "--optimizer ours --shard full --fsdp ours",
     "muon-optimizer": "--optimizer muon --shard optimizer",
     "muon-full": "--optimizer muon --shard full",
+    "muon-full-by-hand": "--optimizer muon --shard full --fsdp ours",
 }
 DIVIDED = [kind for kind, more in KINDS.items() if "--shard" in more]
 STEPS, HALF = 51, 21  # the last of each is one that is logged in any case
