@@ -9,6 +9,8 @@ train quickstart …      the preset as it is, and with AdamW in Muon's place, b
 … beside N busy loops   with --busy N, and nothing else: the quickstart's loop beside so many other programs that
                         compute without end, and its share of what N + threads programs could each expect
 optimizer state …       megabytes of it in each of two processes that share it, beside those of one process
+peak memory …           megabytes that a step adds to each of two processes under our FSDP and under torch's, and to one
+                        process that shares with none: 38 million parameters, few tokens (Linux only)
 train loop's overhead   share of a step, in percent, at the tinystories model, outside of forward and backward pass,
                         clipping, optimizer, data, logging and display; the batch is 1,024 tokens instead of
                         65,536, so that the share is far larger than in use
@@ -202,6 +204,49 @@ def state_rows(data: Path) -> list[Row]:
     return rows
 
 
+def _peak_memory(rank: int, processes: int, port: str, config: TrainConfig) -> float:
+    """Take steps as one of some processes; return the megabytes that the last one needed beyond those before."""
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    with distributed.joined(this := distributed.this_process(), torch.device("cpu")):
+        before = _resident("VmRSS")
+        trainer = loop.Trainer(config, processes=this)
+        for _ in range(3):  # the first ones make the optimizer's state
+            Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+            trainer.step(next(trainer.batches))
+        return _resident("VmHWM") - before
+
+
+def _resident(kind: str) -> float:
+    """Return the megabytes of memory of this process: VmRSS now, VmHWM at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(kind)) / 1e3
+
+
+def memory_rows(data: Path) -> list[Row]:
+    """Measure the peak memory of a process: one of two under our FSDP and under torch's, and one alone."""
+    config = quickstart(data, optimizer="fused", device="cpu", precision="float32", micro_batch=2)
+    shape = dataclasses.replace(config.model, n_layer=12, n_head=8, n_embd=512, block_size=64)
+    config = dataclasses.replace(config, model=shape, batch_tokens=4 * shape.block_size)
+    peaks, context = {}, multiprocessing.get_context("spawn")
+    for name, count, changes in (
+        ("ours", 2, {"shard": "full", "fsdp": "ours"}),
+        ("torch's FSDP2", 2, {"shard": "full", "fsdp": "torch"}),
+        ("one process", 1, {}),
+    ):
+        shared = dataclasses.replace(config, **changes)
+        with ProcessPoolExecutor(count, context) as pool:
+            port = free_port()
+            found = pool.map(_peak_memory, range(count), [count] * count, [port] * count, [shared] * count)
+            peaks[name] = max(found)
+    ours = peaks.pop("ours")
+    return [
+        Row("peak memory, --shard full --fsdp ours", ours, "MB", peer, peak, less_is_better=True)
+        for peer, peak in peaks.items()
+    ]
+
+
 def free_port() -> str:
     """Return a port on which nobody listens."""
     with socket.socket() as probe:
@@ -329,7 +374,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             rows = [row for n in options.threads for row in busy_rows(data, options.rounds, n, options.busy)]
             return report("train beside busy loops", rows, options.json)
         rows = [row for threads in options.threads for row in speed_rows(data, options.rounds, threads)]
-        rows += state_rows(data)
+        rows += state_rows(data) + memory_rows(data)
         step, own = overhead(data, steps=8)
         rows.append(Row("train loop's overhead", 100 * own / step, "% of a step", less_is_better=True))
     report("train", rows, options.json)

@@ -207,6 +207,22 @@ def test_a_lost_process_ends_the_run_with_a_message_and_it_goes_on(corpus, alone
     assert_equal(pair / "lost", of_one(alone, "ours"))
 
 
+def test_a_tuned_run_of_two_processes_killed_before_its_first_checkpoint_starts_from_its_weights_again(
+    corpus, alone, tmp_path
+):
+    tuned = [
+        flags(corpus, tmp_path / run, f"--optimizer ours --init-from {of_one(alone, 'ours')}", steps=11)
+        for run in ("killed", "whole")
+    ]
+    killed = run_cases(2, [{"argv": tuned[0], "leave_at": 3, "leaving": [0, 1]}], tmp_path)
+    assert [process.returncode for process in killed] == [9, 9], killed[0].stderr[-2000:]
+    assert (tmp_path / "killed").is_dir() and not (tmp_path / "killed" / "last").exists()
+    ended = run_cases(2, [{"argv": [*tuned[0], "--resume"]}, {"argv": tuned[1]}], tmp_path)
+    assert [process.returncode for process in ended] == [0, 0], ended[0].stderr[-2000:]
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert losses(tmp_path / "killed")[0] < 5  # random weights begin at ln 384 = 5.95
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_batch_that_cannot_be_divided_is_refused_by_the_main_process_alone(
     corpus, tmp_path, monkeypatch, capsys, rank
