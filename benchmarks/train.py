@@ -205,14 +205,18 @@ def state_rows(data: Path) -> list[Row]:
 
 
 def _peak_memory(rank: int, processes: int, port: str, config: TrainConfig) -> float:
-    """Take steps as one of some processes; return the megabytes that the last one needed beyond those before."""
+    """Train a model of 12 layers as one of some processes; return the megabytes that its third step needed at most."""
     torch.set_num_threads(1)
+    devices.keep_freed_memory = bool  # what is resident is to be what is needed
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shape = dataclasses.replace(config.model, n_layer=12, n_head=8, n_embd=512)
     with distributed.joined(this := distributed.this_process(), torch.device("cpu")):
+        small = loop.Trainer(config, processes=this)
+        small.step(next(small.batches))  # what is loaded only once does not count
         before = _resident("VmRSS")
-        trainer = loop.Trainer(config, processes=this)
-        for _ in range(3):  # the first ones make the optimizer's state
+        trainer = loop.Trainer(dataclasses.replace(config, model=shape), processes=this)
+        for _ in range(3):  # the first makes the optimizer's state
             Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
             trainer.step(next(trainer.batches))
         return _resident("VmHWM") - before
@@ -226,9 +230,8 @@ def _resident(kind: str) -> float:
 
 def memory_rows(data: Path) -> list[Row]:
     """Measure the peak memory of a process: one of two under our FSDP and under torch's, and one alone."""
-    config = quickstart(data, optimizer="fused", device="cpu", precision="float32", micro_batch=2)
-    shape = dataclasses.replace(config.model, n_layer=12, n_head=8, n_embd=512, block_size=64)
-    config = dataclasses.replace(config, model=shape, batch_tokens=4 * shape.block_size)
+    config = quickstart(data, optimizer="fused", device="cpu", precision="float32", micro_batch=1)
+    config = dataclasses.replace(config, batch_tokens=2 * config.model.block_size)
     peaks, context = {}, multiprocessing.get_context("spawn")
     for name, count, changes in (
         ("ours", 2, {"shard": "full", "fsdp": "ours"}),
@@ -236,7 +239,8 @@ def memory_rows(data: Path) -> list[Row]:
         ("one process", 1, {}),
     ):
         shared = dataclasses.replace(config, **changes)
-        with ProcessPoolExecutor(count, context) as pool:
+        # glibc then returns every larger block as soon as it is freed.
+        with _environment({"MALLOC_MMAP_THRESHOLD_": "131072"}), ProcessPoolExecutor(count, context) as pool:
             port = free_port()
             found = pool.map(_peak_memory, range(count), [count] * count, [port] * count, [shared] * count)
             peaks[name] = max(found)
