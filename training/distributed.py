@@ -1,4 +1,4 @@
-"""Data parallelism and the sharded optimizer, written out in plain collectives (training/fsdp.py divides the weights, too).
+"""Data parallelism and the sharded optimizer, written out in plain collectives; training/fsdp.py shards the weights, too.
 
 torchrun starts the processes and tells each its rank through the environment; without it there is one process and
 nothing here costs anything. NCCL carries the data between GPUs, gloo between CPUs. Every process holds the whole model
@@ -277,7 +277,7 @@ def make_replica(model: GPT, config: TrainConfig, processes: Processes, precisio
         torch.manual_seed(config.seed + processes.rank)
     if config.shard == "full" and processes.several:
         for block in model.h if config.compile else ():
-            block.compile()
+            block.forward = torch.compile(block.forward)  # without the hooks that gather and free
         return SHARDED[config.fsdp](model, model.h, precision)
     module = torch.compile(model) if config.compile else model
     return (REPLICAS[config.ddp] if processes.several else Replica)(module)

@@ -47,7 +47,9 @@ class ShardedParameter:
         self.rows = nn.Parameter(
             self._divided(mine[0].clone(), whole, mesh), requires_grad=whole.requires_grad
         )
-        self.padded = whole.new_empty(mesh.size() * size, *rest, dtype=dtype)  # (W size, …), shares its storage
+        self.padded = whole.new_empty(
+            mesh.size() * size, *rest, dtype=dtype
+        )  # (W size, …), shares its storage
         self.whole = nn.Parameter(self.padded[:rows], requires_grad=whole.requires_grad)
         self.places: list[tuple[nn.Module, str]] = []
         self.gradient: Tensor | None = None
@@ -77,7 +79,9 @@ class ShardedParameter:
         """Return the whole gradient, filled up, a row for each process: (W, numel)."""
         gradient, self.gradient = self.gradient, None
         missing = len(self.padded) - len(gradient)
-        filled = torch.cat([gradient, gradient.new_zeros(missing, *gradient.shape[1:])]) if missing else gradient
+        filled = (
+            torch.cat([gradient, gradient.new_zeros(missing, *gradient.shape[1:])]) if missing else gradient
+        )
         return filled.reshape(world_size, self.numel)
 
     def add_gradient(self, mine: Tensor) -> None:

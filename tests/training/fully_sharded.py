@@ -1,8 +1,8 @@
 """One process of several: trains models under our FSDP and under torch's. python fully_sharded.py FOLDER.
 
-Writes FOLDER/CASE-ours.safetensors and FOLDER/CASE-torchs.safetensors, in rank 0: the weights and every gradient that an
-optimizer has seen, whole, and the losses; and FOLDER/CASE-whole.json: the bytes of parameters that were whole during a
-step of ours at most, and after it.
+Writes, in rank 0, FOLDER/CASE-ours.safetensors and FOLDER/CASE-torchs.safetensors: the weights, every gradient that an
+optimizer has seen, whole, and the losses; and FOLDER/CASE-whole.json: the most bytes of parameters that were whole
+during a step of ours, and those after it.
 """
 
 import contextlib
@@ -123,7 +123,8 @@ def train(case: str, make: type, folder: Path) -> None:
         adamw.zero_grad()
     found |= {name: tensor.full_tensor() for name, tensor in model.state_dict().items()}
     if dist.get_rank() == 0:
-        save_file({k: v.contiguous().clone() for k, v in found.items()}, folder / f"{case}-{make.__name__.lower()}.safetensors")
+        path = folder / f"{case}-{make.__name__.lower()}.safetensors"
+        save_file({name: tensor.contiguous().clone() for name, tensor in found.items()}, path)
         if now:
             noted = {"most": max(most), "after": now(), "layer": max(sizes), "outside": outside}
             (folder / f"{case}-whole.json").write_text(json.dumps(noted))

@@ -181,7 +181,7 @@ def test_a_compiled_run_in_two_processes_learns_what_one_does(corpus, alone, tmp
     cases = [
         {"argv": flags(corpus, tmp_path / kind, f"{more} --compile")}
         for kind, more in KINDS.items()
-        if kind in ("torch", "bucketed", "optimizer", "full", "muon-full")
+        if kind in ("torch", "bucketed", "optimizer", "full", "full-by-hand", "muon-full")
     ]
     ended = run_cases(2, cases, tmp_path)
     assert [process.returncode for process in ended] == [0, 0], ended[0].stderr[-2000:]
