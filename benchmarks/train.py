@@ -421,9 +421,10 @@ def nanogpt_speed(directory: Path, threads: int) -> float:
 def nanogpt_recipe(data: Path, text: Path) -> TrainConfig:
     """Return nanoGPT's recipe for our loop, on the bytes of the text."""
     prepare(Prepare(out=data, source=(f"text:{text}",), vocab_size=257))  # bytes and the end of a text
-    config = quickstart(data, batches="random", micro_batch=NANOGPT_ROWS)
+    config = quickstart(data, batches="random")
     shape = dataclasses.replace(config.model, bias=False, **NANOGPT_SHAPE)
-    return dataclasses.replace(config, model=shape, batch_tokens=NANOGPT_ROWS * shape.block_size)
+    tokens = NANOGPT_ROWS * shape.block_size
+    return dataclasses.replace(config, model=shape, batch_tokens=tokens, micro_batch=NANOGPT_ROWS)
 
 
 def nanogpt_rows(original: Path, text: Path, rounds: int, threads: int) -> list[Row]:

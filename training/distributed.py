@@ -1,4 +1,4 @@
-"""Data parallelism and the sharded optimizer, written out in plain collectives; training/fsdp.py shards the weights, too.
+"""Data parallelism and the sharded optimizer, written out in plain collectives.
 
 torchrun starts the processes and tells each its rank through the environment; without it there is one process and
 nothing here costs anything. NCCL carries the data between GPUs, gloo between CPUs. Every process holds the whole model
@@ -11,6 +11,7 @@ averaging gradients once a step makes all processes take the same step:
                        torch's DistributedDataParallel does (Li et al. 2020)
     ShardedParameters  ZeRO-1 (Rajbhandari et al. 2019): each process keeps the optimizer's state for its share of the
                        parameters, moves those, and broadcasts them to the others
+    ShardedReplica     FSDP (training/fsdp.py): each process keeps its rows of weights, gradients and state
 
 They assume that all processes start from equal weights (the same seed ensures that).
 """
