@@ -390,7 +390,7 @@ NANOGPT_FLAGS = (
     "config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 "
     "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --lr_decay_iters=2000 --dropout=0.0 --max_iters=150"
 )  # as its README says, but for the number of steps
-NANOGPT_TURNS = 10  # calls of STEPS steps of ours between two runs of nanoGPT
+NANOGPT_TURNS = 5  # calls of STEPS steps of ours between two runs of nanoGPT
 SETTLING = 50  # first steps of a run of nanoGPT, which do not count: one evaluates, and memory is new
 
 
