@@ -1,6 +1,6 @@
 """Training: tokens per second of the quickstart beside a plain torch loop, and what the loop itself costs.
 
-python benchmarks/train.py [--data DIR] [--rounds N] [--threads N …] [--busy N] [--json PATH]
+python benchmarks/train.py [--data DIR] [--rounds N] [--threads N …] [--busy N …] [--json PATH]
 python benchmarks/train.py --nanogpt DIR --text FILE [--rounds N] [--threads N …] [--json PATH]
 
 train quickstart …      the preset as it is, and with AdamW in Muon's place, beside the same model in the loop that
@@ -71,8 +71,8 @@ class Options:
     """Measurements of each side; the median counts."""
     threads: tuple[int, ...] = tuple(sorted({1, os.cpu_count() or 1}))
     """Threads that torch computes with; all is measured for each number."""
-    busy: int = 0
-    """Measure only the speed beside this many programs that compute without end."""
+    busy: tuple[int, ...] = ()
+    """Measure only the speed beside this many programs that compute without end, for each number."""
     nanogpt: Path | None = None
     """Measure only the speed beside nanoGPT, which is in this directory, at its recipe for a CPU."""
     text: Path | None = None
@@ -474,7 +474,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.data is None:
             prepare(Prepare(out=data, stories_bytes=2_000_000, vocab_size=2048))
         if options.busy:
-            rows = [row for n in options.threads for row in busy_rows(data, options.rounds, n, options.busy)]
+            pairs = itertools.product(options.threads, options.busy)
+            rows = [row for threads, busy in pairs for row in busy_rows(data, options.rounds, threads, busy)]
             return report("train beside busy loops", rows, options.json)
         rows = [row for threads in options.threads for row in speed_rows(data, options.rounds, threads)]
         rows += state_rows(data) + memory_rows(data)
