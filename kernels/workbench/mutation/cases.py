@@ -52,6 +52,7 @@ LONG = [
     Attention(1, 193, 1, 40, window=64, scale=0.5),
     Attention(1, 300, 1, 32, window=95),
     Attention(1, 150, 1, 16, window=1),
+    Attention(1, 270, 1, 128, window=200),
     *AT_THE_THRESHOLD,
 ]
 LONG_IN_ANY_ORDER = [
@@ -59,6 +60,7 @@ LONG_IN_ANY_ORDER = [
     Attention(2, 130, 2, 64, kv_heads=1, window=70, dropout_p=0.2, any_order=True),
     Attention(1, 97, 1, 96, window=31, transposed=True, any_order=True),
     Attention(1, 150, 1, 16, window=1, any_order=True),
+    Attention(1, 270, 1, 128, window=200, any_order=True),
 ]
 SIMPLE = [
     Attention(1, 40, 2, 20, kv_heads=1),
