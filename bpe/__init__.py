@@ -9,19 +9,21 @@ text is cut), trainer (how merges are learnt), merging (how they are applied), v
 decode), formats (files). piecetable, counting and batches make it fast. docs/bpe.md explains it by hand.
 """
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from bpe.pretokenize import END_OF_TEXT
 from bpe.tokenizer import Tokenizer
 from bpe.vocabulary import id_dtype
 
+if TYPE_CHECKING:
+    from bpe.trainer import train
+
 __all__ = ["END_OF_TEXT", "Tokenizer", "id_dtype", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the trainer when it is asked for, so that encoding does not load it."""
-    if name == "train":
-        from bpe.trainer import train
-
-        return train
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Return bpe.trainer.train when it is first asked for: encoding loads neither the trainer nor what it needs."""
+    if name != "train":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module("bpe.trainer").train

@@ -15,8 +15,8 @@ import tyro
 from bpe import END_OF_TEXT
 from bpe.tokenizer import BLOCK, Tokenizer
 from common import cli
-from common.files import atomic
-from common.textfiles import TextFile, check_start
+from common.files import atomic, check_start
+from common.textfiles import TextFile
 
 Argument = tyro.conf.Positional
 

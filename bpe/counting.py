@@ -26,7 +26,8 @@ from bpe.pretokenize import (
     repair_surrogates,
     split_special,
 )
-from common.textfiles import MAGIC, TextFile, check_start, matching_files, not_utf8, text_files
+from common.files import check_start, not_utf8
+from common.textfiles import MAGIC, TextFile, matching_files, text_files
 from common.workers import WORTH_A_WORKER, ordered_map, sensible_workers
 
 Source = str | os.PathLike[str] | Sequence[os.PathLike[str]] | Iterable[str]

@@ -60,6 +60,7 @@ class BatchMerger:
         self._keys = np.full(1 << bits, _EMPTY)
         self._ranks = np.full(1 << bits, _NEVER, np.int32)
         pairs = np.array(list(ranks), np.int64).reshape(-1, 2)
+        self._pairs = pairs
         keys, slots = self._hash(pairs[:, 0], pairs[:, 1])
         values = np.fromiter(ranks.values(), np.int64, len(ranks))
         while keys.size:
@@ -87,6 +88,36 @@ class BatchMerger:
             ranks[other[hit]] = self._ranks.take(slots[other[hit]])
             other = other[~hit & (found != _EMPTY)]
         return ranks
+
+    def whole_tokens(self) -> np.ndarray:
+        """Return ids (n,) of tokens that the merges make of their own bytes: all but a few of a trained vocabulary.
+
+        For a token that is made of a and b, this holds if it holds for a and b and if no pair across their border is
+        merged before its time. These pairs are found backwards: whichever of the two tokens at the border was made
+        last is replaced by the part of it that is at the border. A token that several merges make is left out.
+        """
+        n = len(self._pairs)
+        made = self.made[:n]
+        size = max(self.byte_ids.max(), self.made.max()) + 1
+        rank_of, left_of, right_of = np.full((3, size), -1)
+        rank_of[made], left_of[made], right_of[made] = np.arange(n), *self._pairs.T
+        undecided = before = np.flatnonzero(np.bincount(made)[made] == 1)
+        left, right = self._pairs[undecided].T
+        good = np.zeros(n, bool)
+        while undecided.size:
+            last = np.maximum(rank_of[left], rank_of[right])
+            good[undecided[last < 0]] = True  # two bytes: nothing came before
+            going = (last >= 0) & (last <= before)
+            undecided, left, right, last = undecided[going], left[going], right[going], last[going]
+            is_right = rank_of[right] == last  # of equal tokens the left one is made first
+            left, right = np.where(is_right, left, right_of[left]), np.where(is_right, left_of[right], right)
+            going = self._rank(left, right) > last
+            undecided, left, right, before = undecided[going], left[going], right[going], last[going]
+        whole = rank_of < 0
+        whole[made] = good
+        while np.any(wrong := whole[made] & ~whole[self._pairs].all(1)):
+            whole[made[wrong]] = False
+        return np.flatnonzero(whole)
 
     def merge(self, pretokens: Sequence[bytes]) -> list[bytes]:
         """Return the packed ids of each pre-token; none of them may be empty."""

@@ -3,14 +3,15 @@
 A dictionary costs about 100 ns per piece of text, most of it for making the piece a Python object. Here a
 piece never becomes an object: its bytes, up to 15 of them, and its length are two 64-bit numbers, read
 straight from the text at every place where a piece begins. They are the key, so a find is exact and not
-only probable. A slot holds one piece; a new piece that falls on the same slot takes its place, so the table
-is bounded without any bookkeeping.
+only probable. A slot holds one piece; a new piece that falls on the same slot takes its place, and a full
+table starts again, so it is bounded. A second table does the same for the pre-tokens of new pieces.
 
 What the table cannot hold (a long piece, one of more than eight tokens) is encoded one by one.
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Self
 
 import numpy as np
 
@@ -69,10 +70,48 @@ def _occurrences(text: bytes, special_tokens: Sequence[str]) -> Iterator[tuple[i
             start = text.find(token, start + 1)
 
 
+_HIGH_BITS = np.uint64(0x8080808080808080)
 ALL = slice(None)
 
 
-class Pieces:
+class Spans:
+    """Spans of a text (pieces or pre-tokens), each with its key and, once a table has been asked, its ids."""
+
+    def __init__(self, data: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> None:
+        """Take the text with its PADDING (uint8), and where each span begins and ends (n,), (n,)."""
+        self.data, self.starts, self.ends = data, starts, ends
+        self.low, self.high = _keys(data, starts, ends - starts)
+        hashed = (self.low ^ self.high * _MULTIPLIER) * _MULTIPLIER
+        self.slots = (hashed >> np.uint64(64 - SLOT_BITS)).view(np.int64)
+
+    @classmethod
+    def adjacent(cls, text: bytes, lengths: Iterable[int]) -> Self:
+        """Return spans of these lengths, one after another, which make up the whole text."""
+        ends = np.cumsum(np.fromiter(lengths, np.int64))
+        return cls(np.frombuffer(text + PADDING, np.uint8), np.append(0, ends[:-1]), ends)
+
+    def names(self, which: np.ndarray) -> list[str]:
+        """Return the texts of these spans."""
+        text = self.data.tobytes()
+        bounds = zip(self.starts[which].tolist(), self.ends[which].tolist(), strict=True)
+        return [text[start:end].decode() for start, end in bounds]
+
+    def packed(self, unknown: np.ndarray) -> tuple[bytes, np.ndarray]:
+        """Return the packed ids of the known spans, and the places in bytes where the unknown ones belong."""
+        packed = self.rows.ravel().compress(_KEPT.take(self.counts).view(bool)).tobytes()  # (n, 8) -> (ids,)
+        places = np.cumsum(self.counts)[unknown] * self.rows.itemsize if unknown.size else unknown
+        return packed, places
+
+    def distinct(self, which: np.ndarray) -> np.ndarray:
+        """Return those of `which` that fit into a table; of those that fall on the same slot only the first."""
+        which = which[self.high[which] != 0]
+        slots = self.slots[which]
+        first = np.empty(1 << SLOT_BITS, np.int32)
+        first[slots[::-1]] = which[::-1]
+        return which[first[slots] == which]
+
+
+class Pieces(Spans):
     """The pieces of a block of text, each from one cut to the next; head and tail are before and after them.
 
     >>> pieces = Pieces(b"One day, a dog ran")
@@ -81,110 +120,93 @@ class Pieces:
     """
 
     def __init__(self, text: bytes, special_tokens: Sequence[str] = ()) -> None:
-        self.text = text
-        self._data = np.frombuffer(text + PADDING, np.uint8)
-        self.cuts = find_cuts(self._data)
+        data = np.frombuffer(text + PADDING, np.uint8)
+        self.cuts = find_cuts(data)
         holders = np.array([], np.int64)
         if special_tokens:
             self.cuts, holders = spare_special(text, self.cuts, special_tokens)
         if not self.cuts.size:
             return
         self.head, self.tail = text[: self.cuts[0]].decode(), text[self.cuts[-1] :].decode()
-        starts = self.cuts[:-1] + 1
-        self.low, self.high = _keys(self._data, starts, self.cuts[1:] - starts)
+        super().__init__(data, self.cuts[:-1] + 1, self.cuts[1:])
         # A piece that holds a special token means something else elsewhere: the table is not asked for it.
-        holders = holders[(holders >= 0) & (holders < len(starts))]
+        holders = holders[(holders >= 0) & (holders < len(self.starts))]
         self.high[holders] = 0
         self.special = set(holders.tolist())
-        hashed = (self.low ^ self.high * _MULTIPLIER) * _MULTIPLIER
-        self.slots = (hashed >> np.uint64(64 - SLOT_BITS)).view(np.int64)
 
-    def names(self, which: np.ndarray) -> list[str]:
-        """Return the texts of these pieces, without the space that begins each of them."""
-        bounds = zip((self.cuts[which] + 1).tolist(), self.cuts[which + 1].tolist(), strict=True)
-        return [self.text[start:end].decode() for start, end in bounds]
+    def worth_learning(self, unknown: np.ndarray) -> tuple[np.ndarray, int]:
+        """Return the pieces that should be split together, and how many of them are ASCII, which come first.
 
-    def packed(self, unknown: np.ndarray) -> tuple[bytes, np.ndarray]:
-        """Return the packed ids of the known pieces, and the places in bytes where the unknown ones belong."""
-        packed = self.rows.ravel().compress(_KEPT.take(self.counts).view(bool)).tobytes()  # (n, 8) -> (ids,)
-        places = np.cumsum(self.counts)[unknown] * self.rows.itemsize if unknown.size else unknown
-        return packed, places
-
-    def distinct(self, which: np.ndarray) -> np.ndarray:
-        """Return those of `which` that hold no special token; of equal ones that fit into the table, the first.
-
-        Of different ones that fall on the same slot only the first one is returned, too.
+        Of the pieces `unknown` these are the distinct ones and all that are too long for a key.
         """
-        fits = self.high[which] != 0
-        long = [i for i in which[~fits].tolist() if i not in self.special]
-        which = which[fits]
-        slots = self.slots[which]
-        first = np.empty(1 << SLOT_BITS, np.int64)
-        first[slots[::-1]] = which[::-1]
-        return np.concatenate((which[first[slots] == which], np.array(long, np.int64)))
+        which = self.distinct(unknown)
+        is_ascii = (self.low[which] | self.high[which]) & _HIGH_BITS == 0
+        long = [i for i in unknown[self.high[unknown] == 0].tolist() if i not in self.special]
+        which = np.concatenate((which[is_ascii], which[~is_ascii], np.array(long, np.int64)))
+        return which, np.count_nonzero(is_ascii)
 
-    def joined(self, which: np.ndarray) -> str:
-        """Return the texts of these pieces, one after another."""
-        bounds = zip(self.cuts[which].tolist(), self.cuts[which + 1].tolist(), strict=True)
-        return b"".join([self.text[start:end] for start, end in bounds]).decode()
-
-    def characters(self, which: np.ndarray) -> np.ndarray:
-        """Return the number of characters of these pieces, with their spaces."""
-        if self.text.isascii():
-            return self.cuts[which + 1] - self.cuts[which]
-        begun = np.cumsum((self._data & 0xC0) != 0x80)
-        return begun[self.cuts[which + 1]] - begun[self.cuts[which]]
+    def joined(self, which: np.ndarray) -> tuple[bytes, np.ndarray]:
+        """Return the text of these pieces with their spaces, one after another, and where each of them ends (n,)."""
+        lengths = self.cuts[which + 1] - self.cuts[which]
+        ends = np.cumsum(lengths)
+        moved = np.repeat(self.cuts[which] - ends + lengths, lengths)
+        return self.data.take(np.arange(len(moved)) + moved).tobytes(), ends
 
 
 class PieceTable:
-    """Packed ids of pieces, for several threads at once: a slot is read and written as a whole."""
+    """Packed ids of spans, for several threads at once: it is read and written as a whole.
+
+    A slot holds the number of an entry, and entries are kept in the order in which they came. So common spans, which
+    come early, are close together in memory.
+    """
 
     def __init__(self, dtype: np.dtype) -> None:
         self._lock = threading.Lock()
-        slots = 1 << SLOT_BITS
-        self.low = np.zeros(slots, np.uint64)
-        self.high = np.zeros(slots, np.uint64)  # 0 in an empty slot: a piece is never of length 0
-        self.ids = np.zeros((slots, MOST_IDS), dtype)
-        self.counts = np.zeros(slots, np.uint8)
+        self._slots = np.zeros(1 << SLOT_BITS, np.int32)
+        self._size = 1  # entry 0 stands for none
+        entries = (1 << SLOT_BITS) + 1
+        self._low = np.zeros(entries, np.uint64)
+        self._high = np.zeros(entries, np.uint64)
+        self._ids = np.zeros((entries, MOST_IDS), dtype)
+        self._counts = np.zeros(entries, np.uint8)
 
-    def look_up(self, pieces: Pieces, which: np.ndarray | slice = ALL) -> np.ndarray:
-        """Put the ids of those of the pieces `which` that are known into `pieces`; return which ones are not."""
-        low, high, slots = pieces.low[which], pieces.high[which], pieces.slots[which]
+    def look_up(self, spans: Spans, which: np.ndarray | slice = ALL) -> np.ndarray:
+        """Put the ids of those of the spans `which` that are known into `spans`; return which ones are not."""
+        low, high, slots = spans.low[which], spans.high[which], spans.slots[which]
         with self._lock:
-            found = (self.low.take(slots) == low) & (self.high.take(slots) == high) & (high != 0)
-            counts = np.where(found, self.counts.take(slots), 0)
-            rows = self.ids.take(slots, axis=0)
+            entries = self._slots.take(slots)
+            found = (self._low.take(entries) == low) & (self._high.take(entries) == high) & (high != 0)
+            entries *= found
+            counts, rows = self._counts.take(entries), self._ids.take(entries, axis=0)
         if which is ALL:
-            pieces.counts, pieces.rows = counts, rows
+            spans.counts, spans.rows = counts, rows
             return np.flatnonzero(~found)
-        pieces.counts[which], pieces.rows[which] = counts, rows
+        spans.counts[which], spans.rows[which] = counts, rows
         return which[~found]
 
-    def store(
-        self, pieces: Pieces, which: np.ndarray, pretokens: Sequence[str], values: Sequence[bytes]
-    ) -> dict[str, bytes]:
-        """Keep the packed ids of the pieces `which`, given for each pre-token of these pieces.
+    def store(self, spans: Spans, which: np.ndarray, packed: bytes, counts: np.ndarray) -> dict[str, bytes]:
+        """Keep the packed ids of the spans `which`, of which each has so many (n,).
 
         Returns the names and the packed ids of those that the table cannot hold.
         """
-        packed = b"".join(values)
-        ids = np.frombuffer(packed, self.ids.dtype)
-        pretoken_ends = np.cumsum(np.fromiter(map(len, pretokens), np.int64, len(pretokens)))  # in characters
-        id_ends = np.cumsum(np.fromiter(map(len, values), np.int64, len(values))) // ids.itemsize
-        piece_ends = np.cumsum(pieces.characters(which))
-        ends = id_ends[np.searchsorted(pretoken_ends, piece_ends)]  # of each piece, in ids
-        counts = np.diff(ends, prepend=0)
-        fits = (counts <= MOST_IDS) & (pieces.high[which] != 0)
-        bounds = zip((ends - counts)[~fits].tolist(), ends[~fits].tolist(), strict=True)
-        others = [packed[start * ids.itemsize : end * ids.itemsize] for start, end in bounds]
-        unkept = dict(zip(pieces.names(which[~fits]), others, strict=True))
-        which, starts, counts = which[fits], (ends - counts)[fits], counts[fits]
+        ids, ends = np.frombuffer(packed, self._ids.dtype), np.cumsum(counts)
+        starts = ends - counts
+        fits = (counts <= MOST_IDS) & (spans.high[which] != 0)
+        size = ids.itemsize
+        bounds = zip((starts[~fits] * size).tolist(), (ends[~fits] * size).tolist(), strict=True)
+        unkept = [packed[start:end] for start, end in bounds]
+        names = spans.names(which[~fits])
+        which, starts, counts = which[fits], starts[fits], counts[fits]
         rows = ids.take(starts[:, None] + np.arange(MOST_IDS), mode="clip")  # (n, 8)
-        slots = pieces.slots[which]
         with self._lock:
-            self.low[slots], self.high[slots] = pieces.low[which], pieces.high[which]
-            self.ids[slots], self.counts[slots] = rows, counts
-        return unkept
+            if self._size + len(which) > len(self._low):
+                self._slots[:], self._size = 0, 1
+            new = slice(self._size, self._size + len(which))
+            self._low[new], self._high[new] = spans.low[which], spans.high[which]
+            self._ids[new], self._counts[new] = rows, counts
+            self._slots[spans.slots[which]] = np.arange(new.start, new.stop)
+            self._size = new.stop
+        return dict(zip(names, unkept, strict=True))
 
 
 def _keys(data: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

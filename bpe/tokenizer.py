@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bpe import formats
 from bpe.merging import MANY, SHORT, BatchMerger, merge
-from bpe.piecetable import Pieces, PieceTable
+from bpe.piecetable import Pieces, PieceTable, Spans
 from bpe.pretokenize import Pattern, blocks, cut_pieces, repair_surrogates, split_special
 from bpe.vocabulary import Vocabulary
 
@@ -49,7 +50,8 @@ class Tokenizer(Vocabulary):
         self._byte_ids = [self._ids.get(bytes([byte]), -1) for byte in range(256)]
         self._merger = BatchMerger(self._ranks, self._made, self._byte_ids, self.dtype)
         self._pretokens, self._pieces = _Cache(), _Cache()
-        self._table = PieceTable(self.dtype)
+        self._table, self._words = PieceTable(self.dtype), PieceTable(self.dtype)
+        self._learn_whole_tokens()
         self._batches = None
 
     # Encoding
@@ -168,11 +170,7 @@ class Tokenizer(Vocabulary):
             return self._encode_uncut(text, tokens, self._encode_whole)
         unknown = self._table.look_up(pieces)
         if len(unknown) > FEW_UNKNOWN * len(pieces.cuts):
-            new = pieces.distinct(unknown)
-            pretokens = self.pattern.split_inner(pieces.joined(new))
-            self._pieces.remember(
-                self._table.store(pieces, new, pretokens, self._encode_pretokens(pretokens))
-            )
+            self._learn(pieces, *pieces.worth_learning(unknown))
             unknown = self._table.look_up(pieces, unknown)
         ids, places = pieces.packed(unknown)
         names = pieces.names(unknown)
@@ -186,6 +184,39 @@ class Tokenizer(Vocabulary):
         head = self._encode_uncut(pieces.head, tokens, self._encode_inner)
         tail = self._encode_uncut(pieces.tail, tokens, self._encode_whole)
         return b"".join((head, *_interleaved(ids, places, values), tail))
+
+    def _learn_whole_tokens(self) -> None:
+        """Put the tokens that need no merging as pre-tokens into the table of pre-tokens."""
+        ids = np.array([*self._ids.values()]) if self.ignore_merges else self._merger.whole_tokens()
+        tokens = [self.vocab[id] for id in ids.tolist()]
+        spans = Spans.adjacent(b"".join(tokens), map(len, tokens))
+        first = spans.distinct(np.arange(len(ids)))
+        self._words.store(
+            spans, first, ids[first].astype(self.dtype).tobytes(), np.ones(len(first), np.int64)
+        )
+
+    def _learn(self, pieces: Pieces, new: np.ndarray, n_ascii: int) -> None:
+        """Put the pieces `new` into the table; the first `n_ascii` of them are ASCII."""
+        text, ends = pieces.joined(new)
+        border = ends[n_ascii - 1] if n_ascii else 0
+        ascii_pretokens = self.pattern.split_inner(text[:border].decode())
+        others = map(str.encode, self.pattern.split_inner(text[border:].decode()))
+        pretokens = Spans.adjacent(text, map(len, itertools.chain(ascii_pretokens, others)))
+        unknown = self._words.look_up(pretokens)
+        if unknown.size:
+            first = pretokens.distinct(unknown)
+            self._words.store(pretokens, first, *self._joined(self._encode_pretokens(pretokens.names(first))))
+            unknown = self._words.look_up(pretokens, unknown)
+        values = self._encode_pretokens(pretokens.names(unknown))
+        packed = b"".join(_interleaved(*pretokens.packed(unknown), values))
+        counts = pretokens.counts.astype(np.int64)
+        _, counts[unknown] = self._joined(values)
+        counts = np.diff(np.cumsum(counts)[np.searchsorted(pretokens.ends, ends)], prepend=0)  # of each piece
+        self._pieces.remember(self._table.store(pieces, new, packed, counts))
+
+    def _joined(self, values: Sequence[bytes]) -> tuple[bytes, np.ndarray]:
+        """Return packed ids one after another, and how many each value has (n,)."""
+        return b"".join(values), np.fromiter(map(len, values), np.int64, len(values)) // self.dtype.itemsize
 
     def _encode_uncut(self, text: str, tokens: Mapping[str, int], encode: Callable[[str], bytes]) -> bytes:
         """Return the packed ids of a text that ends at each of the `tokens`; `encode` is for the rest of it."""
@@ -293,8 +324,6 @@ class Tokenizer(Vocabulary):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write Hugging Face's tokenizer.json."""
-        from bpe import formats
-
         formats.save_json(self, Path(path))
 
     @classmethod
@@ -303,18 +332,13 @@ class Tokenizer(Vocabulary):
 
         A ValueError names what this tokenizer cannot do in the same way.
         """
-        from bpe import formats
-
         path = Path(path)
         return formats.load_json(cls, path / "tokenizer.json" if path.is_dir() else path)
 
     @classmethod
     def gpt2(cls, directory: str | os.PathLike[str] | None = None) -> "Tokenizer":
-        """Return GPT-2's own tokenizer, from `directory` or from where gpt2.py finds it; else a FileNotFoundError."""
-        from bpe.gpt2 import find
-
-        vocab_json, merges_txt = find(directory)
-        return cls.from_gpt2(vocab_json, merges_txt)
+        """Return GPT-2's own tokenizer, from `directory` or from where `find_gpt2` finds it."""
+        return cls.from_gpt2(*formats.find_gpt2(directory))
 
     @classmethod
     def from_gpt2(
@@ -329,14 +353,10 @@ class Tokenizer(Vocabulary):
         The pattern is the one that `save_gpt2` noted in merges.txt, else GPT-2's. A token that no merge makes is a
         special token if it looks like one (<…> or […]) or is named in `special_tokens`; else it is a ValueError.
         """
-        from bpe import formats
-
         return formats.load_gpt2(cls, Path(vocab_json), Path(merges_txt), pattern, special_tokens)
 
     def save_gpt2(self, directory: str | os.PathLike[str]) -> None:
         """Write vocab.json and merges.txt into `directory`; `from_gpt2` finds a pattern other than GPT-2's again."""
-        from bpe import formats
-
         formats.save_gpt2(self, Path(directory))
 
     @classmethod
@@ -347,14 +367,10 @@ class Tokenizer(Vocabulary):
         special_tokens: Mapping[str, int] | Sequence[str] = (),
     ) -> "Tokenizer":
         """Read a tiktoken rank file, which holds neither the pattern nor the special tokens."""
-        from bpe import formats
-
         return formats.load_tiktoken(cls, Path(path), pattern, special_tokens)
 
     def save_tiktoken(self, path: str | os.PathLike[str]) -> None:
         """Write a tiktoken rank file; the pattern and the special tokens have no place in it."""
-        from bpe import formats
-
         formats.save_tiktoken(self, Path(path))
 
 

@@ -5,6 +5,7 @@ tokenizer.py encodes and decodes with it, formats.py reads and writes it.
 
 import functools
 import itertools
+import operator
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -185,21 +186,23 @@ def _merge_table(
     merges: Sequence[Merge], ids: Mapping[bytes, int], ignore_merges: bool
 ) -> tuple[dict[Pair, int], list[int]]:
     """Return (left id, right id) -> rank, and rank -> id of what the merge makes."""
-    ranks: dict[Pair, int] = {}
-    made: list[int] = []
-    for rank, (left, right) in enumerate(merges):
-        for part in (left, right, left + right):
-            if part not in ids:
-                raise ValueError(
-                    f"merge {rank} ({left!r} + {right!r}) needs the token {part!r}, which does not exist"
-                )
-        ranks[ids[left], ids[right]] = rank
-        made.append(ids[left + right])
+    lefts, rights = [left for left, _ in merges], [right for _, right in merges]
+    parts = [list(map(ids.get, tokens)) for tokens in (lefts, rights, map(operator.add, lefts, rights))]
+    if any(None in found for found in parts):
+        rank, found = next(
+            (rank, found) for rank, found in enumerate(zip(*parts, strict=True)) if None in found
+        )
+        left, right = merges[rank]
+        missing = (left, right, left + right)[found.index(None)]
+        raise ValueError(
+            f"merge {rank} ({left!r} + {right!r}) needs the token {missing!r}, which does not exist"
+        )
+    ranks: dict[Pair, int] = dict(zip(zip(*parts[:2], strict=True), itertools.count()))
+    made: list[int] = parts[2]
     if len(ranks) < len(merges):
         raise ValueError(f"{len(merges) - len(ranks)} of the {len(merges)} merges are there twice")
-    if orphans := {id for token, id in ids.items() if len(token) > 1}.difference(made):
-        if ignore_merges:
-            return ranks, made
-        orphan = next(token for token, id in ids.items() if id in orphans)
+    n_bytes = sum(bytes([byte]) in ids for byte in range(256))
+    if len(set(made)) < len(ids) - n_bytes and not ignore_merges:
+        orphan = next(token for token, id in ids.items() if len(token) > 1 and id not in made)
         raise ValueError(f"no merge makes the token {orphan!r} (id {ids[orphan]})")
     return ranks, made

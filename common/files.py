@@ -1,5 +1,6 @@
-"""Atomic files: written under a temporary name in the same directory, flushed, then renamed."""
+"""Atomic files, written under a temporary name in the same directory, flushed and renamed; and reading UTF-8 text."""
 
+import codecs
 import contextlib
 import errno
 import json
@@ -9,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from common.textfiles import check_start, not_utf8
+ZEROS = 100  # a file in which 1 byte in 100 or more is zero is UTF-16 or binary
+UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @contextlib.contextmanager
@@ -67,6 +69,22 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}): make it again or restore it") from error
+
+
+def check_start(name: str, start: bytes) -> None:
+    """Raise ValueError if a text that starts with these bytes is UTF-16 or a binary file."""
+    if start.startswith(UTF16):
+        raise ValueError(f"{name} is not UTF-8 but UTF-16: convert it with iconv -f UTF-16 -t UTF-8")
+    if start.count(0) * ZEROS >= max(len(start), 1):
+        raise ValueError(
+            f"{name} is not text: byte {start.index(0):,} is 0; if it is UTF-16 without a byte order mark, "
+            f"convert it with iconv -f UTF-16LE -t UTF-8"
+        )
+
+
+def not_utf8(name: str, reason: str) -> str:
+    """Return the message for a text that is not UTF-8."""
+    return f"{name} is not UTF-8 ({reason}): convert it, for example with iconv"
 
 
 @contextlib.contextmanager

@@ -21,8 +21,9 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, Any
 
+from common.files import check_start, not_utf8
+
 BLOCK = 1 << 20  # bytes that are read at a time
-ZEROS = 100  # a file in which 1 byte in 100 or more is zero is UTF-16 or binary
 
 MAGIC = {  # first bytes -> compression
     b"\x1f\x8b": "gzip",
@@ -32,7 +33,6 @@ MAGIC = {  # first bytes -> compression
     b"PK\x05\x06": "zip",  # an archive without members
     b"\x28\xb5\x2f\xfd": "zstd",
 }
-UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, RuntimeError, OSError)
 
 
@@ -121,22 +121,6 @@ def _parts_match(pattern: tuple[str, ...], path: tuple[str, ...]) -> bool:
     if first == "**":
         return _parts_match(pattern, path[1:])
     return fnmatch.fnmatchcase(path[0], first) and _parts_match(tuple(rest), path[1:])
-
-
-def check_start(name: str, start: bytes) -> None:
-    """Raise ValueError if a text that starts with these bytes is UTF-16 or a binary file."""
-    if start.startswith(UTF16):
-        raise ValueError(f"{name} is not UTF-8 but UTF-16: convert it with iconv -f UTF-16 -t UTF-8")
-    if start.count(0) * ZEROS >= max(len(start), 1):
-        raise ValueError(
-            f"{name} is not text: byte {start.index(0):,} is 0; if it is UTF-16 without a byte order mark, "
-            f"convert it with iconv -f UTF-16LE -t UTF-8"
-        )
-
-
-def not_utf8(name: str, reason: str) -> str:
-    """Return the message for a text that is not UTF-8."""
-    return f"{name} is not UTF-8 ({reason}): convert it, for example with iconv"
 
 
 class _Checked(io.RawIOBase):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bpe import END_OF_TEXT, Tokenizer
+from bpe import Tokenizer
 from common.workers import ordered_map
 from data.clean import clean
 from data.splitting import Segment, text_hash
@@ -39,7 +39,7 @@ class Encoded:
 
 @dataclasses.dataclass(frozen=True)
 class Encoder:
-    """Cleans (if `cleaning`) and encodes; `<|endoftext|>` closes each document."""
+    """Cleans (if `cleaning`) and encodes; the tokenizer's `end_of_text` closes each document."""
 
     tokenizer: Tokenizer | None  # None: for `read` alone
     cleaning: bool = False
@@ -100,8 +100,8 @@ class Encoder:
 
     def _encode(self, segments: list[Segment]) -> tuple[np.ndarray, np.ndarray]:
         """Return the ids of all segments, concatenated, and how many each has."""
-        special = self.tokenizer.special_tokens
-        begin, end = BEGIN.encode() if BEGIN in special else b"", END_OF_TEXT.encode()
+        special, end_of_text = self.tokenizer.special_tokens, self.tokenizer.end_of_text
+        begin, end = BEGIN.encode() if BEGIN in special else b"", end_of_text.encode()
         joined = b"".join([(begin if segment.first else b"") + segment.text + end for segment in segments])
         dtype = self.tokenizer.dtype.newbyteorder("<")
         opened = sum(segment.first for segment in segments) if begin else 0
@@ -110,9 +110,9 @@ class Encoder:
             each = [self._encode_one(segment, dtype) for segment in segments]
             return np.concatenate(each), np.array([len(ids) for ids in each], np.int64)
         ids = self.tokenizer.encode_to_numpy(
-            joined.decode(), allowed_special={END_OF_TEXT, BEGIN} & special.keys()
+            joined.decode(), allowed_special={end_of_text, BEGIN} & special.keys()
         )
-        ends = np.flatnonzero(ids == special[END_OF_TEXT])
+        ends = np.flatnonzero(ids == special[end_of_text])
         unfinished = np.array([not segment.ends for segment in segments], bool)
         if unfinished.any():
             ids = np.delete(ids, ends[unfinished])
@@ -121,7 +121,7 @@ class Encoder:
     def _encode_one(self, segment: Segment, dtype: np.dtype) -> np.ndarray:
         special = self.tokenizer.special_tokens
         before = [special[BEGIN]] if segment.first and BEGIN in special else []
-        after = [special[END_OF_TEXT]] if segment.ends else []
+        after = [special[self.tokenizer.end_of_text]] if segment.ends else []
         return np.array([*before, *self.tokenizer.encode(segment.text.decode()), *after], dtype)
 
 

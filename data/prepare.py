@@ -94,9 +94,10 @@ def _tokenizer(options: Prepare, corpus: Corpus, path: Path) -> Tokenizer:
         return Tokenizer.load(path)
     if options.tokenizer is not None:
         tokenizer = Tokenizer.gpt2() if options.tokenizer == "gpt2" else Tokenizer.load(options.tokenizer)
-        if END_OF_TEXT not in tokenizer.special_tokens:
+        if tokenizer.end_of_text is None:
             raise ValueError(
-                f"{options.tokenizer} has no {END_OF_TEXT}, which closes documents: train another"
+                f"{options.tokenizer} has no special token that closes documents: choose or add one with "
+                "python -m bpe add --end-of-text"
             )
     else:
         special = [END_OF_TEXT, *(f"<|{name}|>" for name in options.special_tokens)]
@@ -198,6 +199,7 @@ def _meta(tokenizer: Tokenizer, recipe: dict[str, Any], totals: _Totals, folder:
         documents=totals.documents,
         bytes=totals.bytes,
         special_tokens=tokenizer.special_tokens,
+        document_end=tokenizer.end_of_text,
         tokenizer_sha256=sha256(folder / "tokenizer.json"),
         source=recipe["source"],
         removed=totals.removed,

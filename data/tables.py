@@ -18,7 +18,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from common.textfiles import TextFile, not_utf8, text_files
+from common.files import not_utf8
+from common.textfiles import TextFile, text_files
 from data.splitting import Segment, split_long
 
 if TYPE_CHECKING:
@@ -105,12 +106,21 @@ def _segments(value: Any, column: str, place: str, warnings: Warnings) -> list[S
 def _lines(file: TextFile, newline: str) -> Iterator[str]:
     """Yield the lines of a file with their ends; ValueError names the first that is not UTF-8."""
     with file.open() as stream:
+        try:
+            yield from io.TextIOWrapper(stream, "utf-8-sig", newline=newline)
+        except UnicodeDecodeError as error:
+            raise ValueError(_wrong_line(file, newline)) from error
+
+
+def _wrong_line(file: TextFile, newline: str) -> str:
+    """Return the message for a file that is not UTF-8: read again, slowly, to find the line."""
+    with file.open() as stream:
         lines = io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline)
-        for number, line in enumerate(lines, start=1):
-            if not line.isascii() and (wrong := WRONG_BYTE.search(line)):
-                reason = f"byte 0x{ord(wrong[0]) - 0xDC00:02x} in column {wrong.start() + 1}"
-                raise ValueError(not_utf8(f"{file.name}: line {number:,}", reason))
-            yield line
+        number, wrong = next(
+            (i, found) for i, line in enumerate(lines, 1) if (found := WRONG_BYTE.search(line))
+        )
+    reason = f"byte 0x{ord(wrong[0]) - 0xDC00:02x} in column {wrong.start() + 1}"
+    return not_utf8(f"{file.name}: line {number:,}", reason)
 
 
 def json_rows(file: TextFile) -> Iterator[Row]:

@@ -39,12 +39,13 @@ class Meta:
     removed: dict[str, int] = dataclasses.field(default_factory=dict)  # documents left out, by reason
     changed: dict[str, int] = dataclasses.field(default_factory=dict)  # documents altered, by rule
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)  # the options that decide the content
+    document_end: str = END_OF_TEXT  # the special token that closes every document
     format_version: int = FORMAT_VERSION
 
     @property
     def end_of_text(self) -> int:
         """Return the id that closes every document."""
-        return self.special_tokens[END_OF_TEXT]
+        return self.special_tokens[self.document_end]
 
     def bytes_per_token(self, split: str) -> float:
         """Return the mean bytes of a token of `split`: bits per byte = nats per token / ln 2 / bytes per token."""
@@ -66,7 +67,9 @@ def read_meta(directory: str | Path) -> Meta:
         )
     found = read_json(path)
     fields = {field.name: field for field in dataclasses.fields(Meta)}
-    required = {name for name, field in fields.items() if field.default_factory is dataclasses.MISSING}
+    missing = dataclasses.MISSING
+    required = {name for name, each in fields.items() if each.default is each.default_factory is missing}
+    required.add("format_version")
     if not isinstance(found, dict) or not required <= found.keys():
         raise ValueError(f"{path} does not describe token files: prepare {directory} again with --overwrite")
     if found["format_version"] != FORMAT_VERSION:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from bpe import END_OF_TEXT, Tokenizer
+from bpe import Tokenizer
 from data.batches import IGNORED, Documents, Sampler, TokenFile
 from inference.run import decode
 from model import GPT, generate
@@ -77,8 +77,8 @@ def bits_per_byte(loss: float, tokens: int, num_bytes: int) -> float:
 def sample_stories(
     model: GPT, tokenizer: Tokenizer, count: int, *, temperature: float, seed: int
 ) -> list[str]:
-    """Sample `count` texts from `<|endoftext|>` on, each up to the next one or the context length."""
-    end = tokenizer.special_tokens[END_OF_TEXT]
+    """Sample `count` texts from the end-of-text token on, each up to the next one or the context length."""
+    end = tokenizer.special_tokens[tokenizer.end_of_text]
     rows = generate.generate_batch(
         model,
         [[end]] * count,

@@ -43,7 +43,7 @@ def score_texts(text_model: TextModel, texts: Sequence[str]) -> list[Score]:
     rows = [text_model.encode(text) for text in texts]
     if text_model.end is None:
         raise ValueError(
-            "the tokenizer has no <|endoftext|>, so that a text's first token has no probability"
+            "the tokenizer has no end-of-text token, so that a text's first token has no probability"
         )
     return [
         Score(text, log_p.sum().item(), len(log_p))

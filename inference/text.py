@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from bpe import END_OF_TEXT, Tokenizer
+from bpe import Tokenizer
 from inference.run import load_tokenizer, weights_directory
 from model import GPT
 from model.cache import compile_step
@@ -128,15 +128,15 @@ class TextModel:
 
     @property
     def end(self) -> int | None:
-        """Return the id of `<|endoftext|>`, which starts and ends every document of the training data."""
-        return self.tokenizer.special_tokens.get(END_OF_TEXT)
+        """Return the id of the token that starts and ends every document of the training data, or None."""
+        return self.tokenizer.special_tokens.get(self.tokenizer.end_of_text)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text` as the beginning of a document."""
         start = [] if self.end is None else [self.end]
         ids = start + self.tokenizer.encode(text, allowed_special="all" if self.special_tokens else ())
         if not ids:
-            raise ValueError(f"the prompt is empty, and the tokenizer has no {END_OF_TEXT} to start from")
+            raise ValueError("the prompt is empty, and the tokenizer has no end-of-text token to start from")
         return ids
 
     def encode_prompt(self, prompt: str) -> list[int]:

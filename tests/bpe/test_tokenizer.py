@@ -215,6 +215,32 @@ def test_all_ways_to_merge_agree_with_basics_even_on_merges_that_no_training_giv
     assert [np.frombuffer(ids, tokenizer.dtype).tolist() for ids in packed] == expected
 
 
+@settings(max_examples=150, deadline=None)
+@given(
+    tokens=st.sampled_from([[b"a"], [b"a", b"b"]]),
+    choices=st.lists(st.tuples(st.integers(0, 99), st.integers(0, 99)), max_size=12),
+    order=st.randoms(),
+)
+def test_a_token_that_needs_no_merging_is_what_the_merges_make_of_its_bytes(tokens, choices, order):
+    """Also where the merges are in an order that no training gives, and where two of them make one token."""
+    tokens, merges = list(tokens), []
+    for left, right in choices:
+        merges.append((tokens[left % len(tokens)], tokens[right % len(tokens)]))
+        tokens.append(b"".join(merges[-1]))
+    merges = list(dict.fromkeys(merges))
+    if order.random() < 0.5:
+        order.shuffle(merges)
+    vocab = dict(enumerate(dict.fromkeys([bytes([byte]) for byte in range(256)] + tokens)))
+    tokenizer = Tokenizer(merges, vocab=vocab)
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+    for id in tokenizer._merger.whole_tokens().tolist():
+        assert basics.merge_word(vocab[id], ranks) == [vocab[id]]
+
+
+def test_nearly_every_token_of_gpt2_needs_no_merging():
+    assert len(Tokenizer.gpt2()._merger.whole_tokens()) > 0.99 * 50_256
+
+
 @settings(max_examples=200, deadline=None)
 @given(text=st.lists(st.sampled_from(NASTY) | st.text(), max_size=20).map("".join))
 def test_ids_equal_those_of_basics(tokenizer, text):

@@ -16,8 +16,9 @@ from itertools import islice
 import numpy as np
 import psutil
 import pytest
+import tokenizers
 
-from bpe import Tokenizer
+from bpe import Tokenizer, train
 from data import encode, sources, splitting
 from data.parts import Parts, locked
 from data.prepare import Prepare, prepare, read_meta
@@ -511,3 +512,31 @@ def test_no_document_for_a_split_is_refused(options):
 def test_impossible_options_are_refused(options, changes, reason):
     with pytest.raises(ValueError, match=reason):
         prepare(options(**changes))
+
+
+def test_documents_end_with_the_token_that_the_tokenizer_names(options, text_file, tmp_path):
+    texts = text_file[1]
+    path = tmp_path / "chat.json"
+    train(texts, 300, special_tokens=("<|user|>", "<|im_end|>"), end_of_text="<|im_end|>").save(path)
+    theirs = tokenizers.Tokenizer.from_file(str(path))
+    end = theirs.token_to_id("<|im_end|>")
+    meta = prepare(options(tokenizer=str(path)))
+    assert meta.end_of_text == read_meta(tmp_path / "out").end_of_text == end
+    tokens = np.concatenate([TokenFile.open(tmp_path / "out", split).tokens for split in ("train", "val")])
+    documents = [ids.tolist() for ids in np.split(tokens, np.flatnonzero(tokens == end) + 1)[:-1]]
+    assert sorted(documents) == sorted([*theirs.encode(text.strip()).ids, end] for text in texts)
+
+
+def test_a_tokenizer_that_closes_no_document_is_refused_with_the_remedy(options, tmp_path):
+    Tokenizer([], ["<|user|>"]).save(tmp_path / "chat.json")
+    with pytest.raises(ValueError, match=r"no special token that closes documents.*bpe add --end-of-text"):
+        prepare(options(tokenizer=str(tmp_path / "chat.json")))
+
+
+def test_token_files_written_before_the_end_token_had_a_field_are_read(options, text_file):
+    meta = prepare(options())
+    path = options().out / "meta.json"
+    found = json.loads(path.read_text())
+    del found["document_end"]
+    path.write_text(json.dumps(found))
+    assert read_meta(options().out).end_of_text == meta.special_tokens["<|endoftext|>"]

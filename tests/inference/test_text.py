@@ -1,10 +1,12 @@
 """Text as it is sampled: whole characters, stop strings, reasons to end."""
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bpe import Tokenizer
+from evaluation.losses import sample_stories
 from inference.text import Continuation, TextModel
 from model import GPT, GPTConfig
 from model.generate import Rules, stream
@@ -72,3 +74,15 @@ def test_a_tokenizer_without_an_end_starts_from_the_prompt_itself(text_model):
     assert bare.encode("hi") == list(b"hi")
     with pytest.raises(ValueError, match="the prompt is empty"):
         bare.encode("")
+
+
+def test_a_document_begins_with_the_token_that_the_tokenizer_names(tmp_path):
+    """Its id is the one that Hugging Face's library reads for this name."""
+    tokenizer = Tokenizer([], ["<|user|>", "<|im_end|>"], end_of_text="<|im_end|>")
+    tokenizer.save(tmp_path / "tokenizer.json")
+    end = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json")).token_to_id("<|im_end|>")
+    config = GPTConfig(vocab_size=tokenizer.vocab_size, block_size=8, n_layer=1, n_head=1, n_embd=8)
+    text_model = TextModel(GPT(config).eval(), tokenizer)
+    assert text_model.end == end
+    assert text_model.encode("a") == [end, ord("a")]
+    assert len(sample_stories(text_model.model, tokenizer, 2, temperature=1.0, seed=1)) == 2

@@ -1,6 +1,6 @@
 // causal_attention on the CPU, forward: tiles with the online softmax (Milakov and Gimelshein 2018; Dao et al. 2022).
 //
-// A task takes up to 256 queries of one head. For each tile of keys that they see, it packs keys (transposed) and values
+// A task takes up to 1024 queries of one head. For each tile of keys that they see, it packs keys (transposed) and values
 // once, and four queries at a time compute their scores, update their running maximum and sum, and add their part of the
 // output. What the diagonal hides is left out in steps of four rows and one vector. docs/kernels/attention.md derives it.
 #include <ATen/Dispatch.h>
@@ -16,7 +16,8 @@
 namespace slm::CPU_CAPABILITY {
 namespace {
 
-constexpr int64_t kChunk = 256;  // queries of a task
+// Queries of a task: keys are packed once for all of them, so many are better, as long as each thread finds tasks.
+constexpr int64_t kMostQueries = 1024, kFewQueries = 256;
 
 // The largest of `maximum` and the row's scores, as far as they are numbers; the columns that are not in `seen` become
 // -inf, which never counts.
@@ -28,13 +29,14 @@ inline A raise_maximum(A maximum, A* scores, Span seen, Span vecs) {
   for (int64_t v = vecs.begin; v < vecs.end; ++v) {
     largest = at::vec::clamp_min(Vec<A>::loadu(scores + v * width), largest);
   }
+  if ((largest > Vec<A>(maximum)).zero_mask() == (1 << width) - 1) return maximum;  // as most often after some tiles
   // No NaN is left: its own rules, for which max_of cares, would take half of the time.
   return at::vec::vec_reduce_all<A>([](Vec<A>& a, Vec<A>& b) { return at::vec::clamp_min(a, b); }, largest);
 }
 
-// Replaces the scores in `vecs` by exp(score - shift) and returns their sum.
+// Replaces the scores in `vecs` by exp(score - shift) and returns their sums, one for each lane.
 template <typename A>
-inline A exponentiate(A* scores, A shift, Span vecs) {
+inline Vec<A> exponentiate(A* scores, A shift, Span vecs) {
   constexpr int64_t width = Vec<A>::size();
   const auto weight = [&](int64_t v) {
     const Vec<A> found = exp_negative(Vec<A>::loadu(scores + v * width) - Vec<A>(shift));
@@ -48,7 +50,7 @@ inline A exponentiate(A* scores, A shift, Span vecs) {
     odd = odd + weight(v + 1);
   }
   if (v < vecs.end) even = even + weight(v);
-  return sum_of(even + odd);
+  return even + odd;
 }
 
 // The working memory of a thread, and the steps of one task.
@@ -57,10 +59,10 @@ class ForwardTask {
   using A = compute_t<T>;
 
  public:
-  ForwardTask(const AttentionShape& shape)
-      : shape_(shape), padded_(round_up(shape.width, Vec<A>::size())), queries_(kChunk * padded_), out_(kChunk * padded_),
+  ForwardTask(const AttentionShape& shape, int64_t queries)
+      : shape_(shape), padded_(round_up(shape.width, Vec<A>::size())), queries_(queries * padded_), out_(queries * padded_),
         rows_(kTile * padded_), keys_(padded_ * kTile), values_(kTile * padded_), scores_(kTile * kTile),
-        factors_(16 * kTile), maximum_(kChunk), sum_(kChunk) {}
+        factors_(16 * kTile), maximum_(queries), sums_(queries * Vec<A>::size()) {}
 
   // Queries [begin, end) of one head.
   void run(Head<const T> q, Head<const T> k, Head<const T> v, Head<T> out, A* lse, int64_t batch, int64_t head, Span rows) {
@@ -69,7 +71,7 @@ class ForwardTask {
       pack_rows<T>(q, r, shape_.length, shape_.width, padded_, static_cast<A>(shape_.scale), query(r - rows.begin));
     }
     std::fill(out_.begin(), out_.end(), A(0));
-    std::fill(sum_.begin(), sum_.end(), A(0));
+    std::fill(sums_.begin(), sums_.end(), A(0));
     std::fill(maximum_.begin(), maximum_.end(), -std::numeric_limits<A>::infinity());
     const Span keys = shape_.seen(rows);
     for (int64_t key = keys.begin / kTile * kTile; key < keys.end; key += kTile) {
@@ -106,7 +108,7 @@ class ForwardTask {
 
   // The scores of up to a tile of rows become weights, in two sweeps over the rows, none of which waits for another.
   void form_weights(Span rows, int64_t local, int64_t key) {
-    A *maximum = maximum_.data() + local, *sum = sum_.data() + local;
+    A* maximum = maximum_.data() + local;
     A before[kTile], shift[kTile], rescale[kTile];
     std::copy_n(maximum, kTile, before);
     for (int64_t r = rows.begin, i = 0; r < rows.end; ++r, ++i) {
@@ -120,14 +122,17 @@ class ForwardTask {
       exp_negative(Vec<A>::loadu(before + i) - taken).store(rescale + i);
     }
     for (int64_t r = rows.begin, i = 0; r < rows.end; ++r, ++i) {
-      const A added = exponentiate(scores(i), shift[i], columns(r, key));
-      if (maximum[i] != before[i]) {
-        sum[i] *= rescale[i];
+      A* sums = sums_.data() + (local + i) * Vec<A>::size();
+      Vec<A> sum = exponentiate(scores(i), shift[i], columns(r, key));
+      if (maximum[i] == before[i]) {
+        sum = sum + Vec<A>::loadu(sums);
+      } else {
+        sum = at::vec::fmadd(Vec<A>::loadu(sums), Vec<A>(rescale[i]), sum);
         for (A* o = out(local + i); o < out(local + i + 1); o += Vec<A>::size()) {
           (Vec<A>::loadu(o) * Vec<A>(rescale[i])).store(o);
         }
       }
-      sum[i] += added;
+      sum.store(sums);
       if (shape_.dropout) {
         if (r % 16 == 0) keep_factors(shape_, batch_, head_, r, key, factors_.data());
         drop(scores(i), factors_.data() + r % 16 * kTile, columns(r, key));
@@ -155,19 +160,20 @@ class ForwardTask {
     for (int64_t r = rows.begin; r < rows.end; ++r) {
       const int64_t local = r - rows.begin;
       A* target = destination(to.row(r), out(local));
-      const A inverse = 1 / sum_[local];
+      const A sum = sum_of(Vec<A>::loadu(sums_.data() + local * Vec<A>::size())), inverse = 1 / sum;
       for_each_vec<A>(shape_.width, [&](int64_t i, auto count) {
         store(load(out(local) + i, count) * Vec<A>(inverse), target + i, count);
       });
       narrow(target, to.row(r), shape_.width);
-      lse[r] = maximum_[local] + std::log(sum_[local]);
+      lse[r] = maximum_[local] + std::log(sum);
     }
   }
 
   const AttentionShape& shape_;
   const int64_t padded_;
   int64_t batch_, head_;
-  std::vector<A> queries_, out_, rows_, keys_, values_, scores_, factors_, maximum_, sum_;
+  std::vector<A> queries_, out_, rows_, keys_, values_, scores_, factors_, maximum_;
+  std::vector<A> sums_;  // of the weights of each query so far, one for each lane; NaN as soon as a score is NaN
 };
 
 // The chunk that comes i-th: first, last, second, last but one, …, so that equal shares of chunks are equal work.
@@ -179,16 +185,17 @@ std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor
   at::Tensor out = empty_output(q.sizes(), q.options());
   at::Tensor lse = at::empty({shape.batch, shape.heads, shape.length}, q.options().dtype(statistics_type(q)));
   auto* lse_data = lse.mutable_data_ptr<compute_t<T>>();
-  const int64_t chunks = (shape.length + kChunk - 1) / kChunk;
+  const int64_t most = shape.batch * shape.heads < 4 * at::get_num_threads() ? kFewQueries : kMostQueries;
+  const int64_t queries = std::clamp(shape.tiles() * kTile, kTile, most), chunks = (shape.length + queries - 1) / queries;
   const int64_t tasks = shape.batch * shape.heads * chunks;
   at::parallel_for(0, tasks, shape.grain(tasks), [&](int64_t first, int64_t last) {
-    ForwardTask<T> task(shape);
+    ForwardTask<T> task(shape, queries);
     for (int64_t i = first; i < last; ++i) {
-      const int64_t chunk = interleaved(i % chunks, chunks) * kChunk, head = i / chunks % shape.heads;
+      const int64_t chunk = interleaved(i % chunks, chunks) * queries, head = i / chunks % shape.heads;
       const int64_t batch = i / chunks / shape.heads, kv_head = head / (shape.heads / shape.kv_heads);
       task.run({q, batch, head}, {k, batch, kv_head}, {v, batch, kv_head}, {out, batch, head},
                lse_data + (batch * shape.heads + head) * shape.length, batch, head,
-               {chunk, std::min(shape.length, chunk + kChunk)});
+               {chunk, std::min(shape.length, chunk + queries)});
     }
   });
   return {out, lse};
