@@ -11,7 +11,8 @@
 //
 // Exponents are one multiply-add: 2^(scale * score - shift), with scale times log2 e, and shift the scaled maximum of
 // the row, rounded. A shift may be any number near the maximum, if all that follows uses the same: log_sum_exp below
-// does, so that the weight that outdoes all others is 1 again in the backward, however large the scores.
+// and the divisor do, so that a weight that outdoes all others is 1 in the result and again in the backward, however large
+// the scores.
 #pragma once
 
 #include "score_tile.cuh"
@@ -83,12 +84,22 @@ struct LongRows {
         });
     }
 
-    // ln of the sum of e^(scale / log2 e * score) of a row, from the sum of its weights. The weight of the maximum is
-    // 2^rest, not 1: rest is what rounding took from the shift.
+    // The weight of a row's maximum: not 1, but 2 to what rounding took from the shift. scale: as of softmax.
+    static __device__ __forceinline__ float largest_weight(float scale, float maximum) {
+        return ptx::exp2_approx(fmaf(maximum, scale, -rounded_product(maximum, scale)));
+    }
+
+    // What a row of the result is divided by: the sum of its weights, of which the largest counts as the products saw it,
+    // rounded to T. So the result of a weight that outdoes all others is its value, to the bit.
+    static __device__ __forceinline__ float divisor(float scale, float maximum, float sum) {
+        const float largest = largest_weight(scale, maximum);
+        return sum + (widen(narrow<T>(largest)) - largest);
+    }
+
+    // ln of the sum of e^(scale * score) of a row, from the sum of its weights.
     static __device__ __forceinline__ float log_sum_exp(double scale, float maximum, float sum) {
-        const float in_powers = static_cast<float>(scale * kLog2E);
-        const float rest = fmaf(maximum, in_powers, -rounded_product(maximum, in_powers));
-        return rounded_product(maximum, static_cast<float>(scale)) + logf(sum * ptx::exp2_approx(-rest));
+        return rounded_product(maximum, static_cast<float>(scale)) +
+               logf(sum / largest_weight(static_cast<float>(scale * kLog2E), maximum));
     }
 
     __device__ __forceinline__ void drop(const AttentionShape& s, int batch, int head, int key, Scores& score) const {
@@ -158,15 +169,20 @@ __global__ void __launch_bounds__(kLongThreads, 2) attention_long_forward(const 
 #pragma unroll
     for (int m = 0; m < M; ++m) {
         const int query = rows.query + 16 * m;
-        const float upper = sum_over<4>(rows.sum[m][0]), lower = sum_over<4>(rows.sum[m][1]);
-        Memory::store(rows.out[m], kept / upper, kept / lower, q_tile, row + 16 * m, p.out.head(at.batch, at.head),
+        float sum[2], factor[2];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            sum[half] = sum_over<4>(rows.sum[m][half]);
+            factor[half] = kept / rows.divisor(scale, rows.maximum[m][half], sum[half]);
+        }
+        Memory::store(rows.out[m], factor[0], factor[1], q_tile, row + 16 * m, p.out.head(at.batch, at.head),
                       p.out.token_stride, query, s.length, s.width);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const int mine = query + ScoreTile<false>::row(2 * half);
             if (threadIdx.x % 4 == 0 && mine < s.length)
                 p.lse[s.row(at.batch, at.head, mine)] =
-                    rows.log_sum_exp(s.scale, rows.maximum[m][half], half == 0 ? upper : lower);
+                    rows.log_sum_exp(s.scale, rows.maximum[m][half], sum[half]);
         }
     }
 }
