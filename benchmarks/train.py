@@ -1,6 +1,7 @@
 """Training: tokens per second of the quickstart beside a plain torch loop, and what the loop itself costs.
 
-python benchmarks/train.py [--data DIR] [--rounds N] [--threads N …] [--busy N] [--json PATH]
+python benchmarks/train.py [--data DIR] [--rounds N] [--threads N …] [--busy N …] [--json PATH]
+python benchmarks/train.py --nanogpt DIR --text FILE [--rounds N] [--threads N …] [--json PATH]
 
 train quickstart …      the preset as it is, and with AdamW in Muon's place, beside the same model in the loop that
                         one would write first: SDPA, cross-entropy over all logits, torch.optim.AdamW, the same
@@ -9,6 +10,11 @@ train quickstart …      the preset as it is, and with AdamW in Muon's place, b
 … beside N busy loops   with --busy N, and nothing else: the quickstart's loop beside so many other programs that
                         compute without end, and its share of what N + threads programs could each expect
 optimizer state …       megabytes of it in each of two processes that share it, beside those of one process
+peak memory …           megabytes that a step adds to each of two processes under our FSDP and under torch's, and to one
+                        process that shares with none: 38 million parameters, few tokens (Linux only)
+nanoGPT's recipe …      with --nanogpt (a clone of karpathy/nanoGPT) and nothing else: its own train.py, as its README
+                        runs it on a CPU, and our loop at the same shape and size of batch, on the characters of FILE.
+                        nanoGPT computes in float32 on a CPU; ours is measured in that and in what it chooses by itself
 train loop's overhead   share of a step, in percent, at the tinystories model, outside of forward and backward pass,
                         clipping, optimizer, data, logging and display; the batch is 1,024 tokens instead of
                         65,536, so that the share is far larger than in use
@@ -16,15 +22,19 @@ train loop's overhead   share of a step, in percent, at the tinystories model, o
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import multiprocessing
 import os
+import re
+import shutil
 import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection
@@ -40,7 +50,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # basics/ is not i
 import kernels
 from basics.train import get_batch
 from common import cli, process
-from common.bench import Row, medians, report
+from common.bench import Row, medians, report, seconds
 from data.prepare import Prepare, prepare
 from inference import devices
 from model import GPT
@@ -61,10 +71,20 @@ class Options:
     """Measurements of each side; the median counts."""
     threads: tuple[int, ...] = tuple(sorted({1, os.cpu_count() or 1}))
     """Threads that torch computes with; all is measured for each number."""
-    busy: int = 0
-    """Measure only the speed beside this many programs that compute without end."""
+    busy: tuple[int, ...] = ()
+    """Measure only the speed beside this many programs that compute without end, for each number."""
+    nanogpt: Path | None = None
+    """Measure only the speed beside nanoGPT, which is in this directory, at its recipe for a CPU."""
+    text: Path | None = None
+    """Text to train on beside nanoGPT."""
     json: Path | None = None
     """Write the rows here, too."""
+
+    def __post_init__(self) -> None:
+        if (self.nanogpt is None) != (self.text is None):
+            raise ValueError("--nanogpt and --text go together: give both")
+        if self.nanogpt and not (self.nanogpt / "train.py").is_file():
+            raise FileNotFoundError(f"{self.nanogpt} holds no train.py: clone karpathy/nanoGPT there")
 
 
 def quickstart(data: Path, **changes: Any) -> TrainConfig:
@@ -202,6 +222,53 @@ def state_rows(data: Path) -> list[Row]:
     return rows
 
 
+def _peak_memory(rank: int, processes: int, port: str, config: TrainConfig) -> float:
+    """Train a model of 12 layers as one of some processes; return the megabytes that its third step needed at most."""
+    torch.set_num_threads(1)
+    devices.keep_freed_memory = bool  # what is resident is to be what is needed
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shape = dataclasses.replace(config.model, n_layer=12, n_head=8, n_embd=512)
+    with distributed.joined(this := distributed.this_process(), torch.device("cpu")):
+        small = loop.Trainer(config, processes=this)
+        small.step(next(small.batches))  # what is loaded only once does not count
+        before = _resident("VmRSS")
+        trainer = loop.Trainer(dataclasses.replace(config, model=shape), processes=this)
+        for _ in range(3):  # the first makes the optimizer's state
+            Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+            trainer.step(next(trainer.batches))
+        return _resident("VmHWM") - before
+
+
+def _resident(kind: str) -> float:
+    """Return the megabytes of memory of this process: VmRSS now, VmHWM at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(kind)) / 1e3
+
+
+def memory_rows(data: Path) -> list[Row]:
+    """Measure the peak memory of a process: one of two under our FSDP and under torch's, and one alone."""
+    config = quickstart(data, optimizer="fused", device="cpu", precision="float32", micro_batch=1)
+    config = dataclasses.replace(config, batch_tokens=2 * config.model.block_size)
+    peaks, context = {}, multiprocessing.get_context("spawn")
+    for name, count, changes in (
+        ("ours", 2, {"shard": "full", "fsdp": "ours"}),
+        ("torch's FSDP2", 2, {"shard": "full", "fsdp": "torch"}),
+        ("one process", 1, {}),
+    ):
+        shared = dataclasses.replace(config, **changes)
+        # glibc then returns every larger block as soon as it is freed.
+        with _environment({"MALLOC_MMAP_THRESHOLD_": "131072"}), ProcessPoolExecutor(count, context) as pool:
+            port = free_port()
+            found = pool.map(_peak_memory, range(count), [count] * count, [port] * count, [shared] * count)
+            peaks[name] = max(found)
+    ours = peaks.pop("ours")
+    return [
+        Row("peak memory, --shard full --fsdp ours", ours, "MB", peer, peak, less_is_better=True)
+        for peer, peak in peaks.items()
+    ]
+
+
 def free_port() -> str:
     """Return a port on which nobody listens."""
     with socket.socket() as probe:
@@ -317,19 +384,101 @@ def busy_rows(data: Path, rounds: int, threads: int, busy: int) -> list[Row]:
     ]
 
 
+NANOGPT_SHAPE = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64}
+NANOGPT_ROWS, NANOGPT_GOALS = 12, {"fused": 1.5, "muon": 1.1}
+NANOGPT_FLAGS = (
+    "config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 "
+    "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --lr_decay_iters=2000 --dropout=0.0 --max_iters=150"
+)  # as its README says, but for the number of steps
+NANOGPT_TURNS = 5  # calls of STEPS steps of ours between two runs of nanoGPT
+SETTLING = 50  # first steps of a run of nanoGPT, which do not count: one evaluates, and memory is new
+
+
+def prepare_nanogpt(original: Path, copy: Path, text: Path) -> None:
+    """Copy nanoGPT and let it prepare the text."""
+    shutil.copytree(original, copy, ignore=shutil.ignore_patterns(".git"))
+    shutil.copy(text, copy / "data" / "shakespeare_char" / "input.txt")
+    command = [sys.executable, "data/shakespeare_char/prepare.py"]
+    subprocess.run(command, cwd=copy, check=True, stdout=subprocess.DEVNULL)
+
+
+def nanogpt_speed(directory: Path, threads: int) -> float:
+    """Run nanoGPT's train.py; return the tokens per second of its steps, by its own clock."""
+    done = subprocess.run(
+        [sys.executable, "train.py", *NANOGPT_FLAGS.split()],
+        cwd=directory,
+        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    milliseconds = [float(found) for found in re.findall(r"^iter .* time ([0-9.]+)ms", done.stdout, re.M)][
+        SETTLING:
+    ]
+    return NANOGPT_ROWS * NANOGPT_SHAPE["block_size"] * 1e3 * len(milliseconds) / sum(milliseconds)
+
+
+def nanogpt_recipe(data: Path, text: Path) -> TrainConfig:
+    """Return nanoGPT's recipe for our loop, on the bytes of the text."""
+    prepare(Prepare(out=data, source=(f"text:{text}",), vocab_size=257))  # bytes and the end of a text
+    config = quickstart(data, batches="random")
+    shape = dataclasses.replace(config.model, bias=False, **NANOGPT_SHAPE)
+    tokens = NANOGPT_ROWS * shape.block_size
+    return dataclasses.replace(config, model=shape, batch_tokens=tokens, micro_batch=NANOGPT_ROWS)
+
+
+def nanogpt_rows(original: Path, text: Path, rounds: int, threads: int) -> list[Row]:
+    """Measure tokens per second of nanoGPT's train.py and of our loop at its recipe, in turn."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as sides:
+        prepare_nanogpt(original, copy := Path(folder) / "nanogpt", text)
+        config = nanogpt_recipe(Path(folder) / "text", text)
+        own = devices.choose_precision("auto", devices.choose_device(config.device))
+        precisions = dict.fromkeys(("float32", str(own).removeprefix("torch.")))
+        ours = {}
+        for changes in itertools.product(NANOGPT_GOALS, precisions):
+            changed = dataclasses.replace(config, optimizer=changes[0], precision=changes[1])
+            ours[changes] = sides.enter_context(contextlib.closing(Side(our_steps, changed, threads)))
+            ours[changes]()
+        speeds: dict[Any, list[float]] = defaultdict(list)
+        for _ in range(rounds):
+            speeds["nanogpt"].append(nanogpt_speed(copy, threads))
+            for changes, side in ours.items():
+                passed = sum(seconds(side) for _ in range(NANOGPT_TURNS))
+                speeds[changes].append(NANOGPT_TURNS * STEPS * config.step_tokens / passed)
+    middle = {name: statistics.median(values) for name, values in speeds.items()}
+    name = "nanoGPT's recipe, {} in {}, {} thread" + ("" if threads == 1 else "s")
+    return [
+        Row(
+            name.format("AdamW" if optimizer == "fused" else "Muon", precision, threads),
+            middle[optimizer, precision],
+            "tokens/s",
+            "nanoGPT's train.py in float32",
+            middle["nanogpt"],
+            goal=NANOGPT_GOALS[optimizer],
+        )
+        for optimizer, precision in ours
+    ]
+
+
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and report."""
     options = cli.parse(Options, argv, prog="benchmarks/train.py")
+    if options.nanogpt:
+        beside = functools.partial(nanogpt_rows, options.nanogpt, options.text, options.rounds)
+        return report(
+            "train beside nanoGPT", [row for n in options.threads for row in beside(n)], options.json
+        )
     with tempfile.TemporaryDirectory() as folder:
         data = options.data or Path(folder) / "stories"
         if options.data is None:
             prepare(Prepare(out=data, stories_bytes=2_000_000, vocab_size=2048))
         if options.busy:
-            rows = [row for n in options.threads for row in busy_rows(data, options.rounds, n, options.busy)]
+            pairs = itertools.product(options.threads, options.busy)
+            rows = [row for threads, busy in pairs for row in busy_rows(data, options.rounds, threads, busy)]
             return report("train beside busy loops", rows, options.json)
         rows = [row for threads in options.threads for row in speed_rows(data, options.rounds, threads)]
-        rows += state_rows(data)
+        rows += state_rows(data) + memory_rows(data)
         step, own = overhead(data, steps=8)
         rows.append(Row("train loop's overhead", 100 * own / step, "% of a step", less_is_better=True))
     report("train", rows, options.json)

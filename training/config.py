@@ -118,7 +118,9 @@ class Hardware:
     """Who averages the gradients under torchrun: torch's DistributedDataParallel, or one of the two teaching versions
     in training/distributed.py."""
     shard: Literal["none", "optimizer", "full"] = "none"
-    """Divide among processes: nothing, the optimizer's state (ZeRO-1), or weights and all (FSDP2)."""
+    """Divide among processes: nothing, the optimizer's state (ZeRO-1), or weights and all (FSDP)."""
+    fsdp: Literal["ours", "torch"] = "torch"
+    """Who divides the weights with --shard full: torch's FSDP2, or the teaching version in training/fsdp.py."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -353,6 +355,7 @@ READ_BY = {
     "muon_learning_rate": ("optimizer", ("muon",)),
     "decay_share": ("schedule", ("wsd",)),
     "final_learning_rate": ("schedule", ("cosine", "wsd")),
+    "fsdp": ("shard", ("full",)),
 }
 
 

@@ -11,6 +11,7 @@ averaging gradients once a step makes all processes take the same step:
                        torch's DistributedDataParallel does (Li et al. 2020)
     ShardedParameters  ZeRO-1 (Rajbhandari et al. 2019): each process keeps the optimizer's state for its share of the
                        parameters, moves those, and broadcasts them to the others
+    ShardedReplica     FSDP (training/fsdp.py): each process keeps its rows of weights, gradients and state
 
 They assume that all processes start from equal weights (the same seed ensures that).
 """
@@ -29,6 +30,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model import GPT
 from training.config import TrainConfig
+from training.fsdp import FullySharded
 
 BUCKET_BYTES = 25 * 2**20  # torch's choice: large enough to hide the latency, small enough to begin early
 
@@ -233,13 +235,28 @@ class TorchReplica(Replica):
         return contextlib.nullcontext() if last else self.forward.no_sync()
 
 
-class FullyShardedReplica(Replica):
-    """FSDP2: weights, gradients and optimizer state divided; a block's weights are gathered while it computes.
+class ShardedReplica(Replica):
+    """Our FSDP (training/fsdp.py): weights, gradients and optimizer state divided, blocks whole while they compute.
 
-    `module` is sharded in place and its parameters become DTensors: make the optimizers afterwards.
+    `module` is sharded in place and its parameters become DTensors: make the optimizers afterwards. Under autocast to
+    `precision` the blocks' matrices travel in it: in half the bytes, and the products have the same bits.
     """
 
-    def __init__(self, module: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    def __init__(self, module: nn.Module, blocks: Sequence[nn.Module], precision: torch.dtype) -> None:
+        super().__init__(module)
+        self._sharded = FullySharded(module, [*blocks, module], precision)
+
+    def accumulate(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        return self._sharded.accumulate(last=last)
+
+    def finish(self) -> None:
+        self._sharded.finish()
+
+
+class TorchShardedReplica(Replica):
+    """torch's FSDP2, which shards in place, too, and hides more of the time that weights travel."""
+
+    def __init__(self, module: nn.Module, blocks: Sequence[nn.Module], precision: torch.dtype) -> None:
         for block in blocks:
             fully_shard(block)
         super().__init__(fully_shard(module))
@@ -251,17 +268,18 @@ class FullyShardedReplica(Replica):
 
 
 REPLICAS = {"naive": NaiveReplica, "bucketed": BucketedReplica, "torch": TorchReplica}
+SHARDED = {"ours": ShardedReplica, "torch": TorchShardedReplica}
 
 
-def make_replica(model: GPT, config: TrainConfig, processes: Processes) -> Replica:
+def make_replica(model: GPT, config: TrainConfig, processes: Processes, precision: torch.dtype) -> Replica:
     """Return the model as this process calls it, compiled, divided or averaged as configured."""
     if processes.several:
         # The weights are made, and equal; from now on dropout differs.
         torch.manual_seed(config.seed + processes.rank)
     if config.shard == "full" and processes.several:
         for block in model.h if config.compile else ():
-            block.compile()
-        return FullyShardedReplica(model, model.h)
+            block.forward = torch.compile(block.forward)  # without the hooks that gather and free
+        return SHARDED[config.fsdp](model, model.h, precision)
     module = torch.compile(model) if config.compile else model
     return (REPLICAS[config.ddp] if processes.several else Replica)(module)
 

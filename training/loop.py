@@ -97,7 +97,7 @@ class Trainer:
                 self.batching, self.model, self.device, self.precision, processes
             )
         self.batches = self.objective.open(self.batching, processes)
-        self.replica = distributed.make_replica(self.model, config, processes)
+        self.replica = distributed.make_replica(self.model, config, processes, self.precision)
         self.parameters = list(self.model.parameters())  # after the replica: sharding replaces them
         self.shares = optimizer.share_state(self.model, config, processes)
         mine = self.shares.mine if self.shares else None

@@ -27,8 +27,10 @@ KINDS = {
     "torch": "--optimizer ours --ddp torch",
     "optimizer": "--optimizer ours --shard optimizer",
     "full": "--optimizer ours --shard full",
+    "full-by-hand": "--optimizer ours --shard full --fsdp ours",
     "muon-optimizer": "--optimizer muon --shard optimizer",
     "muon-full": "--optimizer muon --shard full",
+    "muon-full-by-hand": "--optimizer muon --shard full --fsdp ours",
 }
 DIVIDED = [kind for kind, more in KINDS.items() if "--shard" in more]
 STEPS, HALF = 51, 21  # the last of each is one that is logged in any case
@@ -179,7 +181,7 @@ def test_a_compiled_run_in_two_processes_learns_what_one_does(corpus, alone, tmp
     cases = [
         {"argv": flags(corpus, tmp_path / kind, f"{more} --compile")}
         for kind, more in KINDS.items()
-        if kind in ("torch", "bucketed", "optimizer", "full", "muon-full")
+        if kind in ("torch", "bucketed", "optimizer", "full", "full-by-hand", "muon-full")
     ]
     ended = run_cases(2, cases, tmp_path)
     assert [process.returncode for process in ended] == [0, 0], ended[0].stderr[-2000:]
@@ -203,6 +205,22 @@ def test_a_lost_process_ends_the_run_with_a_message_and_it_goes_on(corpus, alone
     assert "of step 20: start all again with --resume" in last
     train_script.main(flags(corpus, pair / "lost", "--resume"))
     assert_equal(pair / "lost", of_one(alone, "ours"))
+
+
+def test_a_tuned_run_of_two_processes_killed_before_its_first_checkpoint_starts_from_its_weights_again(
+    corpus, alone, tmp_path
+):
+    tuned = [
+        flags(corpus, tmp_path / run, f"--optimizer ours --init-from {of_one(alone, 'ours')}", steps=11)
+        for run in ("killed", "whole")
+    ]
+    killed = run_cases(2, [{"argv": tuned[0], "leave_at": 3, "leaving": [0, 1]}], tmp_path)
+    assert [process.returncode for process in killed] == [9, 9], killed[0].stderr[-2000:]
+    assert (tmp_path / "killed").is_dir() and not (tmp_path / "killed" / "last").exists()
+    ended = run_cases(2, [{"argv": [*tuned[0], "--resume"]}, {"argv": tuned[1]}], tmp_path)
+    assert [process.returncode for process in ended] == [0, 0], ended[0].stderr[-2000:]
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+    assert losses(tmp_path / "killed")[0] < 5  # random weights begin at ln 384 = 5.95
 
 
 @pytest.mark.parametrize("rank", [0, 1])

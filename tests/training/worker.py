@@ -1,6 +1,7 @@
 """One process of several: python worker.py CASES.json, with RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR set.
 
-CASES.json lists runs, one after another: {"argv": flags of train.py, "port": …, "leave_at": a step or null}.
+CASES.json lists runs, one after another: {"argv": flags of train.py, "port": …, "leave_at": a step or null,
+"leaving": the ranks that end there, as if killed; by default 1}.
 """
 
 import json
@@ -23,12 +24,12 @@ def note_memory(trainer: loop.Trainer) -> None:
     trainer.run.with_name(f"{trainer.run.name}.bytes-{RANK}").write_text(str(size))
 
 
-def leave_at(step: int | None) -> None:
-    """Make process 1 end without a word when that step begins."""
+def leave_at(step: int | None, leaving_ranks: list[int]) -> None:
+    """Make some processes end without a word when that step begins."""
     original = loop.Trainer.step
 
     def leaving(trainer, batch):
-        if RANK == 1 and trainer.progress.step == step:
+        if RANK in leaving_ranks and trainer.progress.step == step:
             os._exit(9)
         return original(trainer, batch)
 
@@ -45,7 +46,7 @@ def main() -> None:
     loop.Trainer.finish = note_and_finish
     for case in json.loads(Path(sys.argv[1]).read_text()):
         os.environ["MASTER_PORT"] = str(case["port"])
-        leave_at(case.get("leave_at"))
+        leave_at(case.get("leave_at"), case.get("leaving", [1]))
         train_script.main(case["argv"])
 
 

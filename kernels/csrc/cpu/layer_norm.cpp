@@ -62,7 +62,8 @@ Normalized forward(const at::Tensor& x, const std::optional<at::Tensor>& residua
   return result;
 }
 
-// One row of the backward; `residual`, a gradient to add to that of x, only where kResidual says so.
+// One row of the backward; `residual`, a gradient to add to that of x, only where kResidual says so. By reference: a copy
+// is read in wider pieces than it was just written in, which waits until the row before has reached memory.
 template <typename A>
 struct BackwardRow {
   const A *grad, *x, *residual;
@@ -71,7 +72,7 @@ struct BackwardRow {
 
 // The row's gradient of x; its part of the gradients of weight and bias is added to grad_weight and grad_bias.
 template <bool kResidual, typename A>
-void row_backward(BackwardRow<A> row, const A* weight, A* grad_weight, A* grad_bias, int64_t size, bool large) {
+void row_backward(const BackwardRow<A>& row, const A* weight, A* grad_weight, A* grad_bias, int64_t size, bool large) {
   const Vec<A> mean(row.mean), rstd(row.rstd);
   Sum<A> plain, projected;  // of g * weight, and of g * weight * (x - mean)
   for_each_part<A>(size, [&](int64_t i, auto count, int part) {

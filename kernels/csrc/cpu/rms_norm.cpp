@@ -64,7 +64,8 @@ Normalized forward(const at::Tensor& x, const std::optional<at::Tensor>& residua
   return result;
 }
 
-// One row of the backward; `residual`, a gradient to add to that of x, only where kResidual says so.
+// One row of the backward; `residual`, a gradient to add to that of x, only where kResidual says so. By reference: a copy
+// is read in wider pieces than it was just written in, which waits until the row before has reached memory.
 template <typename A>
 struct BackwardRow {
   const A *grad, *x, *residual;
@@ -73,7 +74,7 @@ struct BackwardRow {
 
 // The row's gradient of x; its part of the gradient of the weight is added to grad_weight.
 template <bool kResidual, typename A>
-void row_backward(BackwardRow<A> row, const A* weight, A* grad_weight, int64_t size, bool large) {
+void row_backward(const BackwardRow<A>& row, const A* weight, A* grad_weight, int64_t size, bool large) {
   Sum<A> projected;  // of g * weight * x
   for_each_part<A>(size, [&](int64_t i, auto count, int part) {
     prefetch(row.grad + i);

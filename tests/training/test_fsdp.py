@@ -1,0 +1,49 @@
+"""FSDP in plain collectives against torch's FSDP2, bit for bit, and what is whole at any time."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.fully_sharded import CASES, PASSES, STEPS
+from tests.training.test_distributed import run_processes
+
+
+def train_in(count: int, folder: Path) -> Path:
+    ended = run_processes(count, "fully_sharded.py", folder)
+    assert [process.returncode for process in ended] == [0] * count, ended[0].stderr[-2000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> Path:
+    return train_in(2, tmp_path_factory.mktemp("pair"))
+
+
+def assert_equals_torchs(folder: Path, case: str) -> None:
+    ours, torchs = (load_file(folder / f"{case}-{whose}.safetensors") for whose in ("ours", "torchs"))
+    assert ours.keys() == torchs.keys()
+    assert len([name for name in ours if name.startswith("loss.")]) == STEPS * PASSES
+    for name, expected in torchs.items():
+        assert torch.equal(ours[name], expected), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_weights_gradients_and_losses_are_those_of_torchs_fsdp2(pair, case):
+    assert_equals_torchs(pair, case)
+
+
+@pytest.mark.parametrize("case", ["gpt", "recomputed"])
+def test_two_layers_at_most_are_whole_and_none_after_a_step(pair, case):
+    whole = json.loads((pair / f"{case}-whole.json").read_text())
+    padding = 1.1  # rows that make the shares equal
+    assert whole["layer"] < whole["most"] < padding * (whole["outside"] + 2 * whole["layer"])
+    assert whole["after"] == 0
+
+
+@pytest.mark.slow
+def test_four_processes_equal_torchs_fsdp2(tmp_path):
+    for case in CASES:
+        assert_equals_torchs(train_in(4, tmp_path), case)
