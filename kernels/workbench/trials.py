@@ -280,13 +280,13 @@ def _bend_backward(kind: str, case: Norm, dtype: str) -> tuple[list, dict[str, T
 def _cross_entropy(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
     logits, scale = _rows(case, 0, dtype, "logits", 3.0), torch.tensor([0.5])
     targets = torch.arange(case.rows) * 7 % case.columns
-    targets[1:2] = -100
-    exact, kept = logits.double(), targets != -100
+    targets[1:2], targets[2:3] = -100, case.columns  # ignored; one beyond the vocabulary, which no logit answers to
+    exact, kept, known = logits.double(), targets != -100, (targets >= 0) & (targets < case.columns)
     largest = exact.amax(-1)
-    hit = torch.nn.functional.one_hot(targets.where(kept, 0), case.columns)
+    hit = torch.nn.functional.one_hot(targets.where(known, 0), case.columns) * known[:, None]
     gradient = ((exact.softmax(-1) - hit) * 0.5).masked_fill(~kept[:, None], 0)
     total = (exact - largest[:, None]).exp().sum(-1)
-    target = exact.gather(1, targets.where(kept, 0)[:, None])[:, 0].masked_fill(~kept, math.nan)
+    target = exact.gather(1, targets.where(known, 0)[:, None])[:, 0].masked_fill(~known, math.nan)
     found = {"gradient": gradient, "largest": largest, "total": total, "target": target}
     return [logits, targets, _statistic(scale, dtype)], found
 
