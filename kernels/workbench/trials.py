@@ -280,7 +280,8 @@ def _bend_backward(kind: str, case: Norm, dtype: str) -> tuple[list, dict[str, T
 def _cross_entropy(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
     logits, scale = _rows(case, 0, dtype, "logits", 3.0), torch.tensor([0.5])
     targets = torch.arange(case.rows) * 7 % case.columns
-    targets[1:2], targets[2:3] = -100, case.columns  # ignored; one beyond the vocabulary, which no logit answers to
+    targets[1:2] = -100
+    targets[2:3] = case.columns  # beyond the vocabulary: it has no logit
     exact, kept, known = logits.double(), targets != -100, (targets >= 0) & (targets < case.columns)
     largest = exact.amax(-1)
     hit = torch.nn.functional.one_hot(targets.where(known, 0), case.columns) * known[:, None]
