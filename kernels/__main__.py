@@ -14,6 +14,9 @@ COMMANDS = {
     "resources": Module(
         "kernels.workbench.resources", "report registers and spills of each CUDA kernel (needs nvcc)"
     ),
+    "issue": Module(
+        "kernels.workbench.issue", "count what attention's main loops issue for each product (needs nvcc)"
+    ),
     "mutate": Module(
         "kernels.workbench.mutation.report",
         "change the CUDA kernels and count which changes the tests notice",

@@ -57,6 +57,8 @@ PROGRAMS = {
         for way, rest in (("forward", "p, 1, nullptr"), ("backward", "p, nullptr"))
     },
     "cross_entropy": Program("cross_entropy.cu", "cross_entropy.cuh"),
+    "rotary": Program("rotary.cu", "rotary.cuh"),
+    "adamw": Program("adamw.cu", "adamw.cuh"),
     "attention_forward": Program("attention_forward.cu", "attention_any.h", DISPATCH),
     "attention_backward": Program("attention_backward.cu", "attention_any.h", DISPATCH),
 }
@@ -275,6 +277,29 @@ def cross_entropy(library: Library, logits, targets, scale, **how) -> dict[str, 
     made = [unwritten((rows,), statistics(logits.dtype)) for _ in range(3)]
     library.run("run", [gradient, targets, *made, scale], [rows, columns], **how)
     return {"gradient": gradient, **dict(zip(("largest", "total", "target"), made, strict=True))}
+
+
+def rotary(library: Library, x, cos, sin, back: bool, **how) -> dict[str, np.ndarray]:
+    """Return out for x (B, T, H, D) and cos and sin (1 or B, T, D/2); back: turned the other way."""
+    (batch, length, heads, width), made = x.shape, unwritten(x.shape, x.dtype)
+    strides = [stride // x.itemsize for stride in x.strides[:3]]
+    numbers = [batch, length, heads, width // 2, *strides, 0 if len(cos) == 1 else cos[0].size, back]
+    library.run("run", [memory(x), cos, sin, made], numbers, **how)
+    return {"out": made}
+
+
+def adamw(library: Library, *lists: Sequence[np.ndarray], options: Sequence[float], **how):
+    """Return parameters, averages and squares after a step, each as one array.
+
+    lists: parameters, gradients, averages, squares; options: beta1, beta2, eps, kept, rate, root and gradient_scale, as
+    adamw.cuh has them.
+    """
+    copies = [[tensor.copy() for tensor in each] for each in lists]
+    tensors = [tensor for group in zip(*copies, strict=True) for tensor in group]
+    numbers = [len(copies[0]), *(tensor.size for tensor in copies[0])]
+    library.run("run", [np.array(options, np.float32), *tensors], numbers, **how)
+    made = {"parameter": copies[0], "average": copies[2], "square": copies[3]}
+    return {name: np.concatenate(each) for name, each in made.items()}
 
 
 def attention_forward(library: Library, q, k, v, options: dict, **how) -> dict[str, np.ndarray]:

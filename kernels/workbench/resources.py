@@ -73,13 +73,18 @@ def compile_kernels(source: Path, architectures: list[str]) -> list[Resources]:
         )
     if done.returncode:
         raise RuntimeError(f"{source.name} does not compile:\n{done.stderr}")
+    return reports(done.stderr)
+
+
+def reports(words: str) -> list[Resources]:
+    """Return what `nvcc -Xptxas=-v` says of each kernel."""
     return [
-        Resources(_readable(name), architecture, int(registers), int(stored) + int(loaded))
-        for name, architecture, stored, loaded, registers in _REPORT.findall(done.stderr)
+        Resources(readable(name), architecture, int(registers), int(stored) + int(loaded))
+        for name, architecture, stored, loaded, registers in _REPORT.findall(words)
     ]
 
 
-def _readable(symbol: str) -> str:
+def readable(symbol: str) -> str:
     """Return the kernel's name and template arguments; the symbol itself if c++filt is missing."""
     if not shutil.which("c++filt"):
         return symbol

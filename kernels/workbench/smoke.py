@@ -125,7 +125,9 @@ def _attentions(dtype: torch.dtype, width: int, dropout_p: float) -> Iterator[Ca
         yield _attention(dtype, 37, 2, 2, width, dropout_p)
         return
     yield _attention(dtype, 37, 2, 2, width, dropout_p)
-    yield _attention(dtype, 150, 2, 1, width, dropout_p, window=90)
+    yield _attention(
+        dtype, 270, 2, 1, width, dropout_p, window=200
+    )  # in two kernels: three tiles of keys, or more
     yield _attention(dtype, 150, 2, 1, width, dropout_p, deterministic=False)
     yield _attention(dtype, 37, 2, 1, width - 1, dropout_p)
 

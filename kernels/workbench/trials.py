@@ -4,6 +4,8 @@ trial = prepare("attention_long_forward", Attention(batch=1, length=70, heads=2,
 trial.fault(trial.run(library))  # None, or the result that is wrong
 """
 
+import functools
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -26,6 +28,7 @@ class Norm:
     """Rows of C elements, `gap` elements apart.
 
     unaligned: the input that is not aligned to a pack of 16 bytes. sm_count: SMs of the emulated GPU.
+    poisoned: the input whose middle row ends in `poison`.
     """
 
     rows: int
@@ -35,11 +38,16 @@ class Norm:
     gap: int = 0
     unaligned: str = ""
     sm_count: int = 1
+    poisoned: str = ""
+    poison: float = math.nan
 
 
 @dataclass(frozen=True)
 class Attention:
-    """q of (B, T, H, D), k and v with `kv_heads`; `transposed`: (B, H, T, D) in memory."""
+    """q of (B, T, H, D), k and v with `kv_heads`; `transposed`: (B, H, T, D) in memory.
+
+    poisoned: the input (q, k, v or grad_out) in which `poison` ends a row, that of the last head at `token`.
+    """
 
     batch: int
     length: int
@@ -53,13 +61,38 @@ class Attention:
     transposed: bool = False
     any_order: bool = False  # dq is summed by atomic additions
     seed: int = 12345678901  # of dropout
+    poisoned: str = ""
+    poison: float = math.nan
+    token: int = 0
 
     @property
     def options(self) -> dict:
         return {"scale": self.scale, "window": self.window, "dropout_p": self.dropout_p, "seed": self.seed}
 
 
-Case = Norm | Attention
+@dataclass(frozen=True)
+class Turn:
+    """x of (B, T, H, D) to be turned by its positions, one for the whole batch if `shared`; back: the other way."""
+
+    batch: int
+    length: int
+    heads: int
+    width: int
+    shared: bool = True
+    back: bool = False
+    transposed: bool = False
+    poisoned: bool = False  # NaN ends the last row
+
+
+@dataclass(frozen=True)
+class Step:
+    """Parameters of these sizes for a step of AdamW; poisoned: NaN ends the last gradient."""
+
+    sizes: tuple[int, ...]
+    poisoned: bool = False
+
+
+Case = Norm | Attention | Turn | Step
 
 
 @dataclass(frozen=True)
@@ -72,9 +105,15 @@ class Trial:
     exact: dict[str, np.ndarray]
 
     def fault(self, made: Mapping[str, np.ndarray]) -> str | None:
-        """Return the first result that is wrong, not finite or not written; None if all are right."""
+        """Return the first result that is wrong; None if all are right.
+
+        What a kernel does not write is NaN. Where the right result is not finite, any number that is not will do.
+        """
         for name, exact in self.exact.items():
-            difference = np.abs(_values(made[name]) - exact).max(initial=0)
+            values, finite = _values(made[name]), np.isfinite(exact)
+            if np.isfinite(values[~finite]).any():
+                return f"wrong {name}: finite where it should not be"
+            difference = np.abs(values[finite] - exact[finite]).max(initial=0)
             if not difference <= self.allowed(name):
                 return f"wrong {name}: off by {difference:.2g}, allowed {self.allowed(name):.2g}"
         return None
@@ -82,7 +121,9 @@ class Trial:
     def allowed(self, name: str) -> float:
         """Return the largest allowed error of a result; statistics are float32 or better."""
         kind = "float32" if name in STATISTICS and self.dtype != "float64" else self.dtype
-        return UNITS[kind] * torch.finfo(TORCH[kind]).eps * max(1.0, np.abs(self.exact[name]).max(initial=0))
+        exact = self.exact[name]
+        largest = np.abs(exact[np.isfinite(exact)]).max(initial=1.0)
+        return UNITS[kind] * torch.finfo(TORCH[kind]).eps * largest
 
 
 def prepare(program: str, case: Case, dtype: str) -> Trial:
@@ -93,6 +134,11 @@ def prepare(program: str, case: Case, dtype: str) -> Trial:
     if kind in programs.BENDS:
         arguments, exact = (_bend_backward if backward else _bend_forward)(kind, case, dtype)
         call = programs.activation_backward if backward else programs.activation_forward
+    elif isinstance(case, Turn):
+        arguments, exact = _turn(case, dtype)
+        call, extra = programs.rotary, {"back": case.back}
+    elif isinstance(case, Step):
+        return _step(case)
     elif kind == "cross_entropy":
         arguments, exact = _cross_entropy(case, dtype)
         call = programs.cross_entropy
@@ -149,12 +195,18 @@ def _statistic(exact: Tensor, dtype: str) -> Tensor:
 # ---- layer norm ----
 
 
-def _rows(case: Norm, seed: int, dtype: str) -> Tensor:
-    return _draw(case.rows, case.columns + case.gap, seed=seed, dtype=dtype)[:, : case.columns]
+def _rows(case: Norm, seed: int, dtype: str, name: str, spread: float = 1.0) -> Tensor:
+    """Draw the input `name`, poisoned if the case says so."""
+    drawn = _draw(case.rows, case.columns + case.gap, seed=seed, dtype=dtype, spread=spread)[
+        :, : case.columns
+    ]
+    if case.poisoned == name:
+        drawn[case.rows // 2, -1] = case.poison
+    return drawn
 
 
 def _norm_forward(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
-    x, residual = (_rows(case, seed, dtype) for seed in range(2))
+    x, residual = (_rows(case, seed, dtype, name) for seed, name in enumerate(("x", "residual")))
     weight, bias = (_draw(case.columns, seed=seed, dtype=dtype) for seed in (2, 3))
     total = (x + residual if case.residual else x).double()  # rounded before it is normalized
     mean, rstd = reference.moments(total, 1e-5)
@@ -164,7 +216,8 @@ def _norm_forward(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
 
 
 def _norm_backward(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
-    grad_out, x, grad_residual = (_rows(case, seed, dtype) for seed in range(3))
+    names = ("grad_out", "x", "grad_residual")
+    grad_out, x, grad_residual = (_rows(case, seed, dtype, name) for seed, name in enumerate(names))
     weight = _draw(case.columns, seed=3, dtype=dtype)
     mean, rstd = (_statistic(moment[:, 0], dtype) for moment in reference.moments(x.double(), 1e-5))
     exact = reference.layer_norm_backward(grad_out.double(), x.double(), weight.double())
@@ -177,7 +230,7 @@ def _norm_backward(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
 
 
 def _rms_norm_forward(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
-    x, residual = (_rows(case, seed, dtype) for seed in range(2))
+    x, residual = (_rows(case, seed, dtype, name) for seed, name in enumerate(("x", "residual")))
     weight = _draw(case.columns, seed=2, dtype=dtype)
     total = (x + residual if case.residual else x).double()  # rounded before it is normalized
     rstd = (total.square().mean(-1) + 1e-5).rsqrt()
@@ -186,7 +239,8 @@ def _rms_norm_forward(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
 
 
 def _rms_norm_backward(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
-    grad_out, x, grad_residual = (_rows(case, seed, dtype) for seed in range(3))
+    names = ("grad_out", "x", "grad_residual")
+    grad_out, x, grad_residual = (_rows(case, seed, dtype, name) for seed, name in enumerate(names))
     weight = _draw(case.columns, seed=3, dtype=dtype)
     rstd = _statistic((x.double().square().mean(-1) + 1e-5).rsqrt(), dtype)
     exact = reference.rms_norm_backward(grad_out.double(), x.double(), weight.double())
@@ -197,7 +251,7 @@ def _rms_norm_backward(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]
 
 def _bend_inputs(kind: str, case: Norm, dtype: str) -> list[Tensor | None]:
     """Return gate, its bias, and for SwiGLU x and its bias; `case.bias` says whether there are biases."""
-    gate, x = (_rows(case, seed, dtype) * 2 for seed in range(2))
+    gate, x = (_rows(case, seed, dtype, name, 2.0) for seed, name in enumerate(("gate", "x")))
     biases = [_draw(case.columns, seed=seed, dtype=dtype) if case.bias else None for seed in (2, 3)]
     return [gate, biases[0], x, biases[1]] if kind == "swiglu" else [gate, biases[0]]
 
@@ -215,7 +269,7 @@ def _bend_forward(kind: str, case: Norm, dtype: str) -> tuple[list, dict[str, Te
 
 
 def _bend_backward(kind: str, case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
-    inputs, grad_out = _bend_inputs(kind, case, dtype), _rows(case, 5, dtype)
+    inputs, grad_out = _bend_inputs(kind, case, dtype), _rows(case, 5, dtype, "grad_out")
     leaves = [None if x is None else x.double().requires_grad_() for x in inputs]
     names = ("grad_gate", "grad_gate_bias", "grad_x", "grad_bias")
     wanted = {name: leaf for name, leaf in zip(names, leaves, strict=False) if leaf is not None}
@@ -224,22 +278,57 @@ def _bend_backward(kind: str, case: Norm, dtype: str) -> tuple[list, dict[str, T
 
 
 def _cross_entropy(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
-    logits, scale = _draw(case.rows, case.columns, seed=0, dtype=dtype, spread=3.0), torch.tensor([0.5])
+    logits, scale = _rows(case, 0, dtype, "logits", 3.0), torch.tensor([0.5])
     targets = torch.arange(case.rows) * 7 % case.columns
     targets[1:2] = -100
-    exact, kept = logits.double(), targets != -100
+    targets[2:3] = case.columns  # beyond the vocabulary: it has no logit
+    exact, kept, known = logits.double(), targets != -100, (targets >= 0) & (targets < case.columns)
     largest = exact.amax(-1)
-    hit = torch.nn.functional.one_hot(targets.where(kept, 0), case.columns)
-    gradient = (exact.softmax(-1) - hit) * 0.5 * kept[:, None]
+    hit = torch.nn.functional.one_hot(targets.where(known, 0), case.columns) * known[:, None]
+    gradient = ((exact.softmax(-1) - hit) * 0.5).masked_fill(~kept[:, None], 0)
     total = (exact - largest[:, None]).exp().sum(-1)
-    found = {"gradient": gradient, "largest": largest, "total": total}
+    target = exact.gather(1, targets.where(known, 0)[:, None])[:, 0].masked_fill(~known, math.nan)
+    found = {"gradient": gradient, "largest": largest, "total": total, "target": target}
     return [logits, targets, _statistic(scale, dtype)], found
+
+
+def _turn(case: Turn, dtype: str) -> tuple[list, dict[str, Tensor]]:
+    x = _heads(case, case.heads, 0, dtype)
+    if case.poisoned:
+        x[-1, -1, -1, -1] = math.nan
+    angles = _draw(1 if case.shared else case.batch, case.length, case.width // 2, seed=1, dtype="float64")
+    out = reference.rotate(x.double(), -angles if case.back else angles)
+    return [x, _statistic(angles.cos(), dtype), _statistic(angles.sin(), dtype)], {"out": out}
+
+
+def _step(case: Step) -> Trial:
+    lists = [[_draw(size, seed=seed, dtype="float32") for size in case.sizes] for seed in range(4)]
+    if case.poisoned:
+        lists[1][-1][-1] = math.nan
+    lists[3] = [x.square() for x in lists[3]]
+    (beta1, beta2), step, lr, eps, decay, scale = (0.9, 0.95), 3, 0.1, 1e-8, 0.5, 0.7
+    exact = [[x.double() for x in each] for each in lists]
+    reference.adamw_(*exact, step, lr, beta1, beta2, eps, decay, scale)
+    rate, root = -lr / (1 - beta1**step), (1 - beta2**step) ** -0.5
+    options = [beta1, beta2, eps, 1 - lr * decay, rate, root, scale]
+    arrays = [[x.numpy() for x in each] for each in lists]
+    names = {"parameter": 0, "average": 2, "square": 3}
+    return Trial(
+        f"{case} float32",
+        "float32",
+        functools.partial(_run_step, arrays, options),
+        {name: torch.cat(exact[which]).numpy() for name, which in names.items()},
+    )
+
+
+def _run_step(arrays: list, options: list[float], library: Library, **how) -> dict[str, np.ndarray]:
+    return programs.adamw(library, *arrays, options=options, **how)
 
 
 # ---- attention ----
 
 
-def _heads(case: Attention, count: int, seed: int, dtype: str, spread: float = 1.0) -> Tensor:
+def _heads(case: Attention | Turn, count: int, seed: int, dtype: str, spread: float = 1.0) -> Tensor:
     shape = (case.batch, case.length, count, case.width)
     if not case.transposed:
         return _draw(*shape, seed=seed, dtype=dtype, spread=spread)
@@ -249,30 +338,59 @@ def _heads(case: Attention, count: int, seed: int, dtype: str, spread: float = 1
 
 
 def _attention_inputs(case: Attention, dtype: str) -> list[Tensor]:
+    """Draw q, k, v and the gradient of the result, one of them poisoned if the case says so."""
     kv_heads = case.kv_heads or case.heads
-    q = _heads(case, case.heads, 0, dtype, case.spread)
-    return [q, _heads(case, kv_heads, 1, dtype), _heads(case, kv_heads, 2, dtype)]
+    drawn = {"q": _heads(case, case.heads, 0, dtype, case.spread)}
+    drawn |= {name: _heads(case, kv_heads, seed, dtype) for seed, name in enumerate(("k", "v"), 1)}
+    drawn["grad_out"] = _heads(case, case.heads, 3, dtype)
+    if case.poisoned:
+        drawn[case.poisoned][-1, case.token, -1, -1] = case.poison
+    return list(drawn.values())
+
+
+def attend_to_visible(
+    q: Tensor, k: Tensor, v: Tensor, *, scale=None, window=None, dropout_p=0.0, seed=None
+) -> Tensor:
+    """Return attention formed one query at a time, over the keys that it sees: (B, T, H, D), in the dtype of q.
+
+    As reference.causal_attention, but a key that is not seen is left out, so that it may hold anything.
+    """
+    heads = q.shape[2]
+    k, v = (x.repeat_interleave(heads // x.shape[2], dim=2) for x in (k, v))
+    factors = reference.dropout_factors(q, dropout_p, seed) if dropout_p else torch.ones(())
+    rows = []
+    for i in range(q.shape[1]):
+        first = 0 if window is None else max(0, i - window + 1)
+        scores = torch.einsum("bhd,bjhd->bhj", q[:, i], k[:, first : i + 1]) * (scale or q.shape[3] ** -0.5)
+        weights = scores.softmax(-1) * (factors[:, :, i, first : i + 1] if dropout_p else 1)
+        rows.append(torch.einsum("bhj,bjhd->bhd", weights, v[:, first : i + 1]))
+    return torch.stack(rows, 1)
+
+
+def _exact_attention(case: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    attend = attend_to_visible if case.poisoned else reference.causal_attention  # which is faster
+    return attend(q, k, v, **case.options)
 
 
 def _log_sum_exp(q: Tensor, k: Tensor, case: Attention) -> Tensor:
     """Return the log-sum-exp of the visible scores, (B, H, T)."""
     scale = case.width**-0.5 if case.scale is None else case.scale
     scores = torch.einsum("bihd,bjhd->bhij", q, k.repeat_interleave(q.shape[2] // k.shape[2], 2)) * scale
-    return scores.masked_fill(~reference.seen(case.length, case.window), -torch.inf).logsumexp(-1)
+    visible = scores.masked_fill(~reference.seen(case.length, case.window), -torch.inf)
+    return visible.logsumexp(-1).masked_fill((visible == torch.inf).any(-1), math.nan)  # as the weights are
 
 
 def _attention_forward(case: Attention, dtype: str) -> tuple[list, dict[str, Tensor]]:
-    inputs = _attention_inputs(case, dtype)
+    inputs = _attention_inputs(case, dtype)[:3]
     q, k, v = (x.double() for x in inputs)
-    out = reference.causal_attention(q, k, v, **case.options)
+    out = _exact_attention(case, q, k, v)
     return inputs, {"out": out, "lse": _log_sum_exp(q, k, case)}
 
 
 def _attention_backward(case: Attention, dtype: str) -> tuple[list, dict[str, Tensor]]:
-    inputs = _attention_inputs(case, dtype)
+    *inputs, grad_out = _attention_inputs(case, dtype)
     leaves = [x.double().requires_grad_() for x in inputs]
-    grad_out = _heads(case, case.heads, 3, dtype)
-    out = reference.causal_attention(*leaves, **case.options)
+    out = _exact_attention(case, *leaves)
     gradients = torch.autograd.grad(out, leaves, grad_out.double())
     lse = _statistic(_log_sum_exp(leaves[0], leaves[1], case), dtype)
     arguments = [grad_out, *inputs, out.to(TORCH[dtype]), lse]

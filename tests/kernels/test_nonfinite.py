@@ -11,6 +11,7 @@ from torch import Tensor
 
 import kernels
 from kernels import decode, reference
+from kernels.workbench.trials import attend_to_visible
 from tests.kernels import cases
 from tests.kernels.cases import AttentionCase, by, each_backend, each_fused
 
@@ -21,20 +22,6 @@ CASES = [
     AttentionCase(1, 21, 1, 8, dropout_p=0.3),
     AttentionCase(1, 131, 1, 8, window=9),
 ]
-
-
-def attend_to_visible(q, k, v, *, scale, window, dropout_p, seed) -> Tensor:
-    """Attention one query at a time, over the keys that it sees: (B, T, H, D), in the dtype of q."""
-    heads = q.shape[2]
-    k, v = (x.repeat_interleave(heads // x.shape[2], dim=2) for x in (k, v))
-    factors = reference.dropout_factors(q, dropout_p, seed) if dropout_p else torch.ones(())
-    rows = []
-    for i in range(q.shape[1]):
-        first = 0 if window is None else max(0, i - window + 1)
-        scores = torch.einsum("bhd,bjhd->bhj", q[:, i], k[:, first : i + 1]) * (scale or q.shape[3] ** -0.5)
-        weights = scores.softmax(-1) * (factors[:, :, i, first : i + 1] if dropout_p else 1)
-        rows.append(torch.einsum("bhj,bjhd->bhd", weights, v[:, first : i + 1]))
-    return torch.stack(rows, 1)
 
 
 def run(op, tensors: list[Tensor], options: dict) -> list[Tensor]:

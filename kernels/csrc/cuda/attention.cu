@@ -17,10 +17,10 @@ bool in_packs(const Heads<T>& x) {
 }
 
 // What the tensor-core kernels need: 16 bits, sm_80, whole packs of D, and a scale that leaves the order of the scores
-// as it is, also in float.
+// as it is and is neither 0 nor infinite as a float.
 template <class T>
 bool for_tensor_cores(const AttentionShape& s, const Limits& limits) {
-    return sizeof(T) == 2 && limits.architecture >= 80 && s.width % kPackSize<T> == 0 && static_cast<float>(s.scale) > 0;
+    return sizeof(T) == 2 && limits.architecture >= 80 && s.width % kPackSize<T> == 0 && s.scale > 1e-30 && s.scale < 1e30;
 }
 
 template <class T>
@@ -66,16 +66,17 @@ void attention(const AttentionBackward<T>& p, const Limits& limits, cudaStream_t
 }
 
 template <class T>
-bool has_use_for_dq_sum(const AttentionBackward<T>& p, const Limits& limits) {
+bool has_use_for_dq_sum(const AttentionBackward<T>& p, const Limits& limits, bool deterministic) {
     if constexpr (sizeof(T) == 2)
-        return rung(p, limits) == Rung::kLong && attention_long_shared_bytes(p, true) <= limits.shared_bytes;
+        return rung(p, limits) == Rung::kLong && attention_long_shared_bytes(p) <= limits.shared_bytes &&
+               (!deterministic || attention_long_sum_is_deterministic(p));
     return false;
 }
 
 #define INSTANTIATE(T)                                                                \
     template void attention(const AttentionForward<T>&, const Limits&, cudaStream_t);  \
     template void attention(const AttentionBackward<T>&, const Limits&, cudaStream_t); \
-    template bool has_use_for_dq_sum(const AttentionBackward<T>&, const Limits&);
+    template bool has_use_for_dq_sum(const AttentionBackward<T>&, const Limits&, bool);
 SLM_FOR_ALL_DTYPES(INSTANTIATE)
 
 }  // namespace slm::cuda

@@ -76,9 +76,9 @@ void attention(const AttentionForward<T>& p, const Limits& limits, cudaStream_t 
 template <class T>
 void attention(const AttentionBackward<T>& p, const Limits& limits, cudaStream_t stream);
 
-// Whether `attention` is faster with dq_sum than without.
+// Whether `attention` is faster with dq_sum than without, and, where that must be, as deterministic.
 template <class T>
-bool has_use_for_dq_sum(const AttentionBackward<T>& p, const Limits& limits);
+bool has_use_for_dq_sum(const AttentionBackward<T>& p, const Limits& limits, bool deterministic);
 
 // For every dtype and GPU (attention_simple.cuh); for 16 bits and tensor cores, up to 128 tokens and any number of them
 // (attention_short_…cuh, attention_long_…cuh).
@@ -95,11 +95,15 @@ void attention_long(const AttentionForward<T>& p, cudaStream_t stream);
 template <class T>
 void attention_long(const AttentionBackward<T>& p, cudaStream_t stream);
 
-// The shared memory that a block of these backwards takes.
+// The shared memory that a block of the short backward takes, and of the long one with dq_sum.
 template <class T>
 std::size_t attention_short_shared_bytes(const AttentionBackward<T>& p);
 template <class T>
-std::size_t attention_long_shared_bytes(const AttentionBackward<T>& p, bool with_dq_sum);
+std::size_t attention_long_shared_bytes(const AttentionBackward<T>& p);
+
+// Whether the long backward with dq_sum gives the same bits in every order of blocks.
+template <class T>
+bool attention_long_sum_is_deterministic(const AttentionBackward<T>& p);
 
 // The factor of each weight: 0 where it is dropped, 1 / (probability of staying) where it stays.
 template <class A>
@@ -117,17 +121,19 @@ struct Dropout {
     __device__ __forceinline__ A factor(uint32_t bits) const { return bits < threshold ? kept : A(0); }
 };
 
-// The block's tile of `Rows` rows of one head. Blocks are numbered tile by tile, all heads of a tile in a row, so that
-// with `last_first` the tiles that see most keys start first and the light ones fill the gaps at the end.
+// The block's tile of `rows` rows of one head. Blocks are numbered head by head, and the blocks that run at one time
+// have numbers near each other: so they share the k and v of a few heads, which stay in the L2 cache, and so do the query
+// heads of a group, which follow each other. Within a head, with `last_first`, the tiles that see most keys start first,
+// and the light ones fill the gaps.
 struct HeadTile {
     int batch, head, first;
 
-    __device__ __forceinline__ HeadTile(int batches, int heads, int length, int rows, bool last_first) {
-        const unsigned per_tile = static_cast<unsigned>(batches) * heads, tiles = (length + rows - 1) / rows;
-        const unsigned turn = blockIdx.x / per_tile, which = blockIdx.x % per_tile;
+    __device__ __forceinline__ HeadTile(int heads, int length, int rows, bool last_first) {
+        const unsigned tiles = static_cast<unsigned>(length + rows - 1) / rows;
+        const unsigned which = blockIdx.x / tiles, tile = blockIdx.x % tiles;
         batch = which / heads;
         head = which % heads;
-        first = (last_first ? tiles - 1 - turn : turn) * rows;
+        first = (last_first ? tiles - 1 - tile : tile) * rows;
     }
 };
 

@@ -1,8 +1,9 @@
 // Attention one pair of query and key at a time: for rows in which an infinity or NaN came out.
 //
-// The kernels multiply whole tiles, and the weight of a key that a query does not see is 0 there. If such a key or value
-// is not finite, 0 times it is NaN. So a warp whose sums are not all finite computes its rows again, over what they see
-// and nothing else. That costs the others one check at their end.
+// attention_simple.cuh multiplies whole tiles, and the weight of a key that a query does not see is 0 there. If such a key
+// or value is not finite, 0 times it is NaN. So a warp whose sums are not all finite computes its rows again, over what
+// they see and nothing else. That costs the others one check at their end. The kernels on tensor cores leave such keys out
+// as they go (score_tile.cuh).
 #pragma once
 
 #include "attention.cuh"

@@ -5,9 +5,14 @@
 // barrier per tile tells that it has come and that the stage before it is free. Scores never leave the registers; only
 // tiles that touch the diagonal or the edge of the window are masked; the tiles of queries with most keys start first.
 //
-//   D <= 64   32 rows for each warp: every fragment of k and v read from shared memory serves two products
-//   D > 64    16 rows, because 32 would not fit into the registers; also with dropout, for which there is code apart
-//   shared    (64 M + 256) D 16-bit elements, M = 2 or 1 row tiles of a warp: 48 KiB at D = 64, 80 KiB at D = 128
+//   M         row tiles of a warp: two, so every fragment of k and v read from shared memory serves two products; one
+//             with dropout, whose random bits take registers, and for which there is code apart
+//   shared    (64 M + 256) D 16-bit elements: 48 KiB at D = 64, 96 KiB at D = 128
+//
+// Exponents are one multiply-add: 2^(scale * score - shift), with scale times log2 e, and shift the scaled maximum of
+// the row, rounded. A shift may be any number near the maximum, if all that follows uses the same: log_sum_exp below
+// and the divisor do, so that a weight that outdoes all others is 1 in the result and again in the backward, however large
+// the scores.
 #pragma once
 
 #include "score_tile.cuh"
@@ -18,13 +23,13 @@ inline constexpr int kLongWarps = 4, kLongThreads = 32 * kLongWarps;
 inline constexpr int kLongKeys = 64;  // of a tile
 
 template <int D, bool Drops>
-inline constexpr int kLongRowTiles = D <= 64 && !Drops ? 2 : 1;  // of a warp
+inline constexpr int kLongRowTiles = Drops ? 1 : 2;  // of a warp
 
 // M tiles of 16 rows of a warp, their result so far, and the online softmax (Milakov and Gimelshein 2018).
 template <class T, int D, int M, bool Drops>
 struct LongRows {
     using Memory = Tile<T, D>;
-    using Queries = typename Memory::template Operands<false>;
+    using Queries = typename Memory::template Operands<M, false>;
     using Scores = Accumulator<16>[kLongKeys / 16][M];
 
     int query;                            // of the first row
@@ -43,11 +48,13 @@ struct LongRows {
         for (int i = 0; i < kLongKeys / 16 * M * 8; ++i) step(i / (8 * M), i / 8 % M, i / 4 % 2, i % 4);
     }
 
+    // The tile of the first row and of the key `key`.
+    __device__ __forceinline__ ScoreTile<false> tile(int m, int key) const { return {query + 16 * m, key}; }
+
     // -inf where a row does not see a key of the tile that begins at `key`.
     __device__ __forceinline__ void mask(const AttentionShape& s, int key, Scores& score) const {
-        if (key + kLongKeys <= query && query + 16 * M - key <= s.window) return;
         each([&](int j, int m, int n, int e) {
-            if (ScoreTile<false>{query + 16 * m, key + 16 * j}.hidden(s, n, e)) score[j][m][n][e] = -INFINITY;
+            score[j][m][n][e] = tile(m, key + 16 * j).hidden(s, n, e) ? -INFINITY : score[j][m][n][e];
         });
     }
 
@@ -62,8 +69,9 @@ struct LongRows {
         for (int i = 0; i < 2 * M; ++i) {
             const int m = i / 2, half = i % 2;
             maximum[m][half] = max_over<4>(maximum[m][half]);
-            shift[m][half] = maximum[m][half] == -INFINITY ? 0.0f : maximum[m][half];  // a window may hide a whole tile
-            rescale[m][half] = ptx::exp2_approx((before[m][half] - shift[m][half]) * scale);
+            // a window may hide a whole tile
+            shift[m][half] = maximum[m][half] == -INFINITY ? 0.0f : rounded_product(maximum[m][half], scale);
+            rescale[m][half] = ptx::exp2_approx(rounded_product(before[m][half], scale) - shift[m][half]);
             sum[m][half] *= rescale[m][half];
         }
 #pragma unroll
@@ -71,9 +79,27 @@ struct LongRows {
 #pragma unroll
             for (int i = 0; i < D / 2; ++i) out[m][i / 4][i % 4] *= rescale[m][i % 4 / 2];
         each([&](int j, int m, int n, int e) {
-            score[j][m][n][e] = ptx::exp2_approx((score[j][m][n][e] - shift[m][e / 2]) * scale);
+            score[j][m][n][e] = ptx::exp2_approx(fmaf(score[j][m][n][e], scale, -shift[m][e / 2]));
             sum[m][e / 2] += score[j][m][n][e];
         });
+    }
+
+    // The weight of a row's maximum: not 1, but 2 to what rounding took from the shift. scale: as of softmax.
+    static __device__ __forceinline__ float largest_weight(float scale, float maximum) {
+        return ptx::exp2_approx(fmaf(maximum, scale, -rounded_product(maximum, scale)));
+    }
+
+    // What a row of the result is divided by: the sum of its weights, of which the largest counts as the products saw it,
+    // rounded to T. So the result of a weight that outdoes all others is its value, to the bit.
+    static __device__ __forceinline__ float divisor(float scale, float maximum, float sum) {
+        const float largest = largest_weight(scale, maximum);
+        return sum + (widen(narrow<T>(largest)) - largest);
+    }
+
+    // ln of the sum of e^(scale * score) of a row, from the sum of its weights.
+    static __device__ __forceinline__ float log_sum_exp(double scale, float maximum, float sum) {
+        return rounded_product(maximum, static_cast<float>(scale)) +
+               logf(sum / largest_weight(static_cast<float>(scale * kLog2E), maximum));
     }
 
     __device__ __forceinline__ void drop(const AttentionShape& s, int batch, int head, int key, Scores& score) const {
@@ -85,75 +111,80 @@ struct LongRows {
         }
     }
 
-    // Takes in the keys and values of one tile.
+    // Takes in the keys and values of one tile; k by Tile::across and v by Tile::down.
     __device__ __forceinline__ void take(const AttentionShape& s, float scale, int batch, int head, int key,
-                                         const Queries (&q)[M], const T* k, const T* v) {
+                                         const Queries& q, ptx::Shared k, ptx::Shared v) {
+        const bool all_seen = tile(0, key).template all_seen<16 * M, kLongKeys>(s);
         Scores score = {};
         Memory::multiply_rows(q, k, 0, score);
-        mask(s, key, score);
+        if (!all_seen) mask(s, key, score);
         softmax(scale, score);
         if constexpr (Drops) drop(s, batch, head, key, score);
-#pragma unroll
-        for (int j = 0; j < kLongKeys / 16; ++j) {
-            Operand weights[M];
-#pragma unroll
-            for (int m = 0; m < M; ++m) as_operand<T>(score[j][m], weights[m]);
-            Memory::multiply(weights, v, 16 * j, out);
-        }
+        Operand weights[kLongKeys / 16][M];
+        as_operands<T>(score, weights);
+        multiply_tiles<T, D>(s, tile(0, key), all_seen, weights, v, 0, out);
     }
 };
 
 // Shared memory: the rows of q, then two stages of a tile of k and one of v.
 template <class T, int D, bool Drops>
 __global__ void __launch_bounds__(kLongThreads, 2) attention_long_forward(const AttentionForward<T> p) {
-    constexpr int M = kLongRowTiles<D, Drops>, kRows = 16 * M * kLongWarps, kTile = kLongKeys * D;
+    constexpr int M = kLongRowTiles<D, Drops>, kRows = 16 * M * kLongWarps, kTileBytes = kLongKeys * D * sizeof(T);
     using Memory = Tile<T, D>;
+    using Copier = typename Memory::template Copier<kLongThreads>;
     const AttentionShape& s = p.shape;
-    const HeadTile at(s.batch, s.heads, s.length, kRows, true);
-    const T *k = p.k.head(at.batch, s.kv_head(at.head)), *v = p.v.head(at.batch, s.kv_head(at.head));
-    T *q_tile = dynamic_shared<T>(), *stages = q_tile + kRows * D;
-    const auto load = [&](int key, int stage) {
-        T* tile = stages + stage * 2 * kTile;
-        Memory::template load_async<kLongThreads>(tile, k, p.k.token_stride, key, kLongKeys, s.length, s.width);
-        Memory::template load_async<kLongThreads>(tile + kTile, v, p.v.token_stride, key, kLongKeys, s.length, s.width);
-        ptx::cp_async_commit();
-    };
+    const HeadTile at(s.heads, s.length, kRows, true);
     const int first_key = max(0, at.first - s.window + 1) / kLongKeys * kLongKeys;
     const int last_key = (min(s.length, at.first + kRows) - 1) / kLongKeys * kLongKeys;
+    const int kv_head = s.kv_head(at.head);
+    Copier k(p.k.head(at.batch, kv_head) + last_key * p.k.token_stride, p.k.token_stride);
+    Copier v(p.v.head(at.batch, kv_head) + last_key * p.v.token_stride, p.v.token_stride);
+    T *q_tile = dynamic_shared<T>(), *stages = q_tile + kRows * D;
+    const ptx::Shared place = ptx::kept(Copier::place(stages));
+    const auto load_keys = [&](int key, int stage) {
+        k.start(place + stage, key, kLongKeys, s.length, s.width);
+        v.start(place + stage + kTileBytes, key, kLongKeys, s.length, s.width);
+        k.move(-kLongKeys);
+        v.move(-kLongKeys);
+        ptx::cp_async_commit();
+    };
     Memory::template load_async<kLongThreads>(q_tile, p.q.head(at.batch, at.head), p.q.token_stride, at.first, kRows,
                                               s.length, s.width);
-    load(last_key, 0);
+    load_keys(last_key, 0);
 
     const float scale = static_cast<float>(s.scale * kLog2E);
-    const int row = threadIdx.x / 32 * 16 * M;
+    const int row = warp_of_block() * 16 * M;
     LongRows<T, D, M, Drops> rows(at.first + row);
-    typename LongRows<T, D, M, Drops>::Queries q[M];
-    for (int m = 0; m < M; ++m) q[m].load(q_tile, row + 16 * m);
-    for (int key = last_key, stage = 0; key >= first_key; key -= kLongKeys, stage ^= 1) {
+    typename LongRows<T, D, M, Drops>::Queries q;
+    q.load(q_tile, row);
+    const ptx::Shared across = ptx::kept(Memory::across(stages)), down = ptx::kept(Memory::down(stages) + kTileBytes);
+    for (int key = last_key, stage = 0; key >= first_key; key -= kLongKeys, stage ^= 2 * kTileBytes) {
         ptx::cp_async_wait<0>();
         __syncthreads();
-        if (key > first_key) load(key - kLongKeys, stage ^ 1);
-        const T* tile = stages + stage * 2 * kTile;
-        if (key < rows.query + 16 * M) rows.take(s, scale, at.batch, at.head, key, q, tile, tile + kTile);
+        if (key > first_key) load_keys(key - kLongKeys, stage ^ 2 * kTileBytes);
+        if (key < rows.query + 16 * M) rows.take(s, scale, at.batch, at.head, key, q, across + stage, down + stage);
     }
 
     const float kept = Drops ? 65536.0f / s.threshold : 1.0f;
 #pragma unroll
     for (int m = 0; m < M; ++m) {
         const int query = rows.query + 16 * m;
-        const float upper = sum_over<4>(rows.sum[m][0]), lower = sum_over<4>(rows.sum[m][1]);
-        Memory::store(rows.out[m], kept / upper, kept / lower, q_tile, row + 16 * m, p.out.head(at.batch, at.head),
+        float sum[2], factor[2];
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            sum[half] = sum_over<4>(rows.sum[m][half]);
+            factor[half] = kept / rows.divisor(scale, rows.maximum[m][half], sum[half]);
+        }
+        Memory::store(rows.out[m], factor[0], factor[1], q_tile, row + 16 * m, p.out.head(at.batch, at.head),
                       p.out.token_stride, query, s.length, s.width);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const int mine = query + ScoreTile<false>::row(2 * half);
             if (threadIdx.x % 4 == 0 && mine < s.length)
                 p.lse[s.row(at.batch, at.head, mine)] =
-                    rounded_product(rows.maximum[m][half], static_cast<float>(s.scale)) +
-                    logf(half == 0 ? upper : lower);
+                    rows.log_sum_exp(s.scale, rows.maximum[m][half], sum[half]);
         }
     }
-    if (any_not_finite(rows.out)) exact_results(p, at.batch, at.head, rows.query, 16 * M);
 }
 
 template <class T>

@@ -53,33 +53,39 @@ __global__ void __launch_bounds__(kShortBackwardThreads, 2) attention_short_back
     __syncthreads();
 
     const Dropout<float> dropout(s);
+    const ScoreGradientTiles<T> exchange(score_gradients, false);
     const float scale = static_cast<float>(s.scale);
 #pragma unroll 1
     for (int pass = 0; pass < 2; ++pass) {
         const int j = tile_in_pass(pass);
         if (j >= tiles) continue;
-        typename Memory::template Operands<D <= 64> k_rows[1], v_rows[1];
-        k_rows[0].load(k, 16 * j);
-        v_rows[0].load(v, 16 * j);
+        typename Memory::template Operands<1, (D <= 64)> k_rows, v_rows;
+        k_rows.load(k, 16 * j);
+        v_rows.load(v, 16 * j);
         Accumulator<D> dk[1] = {}, dv[1] = {};
         for (int i = j; i < tiles; ++i) {
             const ScoreTile<true> at{16 * i, 16 * j};
             if (!at.any_seen(s)) break;
+            const bool all_seen = at.all_seen(s);
+            QueryStatistics<true> statistics[1];
+            statistics[0].load(lse + 16 * i, delta + 16 * i);
             Accumulator<16> score[1][1] = {}, grad[1][1] = {};
-            Memory::multiply_rows(k_rows, q, 16 * i, score);
-            Memory::multiply_rows(v_rows, grad_out, 16 * i, grad);
-            at.differentiate(s, dropout, batch, head, lse + 16 * i, delta + 16 * i, score[0][0], grad[0][0]);
-            Operand a[1];
-            as_operand<T>(score[0][0], a[0]);
-            Memory::multiply(a, grad_out, 16 * i, dv);
-            as_operand<T>(grad[0][0], a[0]);
-            Memory::multiply(a, q, 16 * i, dk);
-            ScoreGradientTile<T>{score_gradients + triangle(i, j) * 256}.store(a[0]);
+            Memory::multiply_rows(k_rows, Memory::across(q), 16 * i, score);
+            Memory::multiply_rows(v_rows, Memory::across(grad_out), 16 * i, grad);
+            if (s.seed == nullptr)
+                differentiate<false>(s, scale, dropout, batch, head, at, all_seen, statistics, score, grad);
+            else
+                differentiate<true>(s, scale, dropout, batch, head, at, all_seen, statistics, score, grad);
+            Operand weights[1][1], gradients[1][1];
+            as_operands<T>(score, weights);
+            as_operands<T>(grad, gradients);
+            multiply_tiles<T, D>(s, at, all_seen, weights, Memory::down(grad_out), 16 * i, dv);
+            multiply_tiles<T, D>(s, at, all_seen, gradients, Memory::down(q), 16 * i, dk);
+            exchange.store(triangle(i, j), gradients[0][0]);
         }
         Memory::store(dv[0], 1, 1, v, 16 * j, p.dv.head(batch, head), p.dv.token_stride, 16 * j, s.length, s.width);
         Memory::store(dk[0], scale, scale, v, 16 * j, p.dk.head(batch, head), p.dk.token_stride, 16 * j, s.length,
                       s.width);
-        if (any_not_finite(dk) || any_not_finite(dv)) exact_key_gradients(p, batch, head, 16 * j, 16);
     }
     __syncthreads();
 
@@ -89,13 +95,13 @@ __global__ void __launch_bounds__(kShortBackwardThreads, 2) attention_short_back
         if (i >= tiles) continue;
         Accumulator<D> dq[1] = {};
         for (int j = i; j >= 0 && ScoreTile<true>{16 * i, 16 * j}.any_seen(s); --j) {
-            Operand a[1];
-            ScoreGradientTile<T>{score_gradients + triangle(i, j) * 256}.load_transposed(a[0]);
-            Memory::multiply(a, k, 16 * j, dq);
+            const ScoreTile<false> at{16 * i, 16 * j};
+            Operand a[1][1];
+            exchange.load_transposed(triangle(i, j), a[0][0]);
+            multiply_tiles<T, D>(s, at, at.all_seen(s), a, Memory::down(k), 16 * j, dq);
         }
         Memory::store(dq[0], scale, scale, q, 16 * i, p.dq.head(batch, head), p.dq.token_stride, 16 * i, s.length,
                       s.width);
-        if (any_not_finite(dq)) exact_query_gradients(p, batch, head, 16 * i, 16);
     }
 }
 

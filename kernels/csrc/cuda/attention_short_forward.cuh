@@ -57,13 +57,16 @@ struct ShortRow {
             cuda::drop(s, seed, batch, head, query, 16 * j, score[j][0], score[j + 1][0]);
     }
 
-    __device__ __forceinline__ void multiply_values(const T* v, Accumulator<D> (&out)[1]) const {
-#pragma unroll
-        for (int j = 0; j < Tiles; ++j) {
-            Operand weights[1];
-            as_operand<T>(score[j][0], weights[0]);
-            Memory::multiply(weights, v, 16 * j, out);
-        }
+    // v: by Tile::down.
+    __device__ __forceinline__ void multiply_values(const AttentionShape& s, ptx::Shared v,
+                                                    Accumulator<D> (&out)[1]) const {
+        Operand weights[Tiles][1];
+        as_operands<T>(score, weights);
+        // without a window, keys are hidden in the last two tiles alone
+        const ScoreTile<false> at{query, 0};
+        const bool all_seen = at.all_seen<16, 16 * (Tiles - 2)>(s);
+        if constexpr (Tiles > 2) multiply_some<T, D, 0, Tiles - 2>(s, at, all_seen, weights, v, 0, out);
+        multiply_some<T, D, Tiles - 2, Tiles>(s, at, false, weights, v, 0, out);
     }
 };
 
@@ -74,13 +77,13 @@ __device__ __forceinline__ void attend_short(const AttentionForward<T>& p, int b
     using Memory = Tile<T, D>;
     const AttentionShape& s = p.shape;
     ShortRow<T, D, Tiles> row{16 * tile};
-    typename Memory::template Operands<false> queries[1];
-    queries[0].load(q, row.query);
-    Memory::multiply_rows(queries, k, 0, row.score);
+    typename Memory::template Operands<1, false> queries;
+    queries.load(q, row.query);
+    Memory::multiply_rows(queries, Memory::across(k), 0, row.score);
     row.softmax(s);
     if (s.seed != nullptr) row.drop(s, batch, head);
     Accumulator<D> out[1] = {};
-    row.multiply_values(v, out);
+    row.multiply_values(s, Memory::down(v), out);
 
     const float kept = s.seed != nullptr ? 65536.0f / s.threshold : 1.0f;
     Memory::store(out[0], kept / row.sum[0], kept / row.sum[1], q, row.query, p.out.head(batch, head),
@@ -92,7 +95,6 @@ __device__ __forceinline__ void attend_short(const AttentionForward<T>& p, int b
             p.lse[s.row(batch, head, query)] =
                 rounded_product(row.maximum[half], static_cast<float>(s.scale)) + logf(row.sum[half]);
     }
-    if (any_not_finite(out)) exact_results(p, batch, head, row.query, 16);
 }
 
 // Grid: B * H. Shared memory: tiles of q, k and v, T rounded up to 32 rows each.

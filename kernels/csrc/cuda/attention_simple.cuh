@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_forward(co
     using A = compute_t<T>;
     using Warp = SimpleWarp<A, R, D>;
     const AttentionShape& s = p.shape;
-    const HeadTile at(s.batch, s.heads, s.length, Warp::kBlockRows, true);
+    const HeadTile at(s.heads, s.length, Warp::kBlockRows, true);
     const T *k = p.k.head(at.batch, s.kv_head(at.head)), *v = p.v.head(at.batch, s.kv_head(at.head));
     A *rows = dynamic_shared<A>(), *tile = rows + Warp::kRowsSize, *exchange = tile + Warp::kTileSize;
     Warp::load(rows, D, Warp::kBlockRows, p.q.head(at.batch, at.head), p.q.token_stride, at.first, s.length, s.width);
@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_q
     using A = compute_t<T>;
     using Warp = SimpleWarp<A, R, D>;
     const AttentionShape& s = p.shape;
-    const HeadTile at(s.batch, s.heads, s.length, Warp::kBlockRows, true);
+    const HeadTile at(s.heads, s.length, Warp::kBlockRows, true);
     const T *k = p.k.head(at.batch, s.kv_head(at.head)), *v = p.v.head(at.batch, s.kv_head(at.head));
     A *q_rows = dynamic_shared<A>(), *grad_rows = q_rows + Warp::kRowsSize, *k_tile = grad_rows + Warp::kRowsSize;
     A *v_tile = k_tile + (Warp::kTiles - 1) * Warp::kTileSize, *exchange = v_tile + Warp::kTileSize;
@@ -255,7 +255,7 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_k
     using A = compute_t<T>;
     using Warp = SimpleWarp<A, R, D>;
     const AttentionShape& s = p.shape;
-    const HeadTile at(s.batch, s.kv_heads, s.length, Warp::kBlockRows, false);
+    const HeadTile at(s.kv_heads, s.length, Warp::kBlockRows, false);
     A *k_rows = dynamic_shared<A>(), *v_rows = k_rows + Warp::kRowsSize, *q_tile = v_rows + Warp::kRowsSize;
     A *grad_tile = q_tile + (Warp::kTiles - 1) * Warp::kTileSize, *exchange = grad_tile + Warp::kTileSize;
     Warp::load(k_rows, D, Warp::kBlockRows, p.k.head(at.batch, at.head), p.k.token_stride, at.first, s.length, s.width);

@@ -192,7 +192,7 @@ struct Ops {
                                    heads<const T>(v),    heads<const T>(out),  data<const A>(lse), data<A>(delta),
                                    heads<T>(dq),         heads<T>(dk),         heads<T>(dv)};
             at::Tensor dq_sum;  // (B, H, T, D)
-            if (!deterministic && has_use_for_dq_sum(p, device.limits)) {
+            if (has_use_for_dq_sum(p, device.limits, deterministic)) {
                 dq_sum = at::empty({q.size(0), q.size(2), q.size(1), q.size(3)}, lse.options());
                 p.dq_sum = data<A>(dq_sum);
             }

@@ -104,6 +104,11 @@ __device__ __forceinline__ A max_over(A x, unsigned mask = 0xFFFFFFFFu) {
     return x;
 }
 
+// The number of this thread's warp, in a form from which the compiler sees that all lanes take the same branches.
+__device__ __forceinline__ int warp_of_block() {
+    return __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 32, 0);
+}
+
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace slm::cuda

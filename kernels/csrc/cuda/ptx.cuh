@@ -23,9 +23,12 @@ inline constexpr bool is_half = false;
 template <>
 inline constexpr bool is_half<__half> = true;
 
+// An address in shared memory as a number: 32 bits on a GPU, so that arithmetic on it takes one instruction.
 #ifdef __CUDACC__
-__device__ __forceinline__ uint32_t shared_address(const void* address) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(address));
+using Shared = uint32_t;
+
+__device__ __forceinline__ Shared shared_address(const void* address) {
+    return static_cast<Shared>(__cvta_generic_to_shared(address));
 }
 
 #ifdef __CUDA_ARCH__
@@ -42,7 +45,22 @@ inline constexpr int kArchitecture = 0;  // nvcc's pass over the host's code
     } else {                                           \
         __trap();                                      \
     }
+#else
+using Shared = uintptr_t;
+
+inline Shared shared_address(const void* address) { return reinterpret_cast<Shared>(address); }
 #endif
+
+// The same number, which the compiler must then keep in a register: it would compute an address again in every turn of a
+// loop. A shuffle, since nothing less hides from ptxas where a number comes from; the whole warp calls it together. With
+// `keep` false, a constant, the compiler may choose.
+__device__ __forceinline__ Shared kept(Shared x, bool keep = true) {
+#ifdef __CUDACC__
+    return keep ? __shfl_sync(0xFFFFFFFFu, x, threadIdx.x % 32) : x;
+#else
+    return x;
+#endif
+}
 
 // ---- arithmetic ----
 
@@ -108,13 +126,14 @@ __device__ __forceinline__ void mma_m16n8k8_tf32(float (&c)[4], const uint32_t (
 // x1 reads the addresses of lanes 0-7, x2 of 0-15, x4 of all. `_trans` hands out the transposes.
 #ifdef __CUDACC__
 #define PTX_LDMATRIX(name, instruction, count, outputs, ...)                                              \
-    __device__ __forceinline__ void name(uint32_t (&r)[count], const void* row) {                         \
+    __device__ __forceinline__ void name(uint32_t (&r)[count], Shared row) {                              \
         PTX_FROM(75, asm volatile("ldmatrix.sync.aligned.m8n8." instruction ".shared.b16 {" outputs       \
                                   "}, [%" #count "];"                                                     \
                                   : __VA_ARGS__                                                           \
-                                  : "r"(shared_address(row))                                              \
+                                  : "r"(row)                                                              \
                                   : "memory"))                                                            \
-    }
+    }                                                                                                     \
+    __device__ __forceinline__ void name(uint32_t (&r)[count], const void* row) { name(r, shared_address(row)); }
 PTX_LDMATRIX(ldmatrix_x1, "x1", 1, "%0", "=r"(r[0]))
 PTX_LDMATRIX(ldmatrix_x2, "x2", 2, "%0,%1", "=r"(r[0]), "=r"(r[1]))
 PTX_LDMATRIX(ldmatrix_x4, "x4", 4, "%0,%1,%2,%3", "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]))
@@ -125,6 +144,9 @@ PTX_LDMATRIX(ldmatrix_x4_trans, "x4.trans", 4, "%0,%1,%2,%3", "=r"(r[0]), "=r"(r
 #define PTX_LDMATRIX(name, transposed, count)                                                             \
     inline void name(uint32_t (&r)[count], const void* row PTX_SITE) {                                    \
         emulator::load_matrix(count, transposed, r, row, site);                                           \
+    }                                                                                                     \
+    inline void name(uint32_t (&r)[count], Shared row PTX_SITE) {                                         \
+        name(r, reinterpret_cast<const void*>(row), site);                                                \
     }
 PTX_LDMATRIX(ldmatrix_x1, false, 1)
 PTX_LDMATRIX(ldmatrix_x2, false, 2)
@@ -141,20 +163,28 @@ PTX_LDMATRIX(ldmatrix_x4_trans, true, 4)
 // `global` points, and zeros are written. The data may be read after cp_async_wait by this thread, and after a barrier
 // behind it by the others.
 template <int Bytes>
-__device__ __forceinline__ void cp_async(void* shared, const void* global, bool valid = true PTX_SITE) {
+__device__ __forceinline__ void cp_async(Shared shared, const void* global, bool valid = true PTX_SITE) {
     static_assert(Bytes == 4 || Bytes == 8 || Bytes == 16);
 #ifdef __CUDACC__
     const int source_bytes = valid ? Bytes : 0;
     if constexpr (Bytes == 16)  // past the L1 cache, which only 16 bytes can do
-        PTX_FROM(80, asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)),
-                                  "l"(global), "r"(source_bytes)
+        PTX_FROM(80, asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
+                                  "r"(source_bytes)
                                   : "memory"))
     else
-        PTX_FROM(80, asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(shared)),
-                                  "l"(global), "n"(Bytes), "r"(source_bytes)
+        PTX_FROM(80, asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(global),
+                                  "n"(Bytes), "r"(source_bytes)
                                   : "memory"))
 #else
-    emulator::copy_async(shared, global, Bytes, valid ? Bytes : 0, site);
+    emulator::copy_async(reinterpret_cast<void*>(shared), global, Bytes, valid ? Bytes : 0, site);
+#endif
+}
+template <int Bytes>
+__device__ __forceinline__ void cp_async(void* shared, const void* global, bool valid = true PTX_SITE) {
+#ifdef __CUDACC__
+    cp_async<Bytes>(shared_address(shared), global, valid);
+#else
+    cp_async<Bytes>(shared_address(shared), global, valid, site);
 #endif
 }
 
@@ -177,7 +207,15 @@ __device__ __forceinline__ void cp_async_wait() {
 #endif
 }
 
-// ---- st: 16 bytes to global memory at once ----
+// ---- st: a word to shared memory, and 16 bytes to global memory at once ----
+
+__device__ __forceinline__ void store_shared(Shared address, uint32_t word) {
+#ifdef __CUDACC__
+    asm volatile("st.shared.b32 [%0], %1;" ::"r"(address), "r"(word) : "memory");
+#else
+    *reinterpret_cast<uint32_t*>(address) = word;
+#endif
+}
 
 // Written in CUDA alone, nvcc splits it into four stores of 4 bytes in most loops. `address` is aligned to 16.
 __device__ __forceinline__ void store_16(void* address, uint4 words PTX_SITE) {

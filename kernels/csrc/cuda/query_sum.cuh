@@ -19,7 +19,7 @@ inline constexpr int kSumThreads = 128, kSumRows = kSumThreads / 4;  // of a blo
 // Calls body(batch, head, query) for this thread's row of a grid of blocks of kSumRows queries, if there is one.
 template <class T, class Body>
 __device__ __forceinline__ void for_my_query(const AttentionBackward<T>& p, const Body& body) {
-    const HeadTile at(p.shape.batch, p.shape.heads, p.shape.length, kSumRows, false);
+    const HeadTile at(p.shape.heads, p.shape.length, kSumRows, false);
     body(at.batch, at.head, at.first + static_cast<int>(threadIdx.x) / 4);
 }
 
@@ -35,30 +35,48 @@ __global__ void __launch_bounds__(kSumThreads) query_sum_begin(const AttentionBa
     });
 }
 
-// Adds dS k, where dS is that of queries query … query + 15 and keys key … key + Keys - 1, its tiles one after the other,
-// and k the rows of these keys.
+// Adds dS k, where dS is that of 16 queries from at.query on and `Keys` keys from at.key on, the tiles from `which` on, and
+// k the tile of these keys, given by Tile::down. Wide heads take two turns of half of the columns each, whose sums find
+// room in registers.
 template <int Keys, int D, class T>
-__device__ __forceinline__ void add_to_query_sum(const AttentionBackward<T>& p, int batch, int head, int query, int key,
-                                                 T* score_gradients, const T* k) {
+__device__ __forceinline__ void add_to_query_sum(const AttentionBackward<T>& p, int batch, int head,
+                                                 const ScoreTile<false>& at, const ScoreGradientTiles<T>& gradients,
+                                                 int which, ptx::Shared k) {
+    constexpr int kColumns = D <= 64 ? D : D / 2;
     const AttentionShape& s = p.shape;
-    Accumulator<D> dq[1] = {};
+    const bool all_seen = at.all_seen<16, Keys>(s);
+    const int query = at.query + ScoreTile<false>::row(0);
+    const int64_t row = s.row(batch, head, query);
+#pragma unroll
+    for (int column = 0; column < D; column += kColumns) {
+        Accumulator<kColumns> dq[1] = {};
+        const auto multiply = [&](int j, bool all_seen) {
+            Operand a[1][1];
+            gradients.load_transposed(which + j, a[0][0]);
+            multiply_some<T, D, 0, 1>(s, at.moved(0, 16 * j), all_seen, a, k, 16 * j, dq, column / 16);
+        };
+        if (all_seen) {  // without conditions on each tile
+#pragma unroll
+            for (int j = 0; j < Keys / 16; ++j) multiply(j, true);
+        } else {
 #pragma unroll 1
-    for (int j = 0; j < Keys / 16; ++j) {
-        if (!ScoreTile<true>{query, key + 16 * j}.any_seen(s)) continue;
-        Operand a[1];
-        ScoreGradientTile<T>{score_gradients + j * 256}.load_transposed(a[0]);
-        Tile<T, D>::multiply(a, k, 16 * j, dq);
-    }
+            for (int j = 0; j < Keys / 16; ++j)
+                if (at.moved(0, 16 * j).any_seen(s)) multiply(j, false);
+        }
+        const auto add = [&](float* to, int n, int half) {
+            ptx::red_add(reinterpret_cast<float2*>(to), make_float2(dq[0][n][2 * half], dq[0][n][2 * half + 1]));
+        };
+        if (at.query + 16 <= s.length && s.width == D) {  // nearly always: all numbers lie at constant distances
+            float* first = p.dq_sum + row * D + column + threadIdx.x % 4 * 2;
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-        const int mine = query + ScoreTile<false>::row(2 * half);
-        if (mine >= s.length) continue;
-        float* row = p.dq_sum + s.row(batch, head, mine) * s.width + threadIdx.x % 4 * 2;
+            for (int i = 0; i < kColumns / 4; ++i) add(first + i % 2 * 8 * D + i / 2 * 8, i / 2, i % 2);
+        } else {
+            float* first = p.dq_sum + row * s.width + column + threadIdx.x % 4 * 2;
 #pragma unroll
-        for (int n = 0; n < D / 8; ++n)
-            if (8 * n < s.width)
-                ptx::red_add(reinterpret_cast<float2*>(row + 8 * n),
-                             make_float2(dq[0][n][2 * half], dq[0][n][2 * half + 1]));
+            for (int i = 0; i < kColumns / 4; ++i)
+                if (query + i % 2 * 8 < s.length && column + i / 2 * 8 < s.width)
+                    add(first + i % 2 * 8 * s.width + i / 2 * 8, i / 2, i % 2);
+        }
     }
 }
 
@@ -66,15 +84,14 @@ template <class T>
 __global__ void __launch_bounds__(kSumThreads) query_sum_finish(const AttentionBackward<T> p) {
     const float scale = static_cast<float>(p.shape.scale);
     for_my_query(p, [&](int batch, int head, int query) {
+        if (query >= p.shape.length) return;
         const float* sum = p.dq_sum + p.shape.row(batch, head, query) * p.shape.width;
-        float total = 0;
         T* dq = p.dq.head(batch, head) + query * p.dq.token_stride;
-        for (int column = threadIdx.x % 4 * 8; query < p.shape.length && column < p.shape.width; column += 32) {
+        for (int column = threadIdx.x % 4 * 8; column < p.shape.width; column += 32) {
             Pack<T, 8> pack;
 #pragma unroll
             for (int e = 0; e < 8; e += 4) {
                 const float4 four = *reinterpret_cast<const float4*>(sum + column + e);
-                total += four.x + four.y + four.z + four.w;
                 pack.at[e] = narrow<T>(four.x * scale);
                 pack.at[e + 1] = narrow<T>(four.y * scale);
                 pack.at[e + 2] = narrow<T>(four.z * scale);
@@ -82,8 +99,6 @@ __global__ void __launch_bounds__(kSumThreads) query_sum_finish(const AttentionB
             }
             pack.store(dq + column);
         }
-        const int first = query - static_cast<int>(threadIdx.x) % 32 / 4;  // of the warp's eight queries
-        if (any_not_finite(total)) exact_query_gradients(p, batch, head, first, 8);
     });
 }
 

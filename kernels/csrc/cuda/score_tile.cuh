@@ -1,7 +1,7 @@
-// A 16 x 16 tile of scores in a warp's accumulators, and what attention does with it: masks, dropout, gradients.
+// Tiles of 16 x 16 scores in a warp's accumulators, and what attention does with them: masks, dropout, gradients.
 #pragma once
 
-#include "attention_exact.cuh"
+#include "attention.cuh"
 #include "fragments.cuh"
 
 namespace slm::cuda {
@@ -18,16 +18,31 @@ struct ScoreTile {
     static __device__ __forceinline__ int query_of(int n, int e) { return Transposed ? column(n, e) : row(e); }
     static __device__ __forceinline__ int key_of(int n, int e) { return Transposed ? row(e) : column(n, e); }
 
-    // Whether any query of the tile sees any of its keys; whether any does not.
-    __device__ __forceinline__ bool any_seen(const AttentionShape& s) const {
-        return key <= query && query - key - 15 < s.window;
+    // The tile that is `down` rows and `across` columns away.
+    __device__ __forceinline__ ScoreTile moved(int down, int across) const {
+        return Transposed ? ScoreTile{query + across, key + down} : ScoreTile{query + down, key + across};
     }
-    __device__ __forceinline__ bool any_hidden(const AttentionShape& s) const {
-        return key >= query || query + 15 - key >= s.window;
+
+    // Whether any of `Queries` queries from the tile's first on sees any of `Keys` keys; whether all see all, and exist.
+    template <int Queries = 16, int Keys = 16>
+    __device__ __forceinline__ bool any_seen(const AttentionShape& s) const {
+        return key < query + Queries && query - key - Keys + 1 < s.window;
+    }
+    template <int Queries = 16, int Keys = 16>
+    __device__ __forceinline__ bool all_seen(const AttentionShape& s) const {
+        return key + Keys <= query + 1 && query + Queries - key <= s.window && query + Queries <= s.length;
+    }
+    // Whether a query of the tile sees a key of it. Queries beyond the end see none.
+    __device__ __forceinline__ bool sees(const AttentionShape& s, int of_query, int of_key) const {
+        const int distance = query + of_query - key - of_key;
+        return distance >= 0 && distance < s.window && query + of_query < s.length;
     }
     __device__ __forceinline__ bool hidden(const AttentionShape& s, int n, int e) const {
-        const int distance = query + query_of(n, e) - key - key_of(n, e);
-        return distance < 0 || distance >= s.window;
+        return !sees(s, query_of(n, e), key_of(n, e));
+    }
+    // Whether row `row` of this tile, as the left factor of a product, sees row k of the right one.
+    __device__ __forceinline__ bool takes(const AttentionShape& s, int row, int k) const {
+        return Transposed ? sees(s, k, row) : sees(s, row, k);
     }
 
     // The dropout factor of each element.
@@ -48,30 +63,98 @@ struct ScoreTile {
                 }
         }
     }
+};
 
-    // Turns the scores into P f, and grad = grad_out v^T into dS / scale (attention_simple.cuh). lse and delta: of the
-    // tile's 16 queries.
-    __device__ __forceinline__ void differentiate(const AttentionShape& s, const Dropout<float>& dropout, int batch,
-                                                  int head, const float* lse, const float* delta,
-                                                  Accumulator<16>& score, Accumulator<16>& grad) const {
-        const float scale = static_cast<float>(s.scale);
-        const bool edge = any_hidden(s);
+// lse and delta of 16 queries, as far as this lane's elements of a tile need them: its rows, or its columns.
+template <bool Transposed>
+struct QueryStatistics {
+    static constexpr int kCount = Transposed ? 4 : 2;
+    float lse[kCount], delta[kCount];
+
+    static __device__ __forceinline__ int of(int n, int e) { return Transposed ? 2 * n + e % 2 : e / 2; }
+
+    // From those of the 16 queries in shared memory.
+    __device__ __forceinline__ void load(const float* all_lse, const float* all_delta) {
+#pragma unroll
+        for (int i = 0; i < kCount; ++i) {
+            const int n = i / 2, e = Transposed ? i % 2 : 2 * i, query = ScoreTile<Transposed>::query_of(n, e);
+            lse[i] = all_lse[query];
+            delta[i] = all_delta[query];
+        }
+    }
+};
+
+// Turns J x M tiles of scores, of which `at` is the first, into P f, and grad = grad_out v^T into dS / scale
+// (attention_simple.cuh). Tile [j][m] is 16 m rows down and 16 j columns across. What is not seen is computed as well,
+// and then left out by code apart, which few tiles need.
+template <bool Drops, bool Transposed, int J, int M, int S>
+__device__ __forceinline__ void differentiate(const AttentionShape& s, float scale, const Dropout<float>& dropout,
+                                              int batch, int head, const ScoreTile<Transposed>& at, bool all_seen,
+                                              const QueryStatistics<Transposed> (&statistics)[S],
+                                              Accumulator<16> (&score)[J][M], Accumulator<16> (&grad)[J][M]) {
+    static_assert(S == (Transposed ? J : M));
+    using Statistics = QueryStatistics<Transposed>;
+#pragma unroll
+    for (int i = 0; i < J * M; ++i) {
+        const int j = i / M, m = i % M;
+        const Statistics& of = statistics[Transposed ? j : m];
         Accumulator<16> factor;
-        if (s.seed != nullptr) factors(dropout, batch, head, factor);
+        if constexpr (Drops) at.moved(16 * m, 16 * j).factors(dropout, batch, head, factor);
 #pragma unroll
         for (int n = 0; n < 2; ++n)
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-                const int row = query_of(n, e);
-                const float exponent = rounded_product(score[n][e], scale) - lse[row];
-                float p = ptx::exp2_approx(exponent * static_cast<float>(kLog2E));
-                if (edge && hidden(s, n, e)) p = 0;
-                const float f = s.seed != nullptr ? factor[n][e] : 1.0f;
-                score[n][e] = p * f;
-                grad[n][e] = p * (f * grad[n][e] - delta[row]);
+                float &weight = score[j][m][n][e], &gradient = grad[j][m][n][e];
+                const float exponent = rounded_product(weight, scale) - of.lse[Statistics::of(n, e)];
+                const float p = ptx::exp2_approx(exponent * static_cast<float>(kLog2E));
+                const float f = Drops ? factor[n][e] : 1.0f, delta = of.delta[Statistics::of(n, e)];
+                weight = p * f;
+                gradient = p * (f * gradient - delta);
             }
     }
-};
+    if (all_seen) return;
+#pragma unroll
+    for (int i = 0; i < J * M * 8; ++i) {
+        const int j = i / 8 / M, m = i / 8 % M, n = i / 4 % 2, e = i % 4;
+        const bool hidden = at.moved(16 * m, 16 * j).hidden(s, n, e);
+        score[j][m][n][e] = hidden ? 0.0f : score[j][m][n][e];
+        grad[j][m][n][e] = hidden ? 0.0f : grad[j][m][n][e];
+    }
+}
+
+// J x M tiles as left factors of products.
+template <class T, int J, int M>
+__device__ __forceinline__ void as_operands(const Accumulator<16> (&tiles)[J][M], Operand (&a)[J][M]) {
+#pragma unroll
+    for (int i = 0; i < J * M; ++i) as_operand<T>(tiles[i / M][i % M], a[i / M][i % M]);
+}
+
+// c[m] += a[j][m], the tile 16 m rows down and 16 j columns across from `at`, times rows row + 16 j … row + 16 j + 15 of
+// a tile, given by down(tile): for j from Begin to End, and for columns from 16 first on, as many as c has.
+template <class T, int D, int Begin, int End, bool Transposed, int J, int M, int N>
+__device__ __forceinline__ void multiply_some(const AttentionShape& s, const ScoreTile<Transposed>& at, bool all_seen,
+                                              const Operand (&a)[J][M], ptx::Shared right, int row,
+                                              float (&c)[M][N][4], int first = 0) {
+    static_assert(End <= J);
+    if (all_seen || !Tile<T, D>::template any_not_finite<16 * (End - Begin)>(right, row + 16 * Begin)) {
+#pragma unroll
+        for (int j = Begin; j < End; ++j) Tile<T, D>::multiply(a[j], right, row + 16 * j, c, first);
+    } else {
+#pragma unroll
+        for (int j = Begin; j < End; ++j)
+            Tile<T, D>::multiply_seen(a[j], right, row + 16 * j, c, first, [&](int m, int down, int k) {
+                return at.moved(16 * m, 16 * j).takes(s, down, k);
+            });
+    }
+}
+
+// The same with all tiles and columns.
+template <class T, int D, bool Transposed, int J, int M>
+__device__ __forceinline__ void multiply_tiles(const AttentionShape& s, const ScoreTile<Transposed>& at, bool all_seen,
+                                               const Operand (&a)[J][M], ptx::Shared right, int row,
+                                               Accumulator<D> (&c)[M]) {
+    multiply_some<T, D, 0, J>(s, at, all_seen, a, right, row, c);
+}
 
 // Zeroes the weights that dropout drops in two tiles side by side (key: a multiple of 32), queries as rows: the eight
 // weights of one call of Philox all belong to one lane.
@@ -92,26 +175,31 @@ __device__ __forceinline__ void drop(const AttentionShape& s, uint64_t seed, int
     }
 }
 
-// A 16 x 16 tile of dS^T, keys as rows, as 16 bits in shared memory. ldmatrix reads eight rows of 32 bytes: the halves
-// of rows 4 to 7 are swapped so that they fall on the banks that rows 0 to 3 leave free.
+// Tiles of 16 x 16 of dS^T, keys as rows, as 16 bits in shared memory, one after the other. ldmatrix reads eight rows of
+// 32 bytes: the halves of rows 4 to 7 are swapped so that they fall on the banks that rows 0 to 3 leave free.
 template <class T>
-struct ScoreGradientTile {
-    T* tile;  // 256 elements
+struct ScoreGradientTiles {
+    static constexpr int kBytes = 256 * sizeof(T);  // of a tile
 
-    __device__ __forceinline__ T* at(int key, int chunk) const {
-        return tile + key * 16 + (chunk ^ (key >> 2 & 1)) * 8;
+    ptx::Shared own, turned;  // this lane's element of an accumulator in the first tile; where it points ldmatrix
+
+    // keep: in registers, as by ptx::kept.
+    __device__ __forceinline__ ScoreGradientTiles(T* tiles, bool keep)
+        : own(ptx::kept(at(tiles, threadIdx.x % 32 / 4, 0) + threadIdx.x % 4 * 4, keep)),
+          turned(ptx::kept(at(tiles, threadIdx.x % 32 / 16 * 8 + threadIdx.x % 8, threadIdx.x % 16 / 8), keep)) {}
+
+    static __device__ __forceinline__ ptx::Shared at(T* tiles, int key, int half) {
+        return ptx::shared_address(tiles + key * 16 + (half ^ (key >> 2 & 1)) * 8);
     }
-
-    // Stores the operand A that holds the tile.
-    __device__ __forceinline__ void store(const Operand& a) const {
-        const int g = threadIdx.x % 32 / 4, pair = threadIdx.x % 4 * 2;
+    // Stores the operand A that holds tile `which`.
+    __device__ __forceinline__ void store(int which, const Operand& a) const {
 #pragma unroll
-        for (int r = 0; r < 4; ++r) *reinterpret_cast<uint32_t*>(at(g + r % 2 * 8, r / 2) + pair) = a[r];
+        for (int r = 0; r < 4; ++r)
+            ptx::store_shared((own ^ 16 * (r / 2)) + (which * kBytes + r % 2 * kBytes / 2), a[r]);
     }
-    // Loads its transpose, queries as rows, as operand A.
-    __device__ __forceinline__ void load_transposed(Operand& a) const {
-        const int lane = threadIdx.x % 32;
-        ptx::ldmatrix_x4_trans(a, at(lane / 16 * 8 + lane % 8, lane / 8 % 2));
+    // Loads the transpose of tile `which`, queries as rows, as operand A.
+    __device__ __forceinline__ void load_transposed(int which, Operand& a) const {
+        ptx::ldmatrix_x4_trans(a, turned + which * kBytes);
     }
 };
 

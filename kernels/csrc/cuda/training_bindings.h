@@ -4,12 +4,8 @@
 #include <cmath>
 
 #include "../linear_cross_entropy.h"
-#include "activation.cuh"
-#include "adamw.cuh"
 #include "bindings.h"
-#include "cross_entropy.cuh"
-#include "rms_norm.cuh"
-#include "rotary.cuh"
+#include "training.cuh"
 
 namespace slm::cuda {
 

@@ -5,7 +5,7 @@
 // q^T and dP^T = v grad_out^T at once, with keys as rows: then P^T and dS^T are left operands without leaving the
 // registers. The kernel of the queries forms S and dP the usual way, for dq.
 //
-// Tiles are swizzled and read by ldmatrix, as in the forward's rung 4; ScoreTile::differentiate turns a 16 x 16 tile of
+// Tiles are swizzled and read by ldmatrix, as in the forward's rung 4; differentiate turns a 16 x 16 tile of
 // S and dP into P and dS.
 #pragma once
 
@@ -20,7 +20,7 @@ constexpr std::size_t kGradBytes = 4 * kGradTile * D * sizeof(T) + 2 * kGradTile
 // The four tiles of a block: two that it owns, two that it walks over; and lse and delta of 64 queries.
 struct GradTiles {
     using Memory = Tile<T, D>;
-    using Operands = Memory::Operands<true>;
+    using Operands = Memory::Operands<1, true>;
 
     const AttentionBackward<T>& b;
     const Head at;
@@ -50,12 +50,13 @@ struct GradTiles {
     __device__ __forceinline__ void weights(const ScoreTile<Transposed>& where, const Operands (&left)[2], int other,
                                             Operand (&p)[1], Operand (&ds)[1]) const {
         Accumulator<16> score[1][1] = {}, grad[1][1] = {};
-        const Operands first[1] = {left[0]}, second[1] = {left[1]};
-        Memory::multiply_rows(first, tile[2], other, score);
-        Memory::multiply_rows(second, tile[3], other, grad);
+        Memory::multiply_rows(left[0], Memory::across(tile[2]), other, score);
+        Memory::multiply_rows(left[1], Memory::across(tile[3]), other, grad);
         const int row = where.query % kGradTile;
-        where.differentiate(b.shape, Dropout<float>(b.shape), at.batch, at.head, lse + row, delta + row, score[0][0],
-                            grad[0][0]);
+        QueryStatistics<Transposed> statistics[1];
+        statistics[0].load(lse + row, delta + row);
+        differentiate<false>(b.shape, kScale, Dropout<float>(b.shape), at.batch, at.head, where, where.all_seen(b.shape),
+                             statistics, score, grad);
         as_operand<T>(score[0][0], p[0]);
         as_operand<T>(grad[0][0], ds[0]);
     }
@@ -81,8 +82,8 @@ __global__ void __launch_bounds__(kGradThreads) gradient_of_keys_mma(const Atten
             if (!where.any_seen(b.shape)) continue;
             Operand p[1], ds[1];
             tiles.weights(where, rows, i, p, ds);
-            GradTiles::Memory::multiply(p, tiles.tile[3], i, dv);
-            GradTiles::Memory::multiply(ds, tiles.tile[2], i, dk);
+            GradTiles::Memory::multiply(p, GradTiles::Memory::down(tiles.tile[3]), i, dv);
+            GradTiles::Memory::multiply(ds, GradTiles::Memory::down(tiles.tile[2]), i, dk);
         }
     }
     tiles.store(dk[0], kScale, row, b.dk, first);
@@ -104,7 +105,7 @@ __global__ void __launch_bounds__(kGradThreads) gradient_of_queries_mma(const At
             if (!where.any_seen(b.shape)) continue;
             Operand p[1], ds[1];
             tiles.weights(where, rows, j, p, ds);
-            GradTiles::Memory::multiply(ds, tiles.tile[2], j, dq);
+            GradTiles::Memory::multiply(ds, GradTiles::Memory::down(tiles.tile[2]), j, dq);
         }
     }
     tiles.store(dq[0], kScale, row, b.dq, first);

@@ -12,20 +12,20 @@
 namespace slm::ladder {
 
 using Swizzled = Tile<T, D>;
-using Queries = Swizzled::Operands<false>;  // 16 rows of q, read again for each tile of keys
+using Queries = Swizzled::Operands<1, false>;  // 16 rows of q, read again for each tile of keys
 
 // Takes in the keys and values of one tile; with `masked`, without those in the future.
-__device__ __forceinline__ void take_swizzled(ScoreRows& rows, const Queries (&q)[1], const T* k, const T* v, int key,
+__device__ __forceinline__ void take_swizzled(ScoreRows& rows, const Queries& q, const T* k, const T* v, int key,
                                               bool masked) {
     ScoreRows::Scores score = {};
-    Swizzled::multiply_rows(q, k, 0, score);
+    Swizzled::multiply_rows(q, Swizzled::across(k), 0, score);
     if (masked) rows.mask(key, score);
     rows.softmax(score);
 #pragma unroll
     for (int j = 0; j < kKeys / 16; ++j) {
         Operand weights[1];
         as_operand<T>(score[j][0], weights[0]);
-        Swizzled::multiply(weights, v, 16 * j, rows.out);
+        Swizzled::multiply(weights, Swizzled::down(v), 16 * j, rows.out);
     }
 }
 
@@ -39,8 +39,8 @@ __global__ void __launch_bounds__(kThreads) attend_swizzle(const AttentionForwar
     };
     const int first = blockIdx.x * kQueries, row = threadIdx.x / 32 * 16;
     load(q_tile, p.q, first);
-    Queries q[1];
-    q[0].load(q_tile, row);
+    Queries q;
+    q.load(q_tile, row);
     ScoreRows rows{first + row};
     for (int key = 0; key < s.length; key += kKeys) {
         __syncthreads();  // the tiles before have been used

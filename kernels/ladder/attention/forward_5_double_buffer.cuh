@@ -31,8 +31,8 @@ __global__ void __launch_bounds__(kThreads) attend_double_buffer(const Attention
     const int first = blockIdx.x * kQueries, row = threadIdx.x / 32 * 16;
     begin_copy(q_tile, p.q, at.batch, at.head, first, s.length);
     begin(0, 0);
-    Queries q[1];
-    q[0].load(q_tile, row);
+    Queries q;
+    q.load(q_tile, row);
     ScoreRows rows{first + row};
     for (int key = 0, stage = 0; key < s.length; key += kKeys, stage ^= 1) {
         ptx::cp_async_wait<0>();

@@ -11,7 +11,7 @@ namespace slm::ladder {
 
 __global__ void __launch_bounds__(kThreads) attend_seen(const AttentionForward<T> p) {
     const AttentionShape& s = p.shape;
-    const HeadTile at(s.batch, s.heads, s.length, kQueries, true);
+    const HeadTile at(s.heads, s.length, kQueries, true);
     T *q_tile = dynamic_shared<T>(), *stages = q_tile + kQueries * D;
     const auto begin = [&](int key, int stage) {
         begin_copy(stages + stage * 2 * kTileSize, p.k, at.batch, at.head, key, s.length);
@@ -21,8 +21,8 @@ __global__ void __launch_bounds__(kThreads) attend_seen(const AttentionForward<T
     const int row = threadIdx.x / 32 * 16;
     begin_copy(q_tile, p.q, at.batch, at.head, at.first, s.length);
     begin(0, 0);
-    Queries q[1];
-    q[0].load(q_tile, row);
+    Queries q;
+    q.load(q_tile, row);
     ScoreRows rows{at.first + row};
     for (int key = 0, stage = 0; key <= at.first; key += kKeys, stage ^= 1) {
         ptx::cp_async_wait<0>();

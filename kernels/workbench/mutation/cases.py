@@ -3,8 +3,16 @@
 tests/emulator/test_kernels.py requires that the kernels pass them; the mutation test, that every mutant fails one.
 """
 
-from kernels.workbench.trials import Attention, Case, Norm
+import math
 
+from kernels.workbench.trials import Attention, Case, Norm, Step, Turn
+
+POISONED_ROWS = [
+    Norm(5, 48, residual=True, poisoned="x"),
+    Norm(5, 48, residual=True, poisoned="residual", poison=math.inf),
+    Norm(5, 7, residual=True, poisoned="grad_out", poison=-math.inf),
+    Norm(5, 48, residual=True, poisoned="grad_residual"),
+]
 NORMS = [
     Norm(3, 7),
     Norm(11, 48, residual=True),
@@ -24,6 +32,7 @@ NORMS = [
     Norm(300, 8, sm_count=10),  # more lines of partial sums than a block has rows
     Norm(2200, 3, sm_count=10),
     Norm(0, 48),
+    *POISONED_ROWS,
 ]
 # A weight whose random bits are exactly the threshold is dropped: here those of query 20, key 2 and query 22, key 19.
 AT_THE_THRESHOLD = [Attention(1, 33, 1, 16, dropout_p=1 - bits / 65536) for bits in (59252, 47023)]
@@ -52,6 +61,7 @@ LONG = [
     Attention(1, 193, 1, 40, window=64, scale=0.5),
     Attention(1, 300, 1, 32, window=95),
     Attention(1, 150, 1, 16, window=1),
+    Attention(1, 270, 1, 128, window=200),
     *AT_THE_THRESHOLD,
 ]
 LONG_IN_ANY_ORDER = [
@@ -59,6 +69,22 @@ LONG_IN_ANY_ORDER = [
     Attention(2, 130, 2, 64, kv_heads=1, window=70, dropout_p=0.2, any_order=True),
     Attention(1, 97, 1, 96, window=31, transposed=True, any_order=True),
     Attention(1, 150, 1, 16, window=1, any_order=True),
+    Attention(1, 270, 1, 128, window=200, any_order=True),
+]
+# A token that is not finite: in a row that others see, and that others of its tile do not see.
+POISONED = [
+    *(Attention(1, 70, 2, 24, poisoned=name, token=40) for name in ("q", "k", "v", "grad_out")),
+    Attention(1, 70, 1, 16, poisoned="v", poison=math.inf, token=63, dropout_p=0.2),
+    Attention(1, 90, 1, 16, window=20, poisoned="k", poison=math.inf, token=47),
+]
+LONG_POISONED = [
+    Attention(1, 150, 1, 32, poisoned=name, token=token, any_order=any_order)
+    for name, token, any_order in (
+        ("k", 63, False),
+        ("q", 95, True),
+        ("k", 80, True),
+        ("grad_out", 127, False),
+    )
 ]
 SIMPLE = [
     Attention(1, 40, 2, 20, kv_heads=1),
@@ -83,9 +109,38 @@ RMS_NORMS = [
     Norm(2, 1025, residual=True),
     Norm(130, 33),
     Norm(0, 48),
+    *POISONED_ROWS,
 ]
-BENT = [Norm(3, 7), Norm(9, 24, gap=8), Norm(5, 40, bias=False), Norm(130, 33), Norm(1, 129), Norm(300, 3)]
-LOGITS = [Norm(3, 7), Norm(2, 300), Norm(5, 1025), Norm(1, 1), Norm(0, 9)]
+BENT = [
+    *(Norm(3, 7), Norm(9, 24, gap=8), Norm(5, 40, bias=False), Norm(130, 33), Norm(1, 129), Norm(300, 3)),
+    *(
+        Norm(0, 5),
+        Norm(2300, 3),
+        Norm(1, 4100),
+    ),  # no rows; more than the lines of partial sums, or the grid, hold
+    *(Norm(5, 33, poisoned=name) for name in ("gate", "x", "grad_out")),
+    Norm(5, 33, poisoned="gate", poison=math.inf),
+]
+LOGITS = [
+    *(Norm(3, 7), Norm(2, 300), Norm(5, 1025), Norm(1, 1), Norm(0, 9)),
+    *(Norm(3, 300, poisoned="logits", poison=value) for value in (math.nan, math.inf, -math.inf)),
+]
+TURNS = [
+    *(
+        Turn(2, 3, 2, 8),
+        Turn(2, 5, 3, 2, shared=False),
+        Turn(1, 4, 2, 6, back=True),
+        Turn(2, 7, 3, 4, transposed=True),
+    ),
+    *(Turn(1, 17, 2, 256, poisoned=True), Turn(0, 3, 2, 8)),
+]
+STEPS = [
+    Step((3, 4096, 5, 4097)),
+    Step((1,) * 96),
+    Step((8192, 300)),
+    Step((0,)),
+    Step((7, 33), poisoned=True),
+]
 GROUPED = Attention(2, 33, 4, 16, kv_heads=2)
 CASES: dict[str, list[Case]] = {
     "layer_norm_forward": NORMS,
@@ -97,10 +152,12 @@ CASES: dict[str, list[Case]] = {
     "swiglu_forward": BENT,
     "swiglu_backward": BENT,
     "cross_entropy": LOGITS,
-    "attention_short_forward": [*SHORT, GROUPED, ONE_HOT],
-    "attention_short_backward": SHORT,
-    "attention_long_forward": [*LONG, ONE_HOT],
-    "attention_long_backward": LONG + LONG_IN_ANY_ORDER,
-    "attention_simple_forward": SIMPLE,
-    "attention_simple_backward": SIMPLE,
+    "rotary": TURNS,
+    "adamw": STEPS,
+    "attention_short_forward": [*SHORT, GROUPED, ONE_HOT, *POISONED],
+    "attention_short_backward": SHORT + POISONED,
+    "attention_long_forward": [*LONG, ONE_HOT, *POISONED],
+    "attention_long_backward": LONG + LONG_IN_ANY_ORDER + POISONED + LONG_POISONED,
+    "attention_simple_forward": SIMPLE + POISONED,
+    "attention_simple_backward": SIMPLE + POISONED,
 }

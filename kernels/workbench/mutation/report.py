@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; its options are the fields of Options. Exit code 1 if a survivor has no reason."""
     from rich.progress import track
 
-    from kernels.workbench.mutation.runner import Runner, judge_all, kernel_files
+    from kernels.workbench.mutation.runner import STAGES, Runner, judge_all, kernel_files
 
     options = cli.parse(Options, argv, prog="python -m kernels mutate")
     texts = {path.name: path.read_text() for path in kernel_files()}
@@ -134,7 +134,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     chosen = [m for name in options.files or texts for m in mutants(name, texts[name], options.thorough)][
         :: options.every
     ]
-    runner = Runner(options.folder)
+    changed = {mutant.file for mutant in chosen}
+    runner = Runner(options.folder, [unit for unit in STAGES if unit.includes() & changed])
     runner.prepare()
     verdicts = {}
     for mutant, verdict in track(judge_all(runner, chosen, options.processes), "mutants", len(chosen)):

@@ -43,6 +43,8 @@ DTYPES = {
     "swiglu_forward": ("float32", "float64"),
     "swiglu_backward": ("float32", "float64"),
     "cross_entropy": ("float32", "bfloat16"),
+    "rotary": ("float32", "bfloat16"),
+    "adamw": ("float32",),
 }
 # The files that decide if a mutant is noticed.
 ORACLE = [Path(module.__file__) for module in (cases, trials, programs, emulator, reference)]

@@ -1,0 +1,1 @@
+#include "../cuda/attention_long_backward_half.cu"

@@ -1,0 +1,1 @@
+#include "../cuda/attention_long_forward.cu"
