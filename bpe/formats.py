@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bpe.merging import merge
-from bpe.pretokenize import PATTERNS, Pattern
+from bpe.pretokenize import END_OF_TEXT, PATTERNS, Pattern
 from bpe.vocabulary import Vocabulary, default_end
 from common.files import atomic, write_json, write_text
 
@@ -76,7 +76,7 @@ def save_json(tokenizer: Vocabulary, path: Path) -> None:
         "vocab": _spelled_vocab(tokenizer),
         "merges": [[to_text(left), to_text(right)] for left, right in tokenizer.merges],
     }
-    if tokenizer.end_of_text != default_end(tokenizer.special_tokens):
+    if tokenizer.end_of_text not in (None, END_OF_TEXT):
         model["end_of_text"] = tokenizer.end_of_text
     content = {
         "version": "1.0",
@@ -322,11 +322,13 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def save_gpt2(tokenizer: Vocabulary, directory: Path) -> None:
     """Write vocab.json and merges.txt.
 
-    These files have no place for a pattern or a list of special tokens. What a reader would get wrong is noted as JSON
-    behind the version, in a line that other readers skip; they take GPT-2's pattern.
+    These files have no place for a pattern, a list of special tokens or the one that closes a document. What a reader
+    would get wrong is noted as JSON behind the version, in a line that other readers skip; they take GPT-2's pattern.
     """
     unclear = [token for token in tokenizer.special_tokens if not _looks_special(token)]
     note = {"pattern": tokenizer.pattern.name or tokenizer.pattern.text, "special_tokens": unclear}
+    if tokenizer.end_of_text != default_end(tokenizer.special_tokens):
+        note["end_of_text"] = tokenizer.end_of_text
     noted = f" {json.dumps(note)}" if note != {"pattern": "gpt2", "special_tokens": []} else ""
     lost = {
         "added tokens": tokenizer.added_tokens,
@@ -366,7 +368,8 @@ def load_gpt2(
         if pattern is None:
             noted = note.get("pattern", "gpt2")
             pattern = Pattern.of(noted) if noted in PATTERNS else Pattern.spelled(noted)
-        return make(merges, special, pattern, vocab=_ordinary(vocab, special))
+        end = note.get("end_of_text")
+        return make(merges, special, pattern, vocab=_ordinary(vocab, special), end_of_text=end)
 
 
 def _looks_special(token: str) -> bool:

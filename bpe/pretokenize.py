@@ -93,7 +93,7 @@ class Pattern:
             return pattern
         if pattern in PATTERNS:
             return cls(PATTERNS[pattern], pattern)
-        explicit = pattern.startswith("regex:")
+        explicit = pattern.startswith("regex:") and pattern != "regex:"
         if not explicit and re.fullmatch(r"(\w[\w. -]*)?", pattern):
             raise ValueError(_no_such_name(pattern))
         return cls.spelled(pattern.removeprefix("regex:"))

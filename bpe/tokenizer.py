@@ -290,9 +290,7 @@ class Tokenizer(Vocabulary):
 
         An id that is not in the vocabulary is a ValueError.
         """
-        ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
-        if not isinstance(ids, list) or (ids and isinstance(ids[0], list)):
-            raise ValueError("ids must have one dimension: decode the rows of a batch one by one")
+        ids = _listed(ids)
         try:
             return b"".join(map(self.vocab.__getitem__, ids))
         except KeyError as error:
@@ -308,13 +306,13 @@ class Tokenizer(Vocabulary):
         """Return the text of the ids; `errors` as in bytes.decode, for bytes that are not UTF-8."""
         if skip_special_tokens:
             special = set(self.special_tokens.values())
-            ids = [id for id in (ids.tolist() if hasattr(ids, "tolist") else ids) if id not in special]
+            ids = [id for id in _listed(ids) if id not in special]
         return self.decode_bytes(ids).decode("utf-8", errors)
 
     def decode_stream(self, ids: Iterable[int], errors: str = "replace") -> Iterator[str]:
         """Yield the text piece by piece as the ids come; a character is yielded when its last byte is there."""
         decoder = codecs.getincrementaldecoder("utf-8")(errors)
-        for id in ids:
+        for id in _listed(ids) if hasattr(ids, "tolist") else ids:
             if text := decoder.decode(self.decode_bytes([id])):
                 yield text
         if text := decoder.decode(b"", final=True):
@@ -389,6 +387,14 @@ class _Cache(dict[str, bytes]):
             short = ((key, value) for key, value in values.items() if len(key) <= LONGEST_CACHED)
             values = dict(itertools.islice(short, CACHED_PIECES))
         self.update(values)
+
+
+def _listed(ids: Iterable[int]) -> list[int]:
+    """Return the ids of any iterable, array or tensor (n,) as a list."""
+    ids = ids.tolist() if hasattr(ids, "tolist") else list(ids)
+    if not isinstance(ids, list) or (ids and isinstance(ids[0], list)):
+        raise ValueError("ids must have one dimension: decode the rows of a batch one by one")
+    return ids
 
 
 def _interleaved(packed: bytes, places: np.ndarray, values: Sequence[bytes]) -> Iterator[bytes]:

@@ -9,6 +9,14 @@ from bpe import Tokenizer
 from common import files
 
 GPT2_FILES = ("vocab.json", "merges.txt")
+DECIDING = (
+    "vocab",
+    "merges",
+    "special_tokens",
+    "added_tokens",
+    "nfc",
+    "ignore_merges",
+)  # which ids a text has
 
 
 def weights_directory(directory: Path) -> Path:
@@ -56,9 +64,8 @@ def same_tokenizer(one: Path, other: Path) -> bool:
     paths = [directory / "tokenizer.json" for directory in (one, other)]
     if all(path.is_file() for path in paths) and paths[0].read_bytes() == paths[1].read_bytes():
         return True
-    tokenizers = [load_tokenizer(directory) for directory in (one, other)]
-    a, b = ((each.vocab, each.merges, each.special_tokens, each.pattern.text) for each in tokenizers)
-    return a == b
+    a, b = (load_tokenizer(directory) for directory in (one, other))
+    return all(getattr(a, name) == getattr(b, name) for name in DECIDING) and a.pattern.text == b.pattern.text
 
 
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:

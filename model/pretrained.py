@@ -25,7 +25,7 @@ from model.config import GPTConfig, without_retired
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
 INDEX = f"{WEIGHTS}.index.json"  # of weights in several files: which one holds which
 PICKLES = ("*.bin", "*.pt", "*.pth")
-END_OF_TEXT = "<|endoftext|>"
+END_OF_TEXT = "<|endoftext|>"  # closes documents where a tokenizer.json of ours names no other token
 PREFIX, HEAD, EMBEDDING, POSITIONS = "transformer.", "lm_head.weight", "wte.weight", "wpe.weight"
 
 # GPTConfig's name -> Hugging Face's, for what both configs have and mean the same by.
@@ -75,34 +75,38 @@ def save(
     """Write a model's state dict (in its own dtype) and config into `directory`.
 
     With the path of a tokenizer.json, the tokenizer is written too, for transformers.AutoTokenizer, and
-    config.json names the id of <|endoftext|>, which ends a generation and pads a batch.
+    config.json names the id of its end-of-text token, which ends a generation and pads a batch.
     """
     directory = Path(directory)
-    end = None if tokenizer is None else _save_tokenizer(Path(tokenizer), directory, config.block_size)
+    end = None if tokenizer is None else _save_tokenizer(Path(tokenizer), directory, config)
     with atomic(directory / WEIGHTS) as file:
         file.write(to_bytes(to_gpt2_names(state, config), metadata={"format": "pt"}))
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end)
     write_json(directory / CONFIG, {**to_json(config), **ids})
 
 
-def _save_tokenizer(source: Path, directory: Path, block_size: int) -> int | None:
-    """Copy tokenizer.json and write what its special token is for; return that token's id."""
+def _save_tokenizer(source: Path, directory: Path, config: GPTConfig) -> int | None:
+    """Copy tokenizer.json and write what its end-of-text token is for; return that token's id."""
     content = read_json(source)
     if not isinstance(content, dict) or "model" not in content:
         raise ValueError(f"{source} is no tokenizer.json: give the one that the model was trained with")
     special = {token["content"]: token["id"] for token in content.get("added_tokens") or []}
-    roles = (
-        dict.fromkeys(("bos_token", "eos_token", "pad_token"), END_OF_TEXT) if END_OF_TEXT in special else {}
-    )
+    count = 1 + max([*content["model"].get("vocab", {}).values(), *special.values()], default=-1)
+    if count > config.vocab_size:
+        raise ValueError(
+            f"{source} has {count} tokens, the model only {config.vocab_size}: it is another model's tokenizer"
+        )
+    end = content["model"].get("end_of_text", END_OF_TEXT)
+    roles = dict.fromkeys(("bos_token", "eos_token", "pad_token"), end) if end in special else {}
     # On the left, so that every row of a batch is continued from its own last token.
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": block_size,
+        "model_max_length": config.block_size,
         "padding_side": "left",
     }
     write_json(directory / TOKENIZER, content)
     write_json(directory / "tokenizer_config.json", {**settings, **roles})
-    return special.get(END_OF_TEXT)
+    return special.get(end)
 
 
 def read_config(directory: str | Path, **changes: Any) -> GPTConfig:

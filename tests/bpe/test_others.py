@@ -253,6 +253,14 @@ def test_special_tokens_that_look_like_others_are_named(tmp_path):
     assert Tokenizer.from_gpt2(*files, special_tokens=["END"]).special_tokens == {"END": 257}
 
 
+def test_gpt2_files_keep_the_end_of_text(tmp_path):
+    tokenizer = Tokenizer([(b"a", b"b")], ["<|endoftext|>", "<stop>"], end_of_text="<stop>")
+    tokenizer.save_gpt2(tmp_path)
+    assert Tokenizer.gpt2(tmp_path).settings() == tokenizer.settings()
+    files = (str(tmp_path / name) for name in ("vocab.json", "merges.txt"))
+    assert models.BPE.from_file(*files).token_to_id("<stop>") == 258  # the note is skipped by them
+
+
 def test_gpt2_files_cannot_hold_added_tokens(pair, tmp_path):
     ours, _ = pair
     if ours.added_tokens or ours.nfc or ours.ignore_merges:
@@ -305,5 +313,11 @@ def test_ids_of_any_kind_are_decoded(gpt2, make):
 
 
 def test_a_batch_is_not_decoded_as_one_text(gpt2):
-    with pytest.raises(ValueError, match="one dimension"):
-        gpt2.ours.decode(torch.tensor([[1, 2], [3, 4]]))
+    for skip in (False, True):
+        with pytest.raises(ValueError, match="one dimension"):
+            gpt2.ours.decode(torch.tensor([[1, 2], [3, 4]]), skip_special_tokens=skip)
+
+
+def test_a_tensor_is_decoded_as_a_stream(gpt2):
+    ids = [15496, 50256, 995]
+    assert "".join(gpt2.ours.decode_stream(torch.tensor(ids))) == gpt2.tiktoken.decode(ids)

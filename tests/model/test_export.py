@@ -1,6 +1,7 @@
 """python -m model export: what it writes is read by transformers, and by sample.py as before."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -55,3 +56,29 @@ def test_nothing_is_overwritten_and_no_run_is_named(babble, refused, tmp_path):
     assert "is there already" in refused(main, "export", str(babble), str(tmp_path))
     assert "tokenizer.json" in refused(main, "export", str(tmp_path), str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+def test_the_tokenizer_of_a_wider_model_is_refused(babble, refused, tmp_path):
+    from bpe import Tokenizer
+
+    shutil.copytree(babble, tmp_path / "run")
+    tokenizer = Tokenizer.load(babble)
+    tokenizer.with_special_tokens(["<new>"]).save(tmp_path / "run" / "tokenizer.json")
+    complaint = refused(main, "export", str(tmp_path / "run"), str(tmp_path / "hf"))
+    assert f"has {len(tokenizer) + 1} tokens, the model only {len(tokenizer)}" in complaint
+    assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize("names", [["<stop>"], ["<|endoftext|>", "<stop>"], ["</s>"]])
+def test_the_tokens_roles_are_those_of_the_tokenizer(tiny, names, tmp_path):
+    """A generation of transformers ends where documents did in training."""
+    transformers = pytest.importorskip("transformers")
+    from bpe import Tokenizer
+
+    tokenizer = Tokenizer([(b"a", b"b")], names, end_of_text=names[-1])
+    tokenizer.save(tmp_path / "tokenizer.json")
+    tiny(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "hf", tmp_path / "tokenizer.json")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert theirs.eos_token == theirs.bos_token == theirs.pad_token == names[-1]
+    generation = transformers.GenerationConfig.from_pretrained(tmp_path / "hf", "config.json")
+    assert generation.eos_token_id == theirs.eos_token_id == tokenizer.special_tokens[names[-1]]
