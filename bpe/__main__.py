@@ -16,7 +16,7 @@ from bpe import END_OF_TEXT
 from bpe.tokenizer import BLOCK, Tokenizer
 from common import cli
 from common.files import atomic, check_start
-from common.textfiles import TextFile
+from common.textfiles import TextFile, glob_matches
 
 Argument = tyro.conf.Positional
 
@@ -76,7 +76,7 @@ class Decode:
     """Write the text of ids."""
 
     file: Annotated[Argument[Path | None], tyro.conf.arg(metavar="FILE")] = None
-    """Ids separated by white space; standard input by default."""
+    """Ids separated by white space, or an array in a .npy file; standard input by default."""
     tokenizer: str = "gpt2"
     """A tokenizer.json, a folder that holds one, or gpt2."""
     skip_special: bool = False
@@ -136,11 +136,19 @@ def _sources(options: Train) -> Sequence[Path] | Iterable[str]:
     from bpe.pretokenize import blocks
 
     if Path("-") not in options.input:
+        _check_out(options)
         return options.input
     if len(options.input) > 1:
         raise ValueError("--input - is standard input: give no other input with it")
     texts = stream_text("standard input", sys.stdin.buffer)
     return blocks(texts, options.special_tokens, BLOCK, longest=BLOCK)
+
+
+def _check_out(options: Train) -> None:
+    """Raise ValueError if the tokenizer would replace a file of the input, or be read with it the next time."""
+    for path in map(str, options.input):
+        if glob_matches(str(Path(path) / "**") if Path(path).is_dir() else path, options.out):
+            raise ValueError(f"--out {options.out} is a file of --input {path}: choose another name")
 
 
 def run_add(options: Add) -> None:
@@ -161,7 +169,7 @@ def run_encode(options: Encode) -> None:
     allowed = "all" if options.allow_special else ()
     with _reader(options.file) as source:
         ids = tokenizer.encode_iterable(iter(lambda: source.read(BLOCK), ""), allowed)
-        if options.out and options.out.suffix == ".npy":
+        if options.out and _is_array(options.out):
             _write_array(options.out, ids, tokenizer.dtype)
             return
         with _writer(options.out) as sink:
@@ -188,8 +196,9 @@ def run_decode(options: Decode) -> None:
     """Decode a stream of ids, byte for byte."""
     tokenizer = open_tokenizer(options.tokenizer)
     skipped = set(tokenizer.special_tokens.values()) if options.skip_special else ()
-    with _reader(options.file) as source, _writer(options.out) as sink:
-        for ids in _grouped(_read_ids(source), 1 << 14):
+    array = options.file is not None and _is_array(options.file)
+    with contextlib.nullcontext() if array else _reader(options.file) as source, _writer(options.out) as sink:
+        for ids in _grouped(_read_array(options.file) if array else _read_ids(source), 1 << 14):
             sink.write(tokenizer.decode_bytes([id for id in ids if id not in skipped]))
 
 
@@ -277,6 +286,19 @@ def _grouped(ids: Iterable[int], size: int) -> Iterator[list[int]]:
             group = []
     if group:
         yield group
+
+
+def _is_array(path: Path) -> bool:
+    return path.suffix.lower() == ".npy"
+
+
+def _read_array(path: Path) -> Iterator[int]:
+    """Yield the ids of an array (n,) in a file, a part at a time."""
+    ids = np.load(path, mmap_mode="r", allow_pickle=False)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise ValueError(f"{path} holds {ids.dtype} in {ids.ndim} dimensions: give whole numbers in one")
+    for start in range(0, len(ids), 1 << 20):
+        yield from ids[start : start + (1 << 20)].tolist()
 
 
 def _read_ids(source: IO[str]) -> Iterator[int]:

@@ -93,6 +93,12 @@ def save_json(tokenizer: Vocabulary, path: Path) -> None:
     write_json(path, content)
 
 
+def json_path(path: str | os.PathLike[str]) -> Path:
+    """Return the path of a tokenizer.json that is named by itself or by its folder."""
+    path = Path(path)
+    return path / "tokenizer.json" if path.is_dir() else path
+
+
 def load_json(make: Callable[..., T], path: Path) -> T:
     """Read tokenizer.json; whatever is wrong with it is a ValueError that names the file and the place."""
     content = _read_object(path)

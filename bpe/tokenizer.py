@@ -330,8 +330,7 @@ class Tokenizer(Vocabulary):
 
         A ValueError names what this tokenizer cannot do in the same way.
         """
-        path = Path(path)
-        return formats.load_json(cls, path / "tokenizer.json" if path.is_dir() else path)
+        return formats.load_json(cls, formats.json_path(path))
 
     @classmethod
     def gpt2(cls, directory: str | os.PathLike[str] | None = None) -> "Tokenizer":

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bpe.formats import json_path
 from data.encode import Encoder, text_key
 from data.sources import Reading, Source, mix, open_source
 from data.splitting import Segment, text_hash
@@ -38,7 +39,7 @@ class Prepare(Reading):
     vocab_size: int | None = None
     """Train a tokenizer with this many tokens, including special tokens."""
     tokenizer: str | None = None
-    """Use an existing tokenizer instead: gpt2, or the path of a tokenizer.json."""
+    """Use an existing tokenizer instead: gpt2, or the path of a tokenizer.json or of its folder."""
     tokenizer_bytes: int = 50_000_000
     """How much text the tokenizer is trained on, from the beginning of the corpus."""
     special_tokens: tuple[Literal["bos", "pad", "sep", "unk"], ...] = ()
@@ -150,7 +151,7 @@ class Corpus:
         recipe = {name: getattr(options, name) for name in RECIPE}
         recipe["val_fraction"] = self.fraction
         if options.tokenizer not in (None, "gpt2"):
-            recipe["tokenizer_sha256"] = sha256(options.tokenizer)
+            recipe["tokenizer_sha256"] = sha256(json_path(options.tokenizer))
         recipe["inputs"] = [source.fingerprint for source in self.every_source]
         return _as_json(recipe)
 

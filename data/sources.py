@@ -52,6 +52,10 @@ class Reading:
     def __post_init__(self) -> None:
         if self.stories_bytes < 1:
             raise ValueError(f"--stories-bytes must be at least 1, not {self.stories_bytes}")
+        if self.separator != END_OF_TEXT and self.split_documents not in ("auto", "separator"):
+            raise ValueError(
+                f"--separator has no effect with --split-documents {self.split_documents}: leave one of them out"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -75,13 +75,13 @@ def _without_weights(directory: Path) -> str:
     if (directory / "config.toml").is_file():
         return (
             f"{directory} stopped before its first evaluation, so that there are no best weights yet: continue it with "
-            f"python train.py --run {directory} --resume"
+            f"python -m train --run {directory} --resume"
         )
     if directory.exists():
         return (
             f"{directory} holds no trained model (neither best/ nor config.json): give the directory of a run"
         )
-    return f"{directory} holds no trained model, it does not exist: train one with python train.py --run {directory}"
+    return f"{directory} holds no trained model, it does not exist: train one with python -m train --run {directory}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -105,7 +105,7 @@ def test_damaged_weights_are_refused_with_their_name(babble, refused, tmp_path):
 def test_a_run_that_stopped_before_its_first_evaluation_says_how_to_go_on(babble, refused, tmp_path):
     for name in ("config.toml", "tokenizer.json"):
         (tmp_path / name).write_bytes((babble / name).read_bytes())
-    assert f"continue it with python train.py --run {tmp_path} --resume" in refused(
+    assert f"continue it with python -m train --run {tmp_path} --resume" in refused(
         sample.main, "--run", str(tmp_path)
     )
 

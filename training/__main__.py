@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     name, *rest = (sys.argv[1:] if argv is None else argv) or [""]
     if name not in MOVED:
         raise ValueError(
-            "python -m training has no commands: train with train.py; see python -m evaluation --help"
+            "python -m training has no commands: train with python -m train; see python -m evaluation --help"
         )
     room, first = MOVED[name]
     print(f"python -m training {name} is now python -m {' '.join((room, *first))}", file=sys.stderr)

@@ -279,13 +279,33 @@ def test_a_folder_without_files_is_named(tmp_path, refused):
 
 
 @pytest.mark.parametrize("text", ["", TEXT * 50])
-def test_ids_are_written_as_an_array(trained, text):
+@pytest.mark.parametrize("name", ["ids.npy", "IDS.NPY"])
+def test_ids_are_written_as_an_array_and_read_from_one(trained, text, name):
     (trained / "text").write_bytes(text.encode())
-    out = trained / "ids.npy"
+    out = trained / name
     main(["encode", str(trained / "text"), "--tokenizer", str(trained), "--out", str(out)])
     ids = np.load(out)
     assert ids.dtype == np.uint16
     assert ids.tolist() == Tokenizer.load(trained).encode(text)
+    main(["decode", str(out), "--tokenizer", str(trained), "--out", str(trained / "back")])
+    assert (trained / "back").read_bytes() == text.encode()
+
+
+@pytest.mark.parametrize("ids", [[[1, 2]], [0.5]])
+def test_an_array_of_something_else_is_refused(trained, refused, ids):
+    np.save(trained / "ids.npy", ids)
+    complaint = refused(main, "decode", str(trained / "ids.npy"), "--tokenizer", str(trained))
+    assert "give whole numbers in one" in complaint
+
+
+@pytest.mark.parametrize("source", ["two/a.txt", "two", "two/*", "**/*.txt"])
+def test_the_input_is_not_overwritten(tmp_path, refused, source):
+    text = tmp_path / "two" / "a.txt"
+    text.parent.mkdir()
+    text.write_text("some text")
+    words = ["--input", str(tmp_path / source), "--vocab-size", "258", "--out", str(text)]
+    assert "is a file of --input" in refused(main, "train", *words)
+    assert text.read_text() == "some text"
 
 
 def test_special_tokens_are_added_and_skipped(trained, capfdbinary):

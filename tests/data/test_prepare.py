@@ -350,6 +350,19 @@ def test_another_tokenizer_at_the_same_path_is_another_corpus(tmp_path, options)
         prepare(options(tokenizer=str(path)))
 
 
+def test_a_folder_names_its_tokenizer(tmp_path, options, tokenizer_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    shutil.copy(tokenizer_path, folder / "tokenizer.json")
+    prepare(options(tokenizer=str(folder), out=tmp_path / "by folder"))
+    prepare(options(out=tmp_path / "by path"))
+    by_folder, by_path = (contents(tmp_path / name) for name in ("by folder", "by path"))
+    assert all(by_folder[name] == by_path[name] for name in by_path if name != "meta.json")
+    Tokenizer.load(folder).with_special_tokens(["<new>"]).save(folder / "tokenizer.json")
+    with pytest.raises(ValueError, match="--overwrite"):
+        prepare(options(tokenizer=str(folder), out=tmp_path / "by folder"))
+
+
 def test_two_preparations_at_once_in_one_folder_are_refused(options):
     with (
         locked(options().out),
@@ -505,6 +518,10 @@ def test_no_document_for_a_split_is_refused(options):
         ({"val_fraction": 0.0}, "--val-fraction must be above 0"),
         ({"val_source": "own"}, "--val-source own needs"),
         ({"val_source": "stories", "val_fraction": 0.1}, "exclude each other"),
+        (
+            {"split_documents": "line", "separator": "--"},
+            "--separator has no effect with --split-documents line",
+        ),
         ({"workers": 0}, "--workers must be at least 1"),
         ({"source": ("stories",), "stories_bytes": 0}, "--stories-bytes must be at least 1"),
     ],
