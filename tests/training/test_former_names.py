@@ -24,4 +24,4 @@ def test_a_former_name_runs_and_says_the_new_one(name, now, capsys):
 
 
 def test_a_name_that_never_was_is_refused(refused):
-    assert "train with train.py" in refused(main, "fly")
+    assert "train with python -m train" in refused(main, "fly")
