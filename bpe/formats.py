@@ -158,7 +158,7 @@ def _from_json(content: dict[str, Any]) -> dict[str, Any]:
     if unknown := (set(content) - _KEYS) | (set(model) - known):
         raise ValueError(f"the entry {min(unknown)!r} is unknown")
     for key in ("truncation", "padding"):
-        if content.get(key) is not None:
+        if content.get(key) is not None and not _pads_batches_only(content[key]):
             raise ValueError(f"{key} is set, which is not supported: set it to null if you can do without it")
     if _get(content, "decoder", dict).get("type") != "ByteLevel":
         found = content["decoder"].get("type")
@@ -177,6 +177,15 @@ def _from_json(content: dict[str, Any]) -> dict[str, Any]:
         "ignore_merges": bool(model.get("ignore_merges")),
         "end_of_text": model.get("end_of_text"),
     }
+
+
+def _pads_batches_only(setting: Any) -> bool:
+    """True for the padding that transformers saves after its use on a batch: a text alone is encoded as without it."""
+    return (
+        isinstance(setting, dict)
+        and setting.get("strategy") == "BatchLongest"
+        and not setting.get("pad_to_multiple_of")
+    )
 
 
 def _get(content: Mapping[str, Any], key: str, kind: type) -> Any:

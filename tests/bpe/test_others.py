@@ -140,6 +140,18 @@ def test_what_we_save_of_such_a_file_is_the_same_to_them(pair, tmp_path):
     agree(Tokenizer.load(tmp_path), theirs, TEXT)
 
 
+def test_padding_of_batches_changes_no_text(tmp_path):
+    theirs = build()
+    theirs.enable_padding(direction="left", pad_token="<|endoftext|>")
+    agree(*saved(theirs, tmp_path / "tokenizer.json"), TEXT)
+    theirs.enable_padding(length=5)
+    with pytest.raises(ValueError, match="padding is set, which is not supported"):
+        saved(theirs, tmp_path / "tokenizer.json")
+    theirs.enable_padding(pad_to_multiple_of=8)
+    with pytest.raises(ValueError, match="padding is set, which is not supported"):
+        saved(theirs, tmp_path / "tokenizer.json")
+
+
 def test_a_missing_byte_that_text_can_hold_is_refused(tmp_path):
     def without_a(content):
         content["model"]["merges"] = []
