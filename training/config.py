@@ -381,6 +381,11 @@ def parse_config(
     they are the default corpus or have a --source. `before_writing` may refuse the configuration before that.
     """
     early = _early_flags(argv)
+    if len(early.source) > 1:
+        raise ValueError(
+            f"--source is given {len(early.source)} times: prepare several sources by python -m data prepare, then "
+            "give its folder as --data"
+        )
     preset = early.preset or "quickstart"
     start = dataclasses.replace(read_config(preset_path(preset)), preset=preset)
     if early.resume:
@@ -428,6 +433,7 @@ def _early_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     first.add_argument("--preset", nargs="?", default="quickstart")
     first.add_argument("--run", nargs="?")
     first.add_argument("--data", nargs="?")
+    first.add_argument("--source", nargs="?", action="append", default=[])
     first.add_argument("--resume", action="store_true")
     first.add_argument("--init-from", "--init_from", nargs="?")
     first.add_argument("--vocab-size", "--vocab_size", nargs="?")

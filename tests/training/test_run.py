@@ -218,6 +218,10 @@ def test_a_resume_that_contradicts_the_run_is_refused_and_changes_nothing(tiny, 
         ("--init-from SELF --n-embd 64", "c_attn"),
         ("--run SELF", "already holds a run"),
         ("--run FILE", "is a file"),
+        (
+            "--source text:other.txt",
+            "--source is given 2 times: prepare several sources by python -m data prepare",
+        ),
     ],
 )
 def test_no_data_is_prepared_for_what_is_refused(tiny, refused, monkeypatch, tmp_path, more, complaint):
