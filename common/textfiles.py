@@ -60,8 +60,8 @@ class TextFile:
         return stream
 
     def blocks(self) -> Iterator[str]:
-        """Yield the text, about a megabyte at a time; line ends become \\n."""
-        decoder = codecs.getincrementaldecoder("utf-8")()
+        """Yield the text, about a megabyte at a time; line ends become \\n, a byte order mark is left out."""
+        decoder = codecs.getincrementaldecoder("utf-8-sig")()
         newlines = io.IncrementalNewlineDecoder(None, translate=True)
         position = 0
         with self.open() as stream:

@@ -161,6 +161,8 @@ def _of_files(
 def _text(spec: str, pattern: str, reading: Reading) -> Source:
     paths = _files(spec, pattern)
     files = [file for path in paths for file in text_files(path)]
+    if not files:
+        raise ValueError(f"{paths[0]} is an archive without members: leave it out of --source {spec}")
     mode = reading.split_documents
     if mode == "auto" and reading.separator != END_OF_TEXT:
         mode = "separator"

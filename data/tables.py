@@ -257,7 +257,9 @@ def column_kinds(schema: "pyarrow.Schema") -> dict[str, str]:
     import pyarrow as pa
 
     def kind(type_: "pyarrow.DataType") -> str:
-        return "text" if pa.types.is_string(type_) or pa.types.is_large_string(type_) else str(type_)
+        values = type_.value_type if pa.types.is_dictionary(type_) else type_  # such as a category of pandas
+        texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+        return "text" if any(is_text(values) for is_text in texts) else str(type_)
 
     return {field.name: kind(field.type) for field in schema}
 
@@ -266,5 +268,7 @@ def arrow_segments(column: "pyarrow.Array | pyarrow.ChunkedArray") -> Iterator[S
     """Yield the texts of an Arrow column, which may hold bytes that are not UTF-8."""
     import pyarrow as pa
 
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
     for text in column.cast(pa.large_binary()).to_pylist():
         yield from split_long(text or b"")

@@ -49,13 +49,13 @@ def test_compressed_text_is_read_whatever_its_name(tmp_path, kind):
     assert read(path) == (["first by name", TEXT] if kind == "zip" else [TEXT])
 
 
-@given(st.text("a\r\né🙂", max_size=40), st.integers(1, 9))
+@given(st.text("a\r\né🙂\ufeff", max_size=40), st.integers(1, 9))
 def test_blocks_join_to_what_the_standard_library_reads(tmp_path_factory, text, block):
     path = tmp_path_factory.getbasetemp() / "blocks.txt"
     path.write_bytes(text.encode())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(textfiles, "BLOCK", block)
-        assert "".join(TextFile(str(path)).blocks()) == path.read_text("utf-8")  # universal newlines
+        assert "".join(TextFile(str(path)).blocks()) == path.read_text("utf-8-sig")  # universal newlines
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -87,10 +87,11 @@ def test_utf16_is_refused_with_and_without_its_mark(tmp_path, encoding, text):
         read(path)
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("block", [5, 1 << 20])
-def test_the_place_of_a_wrong_byte_is_that_of_the_file(tmp_path, monkeypatch, block):
+def test_the_place_of_a_wrong_byte_is_that_of_the_file(tmp_path, monkeypatch, block, mark):
     monkeypatch.setattr(textfiles, "BLOCK", block)
-    path, good = tmp_path / "text.txt", "é€🙂 and more, "
+    path, good = tmp_path / "text.txt", f"{mark}é€🙂 and more, "
     path.write_bytes(good.encode() + b"caf\xe9 au lait")
     with pytest.raises(ValueError, match=rf"not UTF-8 \(.* at byte {len(good.encode()) + 3}\)"):
         read(path)

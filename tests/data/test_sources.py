@@ -5,6 +5,7 @@ import gzip
 import json
 import socket
 import sys
+import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -142,6 +143,13 @@ def test_a_large_file_is_read_in_blocks(tmp_path):
     assert b"".join(segment.text for segment in passages).decode() == "\n".join(lines)
     assert [segment.ends for segment in passages] == [False] * (len(passages) - 1) + [True]
     assert max(len(segment.text) for segment in passages) <= 1 << 14
+
+
+def test_an_archive_without_members_is_named(tmp_path):
+    with zipfile.ZipFile(tmp_path / "none.zip", "w"):
+        pass
+    with pytest.raises(ValueError, match=r"none\.zip is an archive without members"):
+        texts_of(f"text:{tmp_path}/none.zip")
 
 
 def test_text_that_is_no_utf8_is_refused(tmp_path):

@@ -6,6 +6,8 @@ import io
 import json
 
 import pandas
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -176,3 +178,18 @@ def test_pandas_agrees_on_missing_values(tmp_path):
     path.write_text(content)
     frame = pandas.read_csv(io.StringIO(content), dtype=str, keep_default_na=False)
     assert texts_of(f"csv:{path}#text") == ["" if pandas.isna(text) else text for text in frame["text"]]
+
+
+@pytest.mark.parametrize("dtype", ["category", "string", "object"])
+def test_parquet_of_pandas_is_text_however_it_stores_it(tmp_path, dtype):
+    path = tmp_path / "tales.parquet"
+    pandas.DataFrame({"n": 1, "text": pandas.Series(["One.", "Two.", "One."], dtype=dtype)}).to_parquet(path)
+    assert texts_of(f"parquet:{path}#text") == pandas.read_parquet(path)["text"].tolist()
+
+
+def test_parquet_views_of_strings_are_text(tmp_path):
+    path = tmp_path / "tales.parquet"
+    pyarrow.parquet.write_table(
+        pyarrow.table({"text": pyarrow.array(["One.", None], pyarrow.string_view())}), path
+    )
+    assert texts_of(f"parquet:{path}") == ["One.", ""]
