@@ -55,8 +55,20 @@ def load_tokenizer(weights: Path) -> Tokenizer:
             f"{weights} holds no tokenizer.json: copy it from where the model was trained"
         )
     if (directory / "tokenizer.json").is_file():
-        return Tokenizer.load(directory / "tokenizer.json")
+        return _with_end(Tokenizer.load(directory / "tokenizer.json"), directory / "tokenizer_config.json")
     return Tokenizer.from_gpt2(*(directory / name for name in GPT2_FILES))
+
+
+def _with_end(tokenizer: Tokenizer, config: Path) -> Tokenizer:
+    """Return a tokenizer that names no end of text with that of transformers' tokenizer_config.json, if there is one.
+
+    transformers leaves our own note of it out of the tokenizer.json that it saves.
+    """
+    if tokenizer.end_of_text is not None or not config.is_file():
+        return tokenizer
+    end = files.read_json(config).get("eos_token")
+    end = end.get("content") if isinstance(end, dict) else end
+    return tokenizer.with_special_tokens([], end) if end in tokenizer.special_tokens else tokenizer
 
 
 def same_tokenizer(one: Path, other: Path) -> bool:

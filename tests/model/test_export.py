@@ -82,3 +82,19 @@ def test_the_tokens_roles_are_those_of_the_tokenizer(tiny, names, tmp_path):
     assert theirs.eos_token == theirs.bos_token == theirs.pad_token == names[-1]
     generation = transformers.GenerationConfig.from_pretrained(tmp_path / "hf", "config.json")
     assert generation.eos_token_id == theirs.eos_token_id == tokenizer.special_tokens[names[-1]]
+
+
+def test_the_end_of_text_survives_a_save_by_transformers(tiny, tmp_path):
+    transformers = pytest.importorskip("transformers")
+    from bpe import Tokenizer
+    from inference.run import load_tokenizer
+
+    tokenizer = Tokenizer([(b"a", b"b")], ["<user>", "<stop>"], end_of_text="<stop>")
+    tokenizer.save(tmp_path / "tokenizer.json")
+    tiny(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "hf", tmp_path / "tokenizer.json")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")
+    theirs(["a", "ab ab"], padding=True)
+    theirs.save_pretrained(tmp_path / "again")
+    again = load_tokenizer(tmp_path / "again")
+    assert again.end_of_text == theirs.eos_token == "<stop>"
+    assert again.encode("ab<stop>", "all") == theirs("ab<stop>").input_ids
