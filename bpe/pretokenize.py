@@ -93,10 +93,10 @@ class Pattern:
             return pattern
         if pattern in PATTERNS:
             return cls(PATTERNS[pattern], pattern)
-        explicit = pattern.startswith("regex:") and pattern != "regex:"
-        if not explicit and re.fullmatch(r"(\w[\w. -]*)?", pattern):
+        text = pattern.removeprefix("regex:")
+        if not text or (text == pattern and re.fullmatch(r"\w[\w. -]*", pattern)):
             raise ValueError(_no_such_name(pattern))
-        return cls.spelled(pattern.removeprefix("regex:"))
+        return cls.spelled(text)
 
     @classmethod
     def spelled(cls, text: str) -> "Pattern":

@@ -225,6 +225,12 @@ def test_a_mistyped_name_is_not_a_regular_expression(mistyped, near):
     assert Pattern.of(f"regex:{mistyped}").text == mistyped
 
 
+@pytest.mark.parametrize("empty", ["", "regex:"])
+def test_an_empty_pattern_is_refused(empty):
+    with pytest.raises(ValueError, match=f"no pattern is named '{empty}'"):
+        train(["some text"], 300, pattern=empty, progress=False)
+
+
 # GPT-2's files
 
 
