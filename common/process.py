@@ -7,9 +7,9 @@ import sys
 from collections.abc import MutableMapping
 
 # GNU's OpenMP spins at a barrier, some 300,000 rounds as a rule: as long as another program's turn on the core that the
-# last thread needs. After 2,000 rounds, at most a tenth of a millisecond, a thread sleeps and leaves its core to whoever
-# has work. Fewer cost more: threads then sleep between any two ops, and waking one takes as long as a small op. The
-# measurements are in docs/training.md.
+# last thread needs. After 2,000 rounds, at most a tenth of a millisecond, a thread sleeps and leaves its core to others.
+# Fewer cost more: threads then sleep between any two ops, and waking one takes as long as a small op. The measurements
+# are in docs/training.md.
 SPIN_BRIEFLY = {"GOMP_SPINCOUNT": "2000"}
 _CHOICES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 # Parameters of mallopt(3) in glibc's malloc.h.
