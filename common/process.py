@@ -7,7 +7,7 @@ import sys
 from collections.abc import MutableMapping
 
 # GNU's OpenMP spins at a barrier, some 300,000 rounds as a rule: as long as another program's turn on the core that the
-# last thread needs. After 2,000 rounds, at most a tenth of a millisecond, a thread sleeps and leaves its core to others.
+# last thread needs. After 2,000 rounds, a tenth of a millisecond at most, it sleeps and leaves its core to others.
 # Fewer cost more: threads then sleep between any two ops, and waking one takes as long as a small op. The measurements
 # are in docs/training.md.
 SPIN_BRIEFLY = {"GOMP_SPINCOUNT": "2000"}
