@@ -37,21 +37,8 @@ inline void add_product(at::Tensor total, const at::Tensor& left, const at::Tens
     first ? total.copy_(part) : total.add_(part);
   } else if (first) {
     at::mm_out(total, left, right);
-  } else if (total.size(0) == 1) {
-    total.add_(at::mm(left, right));  // BLAS would go on, number by number, from the total so far
   } else {
     total.addmm_(left, right);
-  }
-}
-
-// The same for a row of gradients of the whole vocabulary. BLAS sums a product of one row from left to right, with an error
-// that grows with its length: so it is summed in parts. Products of more rows are blocked by BLAS itself.
-inline void add_long_product(const at::Tensor& total, const at::Tensor& left, const at::Tensor& right, bool first) {
-  constexpr int64_t kLongest = 512;
-  const int64_t depth = left.size(1), most = total.size(0) == 1 ? kLongest : depth;
-  for (int64_t begin = 0; begin < depth; begin += most) {
-    const int64_t size = std::min(most, depth - begin);
-    add_product(total, left.narrow(1, begin, size), right.narrow(0, begin, size), first && begin == 0);
   }
 }
 
@@ -111,7 +98,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> linear_cross_entropy(const at::Te
     for_each_tile([&](const LogitTile& tile, const at::Tensor& tile_head) {
       passes.differentiate(tile, part_statistics, scale);
       const int64_t columns = tile.logits.size(1);
-      add_long_product(grad_hidden.narrow(0, begin, size), tile.logits, tile_head, tile.first == 0);  // -> (n, C)
+      add_product(grad_hidden.narrow(0, begin, size), tile.logits, tile_head, tile.first == 0);  // -> (n, C)
       add_product(grad_weight.narrow(0, tile.first, columns), tile.logits.t(), part, begin == 0);  // -> (width, C)
     });
   }
