@@ -20,6 +20,7 @@ IGNORED = -100  # the target that counts for no loss
 # Bytes of logits in one chunk. On a CPU a chunk of few rows would read and write the whole gradient of the weight for
 # little work; on a GPU it would leave SMs idle.
 BUDGET = {"cpu": 32 * 2**20, "cuda": 2**30}
+LEAST_ROWS = 8  # in a chunk: products of single rows are slow, and some libraries sum them one number after another
 FLOAT16_ROWS = 1024  # that a product sums in float16: no overflow where activations are below 64
 
 
@@ -131,7 +132,7 @@ def linear_cross_entropy(
 
     hidden: (N, C); weight: (V, C); targets: (N) int64 in 0..V-1, or -100 to be ignored. float32, float16, bfloat16
     or float64; under autocast the products are in its dtype, and losses and sums always in float32 or better. No
-    more than `budget` bytes of logits (None: BUDGET), or one row of them, exist at once. The gradients are formed
+    more than `budget` bytes of logits (None: BUDGET), or LEAST_ROWS rows, exist at once. The gradients are formed
     in the forward pass, when autograd is on. Returns a scalar. ValueError that names the argument for anything
     else; on a GPU, where looking would stop its queue, a wrong target makes the loss NaN.
     """
@@ -143,7 +144,7 @@ def linear_cross_entropy(
         checks.check_targets(targets, len(weight), IGNORED)
         return _torch_cross_entropy(hidden, weight, targets)
     budget = BUDGET.get(device, BUDGET["cuda"]) if budget is None else budget
-    most = max(1, budget // (dtype.itemsize * weight.shape[0]))
+    most = max(LEAST_ROWS, budget // (dtype.itemsize * weight.shape[0]))
     most = min(most, FLOAT16_ROWS) if dtype == torch.float16 else most
     chunks = max(1, -(-hidden.shape[0] // most))
     rows = max(1, -(-hidden.shape[0] // chunks))  # of equal size but for the last
