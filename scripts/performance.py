@@ -18,7 +18,12 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-COMMANDS = {"kernels": "python -m kernels bench", "gpu": "scripts/gpu_check.sh"}
+COMMANDS = {
+    "gpu": "scripts/gpu_check.sh",
+    "kernels": "python -m kernels bench",
+    "train beside busy loops": "python benchmarks/train.py --busy 1 2 3 --threads 2",
+    "train beside nanoGPT": "python benchmarks/train.py --nanogpt DIR --text FILE",
+}
 NOT_PLOTTED = ("reference", "SDPA math")  # so slow that the other bars would vanish
 
 

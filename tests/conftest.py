@@ -17,9 +17,10 @@ torch.set_num_threads(1)  # the models of the tests are so small that a second t
 
 
 @pytest.fixture(autouse=True)
-def seed():
-    """Seed every test, so that it draws the same random numbers alone or after others."""
+def same_start():
+    """Begin every test with the same random numbers, and with the denormal numbers that a training before it forbade."""
     torch.manual_seed(0)
+    torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")
