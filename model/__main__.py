@@ -54,7 +54,7 @@ class Export:
     run: tyro.conf.Positional[Path]
     """A run of train.py, such as runs/quickstart."""
     directory: tyro.conf.Positional[Path]
-    """A new directory, which sample.py --run reads too."""
+    """A new directory, which sample.py --run reads too if the layout is GPT-2's or our own."""
     to: Literal["hf"] = "hf"
     """hf: Hugging Face's, for transformers' AutoModelForCausalLM and AutoTokenizer."""
 
@@ -72,7 +72,8 @@ def count(options: Count) -> None:
 
 
 def export(options: Export) -> None:
-    """Write weights and tokenizer, and print which libraries can run them: GPT-2's code cannot run every variant."""
+    """Write weights and tokenizer, and print which libraries can run them: theirs cannot run every variant."""
+    from model import layouts
     from model.gpt import GPT
     from model.pretrained import is_gpt2
 
@@ -84,11 +85,18 @@ def export(options: Export) -> None:
     if options.directory.exists():
         raise ValueError(f"{options.directory} is there already: give a new directory, or remove it first")
     gpt = GPT.from_pretrained(files.whole_directory(options.run / "best"))
+    layout = layouts.layout(gpt.config)
     with files.atomic_directory(options.directory) as aside:
-        gpt.save_pretrained(aside, tokenizer)
-    readers = (
-        "transformers and sample.py" if is_gpt2(gpt.config) else "sample.py (GPT-2's code cannot run it)"
-    )
+        if layout:
+            layouts.save(aside, gpt.config, gpt.state_dict(), tokenizer)
+        else:
+            gpt.save_pretrained(aside, tokenizer)
+    if layout:
+        readers = f"transformers, as a {layout}"
+    elif is_gpt2(gpt.config):
+        readers = "transformers and sample.py"
+    else:
+        readers = "sample.py (GPT-2's code cannot run it)"
     print(f"written to {options.directory}, for {readers}")
 
 

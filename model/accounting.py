@@ -31,6 +31,9 @@ PARTS = {
     "attn": "attention",
     "mlp": "MLP",
     "ln": "norms",
+    "wve": "value embedding",
+    "stream_scale": "residual scalars",
+    "embedding_scale": "residual scalars",
 }
 
 
@@ -47,6 +50,14 @@ def parameters(config: GPTConfig) -> dict[str, int]:
     for name, parameter in named:
         counts[_part(name)] += parameter.numel()
     return {**counts, "total": sum(counts.values())}
+
+
+@functools.cache
+def matrix_weights(config: GPTConfig) -> int:
+    """Return how many weights of matrices a token is multiplied by, those of the head included."""
+    with torch.device("meta"):
+        modules = list(GPT(config).modules())
+    return sum(module.weight.numel() for module in modules if isinstance(module, torch.nn.Linear))
 
 
 def _part(name: str) -> str:
@@ -73,10 +84,9 @@ def flops_per_token(config: GPTConfig, tokens: int | None = None) -> dict[str, f
     two products for each of the forward. Masked scores are not counted; recomputation is, if activations are
     checkpointed.
     """
-    counts = parameters(dataclasses.replace(config, tied_head=False, bias=False))
-    matrices = 2 * (counts["attention"] + counts["MLP"] + counts["head"])
+    matrices, head = 2 * matrix_weights(config), 2 * config.vocab_size * config.n_embd
     scores = 4 * config.n_embd * mean_context(config, tokens or config.block_size) * config.n_layer
-    again = matrices - 2 * counts["head"] + scores if config.checkpoint_activations else 0
+    again = matrices - head + scores if config.checkpoint_activations else 0
     return {"forward": matrices + scores, "backward": 2 * (matrices + scores) + again}
 
 
@@ -186,7 +196,7 @@ def report(config: GPTConfig, name: str, batch_size: int, precision: Precision) 
     console = Console()
     title = f"{name}, batch {batch_size} × {config.block_size} tokens, {precision}\n"
     console.print(title, style="bold", markup=False)
-    console.print(_table("parameters", {k: f"{n:,}" for k, n in parameters(config).items()}))
+    console.print(_table("parameters", {k: f"{n:,}" for k, n in parameters(config).items() if n}))
     console.print(_table("operations per token", {k: f"{n / 1e6:,.2f} MFLOP" for k, n in flops.items()}))
     sizes = {**dataclasses.asdict(bytes_of), "total": bytes_of.total}
     console.print(_table("memory of training", {k: f"{n / 1e6:,.1f} MB" for k, n in sizes.items()}))

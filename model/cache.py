@@ -93,7 +93,7 @@ class KVCache:
             layer.place = place
         idx = torch.tensor(padded, device=self.device)  # (B, T)
         hidden = (step or self.gpt.hidden)(idx, place.positions, self.layers)  # (B, T, C)
-        return self.gpt.lm_head(_last(hidden, [len(ids) - 1 for ids in contexts]))
+        return self.gpt.logits(_last(hidden, [len(ids) - 1 for ids in contexts]))
 
     def _place(self, starts: Sequence[int], count: int, rows: Sequence[int], whole: bool) -> _Place:
         """Return the place of `count` tokens from each start on, one start for each of `rows`.

@@ -8,7 +8,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,22 @@ class GPTConfig:
     """Added to the variance before its root is taken."""
     positions: Literal["learned", "sinusoidal", "rotary", "none"] = "learned"
     """How the model knows the position of a token."""
-    mlp: Literal["gelu", "silu", "swiglu"] = "gelu"
-    """Which MLP: two matrices around GELU or SiLU, or the gated SwiGLU with three."""
+    mlp: Literal["gelu", "silu", "relu2", "swiglu"] = "gelu"
+    """Which MLP: two matrices around GELU, SiLU or ReLU squared, or the gated SwiGLU with three."""
     window: int | None = None
     """Sliding window: each token sees itself and the window - 1 tokens before it (None: all)."""
     tied_head: bool = True
     """Use the token embedding itself as the output head."""
+    qk_norm: bool = False
+    """Normalize each query and key before their product, with learned scales (Qwen3)."""
+    value_embedding: bool = False
+    """Add a second token embedding to the values of every layer (modded-nanogpt)."""
+    residual_scalars: bool = False
+    """Mix the stream and the embedding by two learned numbers before each block (modded-nanogpt)."""
+    zero_init: bool = False
+    """Start the projections that add to the stream at 0, so that every block begins as the identity."""
+    logit_softcap: float | None = None
+    """Keep logits inside plus and minus this, by a tanh (Gemma 2) (None: leave them)."""
     checkpoint_activations: bool = False
     """Recompute each block in the backward pass: a third more arithmetic, far less memory."""
 
@@ -60,8 +70,10 @@ class GPTConfig:
         faults = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is None and field.type == int | None:
+            if value is None and type(None) in get_args(field.type):
                 continue
+            if field.type == float | None and not (_is_number(value) and 0 < value < math.inf):
+                faults.append(f"{field.name} is {value!r}, must be a number above 0")
             if field.type in (int, int | None) and not (type(value) is int and value >= 1):
                 faults.append(f"{field.name} is {value!r}, must be a whole number of at least 1")
             if field.type is bool and type(value) is not bool:

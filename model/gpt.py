@@ -21,12 +21,13 @@ from model.layers import (
     MLP,
     LayerNorm,
     LearnedPositions,
+    ReLU2,
     RMSNorm,
     SinusoidalPositions,
     SwiGLU,
     position_angles,
 )
-from model.loss import IGNORED, head_loss
+from model.loss import IGNORED, head_loss, softcap
 
 INIT_STD = 0.02
 
@@ -43,13 +44,19 @@ class Block(nn.Module):
         self.drop = nn.Dropout(config.dropout)
         self.post = config.norm_place == "post"
 
-    def forward(self, x: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        angles: Tensor | None = None,
+        cache: Cache | None = None,
+        values: Tensor | None = None,
+    ) -> Tensor:
         """Map x (B, T, C) to (B, T, C)."""
         if self.post:
-            x, _ = self.ln_1.add(self.attn(x, angles, cache), x)
+            x, _ = self.ln_1.add(self.attn(x, angles, cache, values), x)
             x, _ = self.ln_2.add(self.drop(self.mlp(x)), x)
             return x
-        normed, x = self.ln_2.add(self.attn(self.ln_1(x), angles, cache), x)
+        normed, x = self.ln_2.add(self.attn(self.ln_1(x), angles, cache, values), x)
         return x + self.drop(self.mlp(normed))
 
 
@@ -62,8 +69,8 @@ def _norm(config: GPTConfig) -> nn.Module:
 def _mlp(config: GPTConfig) -> nn.Module:
     if config.mlp == "swiglu":
         return SwiGLU(config.n_embd, config.inner, config.bias)
-    activation = nn.SiLU() if config.mlp == "silu" else nn.GELU(approximate="tanh")
-    return MLP(config.n_embd, config.inner, activation, config.bias)
+    activations = {"gelu": nn.GELU(approximate="tanh"), "silu": nn.SiLU(), "relu2": ReLU2()}
+    return MLP(config.n_embd, config.inner, activations[config.mlp], config.bias)
 
 
 def _positions(config: GPTConfig) -> nn.Module | None:
@@ -86,12 +93,20 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tied_head:
             self.lm_head.weight = self.wte.weight
+        if config.value_embedding:
+            self.wve = nn.Embedding(config.vocab_size, config.kv_heads * config.head_dim)
+        if config.residual_scalars:
+            self.stream_scale = nn.Parameter(torch.ones(config.n_layer))
+            self.embedding_scale = nn.Parameter(torch.zeros(config.n_layer))
         self._initialize()
 
     @torch.no_grad()
     def _initialize(self) -> None:
-        """Draw weights as GPT-2: deviation 0.02, times 1/sqrt(2 n_layer) where they add to the stream; biases are 0."""
-        residual = INIT_STD / math.sqrt(2 * self.config.n_layer)
+        """Draw weights as GPT-2: deviation 0.02, times 1/sqrt(2 n_layer) where they add to the stream; biases are 0.
+
+        With zero_init what adds to the stream starts at 0.
+        """
+        residual = 0.0 if self.config.zero_init else INIT_STD / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 parameter.zero_()
@@ -112,12 +127,17 @@ class GPT(nn.Module):
             check_unpacked(self, "compute a loss")
         hidden = self.hidden(idx)
         if targets is None:
-            return self.lm_head(hidden), None
-        rows = hidden.flatten(0, 1)  # (B, T, C) -> (B T, C)
-        if not with_logits and kernels.runs_on(idx.device.type) != "torch":
+            return self.logits(hidden), None
+        rows, cap = hidden.flatten(0, 1), self.config.logit_softcap  # (B, T, C) -> (B T, C)
+        if not with_logits and cap is None and kernels.runs_on(idx.device.type) != "torch":
             return None, kernels.linear_cross_entropy(rows, self.lm_head.weight, targets.flatten())
-        logits, loss = head_loss(rows, self.lm_head.weight, targets.flatten())
+        logits, loss = head_loss(rows, self.lm_head.weight, targets.flatten(), cap=cap)
         return logits if logits is None else logits.unflatten(0, idx.shape), loss  # (B T, V) -> (B, T, V)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Map what `hidden` returns, (…, C), to logits (…, V)."""
+        logits, cap = self.lm_head(hidden), self.config.logit_softcap
+        return logits if cap is None else softcap(logits, cap)
 
     def hidden(
         self, idx: Tensor, positions: Tensor | None = None, caches: Sequence[Cache] | None = None
@@ -135,12 +155,16 @@ class GPT(nn.Module):
         if self.wpe is not None:
             x = x + self.wpe(positions).to(x.dtype)
         angles = position_angles(positions, config.head_dim) if config.positions == "rotary" else None
-        x = self.drop(x.to(stream_dtype(x)))
+        x = embedding = self.drop(x.to(stream_dtype(x)))
+        values = self.wve(idx) if config.value_embedding else None  # (B, T) -> (B, T, KV D)
         for layer, block in enumerate(self.h):
+            if config.residual_scalars:
+                x = (self.stream_scale[layer] * x + self.embedding_scale[layer] * embedding).to(x.dtype)
+            cache = caches[layer] if caches is not None else None
             if config.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(block, x, angles, use_reentrant=False)
+                x = checkpoint(block, x, angles, None, values, use_reentrant=False)
             else:
-                x = block(x, angles, caches[layer] if caches is not None else None)
+                x = block(x, angles, cache, values)
         return self.ln_f(x)
 
     def _check(self, idx: Tensor, targets: Tensor | None) -> None:

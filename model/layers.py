@@ -94,6 +94,18 @@ def position_angles(positions: Tensor, width: int, base: float = 10000.0) -> Ten
     return positions[..., None].float() * base**-exponents
 
 
+class ReLU2(nn.Module):
+    """max(x, 0)²: cheap, and most of its values are exactly 0 (So et al. 2021).
+
+    >>> ReLU2()(torch.tensor([-3.0, 3.0])).tolist()
+    [0.0, 9.0]
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (…) to (…)."""
+        return F.relu(x).square()
+
+
 class MLP(nn.Module):
     """A linear layer, an activation, a linear layer: (…, C) -> (…, inner) -> (…, C)."""
 

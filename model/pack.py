@@ -60,18 +60,26 @@ class PackedBlock(nn.Module):
         self.attn = block.attn
         self.c_attn = PackedLinear(block.attn.c_attn, precision, before[0])
         self.c_proj = PackedLinear(block.attn.c_proj, precision)
-        gated = isinstance(block.mlp, SwiGLU)
+        gated, self.act = isinstance(block.mlp, SwiGLU), nn.Identity()
         name = "silu" if gated else type(block.mlp.act).__name__.lower()
+        if name == "relu2":  # which the kernel does not know
+            name, self.act = "none", block.mlp.act
         self.gate = PackedLinear(block.mlp.c_gate, precision, before[1], name) if gated else None
         self.inner = PackedLinear(block.mlp.c_fc, precision, before[1], "none" if gated else name)
         self.outer = PackedLinear(block.mlp.c_proj, precision)
         self.attn.c_attn = self.attn.c_proj = None  # packed: their memory can go
 
-    def forward(self, x: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        angles: Tensor | None = None,
+        cache: Cache | None = None,
+        values: Tensor | None = None,
+    ) -> Tensor:
         """Map x (B, T, C) to (B, T, C)."""
-        y = self.attn.mix(self.c_attn(x), angles, cache)
+        y = self.attn.mix(self.c_attn(x), angles, cache, values)
         x = self.after[0](self.c_proj(y, x))
-        inner = self.inner(x)
+        inner = self.act(self.inner(x))
         if self.gate is not None:
             inner = inner * self.gate(x)
         return self.after[1](self.outer(inner, x))

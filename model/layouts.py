@@ -1,0 +1,119 @@
+"""Weights under the names of other models in transformers, which then runs them with its own code.
+
+    Llama         RMSNorm before each sublayer, rotary positions, SwiGLU, no bias
+    Qwen3         the same with qk_norm
+
+GPT-2's layout is in model.pretrained. A config that no architecture of transformers computes has no layout here.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model import pretrained
+from model.config import GPTConfig
+
+# What every layout here has in common, and what no model of transformers has together with it.
+COMMON = {
+    "bias": False,
+    "norm": "rmsnorm",
+    "norm_place": "pre",
+    "window": None,
+    "mlp": "swiglu",
+    "value_embedding": False,
+    "residual_scalars": False,
+    "logit_softcap": None,
+}
+# Parts of our names, in this order, and theirs.
+LLAMA_NAMES = {
+    r"^wte\.": "model.embed_tokens.",
+    r"^ln_f\.": "model.norm.",
+    r"^h\.": "model.layers.",
+    r"\.ln_1\.": ".input_layernorm.",
+    r"\.ln_2\.": ".post_attention_layernorm.",
+    r"\.attn\.c_proj\.": ".self_attn.o_proj.",
+    r"\.attn\.": ".self_attn.",
+    r"\.c_gate\.": ".gate_proj.",
+    r"\.c_fc\.": ".up_proj.",
+    r"\.c_proj\.": ".down_proj.",
+}
+
+
+def layout(config: GPTConfig) -> str | None:
+    """Return the architecture of transformers that computes what this model does; None if there is none.
+
+    >>> layout(GPTConfig.preset("modern")), layout(GPTConfig.preset("modern", qk_norm=True))
+    ('llama', 'qwen3')
+    """
+    if config.positions != "rotary" or any(getattr(config, name) != value for name, value in COMMON.items()):
+        return None
+    return "qwen3" if config.qk_norm else "llama"
+
+
+def save(
+    directory: str | Path, config: GPTConfig, state: dict[str, Tensor], tokenizer: str | Path | None = None
+) -> None:
+    """Write config.json, model.safetensors and the tokenizer for transformers' AutoModelForCausalLM."""
+    pretrained.write(directory, to_json(config), to_names(config, state), tokenizer, config.block_size)
+
+
+def to_json(config: GPTConfig) -> dict[str, Any]:
+    """Return the content of config.json for the config's layout."""
+    kind = layout(config)
+    return {
+        "model_type": kind,
+        "architectures": [ARCHITECTURES[kind]],
+        "vocab_size": config.vocab_size,
+        "max_position_embeddings": config.block_size,
+        "num_hidden_layers": config.n_layer,
+        "num_attention_heads": config.n_head,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_size": config.n_embd,
+        "intermediate_size": config.inner,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": 10000.0,
+        "attention_dropout": config.dropout,
+        "tie_word_embeddings": config.tied_head,
+    }
+
+
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+
+
+def to_names(config: GPTConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a state dict under the names of the config's layout."""
+    named = {}
+    for name, tensor in state.items():
+        for part, theirs in _in_their_order(name, tensor, config).items():
+            for pattern, replacement in LLAMA_NAMES.items():
+                part = re.sub(pattern, replacement, part)
+            named[part] = theirs.contiguous()
+    if config.tied_head:
+        del named["lm_head.weight"]
+    return named
+
+
+def _in_their_order(name: str, tensor: Tensor, config: GPTConfig) -> dict[str, Tensor]:
+    """Return c_attn as q, k and v, with the numbers of each head in the order in which transformers turns them."""
+    if name.endswith(("q_norm.weight", "k_norm.weight")):
+        return {name: _halves(tensor)}
+    if not name.endswith("attn.c_attn.weight"):
+        return {name: tensor}
+    heads = tensor.unflatten(0, (-1, config.head_dim))  # ((H + 2 KV) D, C) -> (H + 2 KV, D, C)
+    q, k, v = heads.split([config.n_head, config.kv_heads, config.kv_heads])
+    parts = {"q_proj": _halves(q, 1), "k_proj": _halves(k, 1), "v_proj": v}
+    return {name.replace("c_attn", part): rows.flatten(0, 1) for part, rows in parts.items()}
+
+
+def _halves(x: Tensor, dim: int = 0) -> Tensor:
+    """Put the first of each neighbouring pair before all the second: rotary pairs are (j, j + D/2) there.
+
+    >>> _halves(torch.tensor([0, 1, 2, 3])).tolist()
+    [0, 2, 1, 3]
+    """
+    even, odd = torch.arange(x.shape[dim]).view(-1, 2).unbind(1)
+    return x.index_select(dim, torch.cat([even, odd]).to(x.device))
