@@ -54,10 +54,16 @@ def parameters(config: GPTConfig) -> dict[str, int]:
 
 @functools.cache
 def matrix_weights(config: GPTConfig) -> int:
-    """Return how many weights of matrices a token is multiplied by, those of the head included."""
+    """Return how many weights of matrices a token is multiplied by, those of the head included.
+
+    Of the experts those that it uses.
+    """
     with torch.device("meta"):
-        modules = list(GPT(config).modules())
-    return sum(module.weight.numel() for module in modules if isinstance(module, torch.nn.Linear))
+        named = list(GPT(config).named_modules())
+    linear = {name: module.weight.numel() for name, module in named if isinstance(module, torch.nn.Linear)}
+    routed = sum(count for name, count in linear.items() if ".experts." in name)
+    used = routed // config.n_expert * config.n_expert_active if config.n_expert else 0
+    return sum(linear.values()) - routed + used
 
 
 def _part(name: str) -> str:

@@ -57,6 +57,16 @@ class GPTConfig:
     """Start the projections that add to the stream at 0, so that every block begins as the identity."""
     logit_softcap: float | None = None
     """Keep logits inside plus and minus this, by a tanh (Gemma 2) (None: leave them)."""
+    n_expert: int | None = None
+    """Experts in place of each MLP, each as wide as it; a router chooses for every token (None: one MLP)."""
+    n_expert_active: int = 2
+    """Experts that a token uses."""
+    n_expert_shared: int | None = None
+    """Experts that every token uses besides (None: no such)."""
+    expert_balance: Literal["loss", "bias"] = "loss"
+    """Keep the experts' load even by a term of the loss (Mixtral) or by a bias on each score (DeepSeek-V3)."""
+    expert_capacity: float | None = None
+    """Tokens that an expert takes in training, as a multiple of its even share (None: all)."""
     checkpoint_activations: bool = False
     """Recompute each block in the backward pass: a third more arithmetic, far less memory."""
 
@@ -102,6 +112,10 @@ class GPTConfig:
             faults.append(f"rotary positions need an even head size, n_embd / n_head is {self.head_dim}")
         if self.positions == "sinusoidal" and self.n_embd % 2:
             faults.append(f"sinusoidal positions need an even n_embd, not {self.n_embd}")
+        if self.n_expert is not None and self.n_expert_active > self.n_expert:
+            faults.append(f"n_expert_active {self.n_expert_active} is more than n_expert {self.n_expert}")
+        if self.n_expert is None and (self.n_expert_shared or self.expert_capacity):
+            faults.append("n_expert_shared and expert_capacity need an n_expert")
         return faults
 
     @property

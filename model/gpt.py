@@ -17,14 +17,13 @@ import kernels
 from model import pretrained
 from model.attention import Cache, CausalSelfAttention
 from model.config import GPTConfig
+from model.experts import Experts, balance
 from model.layers import (
-    MLP,
     LayerNorm,
     LearnedPositions,
-    ReLU2,
     RMSNorm,
     SinusoidalPositions,
-    SwiGLU,
+    make_mlp,
     position_angles,
 )
 from model.loss import IGNORED, head_loss, softcap
@@ -40,7 +39,7 @@ class Block(nn.Module):
         self.ln_1 = _norm(config)
         self.attn = CausalSelfAttention(config)
         self.ln_2 = _norm(config)
-        self.mlp = _mlp(config)
+        self.mlp = Experts(config) if config.n_expert else make_mlp(config, config.inner)
         self.drop = nn.Dropout(config.dropout)
         self.post = config.norm_place == "post"
 
@@ -64,13 +63,6 @@ def _norm(config: GPTConfig) -> nn.Module:
     if config.norm == "rmsnorm":
         return RMSNorm(config.n_embd, config.norm_eps)
     return LayerNorm(config.n_embd, config.bias, config.norm_eps)
-
-
-def _mlp(config: GPTConfig) -> nn.Module:
-    if config.mlp == "swiglu":
-        return SwiGLU(config.n_embd, config.inner, config.bias)
-    activations = {"gelu": nn.GELU(approximate="tanh"), "silu": nn.SiLU(), "relu2": ReLU2()}
-    return MLP(config.n_embd, config.inner, activations[config.mlp], config.bias)
 
 
 def _positions(config: GPTConfig) -> nn.Module | None:
@@ -118,7 +110,8 @@ class GPT(nn.Module):
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return logits (B, T, V) for ids idx (B, T), and with targets (B, T) the mean loss in nats per token.
 
-        Targets of -100 are ignored. With targets the logits carry no gradient, and are None if they would
+        Targets of -100 are ignored. In training the loss also has the gradient, but not the value, of what keeps the
+        load of experts even. With targets the logits carry no gradient, and are None if they would
         not fit into one chunk (model.loss.logits_budget), or if `with_logits` is False: then the fused kernels never
         make them all.
         """
@@ -128,11 +121,16 @@ class GPT(nn.Module):
         hidden = self.hidden(idx)
         if targets is None:
             return self.logits(hidden), None
+        logits, loss = self._loss(hidden, targets, with_logits)
+        return logits, loss + balance(self) if self.training else loss
+
+    def _loss(self, hidden: Tensor, targets: Tensor, with_logits: bool) -> tuple[Tensor | None, Tensor]:
+        """Return logits (B, T, V), if there is room for them, and the mean loss of hidden (B, T, C)."""
         rows, cap = hidden.flatten(0, 1), self.config.logit_softcap  # (B, T, C) -> (B T, C)
-        if not with_logits and cap is None and kernels.runs_on(idx.device.type) != "torch":
+        if not with_logits and cap is None and kernels.runs_on(rows.device.type) != "torch":
             return None, kernels.linear_cross_entropy(rows, self.lm_head.weight, targets.flatten())
         logits, loss = head_loss(rows, self.lm_head.weight, targets.flatten(), cap=cap)
-        return logits if logits is None else logits.unflatten(0, idx.shape), loss  # (B T, V) -> (B, T, V)
+        return logits if logits is None else logits.unflatten(0, targets.shape), loss  # (B T, V) -> (B, T, V)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map what `hidden` returns, (…, C), to logits (…, V)."""

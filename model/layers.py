@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import kernels
 from kernels import ops
+from model.config import GPTConfig
 
 
 class LayerNorm(nn.Module):
@@ -138,3 +139,11 @@ class SwiGLU(nn.Module):
             gate, value = F.linear(x, self.c_gate.weight), F.linear(x, self.c_fc.weight)
             return self.c_proj(kernels.swiglu(gate, value, self.c_gate.bias, self.c_fc.bias))
         return self.c_proj(F.silu(self.c_gate(x)) * self.c_fc(x))
+
+
+def make_mlp(config: GPTConfig, inner: int) -> nn.Module:
+    """Return the MLP that the config names, `inner` wide inside."""
+    if config.mlp == "swiglu":
+        return SwiGLU(config.n_embd, inner, config.bias)
+    activations = {"gelu": nn.GELU(approximate="tanh"), "silu": nn.SiLU(), "relu2": ReLU2()}
+    return MLP(config.n_embd, inner, activations[config.mlp], config.bias)

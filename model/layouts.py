@@ -2,6 +2,7 @@
 
     Llama         RMSNorm before each sublayer, rotary positions, SwiGLU, no bias
     Qwen3         the same with qk_norm
+    Mixtral       the same as Llama with experts balanced by a loss, none of them shared
 
 GPT-2's layout is in model.pretrained. A config that no architecture of transformers computes has no layout here.
 """
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from model import pretrained
 from model.config import GPTConfig
+from model.experts import BALANCE
 
 # What every layout here has in common, and what no model of transformers has together with it.
 COMMON = {
@@ -28,12 +30,16 @@ COMMON = {
     "logit_softcap": None,
 }
 # Parts of our names, in this order, and theirs.
-LLAMA_NAMES = {
+NAMES = {
     r"^wte\.": "model.embed_tokens.",
     r"^ln_f\.": "model.norm.",
     r"^h\.": "model.layers.",
     r"\.ln_1\.": ".input_layernorm.",
     r"\.ln_2\.": ".post_attention_layernorm.",
+    r"\.mlp\.router\.": ".block_sparse_moe.gate.",
+    r"\.mlp\.experts\.(\d+)\.c_gate\.": r".block_sparse_moe.experts.\1.w1.",
+    r"\.mlp\.experts\.(\d+)\.c_proj\.": r".block_sparse_moe.experts.\1.w2.",
+    r"\.mlp\.experts\.(\d+)\.c_fc\.": r".block_sparse_moe.experts.\1.w3.",
     r"\.attn\.c_proj\.": ".self_attn.o_proj.",
     r"\.attn\.": ".self_attn.",
     r"\.c_gate\.": ".gate_proj.",
@@ -50,7 +56,10 @@ def layout(config: GPTConfig) -> str | None:
     """
     if config.positions != "rotary" or any(getattr(config, name) != value for name, value in COMMON.items()):
         return None
-    return "qwen3" if config.qk_norm else "llama"
+    if config.n_expert is None:
+        return "qwen3" if config.qk_norm else "llama"
+    plain = not config.qk_norm and not config.n_expert_shared and config.expert_balance == "loss"
+    return "mixtral" if plain else None
 
 
 def save(
@@ -78,10 +87,13 @@ def to_json(config: GPTConfig) -> dict[str, Any]:
         "rope_theta": 10000.0,
         "attention_dropout": config.dropout,
         "tie_word_embeddings": config.tied_head,
+        "num_local_experts": config.n_expert,
+        "num_experts_per_tok": config.n_expert_active,
+        "router_aux_loss_coef": BALANCE,
     }
 
 
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM", "mixtral": "MixtralForCausalLM"}
 
 
 def to_names(config: GPTConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -89,7 +101,7 @@ def to_names(config: GPTConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
     named = {}
     for name, tensor in state.items():
         for part, theirs in _in_their_order(name, tensor, config).items():
-            for pattern, replacement in LLAMA_NAMES.items():
+            for pattern, replacement in NAMES.items():
                 part = re.sub(pattern, replacement, part)
             named[part] = theirs.contiguous()
     if config.tied_head:

@@ -66,6 +66,7 @@ GPT2_ONLY = {
     "value_embedding": False,
     "residual_scalars": False,
     "logit_softcap": None,
+    "n_expert": None,
 }
 # Options of transformers' GPT2Config that change the arithmetic; ours knows only these values.
 UNCHANGED = {
@@ -79,6 +80,7 @@ UNCHANGED = {
 USE = (
     *("n_head", "n_kv_head", "norm", "norm_place", "norm_eps", "positions", "mlp"),
     *("qk_norm", "value_embedding", "residual_scalars", "logit_softcap"),
+    *("n_expert", "n_expert_active", "n_expert_shared", "expert_balance"),
 )
 
 

@@ -48,6 +48,8 @@ def test_unknown_preset_names_the_known_ones():
         ({"norm_eps": 0.0}, "norm_eps is 0.0"),
         ({"norm_eps": float("inf")}, "norm_eps is inf"),
         ({"logit_softcap": 0.0}, "logit_softcap is 0.0, must be a number above 0"),
+        ({"n_expert": 2, "n_expert_active": 3}, "n_expert_active 3 is more than n_expert 2"),
+        ({"expert_capacity": 1.5}, "n_expert_shared and expert_capacity need an n_expert"),
         ({"positions": "alibi"}, "positions is 'alibi', must be one of learned, sinusoidal, rotary, none"),
         ({"n_embd": 36, "positions": "rotary"}, "even head size, n_embd / n_head is 3"),
         ({"n_embd": 7, "n_head": 7, "positions": "sinusoidal"}, "even n_embd, not 7"),

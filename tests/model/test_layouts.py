@@ -13,6 +13,7 @@ LLAMA = {"norm": "rmsnorm", "positions": "rotary", "mlp": "swiglu", "bias": Fals
 LAYOUTS = {
     "llama": LLAMA,
     "qwen3": {**LLAMA, "qk_norm": True, "n_kv_head": 2, "tied_head": False},
+    "mixtral": {**LLAMA, "n_expert": 4, "n_kv_head": 2},
 }
 
 

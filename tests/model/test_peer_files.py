@@ -239,6 +239,7 @@ def test_without_being_asked_positions_must_fit(gpt2, tmp_path):
         {"norm_eps": 1e-3},
         {"positions": "none"},
         {"norm": "rmsnorm"},
+        {"n_expert": 4},
     ],
     ids=str,
 )
