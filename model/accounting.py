@@ -82,16 +82,22 @@ def mean_context(config: GPTConfig, tokens: int) -> float:
     return (window * (window + 1) / 2 + (tokens - window) * window) / tokens
 
 
+def per_key(config: GPTConfig) -> int:
+    """Return the operations for each key that a query sees, in one layer: the score, and its part of the average."""
+    turned = config.rotary_dim if config.kv_lora_rank else 0  # latent attention has these in q and k besides
+    return 4 * config.n_embd + 2 * config.n_head * turned
+
+
 def flops_per_token(config: GPTConfig, tokens: int | None = None) -> dict[str, float]:
     """Return operations per token, "forward" and "backward", in sequences of `tokens` (None: block_size).
 
     A multiply-add is 2. Counted are the matrix products: 2 per weight of every matrix (head included,
-    embeddings are look-ups), and 4 · n_embd per key that a query sees, in each layer. The backward pass makes
+    embeddings are look-ups), and `per_key` for each that a query sees, in each layer. The backward pass makes
     two products for each of the forward. Masked scores are not counted; recomputation is, if activations are
     checkpointed.
     """
     matrices, head = 2 * matrix_weights(config), 2 * config.vocab_size * config.n_embd
-    scores = 4 * config.n_embd * mean_context(config, tokens or config.block_size) * config.n_layer
+    scores = config.n_layer * mean_context(config, tokens or config.block_size) * per_key(config)
     again = matrices - head + scores if config.checkpoint_activations else 0
     return {"forward": matrices + scores, "backward": 2 * (matrices + scores) + again}
 

@@ -32,11 +32,16 @@ class _Place:
 
 
 class LayerCache:
-    """Keys and values of one layer, (rows, KV, length, D), allocated once."""
+    """Keys and values of one layer, (rows, KV, length, D), allocated once.
+
+    Latent attention keeps kv_lora_rank + rotary_dim numbers a token as the key of one head, and no values.
+    """
 
     def __init__(self, config: GPTConfig, rows: int, length: int, like: Tensor, fused: bool):
-        shape = rows, config.kv_heads, length, config.head_dim
-        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        heads, widths = config.kv_heads, [config.head_dim, config.head_dim]
+        if config.kv_lora_rank:
+            heads, widths = 1, [config.kv_lora_rank + config.rotary_dim, 0]
+        self.keys, self.values = (like.new_zeros(rows, heads, length, width) for width in widths)
         self.place: _Place | None = None
         self.fused = fused
 
@@ -75,7 +80,8 @@ class KVCache:
         """Allocate the caches. With `step`, GPT.hidden compiled, every step has the same shapes; see `compile_step`."""
         like = gpt.wte.weight
         self.gpt, self.device, self.rows, self.length = gpt, like.device, rows, length
-        self.fused = like.dtype == torch.float32 and decode.available(like.device.type)
+        plain = like.dtype == torch.float32 and gpt.config.kv_lora_rank is None
+        self.fused = plain and decode.available(like.device.type)
         self.layers = [LayerCache(gpt.config, rows, length, like, self.fused) for _ in gpt.h]
         self.step = step
         if step is not None:

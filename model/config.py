@@ -57,6 +57,12 @@ class GPTConfig:
     """Start the projections that add to the stream at 0, so that every block begins as the identity."""
     logit_softcap: float | None = None
     """Keep logits inside plus and minus this, by a tanh (Gemma 2) (None: leave them)."""
+    kv_lora_rank: int | None = None
+    """Rebuild keys and values from this many numbers a token: multi-head latent attention (None: plain heads)."""
+    q_lora_rank: int | None = None
+    """With latent attention, project queries in two steps through this many numbers (None: in one)."""
+    rope_dim: int | None = None
+    """With latent attention, the part of a query that rotary positions turn (None: half a head)."""
     n_expert: int | None = None
     """Experts in place of each MLP, each as wide as it; a router chooses for every token (None: one MLP)."""
     n_expert_active: int = 2
@@ -108,15 +114,33 @@ class GPTConfig:
             faults.append(f"n_embd {self.n_embd} is not divisible by n_head {self.n_head}")
         if self.n_head % self.kv_heads:
             faults.append(f"n_head {self.n_head} is not divisible by n_kv_head {self.kv_heads}")
-        if self.positions == "rotary" and self.head_dim % 2:
-            faults.append(f"rotary positions need an even head size, n_embd / n_head is {self.head_dim}")
+        if self.positions == "rotary" and self.rotary_dim % 2:
+            origin = "rope_dim" if self.kv_lora_rank else "n_embd / n_head"
+            faults.append(f"rotary positions need an even head size, {origin} is {self.rotary_dim}")
         if self.positions == "sinusoidal" and self.n_embd % 2:
             faults.append(f"sinusoidal positions need an even n_embd, not {self.n_embd}")
+        faults += self._latent_faults()
         if self.n_expert is not None and self.n_expert_active > self.n_expert:
             faults.append(f"n_expert_active {self.n_expert_active} is more than n_expert {self.n_expert}")
         if self.n_expert is None and (self.n_expert_shared or self.expert_capacity):
             faults.append("n_expert_shared and expert_capacity need an n_expert")
         return faults
+
+    def _latent_faults(self) -> list[str]:
+        """Return what does not go together with latent attention, or only with it."""
+        if self.kv_lora_rank is None:
+            return [
+                f"{name} needs a kv_lora_rank"
+                for name in ("q_lora_rank", "rope_dim")
+                if getattr(self, name) is not None
+            ]
+        faults = []
+        if self.kv_heads != self.n_head:
+            faults.append("kv_lora_rank excludes n_kv_head: the heads share one latent, not keys and values")
+        if self.positions != "rotary":
+            faults.append(f"kv_lora_rank needs rotary positions, positions is {self.positions!r}")
+        others = [name for name in ("qk_norm", "value_embedding") if getattr(self, name)]
+        return faults + [f"kv_lora_rank excludes {name}" for name in others]
 
     @property
     def head_dim(self) -> int:
@@ -126,6 +150,17 @@ class GPTConfig:
         32
         """
         return self.n_embd // self.n_head
+
+    @property
+    def rotary_dim(self) -> int:
+        """Return how many numbers of a query are turned by rotary positions.
+
+        >>> GPTConfig(n_embd=96, n_head=3, positions="rotary", kv_lora_rank=16).rotary_dim
+        16
+        """
+        if self.kv_lora_rank is None:
+            return self.head_dim
+        return self.head_dim // 2 if self.rope_dim is None else self.rope_dim
 
     @property
     def kv_heads(self) -> int:

@@ -18,6 +18,7 @@ from model import pretrained
 from model.attention import Cache, CausalSelfAttention
 from model.config import GPTConfig
 from model.experts import Experts, balance
+from model.latent import LatentAttention
 from model.layers import (
     LayerNorm,
     LearnedPositions,
@@ -37,7 +38,7 @@ class Block(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.ln_1 = _norm(config)
-        self.attn = CausalSelfAttention(config)
+        self.attn = LatentAttention(config) if config.kv_lora_rank else CausalSelfAttention(config)
         self.ln_2 = _norm(config)
         self.mlp = Experts(config) if config.n_expert else make_mlp(config, config.inner)
         self.drop = nn.Dropout(config.dropout)
@@ -152,7 +153,7 @@ class GPT(nn.Module):
             x = x * math.sqrt(config.n_embd)  # brings 0.02 up to the sines, as in the paper (section 3.4)
         if self.wpe is not None:
             x = x + self.wpe(positions).to(x.dtype)
-        angles = position_angles(positions, config.head_dim) if config.positions == "rotary" else None
+        angles = position_angles(positions, config.rotary_dim) if config.positions == "rotary" else None
         x = embedding = self.drop(x.to(stream_dtype(x)))
         values = self.wve(idx) if config.value_embedding else None  # (B, T) -> (B, T, KV D)
         for layer, block in enumerate(self.h):

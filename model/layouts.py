@@ -3,6 +3,7 @@
     Llama         RMSNorm before each sublayer, rotary positions, SwiGLU, no bias
     Qwen3         the same with qk_norm
     Mixtral       the same as Llama with experts balanced by a loss, none of them shared
+    DeepSeek-V3   the same as Llama with latent attention, and experts balanced by a bias, some shared, or none at all
 
 GPT-2's layout is in model.pretrained. A config that no architecture of transformers computes has no layout here.
 """
@@ -29,22 +30,44 @@ COMMON = {
     "residual_scalars": False,
     "logit_softcap": None,
 }
-# Parts of our names, in this order, and theirs.
+# Parts of our names, in this order, and theirs; before them those of a single architecture.
 NAMES = {
     r"^wte\.": "model.embed_tokens.",
     r"^ln_f\.": "model.norm.",
     r"^h\.": "model.layers.",
     r"\.ln_1\.": ".input_layernorm.",
     r"\.ln_2\.": ".post_attention_layernorm.",
-    r"\.mlp\.router\.": ".block_sparse_moe.gate.",
-    r"\.mlp\.experts\.(\d+)\.c_gate\.": r".block_sparse_moe.experts.\1.w1.",
-    r"\.mlp\.experts\.(\d+)\.c_proj\.": r".block_sparse_moe.experts.\1.w2.",
-    r"\.mlp\.experts\.(\d+)\.c_fc\.": r".block_sparse_moe.experts.\1.w3.",
     r"\.attn\.c_proj\.": ".self_attn.o_proj.",
     r"\.attn\.": ".self_attn.",
     r"\.c_gate\.": ".gate_proj.",
     r"\.c_fc\.": ".up_proj.",
     r"\.c_proj\.": ".down_proj.",
+}
+OWN_NAMES = {
+    "mixtral": {
+        r"\.mlp\.router\.": ".block_sparse_moe.gate.",
+        r"\.mlp\.experts\.(\d+)\.c_gate\.": r".block_sparse_moe.experts.\1.w1.",
+        r"\.mlp\.experts\.(\d+)\.c_proj\.": r".block_sparse_moe.experts.\1.w2.",
+        r"\.mlp\.experts\.(\d+)\.c_fc\.": r".block_sparse_moe.experts.\1.w3.",
+    },
+    "deepseek_v3": {
+        r"\.c_q\.weight": ".q_proj.weight",
+        r"\.c_q\.0\.": ".q_a_proj.",
+        r"\.c_q\.1\.": ".q_a_layernorm.",
+        r"\.c_q\.2\.": ".q_b_proj.",
+        r"\.kv_down\.": ".kv_a_proj_with_mqa.",
+        r"\.kv_norm\.": ".kv_a_layernorm.",
+        r"\.kv_up\.": ".kv_b_proj.",
+        r"\.mlp\.router\.": ".mlp.gate.",
+        r"\.mlp\.bias": ".mlp.gate.e_score_correction_bias",
+        r"\.mlp\.shared\.": ".mlp.shared_experts.",
+    },
+}
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "mixtral": "MixtralForCausalLM",
+    "deepseek_v3": "DeepseekV3ForCausalLM",
 }
 
 
@@ -56,6 +79,9 @@ def layout(config: GPTConfig) -> str | None:
     """
     if config.positions != "rotary" or any(getattr(config, name) != value for name, value in COMMON.items()):
         return None
+    if config.kv_lora_rank:
+        shared = config.expert_balance == "bias" and config.n_expert_shared
+        return "deepseek_v3" if shared or config.n_expert is None else None
     if config.n_expert is None:
         return "qwen3" if config.qk_norm else "llama"
     plain = not config.qk_norm and not config.n_expert_shared and config.expert_balance == "loss"
@@ -72,6 +98,7 @@ def save(
 def to_json(config: GPTConfig) -> dict[str, Any]:
     """Return the content of config.json for the config's layout."""
     kind = layout(config)
+    own = _deepseek(config) if kind == "deepseek_v3" else {}
     return {
         "model_type": kind,
         "architectures": [ARCHITECTURES[kind]],
@@ -90,18 +117,35 @@ def to_json(config: GPTConfig) -> dict[str, Any]:
         "num_local_experts": config.n_expert,
         "num_experts_per_tok": config.n_expert_active,
         "router_aux_loss_coef": BALANCE,
+        **own,
     }
 
 
-ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM", "mixtral": "MixtralForCausalLM"}
+def _deepseek(config: GPTConfig) -> dict[str, Any]:
+    """Return what only DeepSeek's config has."""
+    return {
+        "head_dim": config.rotary_dim,  # the part that rotary positions turn
+        "kv_lora_rank": config.kv_lora_rank,
+        "q_lora_rank": config.q_lora_rank,
+        "qk_nope_head_dim": config.head_dim,
+        "qk_rope_head_dim": config.rotary_dim,
+        "v_head_dim": config.head_dim,
+        "n_routed_experts": config.n_expert or 1,
+        "n_shared_experts": config.n_expert_shared or 1,
+        "moe_intermediate_size": config.inner,
+        "first_k_dense_replace": 0 if config.n_expert else config.n_layer,  # layers with one MLP
+        "routed_scaling_factor": 1.0,
+        **dict.fromkeys(("n_group", "topk_group"), 1),
+        "num_mtp_layers": 0,
+    }
 
 
 def to_names(config: GPTConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of a state dict under the names of the config's layout."""
-    named = {}
+    named, names = {}, {**OWN_NAMES.get(layout(config), {}), **NAMES}
     for name, tensor in state.items():
         for part, theirs in _in_their_order(name, tensor, config).items():
-            for pattern, replacement in NAMES.items():
+            for pattern, replacement in names.items():
                 part = re.sub(pattern, replacement, part)
             named[part] = theirs.contiguous()
     if config.tied_head:

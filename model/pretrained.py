@@ -67,6 +67,7 @@ GPT2_ONLY = {
     "residual_scalars": False,
     "logit_softcap": None,
     "n_expert": None,
+    "kv_lora_rank": None,
 }
 # Options of transformers' GPT2Config that change the arithmetic; ours knows only these values.
 UNCHANGED = {
@@ -81,6 +82,7 @@ USE = (
     *("n_head", "n_kv_head", "norm", "norm_place", "norm_eps", "positions", "mlp"),
     *("qk_norm", "value_embedding", "residual_scalars", "logit_softcap"),
     *("n_expert", "n_expert_active", "n_expert_shared", "expert_balance"),
+    *("kv_lora_rank", "q_lora_rank", "rope_dim"),
 )
 
 

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import kernels
 from model import GPT
-from model.accounting import flops_per_token, mean_context, memory, parameters
+from model.accounting import flops_per_token, mean_context, memory, parameters, per_key
 from model.cache import KVCache
 from model.generate import generate_batch, stream
 from model.pack import pack
@@ -15,6 +15,14 @@ from model.pack import pack
 ARCHITECTURES = {
     "experts": {"n_expert": 4, "mlp": "relu2"},
     "experts, bias": {"n_expert": 4, "expert_balance": "bias", "n_expert_shared": 1, "n_expert_active": 1},
+    "latent": {"positions": "rotary", "kv_lora_rank": 12},
+    "latent, narrow": {
+        "positions": "rotary",
+        "kv_lora_rank": 8,
+        "q_lora_rank": 20,
+        "rope_dim": 6,
+        "window": 7,
+    },
 }
 
 
@@ -68,7 +76,8 @@ def test_parameters_and_operations_are_counted(tiny, batch, architecture):
     assert parameters(config)["total"] == sum(p.numel() for p in gpt.parameters())
     with kernels.use("torch"), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         gpt(idx)
-    masked = 4 * config.n_embd * (32 - mean_context(config, 32)) * config.n_layer  # torch counts these too
+    hidden = config.n_layer * (32 - mean_context(config, 32))
+    masked = hidden * per_key(config)  # torch counts these too
     counted = counter.get_total_flops() / idx.numel()
     assert counted == pytest.approx(flops_per_token(config, 32)["forward"] + masked)
     assert memory(config, 4).activations > 0

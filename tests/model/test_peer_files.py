@@ -240,6 +240,7 @@ def test_without_being_asked_positions_must_fit(gpt2, tmp_path):
         {"positions": "none"},
         {"norm": "rmsnorm"},
         {"n_expert": 4},
+        {"kv_lora_rank": 8},
     ],
     ids=str,
 )
