@@ -18,8 +18,9 @@ from torch import Tensor
 
 import kernels
 from kernels.dispatch import Kernels
+from model import ssm
 from model.config import GPTConfig
-from model.gpt import GPT
+from model.gpt import GPT, Block
 from model.loss import logits_budget
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -30,6 +31,7 @@ PARTS = {
     "wpe": "position embedding",
     "attn": "attention",
     "mlp": "MLP",
+    "mixer": "state space",
     "ln": "norms",
     "wve": "value embedding",
     "stream_scale": "residual scalars",
@@ -92,12 +94,15 @@ def flops_per_token(config: GPTConfig, tokens: int | None = None) -> dict[str, f
     """Return operations per token, "forward" and "backward", in sequences of `tokens` (None: block_size).
 
     A multiply-add is 2. Counted are the matrix products: 2 per weight of every matrix (head included,
-    embeddings are look-ups), and `per_key` for each that a query sees, in each layer. The backward pass makes
+    embeddings are look-ups), and `per_key` for each that a query sees, in each layer;
+    and those of a state space. The backward pass makes
     two products for each of the forward. Masked scores are not counted; recomputation is, if activations are
     checkpointed.
     """
     matrices, head = 2 * matrix_weights(config), 2 * config.vocab_size * config.n_embd
-    scores = config.n_layer * mean_context(config, tokens or config.block_size) * per_key(config)
+    tokens = tokens or config.block_size
+    scores = config.pattern.count("a") * mean_context(config, tokens) * per_key(config)
+    scores += config.pattern.count("m") * ssm.flops(config, tokens)
     again = matrices - head + scores if config.checkpoint_activations else 0
     return {"forward": matrices + scores, "backward": 2 * (matrices + scores) + again}
 
@@ -126,29 +131,35 @@ def activations(config: GPTConfig, batch_size: int, precision: Precision = "floa
     """
     chosen = kernels.runs_on("cpu")
 
-    def kept(layers: int) -> int:  # from two sequences on the bytes grow by the same amount with each
+    def kept(layers: str) -> int:  # from two sequences on the bytes grow by the same amount with each
         two, three = (_hidden_bytes(config, layers, batch, precision, chosen) for batch in (2, 3))
         return two + (batch_size - 2) * (three - two)
 
-    block = kept(2) - kept(1)  # and with every layer
+    kinds = "".join(sorted(set(config.pattern)))
+    block = {kind: kept(kinds + kind) - kept(kinds) for kind in kinds}  # and with every layer
     stream = 4 * batch_size * config.block_size * config.n_embd
-    blocks = config.n_layer * stream + block if config.checkpoint_activations else config.n_layer * block
-    return {"blocks": blocks, "ends": kept(1) - block + stream + _loss_bytes(config, batch_size)}
+    if config.checkpoint_activations:
+        blocks = config.n_layer * stream + max(block.values())
+    else:
+        blocks = sum(block[kind] for kind in config.pattern)
+    ends = kept(kinds) - sum(block.values()) + stream + _loss_bytes(config, batch_size)
+    return {"blocks": blocks, "ends": ends}
 
 
 @functools.cache
 def _hidden_bytes(
-    config: GPTConfig, layers: int, batch_size: int, precision: Precision, chosen: Kernels
+    config: GPTConfig, layers: str, batch_size: int, precision: Precision, chosen: Kernels
 ) -> int:
-    """Return what autograd keeps from GPT.hidden with this many layers, none of them checkpointed."""
+    """Return what autograd keeps from GPT.hidden with this pattern of layers, none of them checkpointed."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    config = dataclasses.replace(config, n_layer=layers, checkpoint_activations=False)
+    config = dataclasses.replace(config, n_layer=len(layers), layers=layers, checkpoint_activations=False)
     with kernels.use(chosen), FakeTensorMode(), _autocast(precision):
         gpt = GPT(config).train()
         # Flash attention keeps a seed and no mask; the op that the CPU falls back to would keep T × T.
         for block in gpt.h:
-            block.attn.attn_dropout = 0.0
+            if isinstance(block, Block):
+                block.attn.attn_dropout = 0.0
         owned = {p.untyped_storage()._cdata for p in gpt.parameters()}
         idx = torch.zeros(batch_size, config.block_size, dtype=torch.long)
         return saved_bytes(lambda: gpt.hidden(idx), owned)

@@ -21,6 +21,8 @@ class GPTConfig:
     """Longest context, in tokens."""
     n_layer: int = 12
     """Number of blocks."""
+    layers: str | None = None
+    """What each block is: a for attention with an MLP, m for a state space (Mamba-2), as in "aam" (None: all a)."""
     n_head: int = 12
     """Attention heads per block."""
     n_kv_head: int | None = None
@@ -63,6 +65,10 @@ class GPTConfig:
     """With latent attention, project queries in two steps through this many numbers (None: in one)."""
     rope_dim: int | None = None
     """With latent attention, the part of a query that rotary positions turn (None: half a head)."""
+    ssm_state: int = 64
+    """Numbers that a state-space layer remembers for each channel."""
+    ssm_head: int = 64
+    """Width of a head of a state-space layer, which is 2 times n_embd wide."""
     n_expert: int | None = None
     """Experts in place of each MLP, each as wide as it; a router chooses for every token (None: one MLP)."""
     n_expert_active: int = 2
@@ -94,6 +100,8 @@ class GPTConfig:
                 faults.append(f"{field.name} is {value!r}, must be a whole number of at least 1")
             if field.type is bool and type(value) is not bool:
                 faults.append(f"{field.name} is {value!r}, must be true or false")
+        if self.layers is not None and not (type(self.layers) is str and set(self.layers) <= set("am")):
+            faults.append(f"layers is {self.layers!r}, must be letters a and m")
         if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
             faults.append(f"dropout is {self.dropout!r}, must be in [0, 1)")
         if not (_is_number(self.norm_eps) and 0 < self.norm_eps < math.inf):
@@ -119,11 +127,29 @@ class GPTConfig:
             faults.append(f"rotary positions need an even head size, {origin} is {self.rotary_dim}")
         if self.positions == "sinusoidal" and self.n_embd % 2:
             faults.append(f"sinusoidal positions need an even n_embd, not {self.n_embd}")
-        faults += self._latent_faults()
+        faults += [*self._latent_faults(), *self._pattern_faults()]
         if self.n_expert is not None and self.n_expert_active > self.n_expert:
             faults.append(f"n_expert_active {self.n_expert_active} is more than n_expert {self.n_expert}")
         if self.n_expert is None and (self.n_expert_shared or self.expert_capacity):
             faults.append("n_expert_shared and expert_capacity need an n_expert")
+        return faults
+
+    def _pattern_faults(self) -> list[str]:
+        """Return what does not go together with the pattern of layers."""
+        faults = []
+        if len(self.pattern) != self.n_layer:
+            faults.append(
+                f"layers {self.layers!r} names {len(self.pattern)} blocks, n_layer is {self.n_layer}"
+            )
+        if "m" not in self.pattern:
+            return faults
+        if self.window is not None:
+            faults.append(f"layers {self.layers!r} excludes a window ({self.window}): a state has no window")
+        if 2 * self.n_embd % self.ssm_head:
+            faults.append(f"2 n_embd {2 * self.n_embd} is not divisible by ssm_head {self.ssm_head}")
+        attends = [name for name in ("value_embedding", "kv_lora_rank", "n_expert") if getattr(self, name)]
+        if "a" not in self.pattern:
+            faults += [f"layers {self.layers!r} has no attention, which {name} needs" for name in attends]
         return faults
 
     def _latent_faults(self) -> list[str]:
@@ -150,6 +176,15 @@ class GPTConfig:
         32
         """
         return self.n_embd // self.n_head
+
+    @property
+    def pattern(self) -> str:
+        """Return what each block is, a letter for each.
+
+        >>> GPTConfig(n_layer=3).pattern
+        'aaa'
+        """
+        return "a" * self.n_layer if self.layers is None else self.layers
 
     @property
     def rotary_dim(self) -> int:

@@ -28,6 +28,7 @@ from model.layers import (
     position_angles,
 )
 from model.loss import IGNORED, head_loss, softcap
+from model.ssm import StateCache, StateSpace
 
 INIT_STD = 0.02
 
@@ -60,6 +61,25 @@ class Block(nn.Module):
         return x + self.drop(self.mlp(normed))
 
 
+class StateBlock(nn.Module):
+    """A state space, added to the residual stream; normalized before or after. It needs no positions and has no MLP."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.ln_1 = _norm(config)
+        self.mixer = StateSpace(config)
+        self.post = config.norm_place == "post"
+
+    def forward(
+        self, x: Tensor, angles: Tensor | None, cache: StateCache | None = None, values: Tensor | None = None
+    ) -> Tensor:
+        """Map x (B, T, C) to (B, T, C)."""
+        return self.ln_1(x + self.mixer(x, cache)) if self.post else x + self.mixer(self.ln_1(x), cache)
+
+
+BLOCKS = {"a": Block, "m": StateBlock}
+
+
 def _norm(config: GPTConfig) -> nn.Module:
     if config.norm == "rmsnorm":
         return RMSNorm(config.n_embd, config.norm_eps)
@@ -81,7 +101,7 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = _positions(config)
         self.drop = nn.Dropout(config.dropout)
-        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.h = nn.ModuleList(BLOCKS[kind](config) for kind in config.pattern)
         self.ln_f = _norm(config) if config.norm_place == "pre" else nn.Identity()  # post-norm ends in one
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tied_head:
@@ -101,7 +121,7 @@ class GPT(nn.Module):
         """
         residual = 0.0 if self.config.zero_init else INIT_STD / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
+            if name.endswith(".bias"):
                 parameter.zero_()
             elif parameter.dim() == 2:
                 parameter.normal_(0.0, residual if name.endswith("c_proj.weight") else INIT_STD)
@@ -139,11 +159,11 @@ class GPT(nn.Module):
         return logits if cap is None else softcap(logits, cap)
 
     def hidden(
-        self, idx: Tensor, positions: Tensor | None = None, caches: Sequence[Cache] | None = None
+        self, idx: Tensor, positions: Tensor | None = None, caches: Sequence[Cache | StateCache] | None = None
     ) -> Tensor:
         """Return what the head reads, idx (B, T) -> (B, T, C). Positions (T,) or (B, T) count from 0 by default.
 
-        `caches`, one for each block, hold the keys and values of earlier tokens (model.cache).
+        `caches`, one for each block, hold the keys and values or the state of earlier tokens (model.cache).
         """
         config = self.config
         if positions is None:

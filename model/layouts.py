@@ -3,6 +3,7 @@
     Llama         RMSNorm before each sublayer, rotary positions, SwiGLU, no bias
     Qwen3         the same with qk_norm
     Mixtral       the same as Llama with experts balanced by a loss, none of them shared
+    Mamba-2       nothing but state spaces, no positions
     DeepSeek-V3   the same as Llama with latent attention, and experts balanced by a bias, some shared, or none at all
 
 GPT-2's layout is in model.pretrained. A config that no architecture of transformers computes has no layout here.
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import pretrained
+from model import pretrained, ssm
 from model.config import GPTConfig
 from model.experts import BALANCE
 
@@ -25,7 +26,6 @@ COMMON = {
     "norm": "rmsnorm",
     "norm_place": "pre",
     "window": None,
-    "mlp": "swiglu",
     "value_embedding": False,
     "residual_scalars": False,
     "logit_softcap": None,
@@ -62,12 +62,22 @@ OWN_NAMES = {
         r"\.mlp\.bias": ".mlp.gate.e_score_correction_bias",
         r"\.mlp\.shared\.": ".mlp.shared_experts.",
     },
+    "mamba2": {
+        r"^wte\.": "backbone.embeddings.",
+        r"^ln_f\.": "backbone.norm_f.",
+        r"^h\.": "backbone.layers.",
+        r"\.ln_1\.": ".norm.",
+        r"\.c_in\.": ".in_proj.",
+        r"\.conv\.": ".conv1d.",
+        r"\.c_proj\.": ".out_proj.",
+    },
 }
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "mixtral": "MixtralForCausalLM",
     "deepseek_v3": "DeepseekV3ForCausalLM",
+    "mamba2": "Mamba2ForCausalLM",
 }
 
 
@@ -77,7 +87,11 @@ def layout(config: GPTConfig) -> str | None:
     >>> layout(GPTConfig.preset("modern")), layout(GPTConfig.preset("modern", qk_norm=True))
     ('llama', 'qwen3')
     """
-    if config.positions != "rotary" or any(getattr(config, name) != value for name, value in COMMON.items()):
+    if any(getattr(config, name) != value for name, value in COMMON.items()):
+        return None
+    if set(config.pattern) == {"m"}:
+        return "mamba2" if config.positions == "none" else None
+    if config.positions != "rotary" or config.mlp != "swiglu" or "m" in config.pattern:
         return None
     if config.kv_lora_rank:
         shared = config.expert_balance == "bias" and config.n_expert_shared
@@ -98,7 +112,11 @@ def save(
 def to_json(config: GPTConfig) -> dict[str, Any]:
     """Return the content of config.json for the config's layout."""
     kind = layout(config)
-    own = _deepseek(config) if kind == "deepseek_v3" else {}
+    own = (
+        {"deepseek_v3": _deepseek, "mamba2": _mamba}[kind](config)
+        if kind in ("deepseek_v3", "mamba2")
+        else {}
+    )
     return {
         "model_type": kind,
         "architectures": [ARCHITECTURES[kind]],
@@ -140,12 +158,26 @@ def _deepseek(config: GPTConfig) -> dict[str, Any]:
     }
 
 
+def _mamba(config: GPTConfig) -> dict[str, Any]:
+    """Return what only Mamba-2's config has."""
+    return {
+        "state_size": config.ssm_state,
+        "head_dim": config.ssm_head,
+        "num_heads": ssm.EXPAND * config.n_embd // config.ssm_head,
+        "expand": ssm.EXPAND,
+        "conv_kernel": ssm.TAPS,
+        "chunk_size": ssm.CHUNK,
+        "n_groups": 1,
+        "layer_norm_epsilon": config.norm_eps,
+    }
+
+
 def to_names(config: GPTConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of a state dict under the names of the config's layout."""
-    named, names = {}, {**OWN_NAMES.get(layout(config), {}), **NAMES}
+    named, names = {}, [*OWN_NAMES.get(layout(config), {}).items(), *NAMES.items()]
     for name, tensor in state.items():
         for part, theirs in _in_their_order(name, tensor, config).items():
-            for pattern, replacement in names.items():
+            for pattern, replacement in names:
                 part = re.sub(pattern, replacement, part)
             named[part] = theirs.contiguous()
     if config.tied_head:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from kernels import decode
 from model.attention import Cache
+from model.config import GPTConfig
 from model.gpt import GPT, Block, check_unpacked
 from model.layers import LayerNorm, RMSNorm, SwiGLU
 
@@ -109,9 +110,9 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 def pack(gpt: GPT, precision: Precision = "float32") -> GPT:
     """Return a copy of `gpt` with weights of fewer bytes, on its device, ready to evaluate.
 
-    On a CPU only the matrices change: everything between them stays float32. Without the C++ kernels, or in blocks with
-    experts or latent attention, they are rounded and torch computes with them as before, no faster. On a GPU the whole
-    model takes the dtype; int8 is a ValueError.
+    On a CPU only the matrices change: everything between them stays float32. Without the C++ kernels, or with experts,
+    latent attention or state spaces, they are rounded and torch computes with them as before, no faster. On a GPU the
+    whole model takes the dtype; int8 is a ValueError.
     """
     if precision not in ("float32", "bfloat16", "int8"):
         raise ValueError(f"precision is {precision!r}: choose float32, bfloat16 or int8")
@@ -122,12 +123,17 @@ def pack(gpt: GPT, precision: Precision = "float32") -> GPT:
     packed = copy.deepcopy(gpt).eval().requires_grad_(False)
     if not on_cpu:
         return packed.to(getattr(torch, precision))
-    if not decode.available() or gpt.config.n_expert or gpt.config.kv_lora_rank:
+    if not decode.available() or not _packable(gpt.config):
         return _rounded(packed, precision)
     packed.h = nn.ModuleList(PackedBlock(block, precision) for block in packed.h)
     packed.lm_head = PackedLinear(packed.lm_head, precision, packed.ln_f)
     packed.ln_f = nn.Identity()
     return packed
+
+
+def _packable(config: GPTConfig) -> bool:
+    """True if every block is one that PackedBlock knows."""
+    return config.n_expert is None and config.kv_lora_rank is None and "m" not in config.pattern
 
 
 def _rounded(gpt: GPT, precision: Precision) -> GPT:

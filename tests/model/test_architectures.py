@@ -15,6 +15,15 @@ from model.pack import pack
 ARCHITECTURES = {
     "experts": {"n_expert": 4, "mlp": "relu2"},
     "experts, bias": {"n_expert": 4, "expert_balance": "bias", "n_expert_shared": 1, "n_expert_active": 1},
+    "state space": {"layers": "mm", "positions": "none", "ssm_state": 8, "ssm_head": 16},
+    "hybrid": {
+        "n_layer": 3,
+        "layers": "mam",
+        "norm": "rmsnorm",
+        "ssm_state": 8,
+        "ssm_head": 32,
+        "n_expert": 4,
+    },
     "latent": {"positions": "rotary", "kv_lora_rank": 12},
     "latent, narrow": {
         "positions": "rotary",
@@ -76,7 +85,7 @@ def test_parameters_and_operations_are_counted(tiny, batch, architecture):
     assert parameters(config)["total"] == sum(p.numel() for p in gpt.parameters())
     with kernels.use("torch"), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         gpt(idx)
-    hidden = config.n_layer * (32 - mean_context(config, 32))
+    hidden = config.pattern.count("a") * (32 - mean_context(config, 32))
     masked = hidden * per_key(config)  # torch counts these too
     counted = counter.get_total_flops() / idx.numel()
     assert counted == pytest.approx(flops_per_token(config, 32)["forward"] + masked)

@@ -15,6 +15,14 @@ LAYOUTS = {
     "qwen3": {**LLAMA, "qk_norm": True, "n_kv_head": 2, "tied_head": False},
     "mixtral": {**LLAMA, "n_expert": 4, "n_kv_head": 2},
     "deepseek_v3": {**LLAMA, "kv_lora_rank": 12, "q_lora_rank": 20},
+    "mamba2": {
+        "norm": "rmsnorm",
+        "positions": "none",
+        "bias": False,
+        "layers": "mm",
+        "ssm_state": 8,
+        "ssm_head": 16,
+    },
     "deepseek_v3, experts": {
         **LLAMA,
         "kv_lora_rank": 12,

@@ -241,6 +241,7 @@ def test_without_being_asked_positions_must_fit(gpt2, tmp_path):
         {"norm": "rmsnorm"},
         {"n_expert": 4},
         {"kv_lora_rank": 8},
+        {"layers": "am"},
     ],
     ids=str,
 )
