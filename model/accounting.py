@@ -33,6 +33,7 @@ PARTS = {
     "mlp": "MLP",
     "mixer": "state space",
     "ln": "norms",
+    "ahead": "tokens ahead",
     "wve": "value embedding",
     "stream_scale": "residual scalars",
     "embedding_scale": "residual scalars",
@@ -56,16 +57,17 @@ def parameters(config: GPTConfig) -> dict[str, int]:
 
 @functools.cache
 def matrix_weights(config: GPTConfig) -> int:
-    """Return how many weights of matrices a token is multiplied by, those of the head included.
+    """Return how many weights of matrices a token is multiplied by in training, those of the head included.
 
-    Of the experts those that it uses.
+    Of the experts those that it uses; the tokens ahead use the head again.
     """
     with torch.device("meta"):
         named = list(GPT(config).named_modules())
     linear = {name: module.weight.numel() for name, module in named if isinstance(module, torch.nn.Linear)}
     routed = sum(count for name, count in linear.items() if ".experts." in name)
     used = routed // config.n_expert * config.n_expert_active if config.n_expert else 0
-    return sum(linear.values()) - routed + used
+    again = (config.n_ahead or 0) * config.vocab_size * config.n_embd
+    return sum(linear.values()) - routed + used + again
 
 
 def _part(name: str) -> str:
@@ -99,9 +101,10 @@ def flops_per_token(config: GPTConfig, tokens: int | None = None) -> dict[str, f
     two products for each of the forward. Masked scores are not counted; recomputation is, if activations are
     checkpointed.
     """
-    matrices, head = 2 * matrix_weights(config), 2 * config.vocab_size * config.n_embd
+    ahead = config.n_ahead or 0
+    matrices, head = 2 * matrix_weights(config), 2 * (1 + ahead) * config.vocab_size * config.n_embd
     tokens = tokens or config.block_size
-    scores = config.pattern.count("a") * mean_context(config, tokens) * per_key(config)
+    scores = (config.pattern.count("a") + ahead) * mean_context(config, tokens) * per_key(config)
     scores += config.pattern.count("m") * ssm.flops(config, tokens)
     again = matrices - head + scores if config.checkpoint_activations else 0
     return {"forward": matrices + scores, "backward": 2 * (matrices + scores) + again}
@@ -135,13 +138,14 @@ def activations(config: GPTConfig, batch_size: int, precision: Precision = "floa
         two, three = (_hidden_bytes(config, layers, batch, precision, chosen) for batch in (2, 3))
         return two + (batch_size - 2) * (three - two)
 
-    kinds = "".join(sorted(set(config.pattern)))
+    pattern = config.pattern + "a" * (config.n_ahead or 0)
+    kinds = "".join(sorted(set(pattern)))
     block = {kind: kept(kinds + kind) - kept(kinds) for kind in kinds}  # and with every layer
     stream = 4 * batch_size * config.block_size * config.n_embd
     if config.checkpoint_activations:
-        blocks = config.n_layer * stream + max(block.values())
+        blocks = len(pattern) * stream + max(block.values())
     else:
-        blocks = sum(block[kind] for kind in config.pattern)
+        blocks = sum(block[kind] for kind in pattern)
     ends = kept(kinds) - sum(block.values()) + stream + _loss_bytes(config, batch_size)
     return {"blocks": blocks, "ends": ends}
 

@@ -79,6 +79,8 @@ class GPTConfig:
     """Keep the experts' load even by a term of the loss (Mixtral) or by a bias on each score (DeepSeek-V3)."""
     expert_capacity: float | None = None
     """Tokens that an expert takes in training, as a multiple of its even share (None: all)."""
+    n_ahead: int | None = None
+    """Learn to predict this many tokens after the next as well; only training uses it (None: no such)."""
     checkpoint_activations: bool = False
     """Recompute each block in the backward pass: a third more arithmetic, far less memory."""
 

@@ -94,13 +94,9 @@ class Experts(nn.Module):
         return (self.bias * (self.load - self.load.mean())).sum()  # its slope is each expert's excess load
 
 
-def balance(model: nn.Module) -> Tensor | float:
-    """Return a 0 whose gradient keeps the experts' load even: a loss it is added to stays what it was, in nats."""
-    guides = [module.guide for module in model.modules() if isinstance(module, Experts)]
-    if not guides:
-        return 0.0
-    total = BALANCE * sum(guides)
-    return total - total.detach()
+def balance(model: nn.Module) -> list[Tensor]:
+    """Return, for each layer of experts, what training minimizes to keep their load even."""
+    return [BALANCE * module.guide for module in model.modules() if isinstance(module, Experts)]
 
 
 def figures(model: nn.Module) -> dict[str, float]:

@@ -15,16 +15,16 @@ from torch.utils.checkpoint import checkpoint
 
 import kernels
 from model import pretrained
+from model.ahead import AHEAD, Ahead, one_later
 from model.attention import Cache, CausalSelfAttention
 from model.config import GPTConfig
 from model.experts import Experts, balance
 from model.latent import LatentAttention
 from model.layers import (
-    LayerNorm,
     LearnedPositions,
-    RMSNorm,
     SinusoidalPositions,
     make_mlp,
+    make_norm,
     position_angles,
 )
 from model.loss import IGNORED, head_loss, softcap
@@ -38,9 +38,9 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.ln_1 = _norm(config)
+        self.ln_1 = make_norm(config)
         self.attn = LatentAttention(config) if config.kv_lora_rank else CausalSelfAttention(config)
-        self.ln_2 = _norm(config)
+        self.ln_2 = make_norm(config)
         self.mlp = Experts(config) if config.n_expert else make_mlp(config, config.inner)
         self.drop = nn.Dropout(config.dropout)
         self.post = config.norm_place == "post"
@@ -66,7 +66,7 @@ class StateBlock(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.ln_1 = _norm(config)
+        self.ln_1 = make_norm(config)
         self.mixer = StateSpace(config)
         self.post = config.norm_place == "post"
 
@@ -78,12 +78,6 @@ class StateBlock(nn.Module):
 
 
 BLOCKS = {"a": Block, "m": StateBlock}
-
-
-def _norm(config: GPTConfig) -> nn.Module:
-    if config.norm == "rmsnorm":
-        return RMSNorm(config.n_embd, config.norm_eps)
-    return LayerNorm(config.n_embd, config.bias, config.norm_eps)
 
 
 def _positions(config: GPTConfig) -> nn.Module | None:
@@ -102,7 +96,9 @@ class GPT(nn.Module):
         self.wpe = _positions(config)
         self.drop = nn.Dropout(config.dropout)
         self.h = nn.ModuleList(BLOCKS[kind](config) for kind in config.pattern)
-        self.ln_f = _norm(config) if config.norm_place == "pre" else nn.Identity()  # post-norm ends in one
+        self.ln_f = (
+            make_norm(config) if config.norm_place == "pre" else nn.Identity()
+        )  # post-norm ends in one
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tied_head:
             self.lm_head.weight = self.wte.weight
@@ -111,6 +107,7 @@ class GPT(nn.Module):
         if config.residual_scalars:
             self.stream_scale = nn.Parameter(torch.ones(config.n_layer))
             self.embedding_scale = nn.Parameter(torch.zeros(config.n_layer))
+        self.ahead = nn.ModuleList(Ahead(config, Block(config)) for _ in range(config.n_ahead or 0))
         self._initialize()
 
     @torch.no_grad()
@@ -132,9 +129,9 @@ class GPT(nn.Module):
         """Return logits (B, T, V) for ids idx (B, T), and with targets (B, T) the mean loss in nats per token.
 
         Targets of -100 are ignored. In training the loss also has the gradient, but not the value, of what keeps the
-        load of experts even. With targets the logits carry no gradient, and are None if they would
-        not fit into one chunk (model.loss.logits_budget), or if `with_logits` is False: then the fused kernels never
-        make them all.
+        load of experts even and of the tokens ahead. With targets the logits carry no gradient, and are None if they
+        would not fit into one chunk (model.loss.logits_budget), or if `with_logits` is False: then the fused kernels
+        never make them all.
         """
         self._check(idx, targets)
         if targets is not None:
@@ -143,7 +140,27 @@ class GPT(nn.Module):
         if targets is None:
             return self.logits(hidden), None
         logits, loss = self._loss(hidden, targets, with_logits)
-        return logits, loss + balance(self) if self.training else loss
+        if self.training:
+            for aside in self._asides(hidden, targets):
+                loss = loss + (
+                    aside - aside.detach()
+                )  # its gradient alone: the loss stays that of the next token
+        return logits, loss
+
+    def _asides(self, hidden: Tensor, targets: Tensor) -> list[Tensor]:
+        """Return what training minimizes besides: the balance of experts and the loss of the tokens ahead."""
+        asides, angles = [], self._angles(torch.arange(targets.shape[1], device=targets.device))
+        for ahead in self.ahead:
+            known = targets.clamp(min=0)  # those that are ignored are so at this depth too
+            values = self.wve(known) if self.config.value_embedding else None
+            hidden, targets = ahead(hidden, self.wte(known), angles, values), one_later(targets)
+            asides.append(AHEAD / len(self.ahead) * self._loss(hidden, targets, with_logits=False)[1])
+        return asides + balance(self)
+
+    def _angles(self, positions: Tensor) -> Tensor | None:
+        """Return the angles of rotary positions (…), (…, D/2), or None."""
+        rotary = self.config.positions == "rotary"
+        return position_angles(positions, self.config.rotary_dim) if rotary else None
 
     def _loss(self, hidden: Tensor, targets: Tensor, with_logits: bool) -> tuple[Tensor | None, Tensor]:
         """Return logits (B, T, V), if there is room for them, and the mean loss of hidden (B, T, C)."""
@@ -173,7 +190,7 @@ class GPT(nn.Module):
             x = x * math.sqrt(config.n_embd)  # brings 0.02 up to the sines, as in the paper (section 3.4)
         if self.wpe is not None:
             x = x + self.wpe(positions).to(x.dtype)
-        angles = position_angles(positions, config.rotary_dim) if config.positions == "rotary" else None
+        angles = self._angles(positions)
         x = embedding = self.drop(x.to(stream_dtype(x)))
         values = self.wve(idx) if config.value_embedding else None  # (B, T) -> (B, T, KV D)
         for layer, block in enumerate(self.h):

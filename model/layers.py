@@ -141,6 +141,13 @@ class SwiGLU(nn.Module):
         return self.c_proj(F.silu(self.c_gate(x)) * self.c_fc(x))
 
 
+def make_norm(config: GPTConfig) -> nn.Module:
+    """Return the norm that the config names."""
+    if config.norm == "rmsnorm":
+        return RMSNorm(config.n_embd, config.norm_eps)
+    return LayerNorm(config.n_embd, config.bias, config.norm_eps)
+
+
 def make_mlp(config: GPTConfig, inner: int) -> nn.Module:
     """Return the MLP that the config names, `inner` wide inside."""
     if config.mlp == "swiglu":

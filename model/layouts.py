@@ -176,6 +176,8 @@ def to_names(config: GPTConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of a state dict under the names of the config's layout."""
     named, names = {}, [*OWN_NAMES.get(layout(config), {}).items(), *NAMES.items()]
     for name, tensor in state.items():
+        if name.startswith("ahead."):  # for training alone
+            continue
         for part, theirs in _in_their_order(name, tensor, config).items():
             for pattern, replacement in names:
                 part = re.sub(pattern, replacement, part)

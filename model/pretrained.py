@@ -69,6 +69,7 @@ GPT2_ONLY = {
     "n_expert": None,
     "kv_lora_rank": None,
     "layers": None,
+    "n_ahead": None,
 }
 # Options of transformers' GPT2Config that change the arithmetic; ours knows only these values.
 UNCHANGED = {
@@ -83,7 +84,7 @@ USE = (
     *("n_head", "n_kv_head", "norm", "norm_place", "norm_eps", "positions", "mlp"),
     *("qk_norm", "value_embedding", "residual_scalars", "logit_softcap"),
     *("n_expert", "n_expert_active", "n_expert_shared", "expert_balance"),
-    *("kv_lora_rank", "q_lora_rank", "rope_dim", "layers", "ssm_state", "ssm_head"),
+    *("kv_lora_rank", "q_lora_rank", "rope_dim", "layers", "ssm_state", "ssm_head", "n_ahead"),
 )
 
 
