@@ -16,8 +16,11 @@ import math
 import random
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+Probability = Callable[[str, Sequence[str]], float]
+DISCOUNT = 0.75  # what each count gives up: about the excess of counts in one text over those in another
 
 
 class NGram:
@@ -31,6 +34,12 @@ class NGram:
             for size in range(min(n, i + 1)):
                 self.followers[tuple(words[i - size : i])][word] += 1
         self.totals = {context: counts.total() for context, counts in self.followers.items()}
+        # For contexts of 0 … n - 2 words: context -> after how many different words each word followed it.
+        self.variety: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+        for context, counts in self.followers.items():
+            if context:
+                self.variety[context[1:]].update(counts.keys())
+        self.variety_totals = {context: counts.total() for context, counts in self.variety.items()}
 
     def counted(self, word: str, context: Sequence[str]) -> float:
         """Return count(context word) / count(context): the likeliest model of the training text; 0 if never seen."""
@@ -52,12 +61,31 @@ class NGram:
         seen, different = self.followers[context][word], len(self.followers[context])
         return (seen + different * shorter) / (self.totals[context] + different)
 
+    def kneser_ney(self, word: str, context: Sequence[str]) -> float:
+        """Return a probability that is never 0 and better than `smoothed` (Kneser and Ney 1995, interpolated).
+
+        Every count gives up DISCOUNT to the context that is one word shorter. There it is not counted how often a word
+        followed, but after how many different words: "Francisco" is frequent, yet follows "San" alone, so it is an
+        unlikely guess after a word that was never seen before it.
+        """
+        context = self._last(context)
+        shorter = self.kneser_ney(word, context[1:]) if context else 1 / (len(self.vocabulary) + 1)
+        longest = len(context) == self.n - 1
+        counts, totals = (self.followers, self.totals) if longest else (self.variety, self.variety_totals)
+        if context not in totals:
+            return shorter
+        kept = max(counts[context][word] - DISCOUNT, 0)
+        return (kept + DISCOUNT * len(counts[context]) * shorter) / totals[context]
+
     def _last(self, context: Sequence[str]) -> tuple[str, ...]:
         return tuple(context[len(context) - min(self.n - 1, len(context)) :])
 
-    def perplexity(self, words: Sequence[str], smooth: bool = True) -> float:
-        """Return exp of the mean -ln P(word): among how many equally likely words the model seems to choose."""
-        probability = self.smoothed if smooth else self.counted
+    def perplexity(self, words: Sequence[str], probability: Probability | None = None) -> float:
+        """Return exp of the mean -ln P(word): among how many equally likely words the model seems to choose.
+
+        `probability` is one of this model's three (None: kneser_ney).
+        """
+        probability = probability or self.kneser_ney
         found = [probability(word, words[max(0, i - self.n + 1) : i]) for i, word in enumerate(words)]
         return math.inf if 0.0 in found else math.exp(-sum(map(math.log, found)) / len(found))
 
@@ -93,10 +121,11 @@ def main() -> None:
     print(
         f"{len(train):,} words to count, V = {len(set(train)):,} different ones; {len(test):,} to judge by\n"
     )
-    print("n     possible     stored   unseen   perplexity smoothed")
+    print("n     possible     stored   unseen   perplexity smoothed Kneser-Ney")
     for n in range(1, 6):
         model = NGram(n, train)
-        judged = f"{model.perplexity(test, smooth=False):12.1f} {model.perplexity(test):8.1f}"
+        figures = [model.perplexity(test, each) for each in (model.counted, model.smoothed, model.kneser_ney)]
+        judged = "{:12.1f} {:8.1f} {:10.1f}".format(*figures)
         print(
             f"{n} {len(model.vocabulary) ** n:12.1e} {model.stored():10,} {model.unseen(test):8.1%} {judged}"
         )

@@ -28,6 +28,7 @@ class Row:
     peer_value: float | None = None
     less_is_better: bool = False
     goal: float | None = None  # the ratio to reach
+    note: str = ""  # what the figure needs to be judged, such as its spread
 
     @property
     def ratio(self) -> float | None:
@@ -99,11 +100,12 @@ def report(benchmark: str, rows: list[Row], json_path: str | Path | None = None)
 
     table = Table(title=f"{benchmark} — {machine()}", title_justify="left")
     goals = ("goal",) if any(row.goal for row in rows) else ()
-    for column in ("name", "ours", "unit", "peer", "peer's", "ratio", *goals):
-        table.add_column(column, justify="left" if column in ("name", "unit", "peer") else "right")
+    notes = ("note",) if any(row.note for row in rows) else ()
+    for column in ("name", "ours", "unit", "peer", "peer's", "ratio", *goals, *notes):
+        table.add_column(column, justify="left" if column in ("name", "unit", "peer", "note") else "right")
     for row in rows:
         values = [row.name, short(row.ours), row.unit, row.peer, short(row.peer_value), short(row.ratio)]
-        table.add_row(*values, *([short(row.goal)] if goals else ()))
+        table.add_row(*values, *([short(row.goal)] if goals else ()), *([row.note] if notes else ()))
     Console().print(table)
     if json_path:
         write(benchmark, rows, json_path)
@@ -120,7 +122,7 @@ def write(benchmark: str, rows: list[Row], path: str | Path) -> None:
 
 
 def as_json(benchmark: str, rows: list[Row]) -> dict[str, Any]:
-    """Return the layout that every benchmark writes; only rows with a goal have the key "goal"."""
+    """Return the layout that every benchmark writes; only rows with a goal or a note have the key "goal" or "note"."""
     return {
         "benchmark": benchmark,
         "machine": machine(),
@@ -130,7 +132,15 @@ def as_json(benchmark: str, rows: list[Row]) -> dict[str, Any]:
 
 
 def _row(row: Row) -> dict[str, Any]:
-    keys = ("name", "ours", "unit", "peer", "peer_value", "ratio", *(("goal",) if row.goal else ()))
+    keys = (
+        "name",
+        "ours",
+        "unit",
+        "peer",
+        "peer_value",
+        "ratio",
+        *(name for name in ("goal", "note") if getattr(row, name)),
+    )
     return {key: getattr(row, key) for key in keys}
 
 

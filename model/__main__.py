@@ -3,10 +3,11 @@ words, and its weights for other people's tools.
 """
 
 import dataclasses
+import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -21,6 +22,8 @@ class Count:
 
     preset: tyro.conf.Positional[str]
     """A preset's name, or a directory that holds a config.json."""
+    changes: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Fields of the config to change, such as n_expert=8 or layers=aamm."""
     batch_size: int = 8
     """Sequences of block_size tokens per step."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -54,25 +57,27 @@ class Export:
     run: tyro.conf.Positional[Path]
     """A run of train.py, such as runs/quickstart."""
     directory: tyro.conf.Positional[Path]
-    """A new directory, which sample.py --run reads too."""
+    """A new directory, which sample.py --run reads too if the layout is GPT-2's or our own."""
     to: Literal["hf"] = "hf"
     """hf: Hugging Face's, for transformers' AutoModelForCausalLM and AutoTokenizer."""
 
 
 def count(options: Count) -> None:
     """Print the tables of model.accounting."""
-    config = read_config(options.preset)
+    changes = dict(map(parse_change, options.changes))
+    config = dataclasses.replace(read_config(options.preset), **changes)
     again = options.checkpoint_activations or config.checkpoint_activations
     config = dataclasses.replace(config, checkpoint_activations=again)
     import kernels
     from model.accounting import report
 
     with kernels.use(options.kernels):
-        report(config, options.preset, options.batch_size, options.precision)
+        report(config, " ".join([options.preset, *options.changes]), options.batch_size, options.precision)
 
 
 def export(options: Export) -> None:
-    """Write weights and tokenizer, and print which libraries can run them: GPT-2's code cannot run every variant."""
+    """Write weights and tokenizer, and print which libraries can run them: theirs cannot run every variant."""
+    from model import layouts
     from model.gpt import GPT
     from model.pretrained import is_gpt2
 
@@ -84,12 +89,34 @@ def export(options: Export) -> None:
     if options.directory.exists():
         raise ValueError(f"{options.directory} is there already: give a new directory, or remove it first")
     gpt = GPT.from_pretrained(files.whole_directory(options.run / "best"))
+    layout = layouts.layout(gpt.config)
     with files.atomic_directory(options.directory) as aside:
-        gpt.save_pretrained(aside, tokenizer)
-    readers = (
-        "transformers and sample.py" if is_gpt2(gpt.config) else "sample.py (GPT-2's code cannot run it)"
-    )
+        if layout:
+            layouts.save(aside, gpt.config, gpt.state_dict(), tokenizer)
+        else:
+            gpt.save_pretrained(aside, tokenizer)
+    if layout:
+        readers = f"transformers, as a {layout}"
+    elif is_gpt2(gpt.config):
+        readers = "transformers and sample.py"
+    else:
+        readers = "sample.py (GPT-2's code cannot run it)"
     print(f"written to {options.directory}, for {readers}")
+
+
+def parse_change(text: str) -> tuple[str, Any]:
+    """Return the field and the value of one change; a value that is no number and no true or false is a word.
+
+    >>> parse_change("n_expert=8"), parse_change("layers=am")
+    (('n_expert', 8), ('layers', 'am'))
+    """
+    name, equals, value = text.partition("=")
+    if not equals or name not in {field.name for field in dataclasses.fields(GPTConfig)}:
+        raise ValueError(f"{text!r} changes no field of the config: give FIELD=VALUE, such as n_expert=8")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value
 
 
 def read_config(name: str) -> GPTConfig:

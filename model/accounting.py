@@ -18,8 +18,9 @@ from torch import Tensor
 
 import kernels
 from kernels.dispatch import Kernels
+from model import ssm
 from model.config import GPTConfig
-from model.gpt import GPT
+from model.gpt import GPT, Block
 from model.loss import logits_budget
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -30,7 +31,12 @@ PARTS = {
     "wpe": "position embedding",
     "attn": "attention",
     "mlp": "MLP",
+    "mixer": "state space",
     "ln": "norms",
+    "ahead": "tokens ahead",
+    "wve": "value embedding",
+    "stream_scale": "residual scalars",
+    "embedding_scale": "residual scalars",
 }
 
 
@@ -49,6 +55,21 @@ def parameters(config: GPTConfig) -> dict[str, int]:
     return {**counts, "total": sum(counts.values())}
 
 
+@functools.cache
+def matrix_weights(config: GPTConfig) -> int:
+    """Return how many weights of matrices a token is multiplied by in training, those of the head included.
+
+    Of the experts those that it uses; the tokens ahead use the head again.
+    """
+    with torch.device("meta"):
+        named = list(GPT(config).named_modules())
+    linear = {name: module.weight.numel() for name, module in named if isinstance(module, torch.nn.Linear)}
+    routed = sum(count for name, count in linear.items() if ".experts." in name)
+    used = routed // config.n_expert * config.n_expert_active if config.n_expert else 0
+    again = (config.n_ahead or 0) * config.vocab_size * config.n_embd
+    return sum(linear.values()) - routed + used + again
+
+
 def _part(name: str) -> str:
     """Return the part that a parameter belongs to, by the first name in its path that is one of PARTS."""
     known = (part for step in name.split(".") for prefix, part in PARTS.items() if step.startswith(prefix))
@@ -65,18 +86,27 @@ def mean_context(config: GPTConfig, tokens: int) -> float:
     return (window * (window + 1) / 2 + (tokens - window) * window) / tokens
 
 
+def per_key(config: GPTConfig) -> int:
+    """Return the operations for each key that a query sees, in one layer: the score, and its part of the average."""
+    turned = config.rotary_dim if config.kv_lora_rank else 0  # latent attention has these in q and k besides
+    return 4 * config.n_embd + 2 * config.n_head * turned
+
+
 def flops_per_token(config: GPTConfig, tokens: int | None = None) -> dict[str, float]:
     """Return operations per token, "forward" and "backward", in sequences of `tokens` (None: block_size).
 
     A multiply-add is 2. Counted are the matrix products: 2 per weight of every matrix (head included,
-    embeddings are look-ups), and 4 · n_embd per key that a query sees, in each layer. The backward pass makes
+    embeddings are look-ups), and `per_key` for each that a query sees, in each layer;
+    and those of a state space. The backward pass makes
     two products for each of the forward. Masked scores are not counted; recomputation is, if activations are
     checkpointed.
     """
-    counts = parameters(dataclasses.replace(config, tied_head=False, bias=False))
-    matrices = 2 * (counts["attention"] + counts["MLP"] + counts["head"])
-    scores = 4 * config.n_embd * mean_context(config, tokens or config.block_size) * config.n_layer
-    again = matrices - 2 * counts["head"] + scores if config.checkpoint_activations else 0
+    ahead = config.n_ahead or 0
+    matrices, head = 2 * matrix_weights(config), 2 * (1 + ahead) * config.vocab_size * config.n_embd
+    tokens = tokens or config.block_size
+    scores = (config.pattern.count("a") + ahead) * mean_context(config, tokens) * per_key(config)
+    scores += config.pattern.count("m") * ssm.flops(config, tokens)
+    again = matrices - head + scores if config.checkpoint_activations else 0
     return {"forward": matrices + scores, "backward": 2 * (matrices + scores) + again}
 
 
@@ -104,29 +134,36 @@ def activations(config: GPTConfig, batch_size: int, precision: Precision = "floa
     """
     chosen = kernels.runs_on("cpu")
 
-    def kept(layers: int) -> int:  # from two sequences on the bytes grow by the same amount with each
+    def kept(layers: str) -> int:  # from two sequences on the bytes grow by the same amount with each
         two, three = (_hidden_bytes(config, layers, batch, precision, chosen) for batch in (2, 3))
         return two + (batch_size - 2) * (three - two)
 
-    block = kept(2) - kept(1)  # and with every layer
+    pattern = config.pattern + "a" * (config.n_ahead or 0)
+    kinds = "".join(sorted(set(pattern)))
+    block = {kind: kept(kinds + kind) - kept(kinds) for kind in kinds}  # and with every layer
     stream = 4 * batch_size * config.block_size * config.n_embd
-    blocks = config.n_layer * stream + block if config.checkpoint_activations else config.n_layer * block
-    return {"blocks": blocks, "ends": kept(1) - block + stream + _loss_bytes(config, batch_size)}
+    if config.checkpoint_activations:
+        blocks = len(pattern) * stream + max(block.values())
+    else:
+        blocks = sum(block[kind] for kind in pattern)
+    ends = kept(kinds) - sum(block.values()) + stream + _loss_bytes(config, batch_size)
+    return {"blocks": blocks, "ends": ends}
 
 
 @functools.cache
 def _hidden_bytes(
-    config: GPTConfig, layers: int, batch_size: int, precision: Precision, chosen: Kernels
+    config: GPTConfig, layers: str, batch_size: int, precision: Precision, chosen: Kernels
 ) -> int:
-    """Return what autograd keeps from GPT.hidden with this many layers, none of them checkpointed."""
+    """Return what autograd keeps from GPT.hidden with this pattern of layers, none of them checkpointed."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    config = dataclasses.replace(config, n_layer=layers, checkpoint_activations=False)
+    config = dataclasses.replace(config, n_layer=len(layers), layers=layers, checkpoint_activations=False)
     with kernels.use(chosen), FakeTensorMode(), _autocast(precision):
         gpt = GPT(config).train()
         # Flash attention keeps a seed and no mask; the op that the CPU falls back to would keep T × T.
         for block in gpt.h:
-            block.attn.attn_dropout = 0.0
+            if isinstance(block, Block):
+                block.attn.attn_dropout = 0.0
         owned = {p.untyped_storage()._cdata for p in gpt.parameters()}
         idx = torch.zeros(batch_size, config.block_size, dtype=torch.long)
         return saved_bytes(lambda: gpt.hidden(idx), owned)
@@ -186,7 +223,7 @@ def report(config: GPTConfig, name: str, batch_size: int, precision: Precision) 
     console = Console()
     title = f"{name}, batch {batch_size} × {config.block_size} tokens, {precision}\n"
     console.print(title, style="bold", markup=False)
-    console.print(_table("parameters", {k: f"{n:,}" for k, n in parameters(config).items()}))
+    console.print(_table("parameters", {k: f"{n:,}" for k, n in parameters(config).items() if n}))
     console.print(_table("operations per token", {k: f"{n / 1e6:,.2f} MFLOP" for k, n in flops.items()}))
     sizes = {**dataclasses.asdict(bytes_of), "total": bytes_of.total}
     console.print(_table("memory of training", {k: f"{n / 1e6:,.1f} MB" for k, n in sizes.items()}))

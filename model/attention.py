@@ -6,6 +6,7 @@ the scores, and the T × T matrix of them is never stored.
 
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,6 +14,7 @@ import kernels
 from kernels.attention import torch_causal_attention
 from kernels.reference import rotate
 from model.config import GPTConfig
+from model.layers import RMSNorm
 
 
 class Cache(Protocol):
@@ -44,14 +46,36 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, sum(self.heads) * self.head_dim, config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
+        self.qk_norm = config.qk_norm
+        if config.qk_norm:
+            self.q_norm, self.k_norm = (RMSNorm(self.head_dim, config.norm_eps) for _ in range(2))
+        if config.value_embedding:
+            self.value_scale = nn.Parameter(torch.ones(()))
 
-    def forward(self, x: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """Map x (B, T, C) to (B, T, C). Angles (…, T, D/2) turn q and k; a cache adds earlier tokens."""
-        return self.resid_dropout(self.c_proj(self.mix(self.c_attn(x), angles, cache)))
+    def forward(
+        self,
+        x: Tensor,
+        angles: Tensor | None = None,
+        cache: Cache | None = None,
+        values: Tensor | None = None,
+    ) -> Tensor:
+        """Map x (B, T, C) to (B, T, C). Angles (…, T, D/2) turn q and k; a cache adds earlier tokens.
 
-    def mix(self, qkv: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+        `values` (B, T, KV D) are rows of the value embedding, which are added to v.
+        """
+        return self.resid_dropout(self.c_proj(self.mix(self.c_attn(x), angles, cache, values)))
+
+    def mix(
+        self,
+        qkv: Tensor,
+        angles: Tensor | None = None,
+        cache: Cache | None = None,
+        values: Tensor | None = None,
+    ) -> Tensor:
         """Return what the second projection reads: (B, T, (H + 2 KV) D) -> (B, T, C)."""
         qkv = qkv.unflatten(-1, (-1, self.head_dim))  # (B, T, …) -> (B, T, H + 2 KV, D)
+        if self.qk_norm or values is not None:
+            qkv = self._adjusted(qkv, values)
         if cache is not None and cache.fused:
             return cache.attend(qkv, angles, self.window).flatten(2)  # (B, T, H, D) -> (B, T, C)
         plain = kernels.runs_on(qkv.device.type, self.head_dim) == "torch"
@@ -63,6 +87,15 @@ class CausalSelfAttention(nn.Module):
             q, k = turn(q, angles), turn(k, angles)
         y = self._causal(q, k, v, plain) if cache is None else self._cached(q, *cache.extend(k, v))
         return y.flatten(2)  # (B, T, H, D) -> (B, T, C)
+
+    def _adjusted(self, qkv: Tensor, values: Tensor | None) -> Tensor:
+        """Return qkv (B, T, H + 2 KV, D) with normed q and k, and v with the value embedding (B, T, KV D)."""
+        q, k, v = qkv.split(self.heads, dim=2)
+        if self.qk_norm:
+            q, k = self.q_norm(q), self.k_norm(k)
+        if values is not None:
+            v = v + self.value_scale * values.unflatten(-1, (-1, self.head_dim))  # (B, T, KV, D)
+        return torch.cat([q, k, v.to(q.dtype)], dim=2)
 
     def _packed(self, qkv: Tensor) -> Tensor:
         qkv = qkv.unflatten(2, (3, -1))  # (B, T, 3 H, D) -> (B, T, 3, H, D)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kernels import decode
 from kernels.reference import visible
+from model import ssm
 from model.config import GPTConfig
 from model.gpt import GPT
 
@@ -21,7 +22,7 @@ class _Place:
 
     In `rows` (B,) at `positions` (B, T) each, or, if that is all rows at the same positions (rows is None), from
     `start` on. Queries see keys 0 … length - 1 as the mask (B, 1, T, L) says; None: all of them, or those that the
-    fused kernel finds by their positions.
+    fused kernel finds by their positions. Row b has lengths[b] tokens, after which there is padding.
     """
 
     rows: Tensor | None
@@ -29,14 +30,20 @@ class _Place:
     start: int
     length: int
     mask: Tensor | None
+    lengths: Tensor
 
 
 class LayerCache:
-    """Keys and values of one layer, (rows, KV, length, D), allocated once."""
+    """Keys and values of one layer, (rows, KV, length, D), allocated once.
+
+    Latent attention keeps kv_lora_rank + rotary_dim numbers a token as the key of one head, and no values.
+    """
 
     def __init__(self, config: GPTConfig, rows: int, length: int, like: Tensor, fused: bool):
-        shape = rows, config.kv_heads, length, config.head_dim
-        self.keys, self.values = like.new_zeros(shape), like.new_zeros(shape)
+        heads, widths = config.kv_heads, [config.head_dim, config.head_dim]
+        if config.kv_lora_rank:
+            heads, widths = 1, [config.kv_lora_rank + config.rotary_dim, 0]
+        self.keys, self.values = (like.new_zeros(rows, heads, length, width) for width in widths)
         self.place: _Place | None = None
         self.fused = fused
 
@@ -68,6 +75,37 @@ class LayerCache:
         return stored.narrow(2, 0, place.length)
 
 
+class LayerState:
+    """The states of one state-space layer (rows, H, P, N), and its convolution's last inputs (rows, taps, width)."""
+
+    def __init__(self, config: GPTConfig, rows: int, like: Tensor):
+        inner = ssm.EXPAND * config.n_embd
+        self.inputs = like.new_zeros(rows, ssm.TAPS - 1, inner + 2 * config.ssm_state)
+        self.state = like.new_zeros(rows, inner // config.ssm_head, config.ssm_head, config.ssm_state)
+        self.place: _Place | None = None
+
+    def load(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the inputs and states of the step's rows, 0 where a context begins, and which tokens are real."""
+        place = self.place
+        rows = slice(None) if place.rows is None else place.rows
+        going_on = (place.positions[:, 0] > 0).to(self.state.dtype)  # (1,) or (B,)
+        real = torch.arange(count, device=place.lengths.device) < place.lengths[:, None]  # (B, T)
+        return (
+            self.inputs[rows] * going_on[:, None, None],
+            self.state[rows] * going_on[:, None, None, None],
+            real,
+        )
+
+    def store(self, inputs: Tensor, state: Tensor) -> None:
+        """Keep the last real ones of inputs (B, taps + T, width), and the states (B, H, P, N)."""
+        place = self.place
+        rows = torch.arange(len(inputs), device=inputs.device)
+        last = place.lengths[:, None] + torch.arange(ssm.TAPS - 1, device=inputs.device)  # (B, taps)
+        into = slice(None) if place.rows is None else place.rows
+        self.inputs[into] = inputs[rows[:, None], last].to(self.inputs.dtype)
+        self.state[into] = state.to(self.state.dtype)
+
+
 class KVCache:
     """The caches of all layers, for a batch whose rows may be at different positions."""
 
@@ -75,12 +113,19 @@ class KVCache:
         """Allocate the caches. With `step`, GPT.hidden compiled, every step has the same shapes; see `compile_step`."""
         like = gpt.wte.weight
         self.gpt, self.device, self.rows, self.length = gpt, like.device, rows, length
-        self.fused = like.dtype == torch.float32 and decode.available(like.device.type)
-        self.layers = [LayerCache(gpt.config, rows, length, like, self.fused) for _ in gpt.h]
+        plain = like.dtype == torch.float32 and gpt.config.kv_lora_rank is None
+        self.fused = plain and decode.available(like.device.type)
+        self.layers = [
+            LayerCache(gpt.config, rows, length, like, self.fused)
+            if kind == "a"
+            else LayerState(gpt.config, rows, like)
+            for kind in gpt.config.pattern
+        ]
         self.step = step
         if step is not None:
-            for tensor in (t for layer in self.layers for t in (layer.keys, layer.values)):
-                torch._dynamo.mark_static_address(tensor)  # so that a CUDA graph may write to it
+            for layer in self.layers:
+                for tensor in _tensors(layer).values():
+                    torch._dynamo.mark_static_address(tensor)  # so that a CUDA graph may write to it
 
     def read(self, contexts: Sequence[Sequence[int]], starts: Sequence[int], rows: Sequence[int]) -> Tensor:
         """Return logits (B, V) after each context, whose tokens are at start, start + 1, … in `rows`."""
@@ -88,18 +133,21 @@ class KVCache:
         # Padding comes after a row's tokens, none of which sees it.
         padded = [[*ids, *[0] * (widest - len(ids))] for ids in contexts]
         step = self.step if widest == 1 and len(rows) == self.rows else None
-        place = self._place(starts, widest, rows, whole=step is not None)
+        place = self._place(starts, list(map(len, contexts)), rows, whole=step is not None)
         for layer in self.layers:
             layer.place = place
         idx = torch.tensor(padded, device=self.device)  # (B, T)
         hidden = (step or self.gpt.hidden)(idx, place.positions, self.layers)  # (B, T, C)
-        return self.gpt.lm_head(_last(hidden, [len(ids) - 1 for ids in contexts]))
+        return self.gpt.logits(_last(hidden, [len(ids) - 1 for ids in contexts]))
 
-    def _place(self, starts: Sequence[int], count: int, rows: Sequence[int], whole: bool) -> _Place:
-        """Return the place of `count` tokens from each start on, one start for each of `rows`.
+    def _place(
+        self, starts: Sequence[int], lengths: Sequence[int], rows: Sequence[int], whole: bool
+    ) -> _Place:
+        """Return the place of so many tokens from each start on, one start for each of `rows`.
 
         With `whole` nothing but the values of its tensors differs from step to step, as compiled code needs.
         """
+        count = max(lengths)
         together = len(set(starts)) == 1 and list(rows) == list(range(self.rows)) and not whole
         length = self.length if whole else max(starts) + count
         if together:  # positions (1, T) do for all rows
@@ -110,7 +158,14 @@ class KVCache:
         sees_all = together and count == 1 and self.gpt.config.window is None
         mask = None if sees_all or self.fused else self._mask(positions, length)
         into = None if together else torch.tensor(list(rows), device=self.device)
-        return _Place(into, positions, starts[0] if together else 0, length, mask)
+        return _Place(
+            into,
+            positions,
+            starts[0] if together else 0,
+            length,
+            mask,
+            torch.tensor(lengths, device=self.device),
+        )
 
     def _mask(self, positions: Tensor, length: int) -> Tensor:
         """Return (B, 1, T, L): which of `length` keys a query at `positions` (B, T) sees, the same in all heads."""
@@ -121,7 +176,13 @@ class KVCache:
         """Keep these rows only, in this order; a row may be named twice."""
         chosen, self.rows = torch.tensor(rows, device=self.device), len(rows)
         for layer in self.layers:
-            layer.keys, layer.values = layer.keys[chosen], layer.values[chosen]
+            for name, tensor in _tensors(layer).items():
+                setattr(layer, name, tensor[chosen])
+
+
+def _tensors(layer: LayerCache | LayerState) -> dict[str, Tensor]:
+    """Return the layer's tensors by name, each with a row for each row of the batch."""
+    return {name: value for name, value in vars(layer).items() if isinstance(value, Tensor)}
 
 
 def compile_step(gpt: GPT) -> Callable[..., Tensor]:

@@ -15,18 +15,20 @@ from torch.utils.checkpoint import checkpoint
 
 import kernels
 from model import pretrained
+from model.ahead import AHEAD, Ahead, one_later
 from model.attention import Cache, CausalSelfAttention
 from model.config import GPTConfig
+from model.experts import Experts, balance
+from model.latent import LatentAttention
 from model.layers import (
-    MLP,
-    LayerNorm,
     LearnedPositions,
-    RMSNorm,
     SinusoidalPositions,
-    SwiGLU,
+    make_mlp,
+    make_norm,
     position_angles,
 )
-from model.loss import IGNORED, head_loss
+from model.loss import IGNORED, head_loss, softcap
+from model.ssm import StateCache, StateSpace
 
 INIT_STD = 0.02
 
@@ -36,34 +38,46 @@ class Block(nn.Module):
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.ln_1 = _norm(config)
-        self.attn = CausalSelfAttention(config)
-        self.ln_2 = _norm(config)
-        self.mlp = _mlp(config)
+        self.ln_1 = make_norm(config)
+        self.attn = LatentAttention(config) if config.kv_lora_rank else CausalSelfAttention(config)
+        self.ln_2 = make_norm(config)
+        self.mlp = Experts(config) if config.n_expert else make_mlp(config, config.inner)
         self.drop = nn.Dropout(config.dropout)
         self.post = config.norm_place == "post"
 
-    def forward(self, x: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        angles: Tensor | None = None,
+        cache: Cache | None = None,
+        values: Tensor | None = None,
+    ) -> Tensor:
         """Map x (B, T, C) to (B, T, C)."""
         if self.post:
-            x, _ = self.ln_1.add(self.attn(x, angles, cache), x)
+            x, _ = self.ln_1.add(self.attn(x, angles, cache, values), x)
             x, _ = self.ln_2.add(self.drop(self.mlp(x)), x)
             return x
-        normed, x = self.ln_2.add(self.attn(self.ln_1(x), angles, cache), x)
+        normed, x = self.ln_2.add(self.attn(self.ln_1(x), angles, cache, values), x)
         return x + self.drop(self.mlp(normed))
 
 
-def _norm(config: GPTConfig) -> nn.Module:
-    if config.norm == "rmsnorm":
-        return RMSNorm(config.n_embd, config.norm_eps)
-    return LayerNorm(config.n_embd, config.bias, config.norm_eps)
+class StateBlock(nn.Module):
+    """A state space, added to the residual stream; normalized before or after. It needs no positions and has no MLP."""
+
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        self.ln_1 = make_norm(config)
+        self.mixer = StateSpace(config)
+        self.post = config.norm_place == "post"
+
+    def forward(
+        self, x: Tensor, angles: Tensor | None, cache: StateCache | None = None, values: Tensor | None = None
+    ) -> Tensor:
+        """Map x (B, T, C) to (B, T, C)."""
+        return self.ln_1(x + self.mixer(x, cache)) if self.post else x + self.mixer(self.ln_1(x), cache)
 
 
-def _mlp(config: GPTConfig) -> nn.Module:
-    if config.mlp == "swiglu":
-        return SwiGLU(config.n_embd, config.inner, config.bias)
-    activation = nn.SiLU() if config.mlp == "silu" else nn.GELU(approximate="tanh")
-    return MLP(config.n_embd, config.inner, activation, config.bias)
+BLOCKS = {"a": Block, "m": StateBlock}
 
 
 def _positions(config: GPTConfig) -> nn.Module | None:
@@ -81,19 +95,30 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = _positions(config)
         self.drop = nn.Dropout(config.dropout)
-        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.ln_f = _norm(config) if config.norm_place == "pre" else nn.Identity()  # post-norm ends in one
+        self.h = nn.ModuleList(BLOCKS[kind](config) for kind in config.pattern)
+        self.ln_f = (
+            make_norm(config) if config.norm_place == "pre" else nn.Identity()
+        )  # post-norm ends in one
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tied_head:
             self.lm_head.weight = self.wte.weight
+        if config.value_embedding:
+            self.wve = nn.Embedding(config.vocab_size, config.kv_heads * config.head_dim)
+        if config.residual_scalars:
+            self.stream_scale = nn.Parameter(torch.ones(config.n_layer))
+            self.embedding_scale = nn.Parameter(torch.zeros(config.n_layer))
+        self.ahead = nn.ModuleList(Ahead(config, Block(config)) for _ in range(config.n_ahead or 0))
         self._initialize()
 
     @torch.no_grad()
     def _initialize(self) -> None:
-        """Draw weights as GPT-2: deviation 0.02, times 1/sqrt(2 n_layer) where they add to the stream; biases are 0."""
-        residual = INIT_STD / math.sqrt(2 * self.config.n_layer)
+        """Draw weights as GPT-2: deviation 0.02, times 1/sqrt(2 n_layer) where they add to the stream; biases are 0.
+
+        With zero_init what adds to the stream starts at 0.
+        """
+        residual = 0.0 if self.config.zero_init else INIT_STD / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
-            if name.endswith("bias"):
+            if name.endswith(".bias"):
                 parameter.zero_()
             elif parameter.dim() == 2:
                 parameter.normal_(0.0, residual if name.endswith("c_proj.weight") else INIT_STD)
@@ -103,28 +128,59 @@ class GPT(nn.Module):
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return logits (B, T, V) for ids idx (B, T), and with targets (B, T) the mean loss in nats per token.
 
-        Targets of -100 are ignored. With targets the logits carry no gradient, and are None if they would
-        not fit into one chunk (model.loss.logits_budget), or if `with_logits` is False: then the fused kernels never
-        make them all.
+        Targets of -100 are ignored. In training the loss also has the gradient, but not the value, of what keeps the
+        load of experts even and of the tokens ahead. With targets the logits carry no gradient, and are None if they
+        would not fit into one chunk (model.loss.logits_budget), or if `with_logits` is False: then the fused kernels
+        never make them all.
         """
         self._check(idx, targets)
         if targets is not None:
             check_unpacked(self, "compute a loss")
         hidden = self.hidden(idx)
         if targets is None:
-            return self.lm_head(hidden), None
-        rows = hidden.flatten(0, 1)  # (B, T, C) -> (B T, C)
-        if not with_logits and kernels.runs_on(idx.device.type) != "torch":
+            return self.logits(hidden), None
+        logits, loss = self._loss(hidden, targets, with_logits)
+        if self.training:
+            for aside in self._asides(hidden, targets):
+                loss = loss + (
+                    aside - aside.detach()
+                )  # its gradient alone: the loss stays that of the next token
+        return logits, loss
+
+    def _asides(self, hidden: Tensor, targets: Tensor) -> list[Tensor]:
+        """Return what training minimizes besides: the balance of experts and the loss of the tokens ahead."""
+        asides, angles = [], self._angles(torch.arange(targets.shape[1], device=targets.device))
+        for ahead in self.ahead:
+            known = targets.clamp(min=0)  # those that are ignored are so at this depth too
+            values = self.wve(known) if self.config.value_embedding else None
+            hidden, targets = ahead(hidden, self.wte(known), angles, values), one_later(targets)
+            asides.append(AHEAD / len(self.ahead) * self._loss(hidden, targets, with_logits=False)[1])
+        return asides + balance(self)
+
+    def _angles(self, positions: Tensor) -> Tensor | None:
+        """Return the angles of rotary positions (…), (…, D/2), or None."""
+        rotary = self.config.positions == "rotary"
+        return position_angles(positions, self.config.rotary_dim) if rotary else None
+
+    def _loss(self, hidden: Tensor, targets: Tensor, with_logits: bool) -> tuple[Tensor | None, Tensor]:
+        """Return logits (B, T, V), if there is room for them, and the mean loss of hidden (B, T, C)."""
+        rows, cap = hidden.flatten(0, 1), self.config.logit_softcap  # (B, T, C) -> (B T, C)
+        if not with_logits and cap is None and kernels.runs_on(rows.device.type) != "torch":
             return None, kernels.linear_cross_entropy(rows, self.lm_head.weight, targets.flatten())
-        logits, loss = head_loss(rows, self.lm_head.weight, targets.flatten())
-        return logits if logits is None else logits.unflatten(0, idx.shape), loss  # (B T, V) -> (B, T, V)
+        logits, loss = head_loss(rows, self.lm_head.weight, targets.flatten(), cap=cap)
+        return logits if logits is None else logits.unflatten(0, targets.shape), loss  # (B T, V) -> (B, T, V)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Map what `hidden` returns, (…, C), to logits (…, V)."""
+        logits, cap = self.lm_head(hidden), self.config.logit_softcap
+        return logits if cap is None else softcap(logits, cap)
 
     def hidden(
-        self, idx: Tensor, positions: Tensor | None = None, caches: Sequence[Cache] | None = None
+        self, idx: Tensor, positions: Tensor | None = None, caches: Sequence[Cache | StateCache] | None = None
     ) -> Tensor:
         """Return what the head reads, idx (B, T) -> (B, T, C). Positions (T,) or (B, T) count from 0 by default.
 
-        `caches`, one for each block, hold the keys and values of earlier tokens (model.cache).
+        `caches`, one for each block, hold the keys and values or the state of earlier tokens (model.cache).
         """
         config = self.config
         if positions is None:
@@ -134,13 +190,17 @@ class GPT(nn.Module):
             x = x * math.sqrt(config.n_embd)  # brings 0.02 up to the sines, as in the paper (section 3.4)
         if self.wpe is not None:
             x = x + self.wpe(positions).to(x.dtype)
-        angles = position_angles(positions, config.head_dim) if config.positions == "rotary" else None
-        x = self.drop(x.to(stream_dtype(x)))
+        angles = self._angles(positions)
+        x = embedding = self.drop(x.to(stream_dtype(x)))
+        values = self.wve(idx) if config.value_embedding else None  # (B, T) -> (B, T, KV D)
         for layer, block in enumerate(self.h):
+            if config.residual_scalars:
+                x = (self.stream_scale[layer] * x + self.embedding_scale[layer] * embedding).to(x.dtype)
+            cache = caches[layer] if caches is not None else None
             if config.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(block, x, angles, use_reentrant=False)
+                x = checkpoint(block, x, angles, None, values, use_reentrant=False)
             else:
-                x = block(x, angles, caches[layer] if caches is not None else None)
+                x = block(x, angles, cache, values)
         return self.ln_f(x)
 
     def _check(self, idx: Tensor, targets: Tensor | None) -> None:

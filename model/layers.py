@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import kernels
 from kernels import ops
+from model.config import GPTConfig
 
 
 class LayerNorm(nn.Module):
@@ -94,6 +95,18 @@ def position_angles(positions: Tensor, width: int, base: float = 10000.0) -> Ten
     return positions[..., None].float() * base**-exponents
 
 
+class ReLU2(nn.Module):
+    """max(x, 0)²: cheap, and most of its values are exactly 0 (So et al. 2021).
+
+    >>> ReLU2()(torch.tensor([-3.0, 3.0])).tolist()
+    [0.0, 9.0]
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (…) to (…)."""
+        return F.relu(x).square()
+
+
 class MLP(nn.Module):
     """A linear layer, an activation, a linear layer: (…, C) -> (…, inner) -> (…, C)."""
 
@@ -126,3 +139,18 @@ class SwiGLU(nn.Module):
             gate, value = F.linear(x, self.c_gate.weight), F.linear(x, self.c_fc.weight)
             return self.c_proj(kernels.swiglu(gate, value, self.c_gate.bias, self.c_fc.bias))
         return self.c_proj(F.silu(self.c_gate(x)) * self.c_fc(x))
+
+
+def make_norm(config: GPTConfig) -> nn.Module:
+    """Return the norm that the config names."""
+    if config.norm == "rmsnorm":
+        return RMSNorm(config.n_embd, config.norm_eps)
+    return LayerNorm(config.n_embd, config.bias, config.norm_eps)
+
+
+def make_mlp(config: GPTConfig, inner: int) -> nn.Module:
+    """Return the MLP that the config names, `inner` wide inside."""
+    if config.mlp == "swiglu":
+        return SwiGLU(config.n_embd, inner, config.bias)
+    activations = {"gelu": nn.GELU(approximate="tanh"), "silu": nn.SiLU(), "relu2": ReLU2()}
+    return MLP(config.n_embd, inner, activations[config.mlp], config.bias)

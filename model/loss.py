@@ -55,29 +55,44 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     return losses[:, 0], gradient
 
 
+def softcap(logits: Tensor, cap: float) -> Tensor:
+    """Return cap · tanh(logits / cap): nearly the same where small, and never beyond the cap (Gemma 2).
+
+    >>> [round(z, 2) for z in softcap(torch.tensor([0.1, 30.0]), cap=15.0).tolist()]
+    [0.1, 14.46]
+    """
+    return cap * torch.tanh(logits / cap)
+
+
 def head_loss(
-    hidden: Tensor, weight: Tensor, targets: Tensor, budget: int | None = None
+    hidden: Tensor, weight: Tensor, targets: Tensor, budget: int | None = None, cap: float | None = None
 ) -> tuple[Tensor | None, Tensor]:
     """Return logits hidden @ weight.T, and their mean cross-entropy over the targets that are not -100 (0 if none is).
 
     hidden (N, C), weight (V, C), targets (N,). The logits (N, V) are for looking at: they carry no gradient,
     and are None if they would take more than `budget` bytes in float32 (None: logits_budget), because then they never
-    exist at once. All chunks but the last have the same size.
+    exist at once. All chunks but the last have the same size. With `cap` the logits are soft-capped.
     """
     budget = logits_budget(hidden.device.type) if budget is None else budget
     most = max(1, budget // (4 * len(weight)))
     chunks = max(1, math.ceil(len(hidden) / most))
     rows = max(1, math.ceil(len(hidden) / chunks))
     train = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
-    loss, logits = _HeadLoss.apply(hidden, weight, targets, rows, train)
+    loss, logits = _HeadLoss.apply(hidden, weight, targets, rows, train, cap)
     count = (targets != IGNORED).sum().clamp(min=1)
     return logits, loss / count
 
 
-def _part_loss(hidden: Tensor, weight: Tensor, targets: Tensor, train: bool) -> tuple[Tensor | None, ...]:
+def _part_loss(
+    hidden: Tensor, weight: Tensor, targets: Tensor, train: bool, cap: float | None
+) -> tuple[Tensor | None, ...]:
     """Return logits (N, V), their summed loss, and with `train` its gradients for hidden (N, C) and weight (V, C)."""
     logits = F.linear(hidden, weight)  # (N, C) -> (N, V), in autocast's dtype if it is on
+    if cap is not None:
+        logits = softcap(logits, cap)
     losses, gradient = cross_entropy(logits, targets)
+    if cap is not None:  # the slope of tanh is 1 - tanh²
+        gradient = gradient * (1 - (logits / cap).square())
     if not train:
         return logits, losses.sum(), None, None
     gradient = gradient.to(logits.dtype)
@@ -96,12 +111,20 @@ class _HeadLoss(torch.autograd.Function):
     """The summed loss, and the logits if one chunk of `rows` rows holds them all."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, train: bool) -> Any:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        rows: int,
+        train: bool,
+        cap: float | None,
+    ) -> Any:
         loss, weight_grad = torch.zeros(2, device=hidden.device)
         hidden_grads = []
         for part, wanted in zip(hidden.split(rows), targets.split(rows), strict=True):
             logits = None  # free the logits of the last chunk before the next are made
-            logits, part_loss, hidden_grad, update = _part_loss(part, weight, wanted, train)
+            logits, part_loss, hidden_grad, update = _part_loss(part, weight, wanted, train, cap)
             loss = loss + part_loss
             if train:
                 hidden_grads.append(hidden_grad)
@@ -117,4 +140,4 @@ class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, scale: Tensor, _: Any) -> Any:
         hidden_grad, weight_grad = ctx.saved_tensors
-        return hidden_grad * scale, weight_grad * scale, None, None, None
+        return hidden_grad * scale, weight_grad * scale, None, None, None, None

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from kernels import decode
 from model.attention import Cache
+from model.config import GPTConfig
 from model.gpt import GPT, Block, check_unpacked
 from model.layers import LayerNorm, RMSNorm, SwiGLU
 
@@ -60,18 +61,26 @@ class PackedBlock(nn.Module):
         self.attn = block.attn
         self.c_attn = PackedLinear(block.attn.c_attn, precision, before[0])
         self.c_proj = PackedLinear(block.attn.c_proj, precision)
-        gated = isinstance(block.mlp, SwiGLU)
+        gated, self.act = isinstance(block.mlp, SwiGLU), nn.Identity()
         name = "silu" if gated else type(block.mlp.act).__name__.lower()
+        if name == "relu2":  # which the kernel does not know
+            name, self.act = "none", block.mlp.act
         self.gate = PackedLinear(block.mlp.c_gate, precision, before[1], name) if gated else None
         self.inner = PackedLinear(block.mlp.c_fc, precision, before[1], "none" if gated else name)
         self.outer = PackedLinear(block.mlp.c_proj, precision)
         self.attn.c_attn = self.attn.c_proj = None  # packed: their memory can go
 
-    def forward(self, x: Tensor, angles: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        angles: Tensor | None = None,
+        cache: Cache | None = None,
+        values: Tensor | None = None,
+    ) -> Tensor:
         """Map x (B, T, C) to (B, T, C)."""
-        y = self.attn.mix(self.c_attn(x), angles, cache)
+        y = self.attn.mix(self.c_attn(x), angles, cache, values)
         x = self.after[0](self.c_proj(y, x))
-        inner = self.inner(x)
+        inner = self.act(self.inner(x))
         if self.gate is not None:
             inner = inner * self.gate(x)
         return self.after[1](self.outer(inner, x))
@@ -101,9 +110,9 @@ def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:
 def pack(gpt: GPT, precision: Precision = "float32") -> GPT:
     """Return a copy of `gpt` with weights of fewer bytes, on its device, ready to evaluate.
 
-    On a CPU only the matrices change: everything between them stays float32. Without the C++ kernels they are
-    rounded and torch computes with them as before, no faster. On a GPU the whole model takes the dtype; int8 is a
-    ValueError.
+    On a CPU only the matrices change: everything between them stays float32. Without the C++ kernels, or with experts,
+    latent attention or state spaces, they are rounded and torch computes with them as before, no faster. On a GPU the
+    whole model takes the dtype; int8 is a ValueError.
     """
     if precision not in ("float32", "bfloat16", "int8"):
         raise ValueError(f"precision is {precision!r}: choose float32, bfloat16 or int8")
@@ -114,12 +123,17 @@ def pack(gpt: GPT, precision: Precision = "float32") -> GPT:
     packed = copy.deepcopy(gpt).eval().requires_grad_(False)
     if not on_cpu:
         return packed.to(getattr(torch, precision))
-    if not decode.available():
+    if not decode.available() or not _packable(gpt.config):
         return _rounded(packed, precision)
     packed.h = nn.ModuleList(PackedBlock(block, precision) for block in packed.h)
     packed.lm_head = PackedLinear(packed.lm_head, precision, packed.ln_f)
     packed.ln_f = nn.Identity()
     return packed
+
+
+def _packable(config: GPTConfig) -> bool:
+    """True if every block is one that PackedBlock knows."""
+    return config.n_expert is None and config.kv_lora_rank is None and "m" not in config.pattern
 
 
 def _rounded(gpt: GPT, precision: Precision) -> GPT:

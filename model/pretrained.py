@@ -56,7 +56,21 @@ GELUS = (
 )  # all the tanh form
 ACTIVATIONS = {**dict.fromkeys(GELUS, "gelu"), "silu": "silu", "swish": "silu"}
 # What GPT-2's code cannot express, and the value of each field that it assumes.
-GPT2_ONLY = {"bias": True, "norm": "layernorm", "norm_place": "pre", "positions": "learned", "window": None}
+GPT2_ONLY = {
+    "bias": True,
+    "norm": "layernorm",
+    "norm_place": "pre",
+    "positions": "learned",
+    "window": None,
+    "qk_norm": False,
+    "value_embedding": False,
+    "residual_scalars": False,
+    "logit_softcap": None,
+    "n_expert": None,
+    "kv_lora_rank": None,
+    "layers": None,
+    "n_ahead": None,
+}
 # Options of transformers' GPT2Config that change the arithmetic; ours knows only these values.
 UNCHANGED = {
     "scale_attn_weights": True,
@@ -65,8 +79,13 @@ UNCHANGED = {
     "quantization_config": None,
     "pruned_heads": {},
 }
-# Fields that say how weights are used and leave no trace in their shapes: another value gives wrong logits.
-USE = ("n_head", "n_kv_head", "norm", "norm_place", "norm_eps", "positions", "mlp")
+# Fields that say which weights there are and how they are used: another value gives wrong logits, or no model at all.
+USE = (
+    *("n_head", "n_kv_head", "norm", "norm_place", "norm_eps", "positions", "mlp"),
+    *("qk_norm", "value_embedding", "residual_scalars", "logit_softcap"),
+    *("n_expert", "n_expert_active", "n_expert_shared", "expert_balance"),
+    *("kv_lora_rank", "q_lora_rank", "rope_dim", "layers", "ssm_state", "ssm_head", "n_ahead"),
+)
 
 
 def save(
@@ -77,12 +96,23 @@ def save(
     With the path of a tokenizer.json, the tokenizer is written too, for transformers.AutoTokenizer, and
     config.json names the id of its end-of-text token, which ends a generation and pads a batch.
     """
+    write(directory, to_json(config), to_gpt2_names(state, config), tokenizer, config)
+
+
+def write(
+    directory: str | Path,
+    content: dict[str, Any],
+    weights: dict[str, Tensor],
+    tokenizer: str | Path | None,
+    config: GPTConfig,
+) -> None:
+    """Write the `content` of config.json, weights and tokenizer as `save` says, in whatever layout they are."""
     directory = Path(directory)
     end = None if tokenizer is None else _save_tokenizer(Path(tokenizer), directory, config)
     with atomic(directory / WEIGHTS) as file:
-        file.write(to_bytes(to_gpt2_names(state, config), metadata={"format": "pt"}))
+        file.write(to_bytes(weights, metadata={"format": "pt"}))
     ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end)
-    write_json(directory / CONFIG, {**to_json(config), **ids})
+    write_json(directory / CONFIG, {**content, **ids})
 
 
 def _save_tokenizer(source: Path, directory: Path, config: GPTConfig) -> int | None:
@@ -249,7 +279,7 @@ def to_json(config: GPTConfig) -> dict[str, Any]:
 def is_gpt2(config: GPTConfig) -> bool:
     """True if GPT-2's code, with its own choice of sizes, computes what this model does."""
     plain = all(getattr(config, name) == value for name, value in GPT2_ONLY.items())
-    return plain and config.mlp != "swiglu" and config.kv_heads == config.n_head
+    return plain and config.mlp in ("gelu", "silu") and config.kv_heads == config.n_head
 
 
 def from_json(content: Any, path: Path, changes: dict[str, Any]) -> GPTConfig:

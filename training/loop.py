@@ -20,7 +20,7 @@ from torch import Tensor
 import kernels
 from data.batches import Sampler, prefetch
 from inference import devices
-from model import GPT, accounting
+from model import GPT, accounting, experts
 from training import batching, checkpoint, distributed, failures, optimizer, run, watch
 from training.config import TrainConfig, save_config
 from training.distributed import SINGLE, Processes
@@ -378,6 +378,7 @@ def log_step(trainer: Trainer, step: Step, log: watch.Log | watch.NoLog, bar: wa
         "gradient_norm": step.gradient_norm.item(),
         "skipped": progress.skipped,
         "tokens_per_second": speed,
+        **experts.figures(trainer.model),
     }
     log.add(step=progress.step - 1, **figures)
     bar.show(progress.step, **figures, **trainer.usage.figures(speed / trainer.processes.world_size))

@@ -15,6 +15,18 @@ VARIANTS = {
     "grouped queries": {"n_kv_head": 2, "positions": "rotary"},
     "one key head, no positions": {"n_kv_head": 1, "positions": "none", "mlp": "silu"},
     "window": {"window": 5},
+    "modded": {
+        "norm": "rmsnorm",
+        "positions": "rotary",
+        "mlp": "relu2",
+        "bias": False,
+        "n_kv_head": 2,
+        "qk_norm": True,
+        "value_embedding": True,
+        "residual_scalars": True,
+        "logit_softcap": 15.0,
+        "tied_head": False,
+    },
     "window, grouped, post": {"window": 3, "n_kv_head": 2, "norm": "rmsnorm", "norm_place": "post"},
 }
 

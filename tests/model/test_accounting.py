@@ -100,6 +100,15 @@ def test_count_prints_every_table(capsys):
         assert word in text
 
 
+def test_count_counts_variants(capsys):
+    main(["count", "quickstart", "n_expert=4", "mlp=relu2", "layers=aamm", "n_ahead=1", "--kernels", "torch"])
+    text = capsys.readouterr().out
+    config = GPTConfig.preset("quickstart", n_expert=4, mlp="relu2", layers="aamm", n_ahead=1)
+    for name, count in parameters(config).items():
+        assert (f"{count:,}" in text) and (name in text or not count)
+    assert "state space" in text and "tokens ahead" in text
+
+
 def test_count_reads_a_saved_config(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     GPT(GPTConfig.preset("quickstart", n_layer=1)).save_pretrained("[bold]")
@@ -114,6 +123,14 @@ def test_count_reads_a_saved_config(tmp_path, capsys, monkeypatch):
     [
         (["count", "gpt9"], "unknown preset 'gpt9'"),
         (["count", "gpt2", "--batch-size", "0"], "batch_size is 0"),
+        (["count", "gpt2", "experts=8"], "'experts=8' changes no field of the config: give FIELD=VALUE"),
+        (["count", "gpt2", "n_expert=8", "n_expert_active=9"], "n_expert_active 9 is more than n_expert 8"),
+        (
+            ["count", "modern", "kv_lora_rank=64", "n_kv_head=4"],
+            "kv_lora_rank excludes n_kv_head: the heads share one latent",
+        ),
+        (["count", "quickstart", "layers=aam"], "layers 'aam' names 3 blocks, n_layer is 4"),
+        (["count", "quickstart", "layers=aamm", "window=64"], "layers 'aamm' excludes a window (64)"),
         (["count", "gpt2", "--precision", "int4"], "int4"),
         (["embeddings", "runs/nowhere"], "runs/nowhere"),
     ],

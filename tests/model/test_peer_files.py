@@ -239,6 +239,9 @@ def test_without_being_asked_positions_must_fit(gpt2, tmp_path):
         {"norm_eps": 1e-3},
         {"positions": "none"},
         {"norm": "rmsnorm"},
+        {"n_expert": 4},
+        {"kv_lora_rank": 8},
+        {"layers": "am"},
     ],
     ids=str,
 )

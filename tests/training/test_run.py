@@ -209,6 +209,27 @@ def test_a_resume_that_contradicts_the_run_is_refused_and_changes_nothing(tiny, 
     assert snapshot(tiny.run) == before
 
 
+def test_a_run_with_experts_and_state_spaces_logs_the_load_and_goes_on_as_if_not_stopped(tiny, tmp_path):
+    model = dataclasses.replace(
+        tiny.model,
+        layers="am",
+        ssm_head=32,
+        n_expert=4,
+        expert_balance="bias",
+        expert_capacity=1.0,
+        n_ahead=1,
+    )
+    whole = dataclasses.replace(tiny, model=model, steps=12, schedule="constant", optimizer="muon")
+    loop.train(whole)
+    records = [json.loads(line) for line in (whole.run / "log.jsonl").read_text().splitlines()]
+    loads = [(r["expert_load"], r["expert_dropped"]) for r in records if "expert_load" in r]
+    assert loads and all(1 <= load <= 4 and 0 <= dropped < 1 for load, dropped in loads)
+    half = dataclasses.replace(whole, run=tmp_path / "half", steps=6)
+    loop.train(half)
+    loop.train(dataclasses.replace(half, steps=12, resume=True))
+    assert same(weights(half.run), weights(whole.run))
+
+
 @pytest.mark.parametrize(
     ("more", "complaint"),
     [
@@ -216,6 +237,8 @@ def test_a_resume_that_contradicts_the_run_is_refused_and_changes_nothing(tiny, 
         ("--wandb online", "pip install wandb"),
         ("--shard full --ddp naive", "leave --ddp naive out"),
         ("--init-from SELF --n-embd 64", "c_attn"),
+        ("--init-from SELF --n-expert 4", "n_expert is 4, but the weights of"),
+        ("--init-from SELF --layers am", "layers is 'am', but the weights of"),
         ("--run SELF", "already holds a run"),
         ("--run FILE", "is a file"),
         (
