@@ -142,20 +142,19 @@ class GPT(nn.Module):
         logits, loss = self._loss(hidden, targets, with_logits)
         if self.training:
             for aside in self._asides(hidden, targets):
-                loss = loss + (
-                    aside - aside.detach()
-                )  # its gradient alone: the loss stays that of the next token
+                loss = loss + (aside - aside.detach())  # the gradient alone
         return logits, loss
 
     def _asides(self, hidden: Tensor, targets: Tensor) -> list[Tensor]:
         """Return what training minimizes besides: the balance of experts and the loss of the tokens ahead."""
-        asides, angles = [], self._angles(torch.arange(targets.shape[1], device=targets.device))
+        asides = []
         for ahead in self.ahead:
+            angles = self._angles(torch.arange(targets.shape[1], device=targets.device))
             known = targets.clamp(min=0)  # those that are ignored are so at this depth too
             values = self.wve(known) if self.config.value_embedding else None
             hidden, targets = ahead(hidden, self.wte(known), angles, values), one_later(targets)
             asides.append(AHEAD / len(self.ahead) * self._loss(hidden, targets, with_logits=False)[1])
-        return asides + balance(self)
+        return asides + balance(self) if self.config.n_expert else asides
 
     def _angles(self, positions: Tensor) -> Tensor | None:
         """Return the angles of rotary positions (…), (…, D/2), or None."""
