@@ -18,7 +18,7 @@ torch.set_num_threads(1)  # the models of the tests are so small that a second t
 
 @pytest.fixture(autouse=True)
 def same_start():
-    """Begin every test with the same random numbers, and with the denormal numbers that a training before it forbade."""
+    """Begin every test with the same random numbers, and with denormal numbers, which a training before it forbade."""
     torch.manual_seed(0)
     torch.set_flush_denormal(False)
 
