@@ -41,7 +41,7 @@ def test_a_slow_variant_is_judged_at_its_own_last_flops():
     in_time, in_flops = as_json("variants", variants.rows_of(curves, "text"))["rows"]
     assert (in_time["ours"], in_time["peer_value"]) == pytest.approx((5 - 3 * 0.92, 2.0))
     assert (in_flops["ours"], in_flops["peer_value"]) == pytest.approx((5 - 3 * 0.92, 3.5))
-    assert in_time["note"] == "spread 0.03, p 0.0052"
+    assert in_time["note"] == "difference +0.240, spread 0.03, p 0.0052"
 
 
 def test_an_unknown_variant_is_named(refused):
