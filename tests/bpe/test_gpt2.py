@@ -7,15 +7,15 @@ import urllib.request
 
 import pytest
 
-from bpe import Tokenizer, formats
+from bpe import Tokenizer, gpt2
 
-PACKAGE = formats._package()
+PACKAGE = gpt2._package()
 
 
 @pytest.fixture
 def alone(monkeypatch, tmp_path):
     """No package, an empty cache, no network; returns the cache."""
-    monkeypatch.setattr(formats, "_package", lambda: None)
+    monkeypatch.setattr(gpt2, "_package", lambda: None)
     monkeypatch.setenv("SLM_CACHE", str(tmp_path / "cache"))
 
     def unreachable(url, timeout):
@@ -49,20 +49,20 @@ def test_an_empty_folder_is_named(tmp_path):
 
 def test_the_package_comes_before_the_cache(alone, monkeypatch):
     shutil.copytree(PACKAGE, alone)
-    monkeypatch.setattr(formats, "_package", lambda: PACKAGE)
-    assert formats.find_gpt2() == (PACKAGE / "encoder.json", PACKAGE / "vocab.bpe")
+    monkeypatch.setattr(gpt2, "_package", lambda: PACKAGE)
+    assert gpt2.find() == (PACKAGE / "encoder.json", PACKAGE / "vocab.bpe")
 
 
 def test_the_cache_comes_before_a_download(alone):
     shutil.copytree(PACKAGE, alone)
-    assert formats.find_gpt2() == (alone / "encoder.json", alone / "vocab.bpe")
+    assert gpt2.find() == (alone / "encoder.json", alone / "vocab.bpe")
 
 
 def test_a_download_is_kept(alone, monkeypatch):
     asked = serve(monkeypatch)
-    assert formats.find_gpt2() == (alone / "encoder.json", alone / "vocab.bpe")
-    assert asked == [formats.GPT2_URL + name for name in ("encoder.json", "vocab.bpe")]
-    formats.find_gpt2()
+    assert gpt2.find() == (alone / "encoder.json", alone / "vocab.bpe")
+    assert asked == [gpt2.URL + name for name in ("encoder.json", "vocab.bpe")]
+    gpt2.find()
     assert len(asked) == 2
     assert sorted(path.name for path in alone.iterdir()) == ["encoder.json", "vocab.bpe"]
 
@@ -79,7 +79,7 @@ def test_a_damaged_cache_is_downloaded_again(alone, monkeypatch):
     for name in ("encoder.json", "vocab.bpe"):
         (alone / name).write_text("damaged")
     serve(monkeypatch)
-    assert formats.find_gpt2() == (alone / "encoder.json", alone / "vocab.bpe")
+    assert gpt2.find() == (alone / "encoder.json", alone / "vocab.bpe")
 
 
 def test_without_network_the_ways_out_are_named(alone):
