@@ -68,8 +68,8 @@ def read_meta(directory: str | Path) -> Meta:
     found = read_json(path)
     fields = {field.name: field for field in dataclasses.fields(Meta)}
     missing = dataclasses.MISSING
-    required = {name for name, each in fields.items() if each.default is each.default_factory is missing}
-    required.add("format_version")
+    without_default = {n for n, each in fields.items() if each.default is each.default_factory is missing}
+    required = without_default | {"format_version"}
     if not isinstance(found, dict) or not required <= found.keys():
         raise ValueError(f"{path} does not describe token files: prepare {directory} again with --overwrite")
     if found["format_version"] != FORMAT_VERSION:

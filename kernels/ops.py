@@ -20,9 +20,8 @@ IGNORED = -100  # the target that counts for no loss
 # Bytes of logits in one chunk. On a CPU a chunk of few rows would read and write the whole gradient of the weight for
 # little work; on a GPU it would leave SMs idle.
 BUDGET = {"cpu": 32 * 2**20, "cuda": 2**30}
-LEAST_ROWS = (
-    8  # in a chunk: products of single rows are slow, and some libraries sum them one number after another
-)
+# Rows of a chunk: products of single rows are slow, and some libraries sum them one number after another.
+LEAST_ROWS = 8
 FLOAT16_ROWS = 1024  # that a product sums in float16: no overflow where activations are below 64
 
 

@@ -22,7 +22,8 @@ class _Place:
 
     In `rows` (B,) at `positions` (B, T) each, or, if that is all rows at the same positions (rows is None), from
     `start` on. Queries see keys 0 … length - 1 as the mask (B, 1, T, L) says; None: all of them, or those that the
-    fused kernel finds by their positions. Row b has lengths[b] tokens, after which there is padding.
+    fused kernel finds by their positions. Row b has lengths[b] tokens, and then padding, which must not change a state;
+    None where no layer has one.
     """
 
     rows: Tensor | None
@@ -30,7 +31,7 @@ class _Place:
     start: int
     length: int
     mask: Tensor | None
-    lengths: Tensor
+    lengths: Tensor | None
 
 
 class LayerCache:
@@ -129,21 +130,22 @@ class KVCache:
 
     def read(self, contexts: Sequence[Sequence[int]], starts: Sequence[int], rows: Sequence[int]) -> Tensor:
         """Return logits (B, V) after each context, whose tokens are at start, start + 1, … in `rows`."""
-        widest = max(map(len, contexts))
+        lengths = [len(ids) for ids in contexts]
+        widest = max(lengths)
         # Padding comes after a row's tokens, none of which sees it.
         padded = [[*ids, *[0] * (widest - len(ids))] for ids in contexts]
         step = self.step if widest == 1 and len(rows) == self.rows else None
-        place = self._place(starts, list(map(len, contexts)), rows, whole=step is not None)
+        place = self._place(starts, lengths, rows, whole=step is not None)
         for layer in self.layers:
             layer.place = place
         idx = torch.tensor(padded, device=self.device)  # (B, T)
         hidden = (step or self.gpt.hidden)(idx, place.positions, self.layers)  # (B, T, C)
-        return self.gpt.logits(_last(hidden, [len(ids) - 1 for ids in contexts]))
+        return self.gpt.logits(_last(hidden, [length - 1 for length in lengths]))
 
     def _place(
         self, starts: Sequence[int], lengths: Sequence[int], rows: Sequence[int], whole: bool
     ) -> _Place:
-        """Return the place of so many tokens from each start on, one start for each of `rows`.
+        """Return the place of a step: in each of `rows` as many tokens as `lengths` says, from its start on.
 
         With `whole` nothing but the values of its tensors differs from step to step, as compiled code needs.
         """
@@ -158,14 +160,8 @@ class KVCache:
         sees_all = together and count == 1 and self.gpt.config.window is None
         mask = None if sees_all or self.fused else self._mask(positions, length)
         into = None if together else torch.tensor(list(rows), device=self.device)
-        return _Place(
-            into,
-            positions,
-            starts[0] if together else 0,
-            length,
-            mask,
-            torch.tensor(lengths, device=self.device),
-        )
+        real = torch.tensor(lengths, device=self.device) if "m" in self.gpt.config.pattern else None
+        return _Place(into, positions, starts[0] if together else 0, length, mask, real)
 
     def _mask(self, positions: Tensor, length: int) -> Tensor:
         """Return (B, 1, T, L): which of `length` keys a query at `positions` (B, T) sees, the same in all heads."""

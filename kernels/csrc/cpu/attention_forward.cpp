@@ -1,8 +1,9 @@
 // causal_attention on the CPU, forward: tiles with the online softmax (Milakov and Gimelshein 2018; Dao et al. 2022).
 //
 // A task takes up to 1024 queries of one head. For each tile of keys that they see, it packs keys (transposed) and values
-// once, and four queries at a time compute their scores, update their running maximum and sum, and add their part of the
-// output. What the diagonal hides is left out in steps of four rows and one vector. docs/kernels/attention.md derives it.
+// once. A tile of queries then computes its scores, turns them into weights and brings its running maxima and sums up to
+// date, and adds its part of the output; the products take four queries at a time. What the diagonal hides is left out in
+// steps of four rows and one vector. docs/kernels/attention.md derives it.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>

@@ -64,8 +64,8 @@ Normalized forward(const at::Tensor& x, const std::optional<at::Tensor>& residua
   return result;
 }
 
-// One row of the backward; `residual`, a gradient to add to that of x, only where kResidual says so. By reference: a copy
-// is read in wider pieces than it was just written in, which waits until the row before has reached memory.
+// One row of the backward; `residual`, a gradient to add to that of x, only where kResidual says so. By reference, as in
+// layer_norm.cpp.
 template <typename A>
 struct BackwardRow {
   const A *grad, *x, *residual;
