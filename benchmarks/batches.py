@@ -1,4 +1,4 @@
-"""How many tokens a second do the samplers serve on one core, and does their memory stay?
+"""Measure how many tokens a second the samplers serve on one core, and whether their memory stays.
 
     python benchmarks/batches.py [--mb 1000] [--batches 100000] [--json PATH]
 
@@ -46,7 +46,7 @@ class Options:
     batches: int = 5_000
     """Batches over which the growth of memory is measured."""
     folder: Path | None = None
-    """Where the token file is put meanwhile."""
+    """Put the token file here meanwhile."""
     json: Path | None = None
     """Write the table here as JSON."""
 

@@ -44,7 +44,7 @@ class Options:
     repeat: int = 5
     """Runs of each; the median counts."""
     json: Path | None = None
-    """Where to write the results."""
+    """Write the results to this file, or into this folder."""
 
 
 def make_peers(tokenizer: Tokenizer) -> tuple[Any, Any]:

@@ -40,7 +40,7 @@ class Options:
     repeat: int = 3
     """Runs of each; the median counts."""
     json: Path | None = None
-    """Where to write the results."""
+    """Write the results to this file, or into this folder."""
 
 
 def read_text(path: Path | None) -> str:

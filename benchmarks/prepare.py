@@ -48,7 +48,7 @@ class Options:
     workers: int | None = None
     """Processes that encode; by default one for each core."""
     folder: Path | None = None
-    """Where the text and the token files are put meanwhile: room for twice the largest size."""
+    """Put the text and the token files here meanwhile: twice the largest size must fit."""
     json: Path | None = None
     """Write the table here as JSON."""
 

@@ -42,7 +42,7 @@ WARM_UP = 2
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What is trained, on so many tokens a step in micro-batches of so many sequences."""
+    """A model to train, the tokens of a step and the sequences of a micro-batch."""
 
     config: GPTConfig
     step_tokens: int
@@ -76,7 +76,7 @@ class Options:
     nanogpt: Path | None = None
     """A copy of nanoGPT, for its model.py; without it the peer is our model on torch's operators."""
     models: tuple[str, ...] = ()
-    """What to train: tinystories and gpt2-124m (by default on a GPU), tiny (by default on a CPU)."""
+    """Train these: tinystories and gpt2-124m (by default on a GPU), tiny (by default on a CPU)."""
     steps: int = 5
     """Steps of each side that are timed, in turn; the median counts."""
     device: str = "auto"

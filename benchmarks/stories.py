@@ -21,7 +21,7 @@ class Options:
     megabytes: float = 10.0
     """How much text to write; a tenth of it is checked."""
     json: Path | None = None
-    """Where to write the rows as JSON."""
+    """Write the rows to this file, or into this folder, as JSON."""
 
 
 @cli.command

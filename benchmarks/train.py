@@ -1,15 +1,15 @@
-"""Training: tokens per second of the quickstart beside a plain torch loop, and what the loop itself costs.
+"""Training: tokens per second of the quickstart and of a plain torch loop, and what the loop itself costs.
 
 python benchmarks/train.py [--data DIR] [--rounds N] [--threads N …] [--busy N …] [--json PATH]
 python benchmarks/train.py --nanogpt DIR --text FILE [--rounds N] [--threads N …] [--json PATH]
 
-train quickstart …      the preset as it is, and with AdamW in Muon's place, beside the same model in the loop that
+train quickstart …      the preset as it is, and with AdamW in Muon's place, and the same model in the loop that
                         one would write first: SDPA, cross-entropy over all logits, torch.optim.AdamW, the same
                         precision and size of batch. Each has a process of its own and they take turns, so that
                         none runs under the settings that another has made
-… beside N busy loops   with --busy N, and nothing else: the quickstart's loop beside so many other programs that
-                        compute without end, and its share of what N + threads programs could each expect
-optimizer state …       megabytes of it in each of two processes that share it, beside those of one process
+… with N busy loops     with --busy N, and nothing else: the quickstart's loop while N other programs compute
+                        without end, and its share of what N + threads programs could each expect
+optimizer state …       megabytes of it in each of two processes that share it, and those of one process
 peak memory …           megabytes that a step adds to each of two processes under our FSDP and under torch's, and to one
                         process that shares with none: 38 million parameters, few tokens (Linux only)
 nanoGPT's recipe …      with --nanogpt (a clone of karpathy/nanoGPT) and nothing else: its own train.py, as its README
@@ -63,7 +63,7 @@ STEPS = 10  # in one measurement
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Measure training beside a plain torch loop."""
+    """Measure training, and a plain torch loop to compare with."""
 
     data: Path | None = None
     """Token files; made of the built-in corpus when left out."""
@@ -72,11 +72,11 @@ class Options:
     threads: tuple[int, ...] = tuple(sorted({1, os.cpu_count() or 1}))
     """Threads that torch computes with; all is measured for each number."""
     busy: tuple[int, ...] = ()
-    """Measure only the speed beside this many programs that compute without end, for each number."""
+    """Measure only the speed while this many other programs compute without end, for each number."""
     nanogpt: Path | None = None
-    """Measure only the speed beside nanoGPT, which is in this directory, at its recipe for a CPU."""
+    """Measure only the speed at nanoGPT's recipe for a CPU, compared with nanoGPT in this directory."""
     text: Path | None = None
-    """Text to train on beside nanoGPT."""
+    """The text that both train on, with --nanogpt."""
     json: Path | None = None
     """Write the rows here, too."""
 
@@ -356,7 +356,7 @@ def speed_rows(data: Path, rounds: int, threads: int) -> list[Row]:
 
 
 def busy_rows(data: Path, rounds: int, threads: int, busy: int) -> list[Row]:
-    """Measure tokens per second of the quickstart's loop and of the plain one, alone and beside busy loops."""
+    """Measure tokens per second of the quickstart's loop and of the plain one, alone and with busy loops."""
     config, cores = quickstart(data), os.cpu_count() or 1
     with contextlib.ExitStack() as sides:
         calls = {
@@ -365,17 +365,17 @@ def busy_rows(data: Path, rounds: int, threads: int, busy: int) -> list[Row]:
         }
         alone = medians(calls, repeat=rounds, warmup=2)
         with _busy_loops(busy):
-            beside = medians(calls, repeat=rounds)
+            crowded = medians(calls, repeat=rounds)
     tokens, name = (
         STEPS * config.step_tokens,
-        f"train quickstart, {threads} threads, beside {busy} busy loops",
+        f"train quickstart, {threads} threads, with {busy} busy loops",
     )
     fair = tokens / alone["ours"] * min(1, cores / (threads + busy))
     return [
-        Row(name, tokens / beside["ours"], "tokens/s", "plain torch loop", tokens / beside["plain"]),
+        Row(name, tokens / crowded["ours"], "tokens/s", "plain torch loop", tokens / crowded["plain"]),
         Row(
             f"{name}, fair share",
-            tokens / beside["ours"],
+            tokens / crowded["ours"],
             "tokens/s",
             "its part of the speed alone",
             fair,
@@ -465,9 +465,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure and report."""
     options = cli.parse(Options, argv, prog="benchmarks/train.py")
     if options.nanogpt:
-        beside = functools.partial(nanogpt_rows, options.nanogpt, options.text, options.rounds)
+        compared = functools.partial(nanogpt_rows, options.nanogpt, options.text, options.rounds)
         return report(
-            "train beside nanoGPT", [row for n in options.threads for row in beside(n)], options.json
+            "train against nanoGPT", [row for n in options.threads for row in compared(n)], options.json
         )
     with tempfile.TemporaryDirectory() as folder:
         data = options.data or Path(folder) / "stories"
@@ -476,7 +476,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.busy:
             pairs = itertools.product(options.threads, options.busy)
             rows = [row for threads, busy in pairs for row in busy_rows(data, options.rounds, threads, busy)]
-            return report("train beside busy loops", rows, options.json)
+            return report("train with busy loops", rows, options.json)
         rows = [row for threads in options.threads for row in speed_rows(data, options.rounds, threads)]
         rows += state_rows(data) + memory_rows(data)
         step, own = overhead(data, steps=8)

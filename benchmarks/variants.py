@@ -1,4 +1,4 @@
-"""Architectures: the validation loss of every variant beside the baseline's, at equal FLOPs and at equal seconds.
+"""Architectures: the validation loss of every variant and of the baseline, at equal FLOPs and at equal seconds.
 
 python benchmarks/variants.py [--text FILE] [--seconds N] [--seeds N] [--only NAME …] [--log FILE] [--json PATH]
 
@@ -140,7 +140,7 @@ def recipe(data: Path, changes: dict[str, Any], seed: int) -> TrainConfig:
 
 
 def curve(config: TrainConfig, budget: float) -> list[Point]:
-    """Train for so many seconds; return the validation loss at POINTS moments. Evaluating costs no time of the run."""
+    """Train until the time is over; return the validation loss at POINTS moments. Evaluating costs no time of the run."""
     with kernels.use(config.kernels):
         trainer = loop.Trainer(config)
         trainer.model.train()
@@ -246,7 +246,7 @@ def p_value(differences: Sequence[float]) -> float:
 
 
 def counting(data: Path, curves: Curves, corpus: str) -> Row:
-    """Return the row of the n-gram model, beside the baseline at the end of its runs."""
+    """Return the row of the n-gram model, compared with the baseline at the end of its runs."""
     train, val = (TokenFile.open(data, split).tokens.tolist() for split in ("train", "val"))
     loss = math.log(NGram(ORDER, train).perplexity(val[:JUDGED]))
     baseline = statistics.mean(run[-1]["loss"] for run in curves[BASELINE].values())

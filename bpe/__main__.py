@@ -30,7 +30,7 @@ class Train:
     vocab_size: int
     """Number of ids: 256 bytes, the merges and the special tokens."""
     out: Path = Path("tokenizer.json")
-    """Where to write the tokenizer, in the format of Hugging Face's tokenizer.json."""
+    """Write the tokenizer to this file, in the format of Hugging Face's tokenizer.json."""
     pattern: str = "gpt2"
     """How text is split before merging: gpt2, cl100k, o200k, llama3, qwen2 or regex:EXPRESSION."""
     special_tokens: tuple[str, ...] = (END_OF_TEXT,)
@@ -50,7 +50,7 @@ class Add:
     tokenizer: Annotated[Argument[str], tyro.conf.arg(metavar="TOKENIZER")]
     """A tokenizer.json, a folder that holds one, or gpt2."""
     out: Path
-    """Where to write the new tokenizer.json."""
+    """Write the new tokenizer.json to this file."""
     special_tokens: tuple[str, ...] = ()
     """The names of the new tokens; their ids follow the greatest one."""
     end_of_text: str | None = None
@@ -68,7 +68,7 @@ class Encode:
     allow_special: bool = False
     """Recognise special tokens; otherwise they are ordinary text."""
     out: Path | None = None
-    """Where to write the ids, as an array if the name ends in .npy; standard output by default."""
+    """Write the ids to this file, as an array if the name ends in .npy; standard output by default."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Decode:
     skip_special: bool = False
     """Leave out special tokens."""
     out: Path | None = None
-    """Where to write the text; standard output by default."""
+    """Write the text to this file; standard output by default."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -163,7 +163,7 @@ class PieceTable:
     def __init__(self, dtype: np.dtype) -> None:
         self._lock = threading.Lock()
         self._slots = np.zeros(1 << SLOT_BITS, np.int32)
-        self._size = 1  # entry 0 stands for none
+        self._size = 1  # entry 0 means none
         entries = (1 << SLOT_BITS) + 1
         self._low = np.zeros(entries, np.uint64)
         self._high = np.zeros(entries, np.uint64)
@@ -185,7 +185,7 @@ class PieceTable:
         return which[~found]
 
     def store(self, spans: Spans, which: np.ndarray, packed: bytes, counts: np.ndarray) -> dict[str, bytes]:
-        """Keep the packed ids of the spans `which`, of which each has so many (n,).
+        """Keep the packed ids of the spans `which`, counts[i] of the i-th span.
 
         Returns the names and the packed ids of those that the table cannot hold.
         """

@@ -21,8 +21,8 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 COMMANDS = {
     "gpu": "scripts/gpu_check.sh",
     "kernels": "python -m kernels bench",
-    "train beside busy loops": "python benchmarks/train.py --busy 1 2 3 --threads 2",
-    "train beside nanoGPT": "python benchmarks/train.py --nanogpt DIR --text FILE",
+    "train against nanoGPT": "python benchmarks/train.py --nanogpt DIR --text FILE",
+    "train with busy loops": "python benchmarks/train.py --busy 1 2 3 --threads 2",
 }
 NOT_PLOTTED = ("reference", "SDPA math")  # so slow that the other bars would vanish
 

@@ -25,9 +25,9 @@ def test_the_report_is_a_table_and_json(tmp_path, capsys):
 
 
 def test_in_a_folder_the_file_is_named_after_benchmark_and_processor(tmp_path):
-    bench.write("train beside busy loops", [bench.Row("alone", 1.5, "s")], tmp_path)
+    bench.write("train with busy loops", [bench.Row("alone", 1.5, "s")], tmp_path)
     (path,) = tmp_path.iterdir()
-    assert path.name.startswith("train_beside_busy_loops-")
+    assert path.name.startswith("train_with_busy_loops-")
     assert json.loads(path.read_text())["rows"][0]["name"] == "alone"
 
 
