@@ -67,7 +67,9 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; its options are the fields of Options."""
     options = cli.parse(Options, argv, prog="python -m kernels bench")
-    keep_freed_memory()  # as train.py does; otherwise page faults dominate the times
+    # As train.py does: otherwise page faults dominate the times, and on some processors products of denormal numbers.
+    keep_freed_memory()
+    torch.set_flush_denormal(True)
     with bench_gpu.own_stream(options.resolved_device):
         rows, wrong = measure_all(options)
     if not rows and not wrong:
