@@ -39,19 +39,13 @@ inline A raise_maximum(A maximum, A* scores, Span seen, Span vecs) {
 template <typename A>
 inline Vec<A> exponentiate(A* scores, A shift, Span vecs) {
   constexpr int64_t width = Vec<A>::size();
-  const auto weight = [&](int64_t v) {
-    const Vec<A> found = exp_negative(Vec<A>::loadu(scores + v * width) - Vec<A>(shift));
-    found.store(scores + v * width);
-    return found;
-  };
-  Vec<A> even(0), odd(0);  // two at a time: one fills the pauses of the other
-  int64_t v = vecs.begin;
-  for (; v + 1 < vecs.end; v += 2) {
-    even = even + weight(v);
-    odd = odd + weight(v + 1);
+  Vec<A> sum(0);
+  for (int64_t v = vecs.begin; v < vecs.end; ++v) {
+    const Vec<A> weight = exp_negative(Vec<A>::loadu(scores + v * width) - Vec<A>(shift));
+    sum = sum + weight;
+    weight.store(scores + v * width);
   }
-  if (v < vecs.end) even = even + weight(v);
-  return even + odd;
+  return sum;
 }
 
 // The working memory of a thread, and the steps of one task.
