@@ -140,7 +140,7 @@ def recipe(data: Path, changes: dict[str, Any], seed: int) -> TrainConfig:
 
 
 def curve(config: TrainConfig, budget: float) -> list[Point]:
-    """Train until the time is over; return the validation loss at POINTS moments. Evaluating costs no time of the run."""
+    """Train until the time is over; return the validation loss at POINTS moments. Evaluating is not timed."""
     with kernels.use(config.kernels):
         trainer = loop.Trainer(config)
         trainer.model.train()
