@@ -88,7 +88,9 @@ def check_turns(messages: Sequence[Message], *, answered: bool) -> None:
                 "turns, and the user begins"
             )
         if role == "assistant" and not message.content.strip():
-            raise ValueError(f"the answer in turn {number} is empty: write one, or leave the conversation out")
+            raise ValueError(
+                f"the answer in turn {number} is empty: write one, or leave the conversation out"
+            )
     if (turns[-1].role == "assistant") != answered:
         raise ValueError(f"the last turn is the {turns[-1].role}'s: it must be the other's")
 

@@ -8,9 +8,7 @@ from data.stories.checker import check as faults_of
 
 def verify(answer: str, check: Mapping[str, Any]) -> dict[str, str]:
     """Return for each constraint of the check what is wrong with the answer, "" if it is met."""
-    return {
-        name: CONSTRAINTS[name](answer, value) for name, value in check["constraints"].items()
-    }
+    return {name: CONSTRAINTS[name](answer, value) for name, value in check["constraints"].items()}
 
 
 def _coherent(answer: str, wanted: bool) -> str:
