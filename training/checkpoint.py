@@ -10,10 +10,11 @@ parameter's name, however many processes wrote it: a run can be resumed with ano
 
 import dataclasses
 import math
+import operator
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,19 @@ class Progress:
     """Steps whose checkpoints were copied, in the order of the run."""
 
 
-def save_best(directory: Path, model: GPT, val_loss: float) -> None:
-    """Replace `directory` by one with the model's weights and config; the weights' metadata has their loss."""
+def _nothing(directory: Path) -> None:
+    """Write nothing else."""
+
+
+def save_best(
+    directory: Path, model: GPT, val_loss: float, save_extra: Callable[[Path], None] = _nothing
+) -> None:
+    """Replace `directory` by one with the model's weights and config; the weights' metadata has their loss.
+
+    `save_extra` may write more files into it.
+    """
     with files.atomic_directory(directory) as aside:
+        save_extra(aside)
         model.save_pretrained(aside)
         weights = aside / "model.safetensors"
         save_file(load_file(weights), weights, metadata={"format": "pt", "val_loss": repr(val_loss)})
@@ -72,14 +83,19 @@ def best_loss(directory: Path) -> float:
 
 
 def save_state(
-    directory: Path, model: GPT, optimizers: Optimizers, progress: Progress, processes: Processes = SINGLE
+    directory: Path,
+    model: GPT,
+    optimizers: Optimizers,
+    progress: Progress,
+    processes: Processes = SINGLE,
+    save_extra: Callable[[Path], None] = _nothing,
 ) -> None:
     """Replace `directory` by one with weights, optimizer, random states and progress.
 
     All processes call it; rank 0 gathers what the others have and writes.
     """
     whole = whole_model(model)
-    state = _optimizer_tensors(model, optimizers)
+    state = _optimizer_tensors(model, optimizers) | _added_weights(model)
     if not processes.main and not _divided(model, optimizers):
         state.clear()  # rank 0 has all of it, too
     gathered = processes.gather(state | _random_states(model, processes.rank))
@@ -87,19 +103,36 @@ def save_state(
         return
     tensors = {name: tensor for one in gathered for name, tensor in one.items()}
     with files.atomic_directory(directory) as aside:
+        save_extra(aside)
         whole.save_pretrained(aside)
         save_file(tensors, aside / "state.safetensors")
         files.write_json(aside / "state.json", dataclasses.asdict(progress))
 
 
+@torch.no_grad()
 def whole_model(model: GPT) -> GPT:
-    """Return the model, or a whole copy if its weights are divided among processes (all of them must call this)."""
-    if not any(isinstance(p, DTensor) for p in model.parameters()):
+    """Return the model, or a plain and whole copy if an objective adapted it or its weights are divided.
+
+    All processes must call this. Weights that are computed from others (adapters) are those that they give now; heads
+    that a GPT lacks are left out.
+    """
+    divided = any(isinstance(p, DTensor) for p in model.parameters())
+    if not divided and not _added_weights(model):
         return model
     with torch.device("meta"):
         whole = GPT(model.config)
-    whole.load_state_dict({name: _whole(tensor) for name, tensor in model.state_dict().items()}, assign=True)
+    names = whole.state_dict()
+    whole.load_state_dict({name: _whole(operator.attrgetter(name)(model)) for name in names}, assign=True)
     return whole
+
+
+def _added_weights(model: GPT) -> dict[str, Tensor]:
+    """Return as `weights.NAME` what an objective added to a GPT, such as adapters, and what they are added to."""
+    with torch.device("meta"):
+        plain = GPT(model.config).state_dict()
+    return {
+        f"weights.{name}": tensor.cpu() for name, tensor in model.state_dict().items() if name not in plain
+    }
 
 
 def keep_copies(run: Path, progress: Progress, keep: int) -> None:
@@ -147,13 +180,13 @@ def load_state(directory: Path, model: GPT, optimizers: Optimizers, rank: int = 
         raise ValueError(
             f"{directory} holds another model than the one configured: resume without model flags"
         )
-    _load_weights(model, saved)
     try:
         tensors = load_file(directory / "state.safetensors")
     except SafetensorError as error:
         raise ValueError(
             f"{directory / 'state.safetensors'} is damaged ({error}): start again with --overwrite"
         ) from error
+    _load_weights(model, saved, tensors)
     _restore_optimizers(model, optimizers, tensors)
     _restore_random_states(model, tensors, rank)
     return _read_progress(directory / "state.json")
@@ -169,9 +202,13 @@ def _read_progress(path: Path) -> Progress:
 
 
 @torch.no_grad()
-def _load_weights(model: GPT, saved: GPT) -> None:
+def _load_weights(model: GPT, saved: GPT, added: dict[str, Tensor]) -> None:
+    plain = saved.state_dict()
     for name, target in model.state_dict().items():
-        target.copy_(_like(target, saved.state_dict()[name]))
+        source = plain.get(name, added.get(f"weights.{name}"))
+        if source is None:
+            raise ValueError(f"the saved run lacks {name}: resume with the flags that the run began with")
+        target.copy_(_like(target, source))
 
 
 def _whole(tensor: Tensor) -> Tensor:

@@ -12,60 +12,20 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import kernels
-from data.batches import Sampler, prefetch
+from data.batches import prefetch
 from inference import devices
-from model import GPT, accounting, experts
+from model import accounting, experts
 from training import batching, checkpoint, distributed, failures, optimizer, run, watch
 from training.config import TrainConfig, save_config
 from training.distributed import SINGLE, Processes
+from training.objective import Objective, Report
 from training.pretraining import Pretraining
-
-LOG_EVERY = 10
-
-
-class Report(Protocol):
-    """The report on a finished run."""
-
-    def write(self, path: Path) -> None:
-        """Write report.json."""
-
-    def print(self, run: Path) -> None:
-        """Print the figures."""
-
-
-class Objective(Protocol):
-    """What a run learns. A batch is a tensor, or a tuple, dict or dataclass of batches, with the same number of rows.
-
-    The loop divides a batch into micro-batches of rows, takes the loss of each and averages them by weight over all
-    micro-batches and processes: the gradient is that of the loss of the whole batch, however it is divided.
-    """
-
-    def open(self, batching: batching.Batching, processes: Processes) -> Sampler:
-        """Return endless, resumable batches of this process's rows of a step; ValueError for too little data."""
-
-    def loss(self, model: Callable[..., Any], batch: Any) -> Tensor:
-        """Return the mean loss over a micro-batch; 0 if its weight is 0. Call `model` as a GPT, once."""
-
-    def weight(self, batch: Any) -> float:
-        """Return how much a micro-batch's mean counts, such as the number of tokens that it is the mean over."""
-
-    def estimate(self, model: GPT, batches: int, *, val_only: bool = False) -> dict[str, float]:
-        """Return figures for the log, equal in all processes; by the lowest "val_loss" RUN/best is chosen."""
-
-    def sample(self, model: GPT) -> dict[str, str]:
-        """Return texts of the model for the log, by name; only rank 0 asks."""
-
-    def text(self, batch: Any) -> str:
-        """Return the beginning of a batch, for an error message."""
-
-    def report(self, progress: checkpoint.Progress, device: torch.device, precision: torch.dtype) -> Report:
-        """Return the report on RUN/best; only rank 0 asks."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +51,7 @@ class Trainer:
         self._trackers = watch.wanted_trackers(config, main=processes.main)
         devices.set_up(self.device, tf32=config.tf32, deterministic=config.deterministic)
         torch.manual_seed(config.seed)
-        self.model = run.make_model(config, self.device)
+        self.model = self.objective.adapt(run.make_model(config, self.device)).to(self.device)
         if config.micro_batch == "auto":
             self.batching = batching.fit_memory(
                 self.batching, self.model, self.device, self.precision, processes
@@ -108,10 +68,17 @@ class Trainer:
         self.skips_in_a_row, self.saved_at = 0, time.monotonic()
 
     def step(self, batch: Any) -> Step:
-        """Update the weights by the gradient of one batch of this process's rows.
+        """Update the weights by the gradient of one batch of this process's rows, or of each that comes of it."""
+        with devices.autocast(self.device, self.precision):
+            updates = self.objective.updates(self.model, batch)
+        for each in updates:
+            result = self._update(each)
+        self.progress.step += 1
+        self.progress.tokens += self.config.step_tokens
+        return result
 
-        A step whose loss or gradient is not finite is skipped: one bad batch must not cost the run.
-        """
+    def _update(self, batch: Any) -> Step:
+        """Move the weights once. An update whose loss or gradient is not finite is skipped: it must not cost the run."""
         loss = self.processes.mean(self._accumulate(batch))
         if self.scale.value != 1.0:
             optimizer.scale_gradient(self.parameters, 1 / self.scale.value)
@@ -126,8 +93,6 @@ class Trainer:
                 self.shares.exchange()
         self.model.zero_grad(set_to_none=True)
         self._count_skip(finite, batch)
-        self.progress.step += 1
-        self.progress.tokens += self.config.step_tokens
         return Step(loss, norm, rate)
 
     def learning_rate(self) -> float:
@@ -257,7 +222,7 @@ class Trainer:
             bar.print_sample(progress.step, text)
         watch.plot_loss(log.records, self.run / "loss.png")
         if better:
-            checkpoint.save_best(self.run / "best", whole, figures["val_loss"])
+            checkpoint.save_best(self.run / "best", whole, figures["val_loss"], self._save_extra)
 
     def _estimate(self, batches: int, *, val_only: bool = False) -> dict[str, float]:
         with devices.autocast(self.device, self.precision):
@@ -279,11 +244,16 @@ class Trainer:
         if self.config.keep > 1:
             before = [step for step in self.progress.copies if step != self.progress.step]
             self.progress.copies = [*before, self.progress.step]
-        checkpoint.save_state(self.run / "last", self.model, self.optimizers, self.progress, self.processes)
+        checkpoint.save_state(
+            self.run / "last", self.model, self.optimizers, self.progress, self.processes, self._save_extra
+        )
         if self.processes.main:
             checkpoint.keep_copies(self.run, self.progress, self.config.keep)
         self.saved_at = time.monotonic()
         return True
+
+    def _save_extra(self, directory: Path) -> None:
+        self.objective.save(self.model, directory)
 
     def finish(self) -> Report | None:
         """Return the report on the run and write it; only in rank 0, where the others have left."""
@@ -336,7 +306,7 @@ def train(
             last = progress.step == config.steps
             if progress.step % config.eval_every == 0 or last:
                 trainer.evaluate(log, bar)
-            if last and progress.skipped == progress.step:
+            if last and progress.skipped >= progress.step:
                 raise failures.NothingLearned(trainer.run, progress.step)
             stop, due = trainer.save_due(bool(stopping))
             if due and not trainer.save() and (stop or last):
@@ -364,9 +334,9 @@ def opened(
 
 
 def log_step(trainer: Trainer, step: Step, log: watch.Log | watch.NoLog, bar: watch.Bar) -> None:
-    """Show a step, and log every tenth and the last."""
+    """Show a step, and log every tenth (or as often as the objective wants) and the last."""
     progress = trainer.progress
-    if (progress.step - 1) % LOG_EVERY and progress.step < trainer.config.steps:
+    if (progress.step - 1) % trainer.objective.log_every and progress.step < trainer.config.steps:
         bar.show(progress.step)
         return
     speed = progress.tokens / progress.seconds
@@ -379,6 +349,7 @@ def log_step(trainer: Trainer, step: Step, log: watch.Log | watch.NoLog, bar: wa
         "skipped": progress.skipped,
         "tokens_per_second": speed,
         **experts.figures(trainer.model),
+        **trainer.objective.figures(),
     }
     log.add(step=progress.step - 1, **figures)
     bar.show(progress.step, **figures, **trainer.usage.figures(speed / trainer.processes.world_size))

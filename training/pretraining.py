@@ -24,13 +24,14 @@ from training.batching import Batching
 from training.checkpoint import Progress
 from training.config import TrainConfig
 from training.distributed import SINGLE, Processes
+from training.objective import Objective
 
 Batch = tuple[Tensor, Tensor]  # x, y: (B, T) int64, y being x one token later
 SHOWN_STORIES = 3
 PASS_TOKENS = 32_768  # in an evaluation pass, if --micro-batch does not say
 
 
-class Pretraining:
+class Pretraining(Objective):
     """The loss is the mean over all tokens of -log P(next token)."""
 
     def __init__(self, config: TrainConfig) -> None:

@@ -73,10 +73,10 @@ def check_resumable(config: TrainConfig, progress: Progress) -> None:
 
 
 def fingerprint(data: Path) -> str:
-    """Return the SHA-256 of the token files, whatever their directory or date."""
+    """Return the SHA-256 of the two splits' files, whatever their directory or date."""
     digest = hashlib.sha256()
-    for split in ("train", "val"):
-        digest.update(sha256(data / f"{split}.bin").encode())
+    for file in sorted(file for split in ("train", "val") for file in data.glob(f"{split}.*")):
+        digest.update(sha256(file).encode())
     return digest.hexdigest()
 
 
