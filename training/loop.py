@@ -78,7 +78,7 @@ class Trainer:
         return result
 
     def _update(self, batch: Any) -> Step:
-        """Move the weights once. An update whose loss or gradient is not finite is skipped: it must not cost the run."""
+        """Move the weights once; skip it if loss or gradient is not finite: one bad batch must not cost the run."""
         loss = self.processes.mean(self._accumulate(batch))
         if self.scale.value != 1.0:
             optimizer.scale_gradient(self.parameters, 1 / self.scale.value)
