@@ -22,7 +22,7 @@ def adapted(model: torch.nn.Module, tokens=(37, 38)) -> lora.Adapters:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.normal_()
+                parameter.normal_(std=0.3)
     return adapters
 
 
