@@ -3,7 +3,7 @@
 ablate     how much data a model needs
 compare    several runs side by side
 sweep      runs over a grid of settings
-scaling    scaling laws: run | fit | predict
+scaling    scaling laws: run | fit | predict | transfer
 """
 
 from collections.abc import Sequence

@@ -168,7 +168,7 @@ _fingerprint = functools.cache(fingerprint)
 def sweep(options: Sweep) -> None:
     """Train what is missing, then print, draw and write the table."""
     plan = list(configurations(options))
-    settings = [Setting(name, [_loss(config) for config in configs]) for name, configs in plan]
+    settings = [Setting(name, [measure(config) for config in configs]) for name, configs in plan]
     settings.sort(key=lambda setting: setting.mean)
     files.write_json(options.out / "table.json", [setting.row() for setting in settings])
     draw(settings, options.out / "sweep.png")
@@ -179,7 +179,7 @@ def sweep(options: Sweep) -> None:
     print(f"{options.out}: the runs, table.json and sweep.png")
 
 
-def _loss(config: TrainConfig) -> float:
+def measure(config: TrainConfig) -> float:
     """Return the validation loss of a run, after training it unless it is finished."""
     run = config.run_directory
     report, diverged, kept = run / "report.json", run / "diverged.txt", run.with_name(f"{run.name}.recipe")

@@ -46,6 +46,8 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, sum(self.heads) * self.head_dim, config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
+        # µP: scores are divided by the head's width, not by its root, which is what the kernels do.
+        self.query_scale = config.width_ratio**-0.5
         self.qk_norm = config.qk_norm
         if config.qk_norm:
             self.q_norm, self.k_norm = (RMSNorm(self.head_dim, config.norm_eps) for _ in range(2))
@@ -74,7 +76,7 @@ class CausalSelfAttention(nn.Module):
     ) -> Tensor:
         """Return what the second projection reads: (B, T, (H + 2 KV) D) -> (B, T, C)."""
         qkv = qkv.unflatten(-1, (-1, self.head_dim))  # (B, T, …) -> (B, T, H + 2 KV, D)
-        if self.qk_norm or values is not None:
+        if self.qk_norm or values is not None or self.query_scale != 1:
             qkv = self._adjusted(qkv, values)
         if cache is not None and cache.fused:
             return cache.attend(qkv, angles, self.window).flatten(2)  # (B, T, H, D) -> (B, T, C)
@@ -89,10 +91,12 @@ class CausalSelfAttention(nn.Module):
         return y.flatten(2)  # (B, T, H, D) -> (B, T, C)
 
     def _adjusted(self, qkv: Tensor, values: Tensor | None) -> Tensor:
-        """Return qkv (B, T, H + 2 KV, D) with normed q and k, and v with the value embedding (B, T, KV D)."""
+        """Return qkv (B, T, H + 2 KV, D) with normed q and k, scaled q, and v with the value embedding (B, T, KV D)."""
         q, k, v = qkv.split(self.heads, dim=2)
         if self.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
+        if self.query_scale != 1:
+            q = q * self.query_scale
         if values is not None:
             v = v + self.value_scale * values.unflatten(-1, (-1, self.head_dim))  # (B, T, KV, D)
         return torch.cat([q, k, v.to(q.dtype)], dim=2)

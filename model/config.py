@@ -57,6 +57,9 @@ class GPTConfig:
     """Mix the stream and the embedding by two learned numbers before each block (modded-nanogpt)."""
     zero_init: bool = False
     """Start the projections that add to the stream at 0, so that every block begins as the identity."""
+    mup_width: int | None = None
+    """Width that the learning rates were chosen for: all widths with as many heads then share them, by the maximal
+    update parametrization (Yang et al. 2022) (None: GPT-2's initialization)."""
     logit_softcap: float | None = None
     """Keep logits inside plus and minus this, by a tanh (Gemma 2) (None: leave them)."""
     kv_lora_rank: int | None = None
@@ -130,6 +133,10 @@ class GPTConfig:
         if self.positions == "sinusoidal" and self.n_embd % 2:
             faults.append(f"sinusoidal positions need an even n_embd, not {self.n_embd}")
         faults += [*self._latent_faults(), *self._pattern_faults()]
+        if self.mup_width is not None:
+            others = ("kv_lora_rank", "n_expert", "n_ahead", "value_embedding")
+            faults += [f"mup_width excludes {name}" for name in others if getattr(self, name)]
+            faults += ["mup_width excludes layers with a state space"] if "m" in self.pattern else []
         if self.n_expert is not None and self.n_expert_active > self.n_expert:
             faults.append(f"n_expert_active {self.n_expert_active} is more than n_expert {self.n_expert}")
         if self.n_expert is None and (self.n_expert_shared or self.expert_capacity):
@@ -198,6 +205,15 @@ class GPTConfig:
         if self.kv_lora_rank is None:
             return self.head_dim
         return self.head_dim // 2 if self.rope_dim is None else self.rope_dim
+
+    @property
+    def width_ratio(self) -> float:
+        """Return how many times wider than `mup_width` the model is; 1 without the parametrization.
+
+        >>> GPTConfig(n_embd=96, n_head=3, mup_width=48).width_ratio
+        2.0
+        """
+        return 1.0 if self.mup_width is None else self.n_embd / self.mup_width
 
     @property
     def kv_heads(self) -> int:

@@ -114,14 +114,17 @@ class GPT(nn.Module):
     def _initialize(self) -> None:
         """Draw weights as GPT-2: deviation 0.02, times 1/sqrt(2 n_layer) where they add to the stream; biases are 0.
 
-        With zero_init what adds to the stream starts at 0.
+        With zero_init what adds to the stream starts at 0. With µP the variance of the blocks' matrices falls with the
+        width, as the number of terms that they sum up grows.
         """
-        residual = 0.0 if self.config.zero_init else INIT_STD / math.sqrt(2 * self.config.n_layer)
+        inside = INIT_STD / math.sqrt(self.config.width_ratio)
+        residual = 0.0 if self.config.zero_init else inside / math.sqrt(2 * self.config.n_layer)
         for name, parameter in self.named_parameters():
             if name.endswith(".bias"):
                 parameter.zero_()
             elif parameter.dim() == 2:
-                parameter.normal_(0.0, residual if name.endswith("c_proj.weight") else INIT_STD)
+                std = inside if name.startswith("h.") else INIT_STD
+                parameter.normal_(0.0, residual if name.endswith("c_proj.weight") else std)
 
     def forward(
         self, idx: Tensor, targets: Tensor | None = None, *, with_logits: bool = True
@@ -164,6 +167,8 @@ class GPT(nn.Module):
     def _loss(self, hidden: Tensor, targets: Tensor, with_logits: bool) -> tuple[Tensor | None, Tensor]:
         """Return logits (B, T, V), if there is room for them, and the mean loss of hidden (B, T, C)."""
         rows, cap = hidden.flatten(0, 1), self.config.logit_softcap  # (B, T, C) -> (B T, C)
+        if self.config.width_ratio != 1:
+            rows = rows / self.config.width_ratio
         if not with_logits and cap is None and kernels.runs_on(rows.device.type) != "torch":
             return None, kernels.linear_cross_entropy(rows, self.lm_head.weight, targets.flatten())
         logits, loss = head_loss(rows, self.lm_head.weight, targets.flatten(), cap=cap)
@@ -172,6 +177,8 @@ class GPT(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """Map what `hidden` returns, (…, C), to logits (…, V)."""
         logits, cap = self.lm_head(hidden), self.config.logit_softcap
+        if self.config.width_ratio != 1:
+            logits = logits / self.config.width_ratio
         return logits if cap is None else softcap(logits, cap)
 
     def hidden(

@@ -29,6 +29,7 @@ COMMON = {
     "value_embedding": False,
     "residual_scalars": False,
     "logit_softcap": None,
+    "mup_width": None,
 }
 # Parts of our names, in this order, and theirs; before them those of a single architecture.
 NAMES = {

@@ -66,6 +66,7 @@ GPT2_ONLY = {
     "value_embedding": False,
     "residual_scalars": False,
     "logit_softcap": None,
+    "mup_width": None,
     "n_expert": None,
     "kv_lora_rank": None,
     "layers": None,
@@ -82,7 +83,7 @@ UNCHANGED = {
 # Fields that say which weights there are and how they are used: another value gives wrong logits, or no model at all.
 USE = (
     *("n_head", "n_kv_head", "norm", "norm_place", "norm_eps", "positions", "mlp"),
-    *("qk_norm", "value_embedding", "residual_scalars", "logit_softcap"),
+    *("qk_norm", "value_embedding", "residual_scalars", "logit_softcap", "mup_width"),
     *("n_expert", "n_expert_active", "n_expert_shared", "expert_balance"),
     *("kv_lora_rank", "q_lora_rank", "rope_dim", "layers", "ssm_state", "ssm_head", "n_ahead"),
 )

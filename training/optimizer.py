@@ -182,6 +182,22 @@ def parameter_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[
     ]
 
 
+def adamw_groups(model: GPT, parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+    """Return the parameter groups of AdamW, which with µP has lower rates for the blocks' matrices.
+
+    Adam moves every number by about its rate, and a wider matrix adds up more of them: the rate is divided by the width
+    (Yang et al. 2022, table 8). Muon needs no such rule: its updates have the same norm at every width.
+    """
+    groups = parameter_groups(parameters, weight_decay)
+    if model.config.width_ratio == 1:
+        return groups
+    in_blocks = {id(p) for p in model.h.parameters()}
+    inside = [p for p in groups[0]["params"] if id(p) in in_blocks]
+    outside = [p for p in groups[0]["params"] if id(p) not in in_blocks]
+    slow = {"params": inside, "weight_decay": weight_decay, "scale": 1 / model.config.width_ratio}
+    return [{**groups[0], "params": outside}, groups[1], slow]
+
+
 def by_muon(model: GPT, config: TrainConfig) -> set[int]:
     """Return the ids of the parameters that Muon updates if it is chosen: the matrices inside the blocks."""
     return {id(p) for p in model.h.parameters() if p.dim() == 2 and config.optimizer == "muon"}
@@ -198,16 +214,16 @@ def make_optimizers(
     betas, decay = (config.beta1, config.beta2), config.weight_decay
     parameters = [p for p in model.parameters() if mine is None or id(p) in mine]
     if config.optimizer == "ours":
-        optimizers = [AdamW(parameter_groups(parameters, decay), betas=betas)]
+        optimizers = [AdamW(adamw_groups(model, parameters, decay), betas=betas)]
     elif config.optimizer == "fused":
-        optimizers = [torch.optim.AdamW(parameter_groups(parameters, decay), betas=betas, fused=True)]
+        optimizers = [torch.optim.AdamW(adamw_groups(model, parameters, decay), betas=betas, fused=True)]
     else:
         in_blocks = by_muon(model, config)
         matrices = [p for p in parameters if id(p) in in_blocks]
         rest = [p for p in parameters if id(p) not in in_blocks]
         # Without decay: the embeddings are few next to the steps, and each is seen in a few of them only.
         optimizers = [
-            torch.optim.AdamW(parameter_groups(rest, 0.0), betas=betas, fused=True),
+            torch.optim.AdamW(adamw_groups(model, rest, 0.0), betas=betas, fused=True),
             Muon([{"params": matrices, "scale": config.muon_learning_rate / config.learning_rate}],
                  weight_decay=decay, precision=precision),
         ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""python -m experiments scaling run | fit | predict: the command line of scaling laws."""
+"""python -m experiments scaling run | fit | predict | transfer: the command line of scaling laws."""
 
 import dataclasses
 from pathlib import Path
@@ -23,6 +23,7 @@ from experiments.scaling.runner import (
     parameters,
     read_plan,
 )
+from experiments.scaling.transfer import Transfer, transfer
 from model import accounting
 
 
@@ -219,4 +220,9 @@ def verify(runner: Runner, found: Fitted, wanted: dict[str, int], loss: predict.
     )
 
 
-COMMANDS = {"run": (Run, run), "fit": (Fit, fit), "predict": (Predict, predicted)}
+COMMANDS = {
+    "run": (Run, run),
+    "fit": (Fit, fit),
+    "predict": (Predict, predicted),
+    "transfer": (Transfer, transfer),
+}

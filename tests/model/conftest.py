@@ -27,6 +27,7 @@ VARIANTS = {
         "logit_softcap": 15.0,
         "tied_head": False,
     },
+    "maximal update": {"mup_width": 16, "positions": "rotary", "n_kv_head": 2},
     "window, grouped, post": {"window": 3, "n_kv_head": 2, "norm": "rmsnorm", "norm_place": "post"},
 }
 
