@@ -125,18 +125,24 @@ def _wrong_line(file: TextFile, newline: str) -> str:
 
 def json_rows(file: TextFile) -> Iterator[Row]:
     """Yield the objects of JSON lines, or of one JSON array."""
-    number, lines = 1, _lines(file, "\n")
+    lines = _lines(file, "\n")
+    for number, line in enumerate(lines, start=1):
+        if number == 1 and line.lstrip().startswith("["):
+            for row in _parsed(file, number, "".join([line, *lines])):
+                yield number, _object(file, number, row)
+        elif line.strip():
+            yield number, _object(file, number, _parsed(file, number, line.rstrip("\r\n")))
+
+
+def _parsed(file: TextFile, line: int, text: str) -> Any:
+    """Return the value of JSON that begins in this line; a ValueError names the line that cannot be read."""
     try:
-        for number, line in enumerate(lines, start=1):
-            if number == 1 and line.lstrip().startswith("["):
-                for row in json.loads("".join([line, *lines])):
-                    yield number, _object(file, number, row)
-            elif line.strip():
-                yield number, _object(file, number, json.loads(line.rstrip("\r\n")))
-    except (json.JSONDecodeError, RecursionError) as error:
-        number += getattr(error, "lineno", 1) - 1
-        reason = f"{getattr(error, 'msg', error)} in column {getattr(error, 'colno', 1)}"
-        raise ValueError(f"{file.name} cannot be read as jsonl: line {number:,}: {reason}") from error
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line, reason = line + error.lineno - 1, f"{error.msg} in column {error.colno}"
+    except (ValueError, RecursionError) as error:  # an integer of too many digits, too many brackets
+        reason = str(error)
+    raise ValueError(f"{file.name} cannot be read as jsonl: line {line:,}: {reason}")
 
 
 def _object(file: TextFile, line: int, row: Any) -> Mapping[str, Any]:

@@ -149,6 +149,7 @@ GOOD = 2001  # rows before the wrong one: more than are read at a time
         ("jsonl", '["a list"]', "holds list, not an object"),
         ("jsonl", '{"text": "caf\udce9"}', "not UTF-8"),
         ("jsonl", '{"text": ' + "[" * 100_000, ""),
+        ("jsonl", '{"text": "fine", "n": ' + "9" * 4_301 + "}", "4300 digits"),
         ("csv", "1,2,3", "3 fields, where the header has 2"),
         ("csv", '1,"never closed', "quotes opened in line 2,002 are never closed"),
         ("csv", "1,caf\udce9", "not UTF-8"),
