@@ -226,14 +226,24 @@ def _is_compressed(file: TextFile) -> bool:
 
 
 def stream_text(name: str, stream: IO[bytes]) -> Iterator[str]:
-    """Yield the text of a stream as it is read; a ValueError names the place of bytes that are not UTF-8."""
+    """Yield the text of a stream as it is read, without a byte order mark.
+
+    A ValueError names the place of bytes that are not UTF-8.
+    """
     decoder, position = codecs.getincrementaldecoder("utf-8")(), 0
     while data := stream.read(BLOCK):
         if not position:
             check_start(name, data)
+            position = _text_start(data)
+            data = data[position:]
         yield _decoded(name, decoder, data, position, False)
         position += len(data)
     yield _decoded(name, decoder, b"", position, True)
+
+
+def _text_start(data: bytes) -> int:
+    """Return the place of the first byte that is text: after a byte order mark."""
+    return len(codecs.BOM_UTF8) if data.startswith(codecs.BOM_UTF8) else 0
 
 
 def _decoded(name: str, decoder: codecs.IncrementalDecoder, data: bytes, start: int, final: bool) -> str:
@@ -269,8 +279,8 @@ def _blocks_of_file(
     path: str, size: int, whole: bool, special_tokens: Sequence[str], block: int
 ) -> Iterator[FileBlock]:
     """Cut the first `size` bytes of a file, which are the whole file or not, into blocks."""
-    start = 0
     with open(path, "rb") as file:
+        start = _text_start(file.read(len(codecs.BOM_UTF8)))
         while start < size:
             end = start + block
             end = _file_cut(file, start, end, special_tokens) if end < size else size

@@ -1,5 +1,6 @@
 """The incremental trainer learns what basics/bpe.py learns, however the corpus is counted."""
 
+import gzip
 import logging
 import random
 from collections import Counter
@@ -166,6 +167,16 @@ def test_one_giant_line_without_a_space_is_cut_with_a_notice(tmp_path, caplog):
         )
         == 1_000_000
     )
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test_a_byte_order_mark_is_no_text(tmp_path, compress):
+    path = tmp_path / "text"
+    path.write_bytes(compress("\ufeffone \ufefftwo".encode()))
+    assert count_pretokens(path, Pattern.of("gpt2")) == dict.fromkeys([b"one", " \ufeff".encode(), b"two"], 1)
+    path.write_bytes(compress(b"\xef\xbb\xbfab\xff"))
+    with pytest.raises(ValueError, match="byte 5"):
+        count_pretokens(path, Pattern.of("gpt2"))
 
 
 def test_random_bytes_can_be_learnt_from():
