@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 BATCH = 1 << 20  # characters that a process gets at once
 SHARED = "/dev/shm"  # where Linux keeps shared memory
 LARGEST = 1 << 23  # bytes in a block of shared memory, of which there may not be much; more goes by the pipe
+IN_FLIGHT = 4  # batches of each worker: enough while this process encodes one and its caller makes lists
 AHEAD = 16  # batches that may be finished before the one that is next
 
 Part = tuple[str, bool]  # a text, or a part of a long one, and whether the text ends with it
@@ -81,11 +82,12 @@ class BatchEncoder:
             stack.callback(lambda: settle(sent.reply for sent in waiting))  # before the blocks go
             for batch in _batches(_parts(texts, special_tokens, tokenizer.pattern.name is not None)):
                 busy = sum(not sent.reply.done() for sent in waiting)
-                if busy < 2 * self.pool.num_workers:
+                if busy < IN_FLIGHT * self.pool.num_workers:
                     waiting.append(self._send(batch, special_tokens, free))
                 else:
                     waiting.append(_encode_here(tokenizer, batch, special_tokens))
-                while waiting and (waiting[0].reply.done() or len(waiting) > AHEAD * self.num_workers):
+                # One at most: what the caller does with it takes time, and the workers need new batches first.
+                if waiting[0].reply.done() or len(waiting) > AHEAD * self.num_workers:
                     yield from free.read(waiting.popleft())
             while waiting:
                 yield from free.read(waiting.popleft())
