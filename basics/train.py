@@ -2,7 +2,7 @@
 
 All of it is here: batches, cross-entropy, AdamW, a schedule for the learning rate, the loop. Tokens are bytes, so that
 no vocabulary is needed. The weights go to my.safetensors, for basics/sample.py. The fast rooms that grew from this
-file are data/ (batches), model/loss.py (cross-entropy) and training/ (everything else).
+file are data/ (batches), kernels/chunked_loss.py (cross-entropy) and training/ (everything else).
 """
 
 import math

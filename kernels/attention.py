@@ -3,8 +3,6 @@
 Built as ops.py is: what a user calls comes first, what torch needs of each op after it.
 """
 
-import itertools
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,6 +23,7 @@ def causal_attention(
     seed: int | Tensor | None = None,
     window: int | None = None,
     deterministic: bool = True,
+    angles: Tensor | None = None,
 ) -> Tensor:
     """Return softmax(q kᵀ scale) v, query i seeing the keys j <= i, without a T x T matrix (Dao et al. 2022).
 
@@ -36,9 +35,26 @@ def causal_attention(
     generator of the device; a seed that is a tensor, one int64 on the device of q, is read by the kernel
     itself, so that a CUDA graph can change it. deterministic=False lets the backward on a GPU add up the gradient
     of q atomically where that is faster: more than 128 tokens in 16 bits; its last bits then vary from run to run.
+    With angles, as for `rotary`, q and k are turned first; on a CPU as they are loaded, without a pass over memory.
 
     Returns (B, T, H, D). ValueError that names the argument for anything else.
     """
+    return _attend(q, k, v, None, angles, scale, window, dropout_p, seed, deterministic)
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    ends: Tensor | None,
+    angles: Tensor | None,
+    scale: float | None,
+    window: int | None,
+    dropout_p: float,
+    seed: int | Tensor | None,
+    deterministic: bool,
+) -> Tensor:
+    """Do as causal_attention; with `ends`, inside documents, for a batch of one."""
     checks.check_tensors(q=q, k=k, v=v)
     scale = _scale(q, scale)
     checks.check_attention_options(scale, window, dropout_p)
@@ -46,11 +62,19 @@ def causal_attention(
     seed = _seed(seed, dropout_p, q.device)
     library = dispatch.library(q.device.type)
     tangents = has_tangent(q, k, v)
+    if angles is not None:
+        checks.check_rotary(q, angles)
     if library is None or tangents:
         checks.check_attention(q, k, v, scale, window, dropout_p)
         formula = reference.causal_attention if tangents else torch_causal_attention
-        return formula(q, k, v, scale=scale, window=window, dropout_p=dropout_p, seed=seed)
-    return library.causal_attention(q, k, v, scale, window, dropout_p, seed, deterministic)[0]
+        if angles is not None:
+            q, k = reference.rotate(q, angles), reference.rotate(k, angles)
+        options = {"scale": scale, "window": window, "dropout_p": dropout_p, "seed": seed}
+        if ends is not None:
+            return reference.by_document(formula, q, k, v, ends, **options)
+        return formula(q, k, v, **options)
+    table = _table(angles, q.dtype)
+    return library.causal_attention(q, k, v, scale, window, dropout_p, seed, deterministic, ends, *table)[0]
 
 
 def torch_causal_attention(
@@ -90,6 +114,7 @@ def causal_attention_qkvpacked(
     seed: int | Tensor | None = None,
     window: int | None = None,
     deterministic: bool = True,
+    angles: Tensor | None = None,
 ) -> Tensor:
     """Return causal_attention of q, k, v = qkv.unbind(2), with one packed gradient; qkv: (B, T, 3, H, D).
 
@@ -99,13 +124,15 @@ def causal_attention_qkvpacked(
     library = dispatch.library(qkv.device.type)
     if library is None or has_tangent(qkv):
         checks.check_packed(qkv)
-        options = {"scale": scale, "window": window, "dropout_p": dropout_p, "seed": seed}
-        return causal_attention(*qkv.unbind(2), **options, deterministic=deterministic)
+        return _attend(*qkv.unbind(2), None, angles, scale, window, dropout_p, seed, deterministic)
     scale = _scale(qkv, scale)
     checks.check_attention_options(scale, window, dropout_p)
     (qkv,) = autocast(None, qkv)
     seed = _seed(seed, dropout_p, qkv.device)
-    return library.causal_attention_qkvpacked(qkv, scale, window, dropout_p, seed, deterministic)[0]
+    if angles is not None:
+        checks.check_rotary(qkv.flatten(2, 3), angles)
+    table = _table(angles, qkv.dtype)
+    return library.causal_attention_qkvpacked(qkv, scale, window, dropout_p, seed, deterministic, *table)[0]
 
 
 def _scale(q: Tensor, scale: float | None) -> float:
@@ -133,37 +160,23 @@ def document_attention(
     ends: Tensor,
     *,
     scale: float | None = None,
+    dropout_p: float = 0.0,
+    seed: int | Tensor | None = None,
     window: int | None = None,
+    deterministic: bool = True,
+    angles: Tensor | None = None,
 ) -> Tensor:
-    """Return causal attention in which a token sees its own document only.
+    """Return causal attention in which a token sees its own document only: all documents in one launch.
 
     q: (N, H, D), k and v: (N, Hkv, D): the tokens of all documents, without padding. ends: (documents + 1) int64 on the
-    CPU, the cumulative lengths, from 0 to N; a document may be empty. scale and window as for causal_attention, which
-    runs once for each document: work and memory grow with the sum of the squares of the lengths, not with N². Returns
-    (N, H, D). ValueError that names the argument for anything else.
+    CPU, the cumulative lengths, from 0 to N; a document may be empty. Work grows with the sum of the squares of the
+    lengths, not with N². The rest as for causal_attention: dropout counts documents as the batch, and angles, (N, D/2),
+    are those of each token. Returns (N, H, D). ValueError that names the argument for anything else.
     """
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        checks.check(x.dim() == 3, f"{name} has shape {list(x.shape)}: it must be (N, H, D)")
-    checks.check(
-        ends.device.type == "cpu" and ends.dtype == torch.int64 and ends.dim() == 1 and len(ends) >= 1,
-        f"ends has shape {list(ends.shape)}, {ends.dtype} on {ends.device}: it must be (documents + 1) int64 on the "
-        "CPU",
-    )
-    cut = ends.tolist()
-    lengths = [after - before for before, after in itertools.pairwise(cut)]
-    checks.check(
-        cut[0] == 0 and cut[-1] == len(q) and min(lengths, default=0) >= 0,
-        f"ends goes from {cut[0]} to {cut[-1]}: it must rise from 0 to the {len(q)} tokens of q",
-    )
-    checks.check(
-        len(k) == len(v) == len(q),
-        f"q, k and v have {len(q)}, {len(k)} and {len(v)} tokens: these must be equal",
-    )
-    parts = zip(
-        *(x.split(lengths) for x in (q, k, v)), strict=True
-    )  # of each document three of (length, H, D)
-    found = [causal_attention(*(x[None] for x in part), scale=scale, window=window)[0] for part in parts]
-    return torch.cat(found) if found else torch.empty_like(q)
+    checks.check_tensors(q=q, k=k, v=v, ends=ends)
+    checks.check_documents(q, k, v, ends)
+    q, k, v = (x[None] for x in (q, k, v))
+    return _attend(q, k, v, ends, angles, scale, window, dropout_p, seed, deterministic)[0]
 
 
 def rotary(x: Tensor, angles: Tensor) -> Tensor:
@@ -177,9 +190,16 @@ def rotary(x: Tensor, angles: Tensor) -> Tensor:
     library = dispatch.library(x.device.type)
     if library is None or has_tangent(x):
         return reference.rotate(x, angles)
-    table = angles.to(statistics(x.dtype))
-    table = table[None] if table.dim() == 2 else table  # (T, D/2) -> (1, T, D/2)
-    return library.rotary(x, table.cos().contiguous(), table.sin().contiguous(), False)
+    return library.rotary(x, *_table(angles, x.dtype), False)
+
+
+def _table(angles: Tensor | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
+    """Return cosines and sines, (1 or B, T, D/2) each, of angles (T, D/2) or (B, T, D/2) for tensors of the dtype."""
+    if angles is None:
+        return None, None
+    angles = angles.to(statistics(dtype))
+    angles = angles[None] if angles.dim() == 2 else angles  # (T, D/2) -> (1, T, D/2)
+    return angles.cos().contiguous(), angles.sin().contiguous()
 
 
 # What torch needs of each op: the shapes of its results (_fake), what its backward reads (_save), its derivative.
@@ -201,55 +221,61 @@ def _(device: torch.device) -> Tensor:
     return torch.empty((), dtype=torch.int64, device=device)
 
 
-def _fake_causal_attention(q, k, v, scale, window, dropout_p, seed, deterministic=True):
+def _fake_causal_attention(q, k, v, scale, window, dropout_p, *_):
     checks.check_attention(q, k, v, scale, window, dropout_p)
     batch, length, heads, _ = q.shape
     return q.new_empty(q.shape), q.new_empty((batch, heads, length), dtype=statistics(q.dtype))
 
 
-def _fake_causal_attention_backward(
-    grad_out, q, k, v, out, lse, scale, window, dropout_p, seed, deterministic=True
-):
+def _fake_causal_attention_backward(grad_out, q, k, v, *_):
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-def _fake_causal_attention_qkvpacked(qkv, scale, window, dropout_p, seed, deterministic=True):
+def _fake_causal_attention_qkvpacked(qkv, scale, window, dropout_p, *_):
     checks.check_packed(qkv)
-    return _fake_causal_attention(*qkv.unbind(2), scale, window, dropout_p, seed)
+    return _fake_causal_attention(*qkv.unbind(2), scale, window, dropout_p)
 
 
-def _fake_causal_attention_qkvpacked_backward(
-    grad_out, qkv, out, lse, scale, window, dropout_p, seed, deterministic=True
-):
+def _fake_causal_attention_qkvpacked_backward(grad_out, qkv, *_):
     return qkv.new_empty(qkv.shape)
 
 
 def _save_attention(ctx, inputs, output):
-    *tensors, scale, window, dropout_p, seed, deterministic = inputs
-    keep(ctx, *tensors, *output, seed, without_gradient=output[1:])
+    _save(ctx, inputs[:3], inputs[3:], output)
+
+
+def _save_qkvpacked(ctx, inputs, output):
+    _save(ctx, inputs[:1], inputs[1:], output)
+
+
+def _save(ctx, tensors, rest, output):
+    """Keep the inputs, the results, and of the rest what is a tensor: the seed, and the last ones."""
+    scale, window, dropout_p, seed, deterministic, *others = rest
+    keep(ctx, *tensors, *output, seed, *others, without_gradient=output[1:])
     ctx.options, ctx.deterministic = (scale, window, dropout_p), deterministic
 
 
 def _attention_gradients(library, ctx, grad_out, *_):
     if grad_out is None:
-        return (None,) * 8
-    *tensors, seed = ctx.saved_tensors
-    found = library.causal_attention_backward(grad_out, *tensors, *ctx.options, seed, ctx.deterministic)
-    return *found, *(None,) * 5
+        return (None,) * 11
+    *tensors, seed, ends, cos, sin = ctx.saved_tensors
+    backward = library.causal_attention_backward
+    found = backward(grad_out, *tensors, *ctx.options, seed, ctx.deterministic, ends, cos, sin)
+    return *found, *(None,) * 8
 
 
 def _qkvpacked_gradients(library, ctx, grad_out, *_):
     if grad_out is None:
-        return (None,) * 6
-    *tensors, seed = ctx.saved_tensors
+        return (None,) * 8
+    *tensors, seed, cos, sin = ctx.saved_tensors
     backward = library.causal_attention_qkvpacked_backward
-    return backward(grad_out, *tensors, *ctx.options, seed, ctx.deterministic), *(None,) * 5
+    return backward(grad_out, *tensors, *ctx.options, seed, ctx.deterministic, cos, sin), *(None,) * 7
 
 
 register("causal_attention", _fake_causal_attention, _save_attention, _attention_gradients)
 register("causal_attention_backward", _fake_causal_attention_backward)
 register(
-    "causal_attention_qkvpacked", _fake_causal_attention_qkvpacked, _save_attention, _qkvpacked_gradients
+    "causal_attention_qkvpacked", _fake_causal_attention_qkvpacked, _save_qkvpacked, _qkvpacked_gradients
 )
 register("causal_attention_qkvpacked_backward", _fake_causal_attention_qkvpacked_backward)
 

@@ -195,6 +195,35 @@ def _check_attention_sizes(q: Tensor, k: Tensor, v: Tensor) -> None:
     _check_same_shape("v", v, "k", k)
 
 
+def check_documents(q: Tensor, k: Tensor, v: Tensor, ends: Tensor) -> None:
+    """Raise ValueError that names a wrong argument. q: (N, H, D); k, v: (N, Hkv, D); ends: (documents + 1)."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        check(x.dim() == 3, "{} has shape {}: it must be (N, H, D)", name, _shape(x))
+    check(
+        len(k) == len(v) == len(q),
+        "q, k and v have {}, {} and {} tokens: these must be equal",
+        len(q),
+        len(k),
+        len(v),
+    )
+    check(
+        ends.device.type == "cpu" and ends.dtype == int64 and ends.dim() == 1 and len(ends) >= 1,
+        "ends has shape {}, {} on {}: it must be (documents + 1) int64 on the CPU",
+        _shape(ends),
+        ends.dtype,
+        ends.device,
+    )
+    if torch.compiler.is_compiling():
+        return  # the kernel looks at the numbers
+    check(
+        int(ends[0]) == 0 and int(ends[-1]) == len(q) and bool((ends.diff() >= 0).all()),
+        "ends goes from {} to {}: it must rise from 0 to the {} tokens of q",
+        int(ends[0]),
+        int(ends[-1]),
+        len(q),
+    )
+
+
 def check_packed(qkv: Tensor) -> None:
     """Raise ValueError if qkv is not (B, T, 3, H, D)."""
     _check_floating("qkv", qkv)

@@ -13,16 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels import checks, dispatch, reference
+from kernels import checks, chunked_loss, dispatch, reference
+from kernels.chunked_loss import FLOAT16_ROWS, IGNORED, LEAST_ROWS
 from kernels.dispatch import autocast, has_tangent, keep, register, statistics
 
-IGNORED = -100  # the target that counts for no loss
 # Bytes of logits in one chunk. On a CPU a chunk of few rows would read and write the whole gradient of the weight for
 # little work; on a GPU it would leave SMs idle.
 BUDGET = {"cpu": 32 * 2**20, "cuda": 2**30}
-# Rows of a chunk: products of single rows are slow, and some libraries sum them one number after another.
-LEAST_ROWS = 8
-FLOAT16_ROWS = 1024  # that a product sums in float16: no overflow where activations are below 64
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
@@ -127,23 +124,26 @@ def swiglu(gate: Tensor, x: Tensor, gate_bias: Tensor | None = None, bias: Tenso
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, budget: int | None = None
+    hidden: Tensor, weight: Tensor, targets: Tensor, budget: int | None = None, cap: float | None = None
 ) -> Tensor:
     """Return the mean cross-entropy, in nats, of the logits hidden @ weight.T; 0 if every target is ignored.
 
     hidden: (N, C); weight: (V, C); targets: (N) int64 in 0..V-1, or -100 to be ignored. float32, float16, bfloat16
     or float64; under autocast the products are in its dtype, and losses and sums always in float32 or better. No
     more than `budget` bytes of logits (None: BUDGET), or LEAST_ROWS rows, exist at once. The gradients are formed
-    in the forward pass, when autograd is on. Returns a scalar. ValueError that names the argument for anything
+    in the forward pass, when autograd is on. With `cap` the logits are soft-capped, cap · tanh(logits / cap), in
+    PyTorch's own ops (chunked_loss.py). Returns a scalar. ValueError that names the argument for anything
     else; on a GPU, where looking would stop its queue, a wrong target makes the loss NaN.
     """
     checks.check_linear_cross_entropy(hidden, weight, targets)
     device = hidden.device.type
     dtype = _product_dtype(hidden, weight)
     library = dispatch.library(device)
-    if library is None or has_tangent(hidden, weight):
+    if has_tangent(hidden, weight):
+        return reference.linear_cross_entropy(hidden, weight, targets, cap)
+    if library is None or cap is not None:
         checks.check_targets(targets, len(weight), IGNORED)
-        return _torch_cross_entropy(hidden, weight, targets)
+        return chunked_loss.linear_cross_entropy(hidden, weight, targets, budget, cap)
     budget = BUDGET.get(device, BUDGET["cuda"]) if budget is None else budget
     most = max(LEAST_ROWS, budget // (dtype.itemsize * weight.shape[0]))
     most = min(most, FLOAT16_ROWS) if dtype == torch.float16 else most
@@ -163,13 +163,6 @@ def _product_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
         f"weight has dtype {weight.dtype} but hidden has {hidden.dtype}: convert one with .to(dtype)",
     )
     return hidden.dtype
-
-
-def _torch_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    logits = F.linear(hidden, weight)  # (N, C) -> (N, V)
-    logits = logits.to(statistics(logits.dtype))
-    total = F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum")
-    return total / (targets != IGNORED).sum().clamp(min=1)
 
 
 def adamw_(

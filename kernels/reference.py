@@ -5,8 +5,11 @@ backward passes are written out too, as derived in docs/kernels/layer_norm.md an
 autograd confirms them. Nothing here is fast: attention stores the T x T matrix that the kernels never do.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
@@ -71,6 +74,25 @@ def causal_attention(
     if dropout_p:
         weights = weights * dropout_factors(q, dropout_p, seed).to(weights.dtype)
     return torch.einsum("bhij,bjhd->bihd", weights, _wide(wide_v)).to(q.dtype)
+
+
+def by_document(
+    attend: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, ends: Tensor, **options
+) -> Tensor:
+    """Call causal attention for a batch of the documents of q, k and v (1, T, ·, D), padded to the longest.
+
+    ends: (documents + 1), from 0 to T. Returns (1, T, H, D).
+
+    >>> q = torch.arange(5.0).view(1, 5, 1, 1)
+    >>> by_document(causal_attention, 0 * q, q, q, torch.tensor([0, 2, 5])).flatten()
+    tensor([0.0000, 0.5000, 2.0000, 2.5000, 3.0000])
+    """
+    if not q.numel():
+        return q.clone()
+    lengths = ends.diff()
+    parts = (pad_sequence(x[0].split(lengths.tolist()), batch_first=True) for x in (q, k, v))
+    inside = torch.arange(int(lengths.max())) < lengths[:, None]  # (documents, longest)
+    return attend(*parts, **options)[inside.to(q.device)][None]  # (documents, longest, H, D) -> (1, T, H, D)
 
 
 def attention_weights(q: Tensor, k: Tensor, scale: float | None, window: int | None) -> Tensor:
@@ -269,13 +291,25 @@ def swiglu(gate: Tensor, x: Tensor, gate_bias: Tensor | None = None, bias: Tenso
     return (opened * opened.sigmoid() * value).to(x.dtype)
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+def softcap(logits: Tensor, cap: float) -> Tensor:
+    """Return cap · tanh(logits / cap): nearly the same where small, and never beyond the cap (Gemma 2).
+
+    >>> [round(z, 2) for z in softcap(torch.tensor([0.1, 30.0]), cap=15.0).tolist()]
+    [0.1, 14.46]
+    """
+    return cap * torch.tanh(logits / cap)
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, cap: float | None = None) -> Tensor:
     """Return the mean of -log softmax(hidden weightᵀ)[target] over the targets that are not -100; 0 if there are none.
+
+    With `cap` the logits are soft-capped.
 
     >>> linear_cross_entropy(torch.zeros(3, 2), torch.ones(4, 2), torch.tensor([0, 3, -100]))  # log 4
     tensor(1.3863)
     """
     logits = _wide(hidden) @ _wide(weight).T  # (N, C) @ (C, V) -> (N, V)
+    logits = logits if cap is None else softcap(logits, cap)
     kept = targets != -100
     losses = logits.logsumexp(-1) - logits.gather(-1, targets.where(kept, 0)[:, None])[:, 0]
     return losses.where(kept, 0).sum() / kept.sum().clamp(min=1)

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 import kernels
+from kernels.chunked_loss import default_budget
 from kernels.dispatch import Kernels
 from model import ssm
 from model.config import GPTConfig
 from model.gpt import GPT, Block
-from model.loss import logits_budget
 
 Precision = Literal["float32", "bfloat16", "float16"]
 CARDS_GB = (8, 16, 24, 80)
@@ -171,7 +171,7 @@ def _hidden_bytes(
 
 def _loss_bytes(config: GPTConfig, batch_size: int) -> int:
     """Return what the loss keeps on a GPU: a chunk of logits, its gradient, and the gradient of the head."""
-    chunk = min(4 * batch_size * config.block_size * config.vocab_size, logits_budget("cuda"))
+    chunk = min(4 * batch_size * config.block_size * config.vocab_size, default_budget("cuda"))
     return 2 * chunk + 4 * config.vocab_size * config.n_embd
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kernels.chunked_loss import IGNORED
 from model.config import GPTConfig
 from model.layers import make_norm
-from model.loss import IGNORED
 
 AHEAD = 0.3  # how much the gradient of the tokens ahead counts beside that of the next; DeepSeek-V3 begins with it
 

@@ -42,7 +42,7 @@ class CausalSelfAttention(nn.Module):
         self.heads = [config.n_head, config.kv_heads, config.kv_heads]
         self.head_dim, self.window, self.attn_dropout = config.head_dim, config.window, config.dropout
         # q, k and v then stay one tensor, and so do their gradients.
-        self.packed = config.kv_heads == config.n_head and config.positions != "rotary"
+        self.packed = config.kv_heads == config.n_head
         self.c_attn = nn.Linear(config.n_embd, sum(self.heads) * self.head_dim, config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
@@ -81,13 +81,16 @@ class CausalSelfAttention(nn.Module):
         if cache is not None and cache.fused:
             return cache.attend(qkv, angles, self.window).flatten(2)  # (B, T, H, D) -> (B, T, C)
         plain = kernels.runs_on(qkv.device.type, self.head_dim) == "torch"
-        if cache is None and self.packed and not plain:
-            return self._packed(qkv).flatten(2)  # (B, T, H, D) -> (B, T, C)
+        if cache is None and not plain:
+            return self._fused(qkv, angles).flatten(2)  # (B, T, H, D) -> (B, T, C)
         q, k, v = qkv.split(self.heads, dim=2)  # (B, T, H, D), twice (B, T, KV, D)
         if angles is not None:
             turn = rotate if plain else kernels.rotary
             q, k = turn(q, angles), turn(k, angles)
-        y = self._causal(q, k, v, plain) if cache is None else self._cached(q, *cache.extend(k, v))
+        if cache is None:
+            y = torch_causal_attention(q, k, v, None, self.window, self._dropout(), None)
+        else:
+            y = self._cached(q, *cache.extend(k, v))
         return y.flatten(2)  # (B, T, H, D) -> (B, T, C)
 
     def _adjusted(self, qkv: Tensor, values: Tensor | None) -> Tensor:
@@ -101,15 +104,13 @@ class CausalSelfAttention(nn.Module):
             v = v + self.value_scale * values.unflatten(-1, (-1, self.head_dim))  # (B, T, KV, D)
         return torch.cat([q, k, v.to(q.dtype)], dim=2)
 
-    def _packed(self, qkv: Tensor) -> Tensor:
-        qkv = qkv.unflatten(2, (3, -1))  # (B, T, 3 H, D) -> (B, T, 3, H, D)
-        return kernels.causal_attention_qkvpacked(qkv, dropout_p=self._dropout(), window=self.window)
-
-    def _causal(self, q: Tensor, k: Tensor, v: Tensor, plain: bool) -> Tensor:
-        """Attend with q (B, T, H, D) to k and v (B, T, KV, D): (B, T, H, D)."""
-        if plain:
-            return torch_causal_attention(q, k, v, None, self.window, self._dropout(), None)
-        return kernels.causal_attention(q, k, v, dropout_p=self._dropout(), window=self.window)
+    def _fused(self, qkv: Tensor, angles: Tensor | None) -> Tensor:
+        """Attend within qkv (B, T, H + 2 KV, D), whose q and k are turned by the angles: (B, T, H, D)."""
+        options = {"dropout_p": self._dropout(), "window": self.window, "angles": angles}
+        if self.packed:
+            qkv = qkv.unflatten(2, (3, -1))  # (B, T, 3 H, D) -> (B, T, 3, H, D)
+            return kernels.causal_attention_qkvpacked(qkv, **options)
+        return kernels.causal_attention(*qkv.split(self.heads, dim=2), **options)
 
     def _cached(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Attend with q (B, T, H, D) to keys and values (B, KV, L, D) under a mask (…, T, L): (B, T, H, D)."""

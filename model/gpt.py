@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import kernels
+from kernels.chunked_loss import IGNORED, default_budget
+from kernels.reference import softcap
 from model import pretrained
 from model.ahead import AHEAD, Ahead, one_later
 from model.attention import Cache, CausalSelfAttention
@@ -27,7 +29,6 @@ from model.layers import (
     make_norm,
     position_angles,
 )
-from model.loss import IGNORED, head_loss, softcap
 from model.ssm import StateCache, StateSpace
 
 INIT_STD = 0.02
@@ -133,8 +134,8 @@ class GPT(nn.Module):
 
         Targets of -100 are ignored. In training the loss also has the gradient, but not the value, of what keeps the
         load of experts even and of the tokens ahead. With targets the logits carry no gradient, and are None if they
-        would not fit into one chunk (model.loss.logits_budget), or if `with_logits` is False: then the fused kernels
-        never make them all.
+        would not fit into one chunk (kernels.chunked_loss.default_budget), or if `with_logits` is False: then they are
+        never all made.
         """
         self._check(idx, targets)
         if targets is not None:
@@ -166,13 +167,14 @@ class GPT(nn.Module):
 
     def _loss(self, hidden: Tensor, targets: Tensor, with_logits: bool) -> tuple[Tensor | None, Tensor]:
         """Return logits (B, T, V), if there is room for them, and the mean loss of hidden (B, T, C)."""
-        rows, cap = hidden.flatten(0, 1), self.config.logit_softcap  # (B, T, C) -> (B T, C)
+        rows, weight = hidden.flatten(0, 1), self.lm_head.weight  # (B, T, C) -> (B T, C)
         if self.config.width_ratio != 1:
             rows = rows / self.config.width_ratio
-        if not with_logits and cap is None and kernels.runs_on(rows.device.type) != "torch":
-            return None, kernels.linear_cross_entropy(rows, self.lm_head.weight, targets.flatten())
-        logits, loss = head_loss(rows, self.lm_head.weight, targets.flatten(), cap=cap)
-        return logits if logits is None else logits.unflatten(0, targets.shape), loss  # (B T, V) -> (B, T, V)
+        loss = kernels.linear_cross_entropy(rows, weight, targets.flatten(), cap=self.config.logit_softcap)
+        if not with_logits or 4 * len(rows) * len(weight) > default_budget(rows.device.type):
+            return None, loss
+        with torch.no_grad():
+            return self.logits(hidden), loss
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map what `hidden` returns, (…, C), to logits (…, V)."""

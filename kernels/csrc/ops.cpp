@@ -5,6 +5,7 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/autograd/autograd_not_implemented_fallback.h>
 
+#include <algorithm>
 #include <cmath>
 #include <vector>
 
@@ -89,12 +90,24 @@ void check_eps(double eps) {
   TORCH_CHECK_VALUE(eps > 0 && std::isfinite(eps), "eps is ", eps, ": it must be above 0, such as 1e-5");
 }
 
+void check_ends(const at::Tensor& ends, const at::Tensor& q) {
+  check_whole("ends", ends, at::kLong);
+  TORCH_CHECK_VALUE(ends.dim() == 1 && ends.numel() >= 1 && q.size(0) == 1, "ends has shape ", ends.sizes(),
+                    " for q of shape ", q.sizes(), ": it must be (documents + 1), and q (1, T, H, D)");
+  const int64_t *data = ends.const_data_ptr<int64_t>(), *last = data + ends.numel() - 1;
+  TORCH_CHECK_VALUE(*data == 0 && *last == q.size(1) && std::is_sorted(data, last + 1), "ends goes from ", *data, " to ",
+                    *last, ": it must rise from 0 to the ", q.size(1), " tokens of q");
+}
+
 void check_options(const at::Tensor& q, const AttentionOptions& options) {
   TORCH_CHECK_VALUE(std::isfinite(options.scale), "scale is ", options.scale, ": it must be finite");
   TORCH_CHECK_VALUE(!options.window || *options.window >= 1, "window is ", *options.window,
                     ": it must be at least 1 (the query's own key), or None for no limit");
   TORCH_CHECK_VALUE(options.dropout_p >= 0 && options.dropout_p < 1, "dropout_p is ", options.dropout_p,
                     ": it must be in [0, 1)");
+  if (options.ends) check_ends(*options.ends, q);
+  TORCH_CHECK_VALUE(options.cos.has_value() == options.sin.has_value(), "cos and sin: pass both or neither");
+  if (options.cos) check_rotary(q, *options.cos, *options.sin);
   if (options.dropout_p == 0) return;
   TORCH_CHECK_VALUE(options.seed && options.seed->numel() == 1 && options.seed->scalar_type() == at::kLong &&
                         options.seed->device() == q.device(),
@@ -334,19 +347,22 @@ SLM_EXPAND(TORCH_LIBRARY, SLM_LIBRARY, m) {
   m.def(
       "layer_norm_backward(Tensor grad_out, Tensor x, Tensor weight, Tensor mean, Tensor rstd, Tensor? grad_residual)"
       " -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)");
-  // deterministic: of the backward. Where it is false, dq may be a sum whose order varies from run to run.
+  // deterministic: of the backward. Where it is false, dq may be a sum whose order varies from run to run. ends: of
+  // documents in one sequence. cos, sin: of the angles that turn q and k, as for rotary.
   m.def(
       "causal_attention(Tensor q, Tensor k, Tensor v, float scale, SymInt? window, float dropout_p, Tensor? seed,"
-      " bool deterministic=True) -> (Tensor out, Tensor lse)");
+      " bool deterministic=True, Tensor? ends=None, Tensor? cos=None, Tensor? sin=None) -> (Tensor out, Tensor lse)");
   m.def(
       "causal_attention_backward(Tensor grad_out, Tensor q, Tensor k, Tensor v, Tensor out, Tensor lse, float scale,"
-      " SymInt? window, float dropout_p, Tensor? seed, bool deterministic=True) -> (Tensor dq, Tensor dk, Tensor dv)");
+      " SymInt? window, float dropout_p, Tensor? seed, bool deterministic=True, Tensor? ends=None, Tensor? cos=None,"
+      " Tensor? sin=None) -> (Tensor dq, Tensor dk, Tensor dv)");
   m.def(
       "causal_attention_qkvpacked(Tensor qkv, float scale, SymInt? window, float dropout_p, Tensor? seed,"
-      " bool deterministic=True) -> (Tensor out, Tensor lse)");
+      " bool deterministic=True, Tensor? cos=None, Tensor? sin=None) -> (Tensor out, Tensor lse)");
   m.def(
       "causal_attention_qkvpacked_backward(Tensor grad_out, Tensor qkv, Tensor out, Tensor lse, float scale,"
-      " SymInt? window, float dropout_p, Tensor? seed, bool deterministic=True) -> Tensor dqkv");
+      " SymInt? window, float dropout_p, Tensor? seed, bool deterministic=True, Tensor? cos=None, Tensor? sin=None)"
+      " -> Tensor dqkv");
   // rstd: (rows); the backward of both: of add_rms_norm with x = sum and grad_residual = the gradient of sum.
   m.def("rms_norm(Tensor x, Tensor weight, float eps) -> (Tensor out, Tensor rstd)");
   m.def("add_rms_norm(Tensor x, Tensor residual, Tensor weight, float eps) -> (Tensor out, Tensor sum, Tensor rstd)");

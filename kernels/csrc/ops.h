@@ -29,6 +29,8 @@ struct AttentionOptions {
   std::optional<int64_t> window;  // a query sees itself and the window - 1 keys before it; none: all before it
   double dropout_p;               // probability of dropping a weight
   std::optional<at::Tensor> seed; // one int64 on the device of q; needed where dropout_p > 0
+  std::optional<at::Tensor> ends;      // of documents: (documents + 1) int64 on the CPU, from 0 to T; B is 1
+  std::optional<at::Tensor> cos, sin;  // of the angles that turn q and k; both or neither (check_rotary)
 };
 
 // x: (..., C), weight, bias: (C), residual: as x; eps > 0. ValueError that names the argument otherwise.

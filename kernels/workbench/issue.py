@@ -1,19 +1,21 @@
-"""Count the instructions that the main loops of long attention issue for each product. Needs nvcc, cuobjdump, no GPU.
+"""Count the instructions that the main loops of the CUDA kernels issue for what they do. Needs nvcc, cuobjdump, no GPU.
 
     python -m kernels issue                              # docs/kernels/issue.md explains the table
     python -m kernels issue --flash-attention DIR        # with FlashAttention-2's own kernels, compiled from DIR
 
-A loop body is read from the machine code. Among its paths the one of a tile that nothing masks is counted: as many
-products as the tile has, all copies of the next tile, and no instruction more than these take.
+A loop body is read from the machine code. Of long attention the path of a tile that nothing masks is counted, for each
+product: as many products as the tile has, all copies of the next tile, and no instruction more than these take. Of the
+kernels without products, the path that loads most bytes, for each 512 that it moves: 16 bytes of each lane of a warp.
 """
 
+import itertools
 import re
 import shutil
 import subprocess
 import sysconfig
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +25,9 @@ from kernels import toolchain
 from kernels.workbench import resources
 
 ARCHITECTURE = "sm_90"
-MULTIPROCESSORS, CLOCK = 132, 1.7e9  # an H100 (SXM) under load
+MULTIPROCESSORS, CLOCK, BANDWIDTH = 132, 1.7e9, 3.35e12  # an H100 (SXM) under load; bytes/s of its memory
 FLOPS = 4096  # of one HMMA: m16n8k16
+WARP_BYTES = 512  # of the widest access: 16 of each lane
 
 # Each class with the operations it holds, by the beginning of their names; everything else is "other".
 CLASSES = {
@@ -60,6 +63,20 @@ class Instruction:
     def moves(self) -> bool:
         """True if it moves data that the loop needs: a copy, a store, an atomic addition."""
         return self.operation.startswith(("LDGSTS", "STS", "RED"))
+
+    @property
+    def global_bytes(self) -> int:
+        """Bytes of global memory that a whole warp loads or stores by it."""
+        name, *suffixes = self.operation.split(".")
+        if name not in ("LDG", "STG"):
+            return 0
+        widths = {"128": 16, "64": 8, "U16": 2, "S16": 2, "16": 2, "U8": 1, "S8": 1}
+        return 32 * next((widths[each] for each in suffixes if each in widths), 4)
+
+    @property
+    def sweeps(self) -> int:
+        """Bytes that it loads, then bytes that it stores, then whether it is of class MUFU, as digits of one number."""
+        return self.global_bytes << (40 if self.operation.startswith("LDG") else 20) | (self.kind == "MUFU")
 
     def _is(self, name: str) -> bool:
         return self.operation.startswith(name) and not self.operation.startswith("SHFL")
@@ -115,6 +132,22 @@ class Body:
         return 1.2 * (6.4 * products + max(len(self.instructions) - products, 8 * self.counts["MUFU"]))
 
     @property
+    def bytes(self) -> int:
+        """Bytes of global memory that a warp moves."""
+        return sum(each.global_bytes for each in self.instructions)
+
+    @property
+    def slots_per_access(self) -> float:
+        """Issue slots for each WARP_BYTES."""
+        return len(self.instructions) * WARP_BYTES / self.bytes
+
+    @property
+    def bytes_per_second(self) -> float:
+        """The rate at which a whole H100 moves them: its memory's, if the instructions leave time for that."""
+        clocks = 1.2 * max(len(self.instructions), 8 * self.counts["MUFU"])
+        return min(BANDWIDTH, 4 * self.bytes / clocks * MULTIPROCESSORS * CLOCK)
+
+    @property
     def teraflops(self) -> float:
         """The rate of its products on a whole H100 by that model."""
         return 4 * self.counts["HMMA"] * FLOPS / self.clocks * MULTIPROCESSORS * CLOCK / 1e12
@@ -122,37 +155,57 @@ class Body:
 
 def main_loop(code: Sequence[Instruction], products: int) -> Body:
     """Return the body with so many products of the smallest loop that has one. ValueError if no loop does."""
+    for loop in _loops(code):
+        if body := _cheapest(loop, products, lambda each: each.moves):
+            return Body(tuple(body))
+    raise ValueError(f"no loop of this kernel has a path with {products} HMMA")
+
+
+def main_sweep(code: Sequence[Instruction]) -> Body:
+    """Return the body that loads most bytes, of the smallest loop that does; ValueError without a loop.
+
+    Among its paths that which stores most, then that with most exponentials and the like: not a row that is left out.
+    """
+    paths = [_cheapest(loop, 0, lambda each: each.sweeps) for loop in _loops(code)]
+    bodies = [Body(tuple(path)) for path in paths if path]
+    if not bodies:
+        raise ValueError("this kernel has no loop")
+    return max(bodies, key=lambda body: sum(each.sweeps for each in body.instructions))
+
+
+def _loops(code: Sequence[Instruction]) -> list[Sequence[Instruction]]:
+    """Return the loops of a function, the smallest first."""
     loops: dict[int, int] = {}  # first and last instruction
     at = {each.address: i for i, each in enumerate(code)}
     for i, each in enumerate(code):
         if each.target is not None and each.target <= each.address:
             loops[at[each.target]] = i
-    for first, last in sorted(loops.items(), key=lambda loop: loop[1] - loop[0]):
-        if body := _cheapest(code[first : last + 1], products):
-            return Body(tuple(body))
-    raise ValueError(f"no loop of this kernel has a path with {products} HMMA")
+    ranges = sorted(loops.items(), key=lambda loop: loop[1] - loop[0])
+    return [code[first : last + 1] for first, last in ranges]
 
 
-def _cheapest(code: Sequence[Instruction], products: int) -> list[Instruction] | None:
-    """Return the path from the first instruction back to it: with `products` HMMA, all moves of data, fewest slots.
+def _cheapest(
+    code: Sequence[Instruction], products: int, gain: Callable[[Instruction], int]
+) -> list[Instruction] | None:
+    """Return the path from the first instruction back to it: with `products` HMMA, the largest gain, fewest slots.
 
     Inner loops are passed through once; what leaves the loop is not followed.
     """
     at = {each.address: i for i, each in enumerate(code)}
-    # best[i]: for each number of products so far, (copies, -slots) of the way to instruction i and where it came from
+    # best[i]: for each number of products so far, (gain, -slots) of the way to instruction i and where it came from
     best: list[dict[int, tuple[int, int, int]]] = [{} for _ in code]
     best[0][0] = (0, 0, -1)
     ends: list[tuple[int, int, int]] = []
     for i, each in enumerate(code):
-        for before, (copies, slots, _) in best[i].items():
+        for before, (gained, slots, _) in best[i].items():
             total = before + (each.kind == "HMMA")
-            copies, slots = copies + each.moves, slots - 1
+            gained, slots = gained + gain(each), slots - 1
             if each.target == code[0].address and total == products:
-                ends.append((copies, slots, i))
+                ends.append((gained, slots, i))
             for follower in _followers(code, at, i):
                 known = best[follower].get(total)
-                if known is None or known[:2] < (copies, slots):
-                    best[follower][total] = (copies, slots, i)
+                if known is None or known[:2] < (gained, slots):
+                    best[follower][total] = (gained, slots, i)
     return _trace(code, best, max(ends)[2], products) if ends else None
 
 
@@ -200,6 +253,49 @@ _OURS = """
 #include "attention_long_forward.cuh"
 namespace slm::cuda {
 """
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A kernel that is bound by memory: its row of the table, and its parameters in C++."""
+
+    name: str
+    kernel: str
+    parameters: str
+
+
+_SWEEPS = """
+#include <algorithm>
+#include "activation.cuh"
+#include "adamw.cuh"
+#include "cross_entropy.cuh"
+#include "layer_norm_backward.cuh"
+#include "layer_norm_forward.cuh"
+#include "rms_norm.cuh"
+#include "rotary.cuh"
+namespace slm::cuda {
+"""
+
+
+def _sweep(name: str, kernel: str, argument: str, dtype: str = "__nv_bfloat16") -> Sweep:
+    return Sweep(name, re.sub(r"\bT\b", dtype, kernel), f"const {argument}<{dtype}>")
+
+
+SWEEPS = (
+    _sweep("LayerNorm, forward, C 1024", "layer_norm_in_registers<T, 32, 4>", "LayerNormForward"),
+    _sweep("LayerNorm, backward, C 1024", "layer_norm_backward_in_registers<T, 32, 4>", "LayerNormBackward"),
+    _sweep("RMSNorm, forward", "rms_norm_rows<T, 8>", "RmsNormForward"),
+    _sweep("RMSNorm, backward, rows", "rms_norm_backward_rows<T, 8>", "RmsNormBackward"),
+    _sweep("RMSNorm, backward, columns", "rms_norm_backward_columns<T>", "RmsNormBackward"),
+    _sweep("GELU, forward", "activation_elements<GeluTanh, T>", "ActivationForward"),
+    _sweep("GELU, backward", "activation_backward_columns<GeluTanh, T>", "ActivationBackward"),
+    _sweep("SwiGLU, forward", "activation_elements<Silu, T>", "ActivationForward"),
+    _sweep("SwiGLU, backward", "activation_backward_columns<Silu, T>", "ActivationBackward"),
+    _sweep("cross-entropy, statistics", "cross_entropy_statistics<T>", "CrossEntropy"),
+    _sweep("cross-entropy, gradient", "cross_entropy_gradient<T>", "CrossEntropy"),
+    _sweep("rotary", "rotary_pairs<T>", "Rotary"),
+    _sweep("AdamW, float32", "adamw_pieces<T>", "AdamW", "float"),
+)
 
 FLASH_ATTENTION = (
     Loop("FlashAttention-2, forward, D 64", "flash::forward<64>", 256),
@@ -274,6 +370,12 @@ def ours() -> list[Row]:
     return _measure("\n".join([_OURS, *instances, "}"]), LOOPS, [f"-I{toolchain.CSRC / 'cuda'}"])
 
 
+def sweeps() -> list[Row]:
+    """Count the loops of the kernels that are bound by memory."""
+    instances = [f"template __global__ void {each.kernel}({each.parameters});" for each in SWEEPS]
+    return _measure("\n".join([_SWEEPS, *instances, "}"]), SWEEPS, [f"-I{toolchain.CSRC / 'cuda'}"])
+
+
 def flash_attention(folder: Path) -> list[Row]:
     """Count the loops of FlashAttention-2, whose repository is at `folder`."""
     import torch
@@ -291,7 +393,7 @@ def flash_attention(folder: Path) -> list[Row]:
     return _measure(_FLASH_ATTENTION, FLASH_ATTENTION, [*flags, *(f"-I{each}" for each in includes)])
 
 
-def _measure(source: str, loops: Sequence[Loop], flags: Sequence[str]) -> list[Row]:
+def _measure(source: str, loops: Sequence[Loop | Sweep], flags: Sequence[str]) -> list[Row]:
     tool = _tool()
     with tempfile.TemporaryDirectory() as folder:
         cubin, unit = Path(folder, "kernels.cubin"), Path(folder, "kernels.cu")
@@ -314,7 +416,9 @@ def _measure(source: str, loops: Sequence[Loop], flags: Sequence[str]) -> list[R
     return [
         Row(
             each.name,
-            main_loop(code[each.kernel], each.products),
+            main_loop(code[each.kernel], each.products)
+            if isinstance(each, Loop)
+            else main_sweep(code[each.kernel]),
             kernels[each.kernel].registers,
             kernels[each.kernel].spilled,
         )
@@ -322,34 +426,47 @@ def _measure(source: str, loops: Sequence[Loop], flags: Sequence[str]) -> list[R
     ]
 
 
-COLUMNS = ("loop", "slots per HMMA", *CLASSES, "other", "registers", "spilled", "TFLOP/s")
-
-
 def table(rows: Sequence[Row]) -> str:
-    """Return the rows as Markdown: the columns of COLUMNS."""
-    lines = [COLUMNS, ["---"] * len(COLUMNS)]
+    """Return the loops with products as Markdown."""
+    kinds = (*CLASSES, "other")
+    lines = [["loop", "slots per HMMA", *kinds, "registers", "spilled", "TFLOP/s"]]
     for row in rows:
-        counts = [row.body.counts[kind] for kind in (*CLASSES, "other")]
-        numbers = [*counts, row.registers, row.spilled, f"{row.body.teraflops:.0f}"]
-        lines.append([row.name, f"{row.body.slots_per_product:.2f}", *map(str, numbers)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        counts = [row.body.counts[kind] for kind in kinds]
+        slots, rate = f"{row.body.slots_per_product:.2f}", f"{row.body.teraflops:.0f}"
+        lines.append([row.name, slots, *counts, row.registers, row.spilled, rate])
+    return _markdown(lines)
 
 
-def committed(page: str) -> dict[str, dict[str, str]]:
-    """Return the table of a page, as `table` prints it: for each loop its other columns by name.
+def sweep_table(rows: Sequence[Row]) -> str:
+    """Return the loops that are bound by memory as Markdown."""
+    lines = [["sweep", "slots per 512 bytes", "bytes", "slots", "MUFU", "registers", "spilled", "TB/s"]]
+    for row in rows:
+        counts = [row.body.bytes, len(row.body.instructions), row.body.counts["MUFU"]]
+        slots, rate = f"{row.body.slots_per_access:.1f}", f"{row.body.bytes_per_second / 1e12:.2f}"
+        lines.append([row.name, slots, *counts, row.registers, row.spilled, rate])
+    return _markdown(lines)
+
+
+def _markdown(lines: Sequence[Sequence[object]]) -> str:
+    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+def committed(page: str, first: str = "loop") -> dict[str, dict[str, str]]:
+    """Return the table of a page whose first column is called `first`: for each loop its other columns by name.
 
     >>> committed("| loop | registers |\\n| --- | --- |\\n| forward, D 64 | 222 |")
     {'forward, D 64': {'registers': '222'}}
     """
-    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
-    head = next(line for line in lines if line[0] == "loop")
-    rows = [line for line in lines if len(line) == len(head) and line[0] not in ("loop", "---")]
-    return {line[0]: dict(zip(head[1:], line[1:], strict=True)) for line in rows}
+    lines = [line.strip("| ").split(" | ") for line in page.splitlines()]
+    start = next(i for i, line in enumerate(lines) if line[0] == first)
+    rows = itertools.takewhile(lambda line: len(line) > 1, lines[start + 2 :])
+    return {line[0]: dict(zip(lines[start][1:], line[1:], strict=True)) for line in rows}
 
 
 @dataclass(frozen=True)
 class Options:
-    """Count the instructions that the main loops of long attention issue for each product of the tensor cores."""
+    """Count the instructions that the main loops of the CUDA kernels issue for each product, or for what they move."""
 
     flash_attention: Path | None = None
     """A clone of FlashAttention, with its submodule csrc/cutlass: its kernels are compiled and counted, too."""
@@ -357,7 +474,7 @@ class Options:
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table of docs/kernels/issue.md."""
+    """Print the tables of docs/kernels/issue.md."""
     options = cli.parse(Options, argv, prog="python -m kernels issue")
     rows = [] if options.flash_attention is None else flash_attention(options.flash_attention)
-    print(table([*ours(), *rows]))
+    print(table([*ours(), *rows]), sweep_table(sweeps()), sep="\n\n")

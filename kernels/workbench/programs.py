@@ -142,10 +142,10 @@ TENSORS = {
         *("grad_gate", "grad_x", "grad_gate_bias", "grad_bias", "partials", "x_partials"),
     ),
     "cross_entropy": ("logits", "targets", "largest", "total", "target", "scale"),
-    "attention_forward": ("q", "k", "v", "out", "lse", "seed"),
+    "attention_forward": ("q", "k", "v", "out", "lse", "seed", "ends"),
     "attention_backward": (
         *("grad_out", "q", "k", "v", "out", "dq", "dk", "dv"),
-        *("lse", "delta", "dq_sum", "seed"),
+        *("lse", "delta", "dq_sum", "seed", "ends"),
     ),
 }
 
@@ -167,7 +167,7 @@ WIDE = (
 
 def kind_of(name: str, dtype: str) -> str:
     """Return the dtype of the tensor `name` in a program for `dtype`."""
-    if name in ("seed", "targets"):
+    if name in ("seed", "ends", "targets"):
         return "int64"
     wide = name in WIDE and dtype != "float64"
     return "float32" if wide else dtype
@@ -306,8 +306,8 @@ def attention_forward(library: Library, q, k, v, options: dict, **how) -> dict[s
     """Return out and lse (B, H, T), for q (B, T, H, D) and k, v (B, T, Hkv, D). options: see `attention_numbers`."""
     batch, length, heads, _ = q.shape
     made = [unwritten(q.shape, q.dtype), unwritten((batch, heads, length), statistics(q.dtype))]
-    numbers, seed = attention_numbers([q, k, v, made[0]], q, k, **options)
-    library.run("run", [*map(memory, (q, k, v)), *made, seed], numbers, **how)
+    numbers, *rest = attention_numbers([q, k, v, made[0]], q, k, **options)
+    library.run("run", [*map(memory, (q, k, v)), *made, *rest], numbers, **how)
     return {"out": made[0], "lse": made[1]}
 
 
@@ -318,22 +318,31 @@ def attention_backward(
     batch, length, heads, width = q.shape
     made = [unwritten(tensor.shape, q.dtype) for tensor in (q, k, v)]
     given = [grad_out, q, k, v, out]
-    numbers, seed = attention_numbers([*given, *made], q, k, **options)
+    numbers, *rest = attention_numbers([*given, *made], q, k, **options)
     scratch = [unwritten(lse.shape, lse.dtype), unwritten((batch, heads, length, width), lse.dtype)]
-    tensors = [*map(memory, given), *made, lse, *scratch, seed]
+    tensors = [*map(memory, given), *made, lse, *scratch, *rest]
     library.run("run", tensors, numbers, **how)
     return dict(zip(("dq", "dk", "dv"), made, strict=True))
 
 
 def attention_numbers(
-    tensors: Sequence[np.ndarray], q, k, *, scale=None, window=None, dropout_p=0.0, seed=0, any_order=False
-) -> tuple[list[int], np.ndarray]:
-    """Return the numbers that csrc/programs/attention.h reads, and the seed as a tensor."""
+    tensors: Sequence[np.ndarray],
+    q,
+    k,
+    *,
+    scale=None,
+    window=None,
+    dropout_p=0.0,
+    seed=0,
+    any_order=False,
+    ends: Sequence[int] = (),
+) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """Return the numbers that csrc/programs/attention.h reads, and the tensors of the seed and of the documents."""
     batch, length, heads, width = q.shape
     (bits,) = struct.unpack("q", struct.pack("d", width**-0.5 if scale is None else scale))
     threshold = reference.keep_threshold(dropout_p) if dropout_p else 0
     shape = [
-        batch,
+        len(ends) - 1 if ends else batch,
         length,
         heads,
         k.shape[2],
@@ -342,9 +351,10 @@ def attention_numbers(
         bits,
         threshold,
         any_order,
+        bool(ends),
     ]
     strides = [stride // tensor.itemsize for tensor in tensors for stride in tensor.strides[:3]]
-    return shape + strides, np.array([seed], np.int64)
+    return shape + strides, np.array([seed], np.int64), np.array(ends or [0], np.int64)
 
 
 def memory(tensor: np.ndarray) -> np.ndarray:

@@ -47,6 +47,7 @@ class Attention:
     """q of (B, T, H, D), k and v with `kv_heads`; `transposed`: (B, H, T, D) in memory.
 
     poisoned: the input (q, k, v or grad_out) in which `poison` ends a row, that of the last head at `token`.
+    ends: of documents, from 0 to `length`, in a batch of one; empty: none.
     """
 
     batch: int
@@ -64,6 +65,7 @@ class Attention:
     poisoned: str = ""
     poison: float = math.nan
     token: int = 0
+    ends: tuple[int, ...] = ()
 
     @property
     def options(self) -> dict:
@@ -153,7 +155,7 @@ def prepare(program: str, case: Case, dtype: str) -> Trial:
     else:
         arguments, exact = (_attention_backward if backward else _attention_forward)(case, dtype)
         call = programs.attention_backward if backward else programs.attention_forward
-        extra = {"options": case.options | {"any_order": case.any_order}}
+        extra = {"options": case.options | {"any_order": case.any_order, "ends": case.ends}}
     arrays = [None if tensor is None else _storage(tensor) for tensor in arguments]
     if isinstance(case, Norm) and case.unaligned in (names := programs.TENSORS.get(program, ())):
         which = names.index(case.unaligned)
@@ -369,6 +371,8 @@ def attend_to_visible(
 
 def _exact_attention(case: Attention, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     attend = attend_to_visible if case.poisoned else reference.causal_attention  # which is faster
+    if case.ends:
+        return reference.by_document(attend, q, k, v, torch.tensor(case.ends), **case.options)
     return attend(q, k, v, **case.options)
 
 
@@ -376,7 +380,9 @@ def _log_sum_exp(q: Tensor, k: Tensor, case: Attention) -> Tensor:
     """Return the log-sum-exp of the visible scores, (B, H, T)."""
     scale = case.width**-0.5 if case.scale is None else case.scale
     scores = torch.einsum("bihd,bjhd->bhij", q, k.repeat_interleave(q.shape[2] // k.shape[2], 2)) * scale
-    visible = scores.masked_fill(~reference.seen(case.length, case.window), -torch.inf)
+    document = torch.bucketize(torch.arange(case.length), torch.tensor(case.ends[1:]), right=True)
+    hidden = ~reference.seen(case.length, case.window) | (document[:, None] != document)
+    visible = scores.masked_fill(hidden, -torch.inf)
     return visible.logsumexp(-1).masked_fill((visible == torch.inf).any(-1), math.nan)  # as the weights are
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import kernels
 from kernels import reference
@@ -56,3 +57,41 @@ def test_a_product_depends_on_the_distance_alone(backend):
     for distance in (0, 1, 20):
         diagonal = products.diagonal(-distance)
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), rtol=1e-5, atol=1e-5)
+
+
+@each_backend
+@each_dtype
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("width", [6, 64])
+def test_attention_turns_q_and_k_as_exactly_as_torch_does_before_it(backend, dtype, packed, width):
+    angles = position_angles(torch.arange(70), width).to(backend.device)
+    qkv = cases.randn(2, 70, 3, 2, width, dtype=dtype, device=backend.device)
+    grad = cases.randn(2, 70, 2, width, seed=1, dtype=dtype, device=backend.device)
+
+    def in_one(qkv):
+        if packed:
+            return kernels.causal_attention_qkvpacked(qkv, angles=angles)
+        return kernels.causal_attention(*qkv.unbind(2), angles=angles)
+
+    def before_it(qkv, angles=angles):
+        q, k, v = qkv.unbind(2)
+        q, k = reference.rotate(q, angles), reference.rotate(k, angles)
+        return F.scaled_dot_product_attention(
+            *(x.transpose(1, 2) for x in (q, k, v)), is_causal=True
+        ).transpose(1, 2)
+
+    found = []
+    with kernels.use(backend.choice):
+        for op, leaf in ((in_one, qkv), (before_it, qkv), (before_it, qkv.cpu().double())):
+            leaf = leaf.detach().requires_grad_()
+            out = op(leaf)
+            found.append((out, *torch.autograd.grad(out, leaf, grad.to(leaf.device, leaf.dtype))))
+    for i, (ours, torchs, exact) in enumerate(zip(*found, strict=True)):
+        cases.assert_as_exact_as(ours, torchs, exact, factor=3 if i else 2)
+
+
+@each_backend
+def test_attention_refuses_angles_that_do_not_fit(backend):
+    q = torch.ones(1, 9, 2, 8, device=backend.device)
+    with kernels.use(backend.choice), pytest.raises(ValueError, match="angles has shape"):
+        kernels.causal_attention(q, q, q, angles=torch.ones(8, 4, device=backend.device))

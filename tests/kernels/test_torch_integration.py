@@ -13,6 +13,7 @@ from tests.kernels import cases
 from tests.kernels.cases import AttentionCase, Backend, each_backend, each_fused
 
 OPTIONS = {"window": 7, "dropout_p": 0.2, "seed": 5}
+ENDS = torch.tensor([0, 4, 4, 9])
 TARGETS = torch.tensor([3, -100, 0, 12, 3])
 
 
@@ -20,8 +21,12 @@ def loss(hidden, weight):
     return kernels.linear_cross_entropy(hidden, weight, TARGETS.to(hidden.device))
 
 
+def angles_like(x):
+    return torch.linspace(0, 3, 9 * 3, dtype=x.dtype, device=x.device).view(9, 3)
+
+
 def turned(x):
-    return kernels.rotary(x, torch.linspace(0, 3, 9 * 3, dtype=x.dtype, device=x.device).view(9, 3))
+    return kernels.rotary(x, angles_like(x))
 
 
 def leaves(backend, *shapes, dtype=torch.float64):
@@ -50,6 +55,18 @@ OPS = {
         ((1, 9, 4, 5), (1, 9, 2, 5), (1, 9, 2, 5)),
     ),
     "causal_attention_qkvpacked": (kernels.causal_attention_qkvpacked, ((2, 9, 3, 2, 5),)),
+    "causal_attention with angles": (
+        lambda q, k, v: kernels.causal_attention(q, k, v, angles=angles_like(q)),
+        ((2, 9, 4, 6), (2, 9, 2, 6), (2, 9, 2, 6)),
+    ),
+    "causal_attention_qkvpacked with angles": (
+        lambda qkv: kernels.causal_attention_qkvpacked(qkv, angles=angles_like(qkv)),
+        ((2, 9, 3, 2, 6),),
+    ),
+    "document_attention": (
+        lambda q, k, v: kernels.document_attention(q, k, v, ENDS, window=3),
+        ((9, 4, 5), (9, 2, 5), (9, 2, 5)),
+    ),
 }
 each_op = pytest.mark.parametrize("name", list(OPS))
 
@@ -67,13 +84,15 @@ def raw_attention(library, device):
     q, k, v = leaves(Backend("", device), *((1, 6, 2, 8),) * 3, dtype=torch.float32)
     (qkv,) = leaves(Backend("", device), (1, 6, 3, 2, 8), dtype=torch.float32)
     options = (0.3, 4, 0.1, torch.tensor(3, device=device), False)
-    plain = [t.detach() for t in (q, k, v, *library.causal_attention(q, k, v, *options))]
-    packed = [t.detach() for t in (qkv, *library.causal_attention_qkvpacked(qkv, *options))]
+    turned = [torch.ones(1, 6, 4, device=device)] * 2
+    documents = (torch.tensor([0, 2, 6]), *turned)
+    plain = [t.detach() for t in (q, k, v, *library.causal_attention(q, k, v, *options, *documents))]
+    packed = [t.detach() for t in (qkv, *library.causal_attention_qkvpacked(qkv, *options, *turned))]
     return {
-        "causal_attention": (q, k, v, *options),
-        "causal_attention_backward": (plain[3], *plain, *options),
-        "causal_attention_qkvpacked": (qkv, *options),
-        "causal_attention_qkvpacked_backward": (packed[1], *packed, *options),
+        "causal_attention": (q, k, v, *options, *documents),
+        "causal_attention_backward": (plain[3], *plain, *options, *documents),
+        "causal_attention_qkvpacked": (qkv, *options, *turned),
+        "causal_attention_qkvpacked_backward": (packed[1], *packed, *options, *turned),
     }
 
 
@@ -128,6 +147,8 @@ def test_opcheck(backend, name):
 @each_backend
 @each_op
 def test_compiles_into_one_graph(backend, name):
+    if backend.choice == "torch" and name == "document_attention":
+        pytest.skip("PyTorch's own attention takes documents as a batch, padded to the longest: a number of the data")
     op, shapes = OPS[name]
     inputs = leaves(backend, *shapes, dtype=torch.float32)
     torch.compiler.reset()  # each backend is one more graph of the op, and their number is limited

@@ -1,9 +1,10 @@
 // causal_attention on the CPU, forward: tiles with the online softmax (Milakov and Gimelshein 2018; Dao et al. 2022).
 //
-// A task takes up to 1024 queries of one head. For each tile of keys that they see, it packs keys (transposed) and values
-// once. A tile of queries then computes its scores, turns them into weights and brings its running maxima and sums up to
-// date, and adds its part of the output; the products take four queries at a time. What the diagonal hides is left out in
-// steps of four rows and one vector. docs/kernels/attention.md derives it.
+// A task takes up to 1024 queries of one head of a sequence, or of a document in it. For each tile of keys that they see,
+// it packs keys (transposed) and values once; rotary positions turn queries and keys on the way. A tile of queries then
+// computes its scores, turns them into weights and brings its running maxima and sums up to date, and adds its part of the
+// output; the products take four queries at a time. What the diagonal hides is left out in steps of four rows and one
+// vector. docs/kernels/attention.md derives it.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -48,34 +49,52 @@ inline Vec<A> exponentiate(A* scores, A shift, Span vecs) {
   return sum;
 }
 
+struct ForwardTensors {
+  const at::Tensor &q, &k, &v;
+  at::Tensor out, lse;  // lse: (B, H, T)
+};
+
+// What a task computes: queries of a head of a sequence.
+struct Chunk {
+  Sequence sequence;
+  int64_t head;
+  Span rows;
+};
+
 // The working memory of a thread, and the steps of one task.
 template <typename T>
 class ForwardTask {
   using A = compute_t<T>;
 
  public:
-  ForwardTask(const AttentionShape& shape, int64_t queries)
-      : shape_(shape), padded_(round_up(shape.width, Vec<A>::size())), queries_(queries * padded_), out_(queries * padded_),
+  ForwardTask(const AttentionShape& shape, const AttentionOptions& options, int64_t queries)
+      : shape_(shape), options_(options), padded_(round_up(shape.width, Vec<A>::size())), queries_(queries * padded_), out_(queries * padded_),
         rows_(kTile * padded_), keys_(padded_ * kTile), values_(kTile * padded_), scores_(kTile * kTile),
         factors_(16 * kTile), maximum_(queries), sums_(queries * Vec<A>::size()) {}
 
-  // Queries [begin, end) of one head.
-  void run(Head<const T> q, Head<const T> k, Head<const T> v, Head<T> out, A* lse, int64_t batch, int64_t head, Span rows) {
-    batch_ = batch, head_ = head;
+  // The queries of a chunk.
+  void run(const ForwardTensors& tensors, const Chunk& chunk) {
+    const Sequence& at = chunk.sequence;
+    const Span rows = chunk.rows;
+    const int64_t kv_head = chunk.head / (shape_.heads / shape_.kv_heads);
+    const Head<const T> q(tensors.q, at, chunk.head), k(tensors.k, at, kv_head), v(tensors.v, at, kv_head);
+    const Angles<A> by = angles<A>(options_, at);
+    batch_ = at.index, head_ = chunk.head, shape_.length = at.length;
     for (int64_t r = rows.begin; r < rows.end; r += kTile) {
-      pack_rows<T>(q, r, shape_.length, shape_.width, padded_, static_cast<A>(shape_.scale), query(r - rows.begin));
+      pack_rows<T>(q, r, at.length, shape_.width, padded_, static_cast<A>(shape_.scale), by, query(r - rows.begin));
     }
     std::fill(out_.begin(), out_.end(), A(0));
     std::fill(sums_.begin(), sums_.end(), A(0));
     std::fill(maximum_.begin(), maximum_.end(), -std::numeric_limits<A>::infinity());
     const Span keys = shape_.seen(rows);
     for (int64_t key = keys.begin / kTile * kTile; key < keys.end; key += kTile) {
-      pack_rows<T>(k, key, shape_.length, shape_.width, padded_, A(1), rows_.data());
+      pack_rows<T>(k, key, at.length, shape_.width, padded_, A(1), by, rows_.data());
       transpose(rows_.data(), padded_, keys_.data());
-      pack_rows<T>(v, key, shape_.length, shape_.width, padded_, A(1), values_.data());
+      pack_rows<T>(v, key, at.length, shape_.width, padded_, A(1), {}, values_.data());
       add_tile(rows, key);
     }
-    finish(out, lse, rows);
+    finish(Head<T>(tensors.out, at, chunk.head),
+           tensors.lse.mutable_data_ptr<A>() + statistics_offset(shape_, at, chunk.head), rows);
   }
 
  private:
@@ -164,55 +183,63 @@ class ForwardTask {
     }
   }
 
-  const AttentionShape& shape_;
+  AttentionShape shape_;
+  const AttentionOptions& options_;
   const int64_t padded_;
   int64_t batch_, head_;
   std::vector<A> queries_, out_, rows_, keys_, values_, scores_, factors_, maximum_;
   std::vector<A> sums_;  // of the weights of each query so far, one for each lane; NaN as soon as a score is NaN
 };
 
-// The chunk that comes i-th: first, last, second, last but one, …, so that equal shares of chunks are equal work.
-int64_t interleaved(int64_t i, int64_t chunks) { return i % 2 == 0 ? i / 2 : chunks - 1 - i / 2; }
+// All chunks of up to `queries` queries; of a head the last ones, which see most keys, come first.
+std::vector<Chunk> chunks(const std::vector<Sequence>& all, int64_t heads, int64_t queries) {
+  std::vector<Chunk> found;
+  for (const Sequence& each : all) {
+    for (int64_t head = 0; head < heads; ++head) {
+      for (int64_t first = (each.length - 1) / queries * queries; first >= 0 && each.length > 0; first -= queries) {
+        found.push_back({each, head, {first, std::min(each.length, first + queries)}});
+      }
+    }
+  }
+  return found;
+}
 
 template <typename T>
 std::tuple<at::Tensor, at::Tensor> forward(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                           const AttentionShape& shape) {
-  at::Tensor out = empty_output(q.sizes(), q.options());
-  at::Tensor lse = at::empty({shape.batch, shape.heads, shape.length}, q.options().dtype(statistics_type(q)));
-  auto* lse_data = lse.mutable_data_ptr<compute_t<T>>();
-  const int64_t most = shape.batch * shape.heads < 4 * at::get_num_threads() ? kFewQueries : kMostQueries;
-  const int64_t queries = std::clamp(shape.tiles() * kTile, kTile, most), chunks = (shape.length + queries - 1) / queries;
-  const int64_t tasks = shape.batch * shape.heads * chunks;
-  at::parallel_for(0, tasks, shape.grain(tasks), [&](int64_t first, int64_t last) {
-    ForwardTask<T> task(shape, queries);
-    for (int64_t i = first; i < last; ++i) {
-      const int64_t chunk = interleaved(i % chunks, chunks) * queries, head = i / chunks % shape.heads;
-      const int64_t batch = i / chunks / shape.heads, kv_head = head / (shape.heads / shape.kv_heads);
-      task.run({q, batch, head}, {k, batch, kv_head}, {v, batch, kv_head}, {out, batch, head},
-               lse_data + (batch * shape.heads + head) * shape.length, batch, head,
-               {chunk, std::min(shape.length, chunk + queries)});
-    }
-  });
-  return {out, lse};
+                                           const AttentionOptions& options) {
+  const AttentionShape shape(q, k, options);
+  const ForwardTensors tensors{
+      q, k, v, empty_output(q.sizes(), q.options()),
+      at::empty({q.size(0), shape.heads, shape.tokens}, q.options().dtype(statistics_type(q)))};
+  const std::vector<Sequence> all = sequences(q, options.ends);
+  const int64_t longest = all.empty() ? 0 : all[0].length, most_heads = 4 * at::get_num_threads();
+  const int64_t most = static_cast<int64_t>(all.size()) * shape.heads < most_heads ? kFewQueries : kMostQueries;
+  const int64_t queries = std::clamp(round_up(longest, kTile), kTile, most);
+  const std::vector<Chunk> tasks = chunks(all, shape.heads, queries);
+  run_tasks(
+      static_cast<int64_t>(tasks.size()), shape.threads(all),
+      [&] { return ForwardTask<T>(shape, options, queries); },
+      [&](ForwardTask<T>& task, int64_t i) { task.run(tensors, tasks[i]); });
+  return {tensors.out, tensors.lse};
 }
 
-std::tuple<at::Tensor, at::Tensor> causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                                    double scale, std::optional<int64_t> window, double dropout_p,
-                                                    const std::optional<at::Tensor>& seed, bool /*deterministic*/) {
-  const AttentionOptions options{scale, window, dropout_p, seed};
+std::tuple<at::Tensor, at::Tensor> causal_attention(
+    const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale, std::optional<int64_t> window,
+    double dropout_p, const std::optional<at::Tensor>& seed, bool /*deterministic*/, const std::optional<at::Tensor>& ends,
+    const std::optional<at::Tensor>& cos, const std::optional<at::Tensor>& sin) {
+  const AttentionOptions options{scale, window, dropout_p, seed, ends, cos, sin};
   check_attention(q, k, v, options);
-  return AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, q.scalar_type(), "causal_attention", [&] {
-    return forward<scalar_t>(q, k, v, AttentionShape(q, k, options));
-  });
+  return AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, q.scalar_type(), "causal_attention",
+                                         [&] { return forward<scalar_t>(q, k, v, options); });
 }
 
-std::tuple<at::Tensor, at::Tensor> causal_attention_qkvpacked(const at::Tensor& qkv, double scale,
-                                                              std::optional<int64_t> window, double dropout_p,
-                                                              const std::optional<at::Tensor>& seed,
-                                                              bool deterministic) {
+std::tuple<at::Tensor, at::Tensor> causal_attention_qkvpacked(
+    const at::Tensor& qkv, double scale, std::optional<int64_t> window, double dropout_p,
+    const std::optional<at::Tensor>& seed, bool deterministic, const std::optional<at::Tensor>& cos,
+    const std::optional<at::Tensor>& sin) {
   check_packed(qkv);
   return causal_attention(qkv.select(2, 0), qkv.select(2, 1), qkv.select(2, 2), scale, window, dropout_p, seed,
-                          deterministic);
+                          deterministic, std::nullopt, cos, sin);
 }
 
 }  // namespace

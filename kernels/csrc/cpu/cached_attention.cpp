@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../ops.h"
+#include "rotary.h"
 #include "vec.h"
 
 namespace slm::CPU_CAPABILITY {
@@ -36,24 +37,6 @@ void softmax(float* scores, int64_t size) {
   for_each_vec<float>(size, [&](int64_t i, auto count) { store(load(scores + i, count) * inverse, scores + i, count); });
 }
 
-// Cosine and sine of each pair of numbers of a head, for one token: (D / 2) of each, none without rotary positions.
-struct Turn {
-  const float *cos, *sin;
-};
-
-// to = from with each pair of neighbours turned, times a factor.
-void rotate(const float* from, Turn turn, float factor, int64_t size, float* to) {
-  if (!turn.cos) {
-    for (int64_t i = 0; i < size; ++i) to[i] = from[i] * factor;
-    return;
-  }
-  for (int64_t i = 0; i < size / 2; ++i) {
-    const float even = from[2 * i], odd = from[2 * i + 1];
-    to[2 * i] = (even * turn.cos[i] - odd * turn.sin[i]) * factor;
-    to[2 * i + 1] = (even * turn.sin[i] + odd * turn.cos[i]) * factor;
-  }
-}
-
 class CachedAttention {
  public:
   CachedAttention(const at::Tensor& qkv, at::Tensor& keys, at::Tensor& values, const at::Tensor& positions,
@@ -65,7 +48,7 @@ class CachedAttention {
         values_(values.mutable_data_ptr<float>()), positions_(positions.const_data_ptr<int64_t>()),
         position_stride_(positions.size(0) == 1 ? 0 : length), rows_(rows ? rows->const_data_ptr<int64_t>() : nullptr) {
     if (!angles) return;
-    turn_stride_ = angles->size(0) == 1 ? 0 : length * width / 2;
+    row_tokens_ = angles->size(0) == 1 ? 0 : length;
     const float* from = angles->const_data_ptr<float>();
     for (int64_t i = 0; i < angles->numel(); ++i) {
       cos_.push_back(std::cos(from[i]));
@@ -80,10 +63,10 @@ class CachedAttention {
     for (int64_t t = 0; t < length; ++t) {
       const int64_t position = positions_[b * position_stride_ + t], token = b * length + t;
       const float *from = qkv_ + token * (heads + 2 * kv_heads) * width, *k = from + (heads + kv_head) * width;
-      rotate(k, turn(b, t), 1, width, keys_ + offset + position * width);
+      turn_or_scale(k, angles(b, t), 1.0f, width, keys_ + offset + position * width);
       std::copy_n(k + kv_heads * width, width, values_ + offset + position * width);
       for (int64_t h = kv_head * heads / kv_heads; h < (kv_head + 1) * heads / kv_heads; ++h) {
-        rotate(from + h * width, turn(b, t), 1 / std::sqrt(static_cast<float>(width)), width, query.data());
+        turn_or_scale(from + h * width, angles(b, t), 1 / std::sqrt(static_cast<float>(width)), width, query.data());
         attend(query.data(), offset, position, scores.data(), out + (token * heads + h) * width);
       }
     }
@@ -92,10 +75,9 @@ class CachedAttention {
   const int64_t batch, length, kv_heads, heads, width, room;
 
  private:
-  Turn turn(int64_t b, int64_t t) const {
-    if (cos_.empty()) return {nullptr, nullptr};
-    const int64_t at = b * turn_stride_ + t * width / 2;
-    return {cos_.data() + at, sin_.data() + at};
+  Angles<float> angles(int64_t b, int64_t t) const {
+    if (cos_.empty()) return {};
+    return Angles<float>{cos_.data(), sin_.data(), width / 2}.from(b * row_tokens_ + t);
   }
 
   // One query at `position` against the keys and values from `offset` on.
@@ -119,7 +101,7 @@ class CachedAttention {
   const int64_t* positions_;
   const int64_t position_stride_;
   const int64_t* rows_;
-  int64_t turn_stride_ = 0;
+  int64_t row_tokens_ = 0;  // between the angles of two rows
   std::vector<float> cos_, sin_;
 };
 

@@ -5,8 +5,6 @@
 namespace slm::cuda {
 namespace {
 
-constexpr int kShortest = 128;  // up to here a row of scores fits into a warp's registers
-
 enum class Rung { kSimple, kShort, kLong };  // attention_simple.cuh, attention_short_…cuh, attention_long_…cuh
 
 // Whether rows can be copied in pieces of 16 bytes.
@@ -23,12 +21,14 @@ bool for_tensor_cores(const AttentionShape& s, const Limits& limits) {
     return sizeof(T) == 2 && limits.architecture >= 80 && s.width % kPackSize<T> == 0 && s.scale > 1e-30 && s.scale < 1e30;
 }
 
+bool is_short(const AttentionShape& s) { return s.length <= kShortTokens && s.ends == nullptr; }
+
 template <class T>
 Rung rung(const AttentionForward<T>& p, const Limits& limits) {
     if (!for_tensor_cores<T>(p.shape, limits) || !in_packs(p.q) || !in_packs(p.k) || !in_packs(p.v) ||
         !in_packs(p.out))
         return Rung::kSimple;
-    return p.shape.length <= kShortest ? Rung::kShort : Rung::kLong;
+    return is_short(p.shape) ? Rung::kShort : Rung::kLong;
 }
 
 // The short backward gives each head of k and v one owner, and holds all of a head in shared memory.
@@ -38,8 +38,8 @@ Rung rung(const AttentionBackward<T>& p, const Limits& limits) {
         const bool packs = in_packs(p.q) && in_packs(p.k) && in_packs(p.v) && in_packs(p.out) && in_packs(p.grad_out) &&
                            in_packs(p.dq) && in_packs(p.dk) && in_packs(p.dv);
         if (!packs || !for_tensor_cores<T>(p.shape, limits)) return Rung::kSimple;
-        const bool is_short = p.shape.length <= kShortest && p.shape.heads == p.shape.kv_heads;
-        return is_short && attention_short_shared_bytes(p) <= limits.shared_bytes ? Rung::kShort : Rung::kLong;
+        const bool owns = p.shape.heads == p.shape.kv_heads && attention_short_shared_bytes(p) <= limits.shared_bytes;
+        return is_short(p.shape) && owns ? Rung::kShort : Rung::kLong;
     }
     return Rung::kSimple;
 }

@@ -88,12 +88,12 @@ __device__ __forceinline__ void exact_results(const AttentionForward<T>& p, int 
     const AttentionShape& s = p.shape;
     const Dropout<A> dropout(s);
     __syncwarp();  // other lanes wrote lse and out
-    const T *k = p.k.head(batch, s.kv_head(head)), *v = p.v.head(batch, s.kv_head(head));
+    const T *k = p.k.head(s, batch, s.kv_head(head)), *v = p.v.head(s, batch, s.kv_head(head));
 #pragma unroll 1
     for (int query = first; query < min(first + rows, s.length); ++query) {
-        T* row = p.out.head(batch, head) + query * p.out.token_stride;
+        T* row = p.out.head(s, batch, head) + query * p.out.token_stride;
         if (is_finite_row(row, s.width)) continue;
-        const T* q = p.q.head(batch, head) + query * p.q.token_stride;
+        const T* q = p.q.head(s, batch, head) + query * p.q.token_stride;
         const A lse = p.lse[s.row(batch, head, query)];
         ExactRow<T> out;
 #pragma unroll 1
@@ -111,11 +111,11 @@ __device__ __forceinline__ WeightGradient<compute_t<T>> exact_weight(const Atten
                                                                      int query, int key) {
     using A = compute_t<T>;
     const AttentionShape& s = p.shape;
-    const T *q = p.q.head(batch, head) + query * p.q.token_stride;
-    const T *grad_out = p.grad_out.head(batch, head) + query * p.grad_out.token_stride;
-    const T *out = p.out.head(batch, head) + query * p.out.token_stride;
-    const T *k = p.k.head(batch, s.kv_head(head)) + key * p.k.token_stride;
-    const T *v = p.v.head(batch, s.kv_head(head)) + key * p.v.token_stride;
+    const T *q = p.q.head(s, batch, head) + query * p.q.token_stride;
+    const T *grad_out = p.grad_out.head(s, batch, head) + query * p.grad_out.token_stride;
+    const T *out = p.out.head(s, batch, head) + query * p.out.token_stride;
+    const T *k = p.k.head(s, batch, s.kv_head(head)) + key * p.k.token_stride;
+    const T *v = p.v.head(s, batch, s.kv_head(head)) + key * p.v.token_stride;
     const A score = rounded_product(ExactRow<T>::dot(q, k, s.width), static_cast<A>(s.scale));
     return {score, p.lse[s.row(batch, head, query)], ExactRow<T>::dot(grad_out, v, s.width),
             ExactRow<T>::dot(grad_out, out, s.width), dropout_factor(Dropout<A>(s), s, batch, head, query, key)};
@@ -126,14 +126,14 @@ template <class T>
 __device__ __forceinline__ void exact_query_gradients(const AttentionBackward<T>& p, int batch, int head, int first,
                                                       int rows) {
     const AttentionShape& s = p.shape;
-    const T* k = p.k.head(batch, s.kv_head(head));
+    const T* k = p.k.head(s, batch, s.kv_head(head));
 #pragma unroll 1
     for (int query = first; query < min(first + rows, s.length); ++query) {
         ExactRow<T> dq;
 #pragma unroll 1
         for (int key = max(0, query - s.window + 1); key <= query; ++key)
             dq.add(exact_weight(p, batch, head, query, key).score, k + key * p.k.token_stride, s.width);
-        dq.store(static_cast<compute_t<T>>(s.scale), p.dq.head(batch, head) + query * p.dq.token_stride, s.width);
+        dq.store(static_cast<compute_t<T>>(s.scale), p.dq.head(s, batch, head) + query * p.dq.token_stride, s.width);
     }
 }
 
@@ -152,11 +152,11 @@ __device__ __forceinline__ void exact_key_gradients(const AttentionBackward<T>& 
 #pragma unroll 1
             for (int query = key; query < end; ++query) {
                 const auto weight = exact_weight(p, batch, head, query, key);
-                dk.add(weight.score, p.q.head(batch, head) + query * p.q.token_stride, s.width);
-                dv.add(weight.dropped, p.grad_out.head(batch, head) + query * p.grad_out.token_stride, s.width);
+                dk.add(weight.score, p.q.head(s, batch, head) + query * p.q.token_stride, s.width);
+                dv.add(weight.dropped, p.grad_out.head(s, batch, head) + query * p.grad_out.token_stride, s.width);
             }
-        dk.store(static_cast<compute_t<T>>(s.scale), p.dk.head(batch, kv_head) + key * p.dk.token_stride, s.width);
-        dv.store(1, p.dv.head(batch, kv_head) + key * p.dv.token_stride, s.width);
+        dk.store(static_cast<compute_t<T>>(s.scale), p.dk.head(s, batch, kv_head) + key * p.dk.token_stride, s.width);
+        dv.store(1, p.dv.head(s, batch, kv_head) + key * p.dv.token_stride, s.width);
     }
 }
 

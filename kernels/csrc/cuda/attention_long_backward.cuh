@@ -44,20 +44,22 @@ struct KeyGradients {
 };
 
 template <class T, int D, bool Drops>
-__global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_q(const AttentionBackward<T> p) {
+__global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_q(const AttentionBackward<T> all) {
     using Sizes = QueryGradients<T, D, Drops>;
     constexpr int M = Sizes::M, kRows = Sizes::kRows, kKeys = Sizes::kColumns, kTileBytes = Sizes::kColumnBytes;
     using Memory = Tile<T, D>;
     using Copier = typename Memory::template Copier<kBackwardThreads>;
+    const HeadTile at(all.shape, all.shape.heads, kRows, true);
+    if (at.is_empty()) return;
+    const AttentionBackward<T> p = at.document(all);
     const AttentionShape& s = p.shape;
-    const HeadTile at(s.heads, s.length, kRows, true);
     const int kv_head = s.kv_head(at.head);
     const int first_key = max(0, at.first - s.window + 1) / kKeys * kKeys;
     const int last_key = (min(s.length, at.first + kRows) - 1) / kKeys * kKeys;
     T *q_tile = dynamic_shared<T>(), *grad_tile = q_tile + kRows * D, *stages = grad_tile + kRows * D;
     float *lse = reinterpret_cast<float*>(stages + 4 * kKeys * D), *delta = lse + kRows;
-    Copier k(p.k.head(at.batch, kv_head) + last_key * p.k.token_stride, p.k.token_stride);
-    Copier v(p.v.head(at.batch, kv_head) + last_key * p.v.token_stride, p.v.token_stride);
+    Copier k(p.k.head(s, at.batch, kv_head) + last_key * p.k.token_stride, p.k.token_stride);
+    Copier v(p.v.head(s, at.batch, kv_head) + last_key * p.v.token_stride, p.v.token_stride);
     const ptx::Shared place = ptx::kept(Copier::place(stages));
     const auto load_keys = [&](int key, int stage) {
         k.start(place + stage, key, kKeys, s.length, s.width);
@@ -67,7 +69,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_q
         ptx::cp_async_commit();
     };
     const auto load_rows = [&](T* tile, const Heads<const T>& from) {
-        Memory::template load_async<kBackwardThreads>(tile, from.head(at.batch, at.head), from.token_stride, at.first,
+        Memory::template load_async<kBackwardThreads>(tile, from.head(s, at.batch, at.head), from.token_stride, at.first,
                                                       kRows, s.length, s.width);
     };
     load_rows(q_tile, p.q);
@@ -107,7 +109,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_q
     }
 #pragma unroll
     for (int m = 0; m < M; ++m)
-        Memory::store(dq[m], scale, scale, q_tile, row + 16 * m, p.dq.head(at.batch, at.head), p.dq.token_stride,
+        Memory::store(dq[m], scale, scale, q_tile, row + 16 * m, p.dq.head(s, at.batch, at.head), p.dq.token_stride,
                       at.first + row + 16 * m, s.length, s.width);
     for (int i = threadIdx.x; i < kRows && at.first + i < s.length; i += kBackwardThreads)
         p.delta[s.row(at.batch, at.head, at.first + i)] = delta[i];
@@ -158,7 +160,7 @@ struct QueryTiles {
           statistics(ptx::kept(ptx::shared_address(statistics + threadIdx.x), Sizes::kKeeps)) {}
 
     __device__ __forceinline__ Copier of(const Heads<const T>& x) const {
-        return Copier(x.head(batch, walk.head) + walk.query * x.token_stride, x.token_stride);
+        return Copier(x.head(p.shape, batch, walk.head) + walk.query * x.token_stride, x.token_stride);
     }
     // The first 64 threads copy lse, the others delta.
     __device__ __forceinline__ const float* mine() const {
@@ -184,17 +186,19 @@ struct QueryTiles {
 };
 
 template <class T, int D, bool Drops, bool AddsQueries>
-__global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_kv(const AttentionBackward<T> p) {
+__global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_kv(const AttentionBackward<T> all) {
     using Sizes = KeyGradients<T, D, Drops>;
     constexpr int M = Sizes::M, kRows = Sizes::kRows, kQueries = Sizes::kColumns, kTileBytes = Sizes::kColumnBytes;
     using Memory = Tile<T, D>;
+    const HeadTile at(all.shape, all.shape.kv_heads, kRows, false);
+    if (at.is_empty()) return;
+    const AttentionBackward<T> p = at.document(all);
     const AttentionShape& s = p.shape;
-    const HeadTile at(s.kv_heads, s.length, kRows, false);
     T *k_tile = dynamic_shared<T>(), *v_tile = k_tile + kRows * D, *stages = v_tile + kRows * D;
     float* statistics = reinterpret_cast<float*>(stages + 4 * kQueries * D);
     const ScoreGradientTiles<T> exchange(reinterpret_cast<T*>(statistics + 4 * kQueries), Sizes::kKeeps);  // of a query in a row
     const auto load_rows = [&](T* tile, const Heads<const T>& from) {
-        Memory::template load_async<kBackwardThreads>(tile, from.head(at.batch, at.head), from.token_stride, at.first,
+        Memory::template load_async<kBackwardThreads>(tile, from.head(s, at.batch, at.head), from.token_stride, at.first,
                                                       kRows, s.length, s.width);
     };
     load_rows(k_tile, p.k);
@@ -249,7 +253,7 @@ __global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_k
         walk.advance(kQueries);
     }
     const auto store = [&](const Accumulator<D>& c, float factor, int down, const Heads<T>& to) {
-        Memory::store(c, factor, factor, v_tile, row + down, to.head(at.batch, at.head), to.token_stride,
+        Memory::store(c, factor, factor, v_tile, row + down, to.head(s, at.batch, at.head), to.token_stride,
                       at.first + row + down, s.length, s.width);
     };
 #pragma unroll
@@ -291,10 +295,10 @@ void attention_long(const AttentionBackward<T>& p, cudaStream_t stream) {
         constexpr bool Drops = drops;
         using Queries = QueryGradients<T, D, Drops>;
         using Keys = KeyGradients<T, D, Drops>;
-        const dim3 rows = tile_grid(s.batch, s.heads, s.length, kSumRows), block(kBackwardThreads);
-        const dim3 keys = tile_grid(s.batch, s.kv_heads, s.length, Keys::kRows);
+        const dim3 rows = tile_grid(s, s.heads, kSumRows), block(kBackwardThreads);
+        const dim3 keys = tile_grid(s, s.kv_heads, Keys::kRows);
         if (p.dq_sum == nullptr) {
-            launch(attention_long_backward_q<T, D, Drops>, tile_grid(s.batch, s.heads, s.length, Queries::kRows), block,
+            launch(attention_long_backward_q<T, D, Drops>, tile_grid(s, s.heads, Queries::kRows), block,
                    Queries::kShared, stream, p);
             launch(attention_long_backward_kv<T, D, Drops, false>, keys, block, Keys::kShared, stream, p);
         } else {

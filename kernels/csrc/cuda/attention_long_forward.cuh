@@ -128,17 +128,19 @@ struct LongRows {
 
 // Shared memory: the rows of q, then two stages of a tile of k and one of v.
 template <class T, int D, bool Drops>
-__global__ void __launch_bounds__(kLongThreads, 2) attention_long_forward(const AttentionForward<T> p) {
+__global__ void __launch_bounds__(kLongThreads, 2) attention_long_forward(const AttentionForward<T> all) {
     constexpr int M = kLongRowTiles<D, Drops>, kRows = 16 * M * kLongWarps, kTileBytes = kLongKeys * D * sizeof(T);
     using Memory = Tile<T, D>;
     using Copier = typename Memory::template Copier<kLongThreads>;
+    const HeadTile at(all.shape, all.shape.heads, kRows, true);
+    if (at.is_empty()) return;
+    const AttentionForward<T> p = at.document(all);
     const AttentionShape& s = p.shape;
-    const HeadTile at(s.heads, s.length, kRows, true);
     const int first_key = max(0, at.first - s.window + 1) / kLongKeys * kLongKeys;
     const int last_key = (min(s.length, at.first + kRows) - 1) / kLongKeys * kLongKeys;
     const int kv_head = s.kv_head(at.head);
-    Copier k(p.k.head(at.batch, kv_head) + last_key * p.k.token_stride, p.k.token_stride);
-    Copier v(p.v.head(at.batch, kv_head) + last_key * p.v.token_stride, p.v.token_stride);
+    Copier k(p.k.head(s, at.batch, kv_head) + last_key * p.k.token_stride, p.k.token_stride);
+    Copier v(p.v.head(s, at.batch, kv_head) + last_key * p.v.token_stride, p.v.token_stride);
     T *q_tile = dynamic_shared<T>(), *stages = q_tile + kRows * D;
     const ptx::Shared place = ptx::kept(Copier::place(stages));
     const auto load_keys = [&](int key, int stage) {
@@ -148,7 +150,7 @@ __global__ void __launch_bounds__(kLongThreads, 2) attention_long_forward(const 
         v.move(-kLongKeys);
         ptx::cp_async_commit();
     };
-    Memory::template load_async<kLongThreads>(q_tile, p.q.head(at.batch, at.head), p.q.token_stride, at.first, kRows,
+    Memory::template load_async<kLongThreads>(q_tile, p.q.head(s, at.batch, at.head), p.q.token_stride, at.first, kRows,
                                               s.length, s.width);
     load_keys(last_key, 0);
 
@@ -175,7 +177,7 @@ __global__ void __launch_bounds__(kLongThreads, 2) attention_long_forward(const 
             sum[half] = sum_over<4>(rows.sum[m][half]);
             factor[half] = kept / rows.divisor(scale, rows.maximum[m][half], sum[half]);
         }
-        Memory::store(rows.out[m], factor[0], factor[1], q_tile, row + 16 * m, p.out.head(at.batch, at.head),
+        Memory::store(rows.out[m], factor[0], factor[1], q_tile, row + 16 * m, p.out.head(s, at.batch, at.head),
                       p.out.token_stride, query, s.length, s.width);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
@@ -195,7 +197,7 @@ void attention_long(const AttentionForward<T>& p, cudaStream_t stream) {
         constexpr bool Drops = drops;
         constexpr int kRows = 16 * kLongRowTiles<D, Drops> * kLongWarps;
         const std::size_t shared = (kRows + 4 * kLongKeys) * D * sizeof(T);
-        launch(attention_long_forward<T, D, Drops>, tile_grid(s.batch, s.heads, s.length, kRows), dim3(kLongThreads),
+        launch(attention_long_forward<T, D, Drops>, tile_grid(s, s.heads, kRows), dim3(kLongThreads),
                shared, stream, p);
     };
     with_padded_width(

@@ -117,7 +117,7 @@ template <class T>
 void attention_short(const AttentionBackward<T>& p, cudaStream_t stream) {
     const AttentionShape& s = p.shape;
     with_padded_width(s.width, [&](auto width) {
-        launch(attention_short_backward<T, width>, tile_grid(s.batch, s.heads, 1, 1),
+        launch(attention_short_backward<T, width>, tile_grid(s, s.heads, kShortTokens),
                dim3(kShortBackwardThreads), attention_short_shared_bytes(p), stream, p);
     });
 }

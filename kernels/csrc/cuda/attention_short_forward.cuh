@@ -130,7 +130,7 @@ void attention_short(const AttentionForward<T>& p, cudaStream_t stream) {
     with_padded_width(s.width, [&](auto width) {
         constexpr int D = width;
         const std::size_t shared = 3 * ceil_div(s.length, 32) * 32 * D * sizeof(T);
-        launch(attention_short_forward<T, D>, tile_grid(s.batch, s.heads, 1, 1), dim3(kShortThreads), shared, stream,
+        launch(attention_short_forward<T, D>, tile_grid(s, s.heads, kShortTokens), dim3(kShortThreads), shared, stream,
                p);
     });
 }

@@ -139,15 +139,17 @@ __device__ __forceinline__ void online_softmax(A (&score)[R], A (&maximum)[R], A
 
 // Shared memory: rows of q, a tile of k and then of v, the weights.
 template <class T, int D>
-__global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_forward(const AttentionForward<T> p) {
+__global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_forward(const AttentionForward<T> all) {
     constexpr int R = kForwardRows<T>;
     using A = compute_t<T>;
     using Warp = SimpleWarp<A, R, D>;
+    const HeadTile at(all.shape, all.shape.heads, Warp::kBlockRows, true);
+    if (at.is_empty()) return;
+    const AttentionForward<T> p = at.document(all);
     const AttentionShape& s = p.shape;
-    const HeadTile at(s.heads, s.length, Warp::kBlockRows, true);
-    const T *k = p.k.head(at.batch, s.kv_head(at.head)), *v = p.v.head(at.batch, s.kv_head(at.head));
+    const T *k = p.k.head(s, at.batch, s.kv_head(at.head)), *v = p.v.head(s, at.batch, s.kv_head(at.head));
     A *rows = dynamic_shared<A>(), *tile = rows + Warp::kRowsSize, *exchange = tile + Warp::kTileSize;
-    Warp::load(rows, D, Warp::kBlockRows, p.q.head(at.batch, at.head), p.q.token_stride, at.first, s.length, s.width);
+    Warp::load(rows, D, Warp::kBlockRows, p.q.head(s, at.batch, at.head), p.q.token_stride, at.first, s.length, s.width);
 
     const A scale = static_cast<A>(s.scale);
     const Dropout<A> dropout(s);
@@ -181,25 +183,27 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_forward(co
         if (Warp::lane() == 0 && query + r < s.length)
             p.lse[s.row(at.batch, at.head, query + r)] = maximum[r] + natural_log(sum);
     }
-    Warp::store(out, factor, p.out.head(at.batch, at.head), p.out.token_stride, at.first, s.length, s.width);
+    Warp::store(out, factor, p.out.head(s, at.batch, at.head), p.out.token_stride, at.first, s.length, s.width);
     if (any_not_finite(out)) exact_results(p, at.batch, at.head, query, R);
 }
 
 // dq, and delta for the kernel below. Shared memory: rows of q and grad_out, tiles of k and v, the weights.
 template <class T, int D>
-__global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_q(const AttentionBackward<T> p) {
+__global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_q(const AttentionBackward<T> all) {
     constexpr int R = kBackwardRows<T>;
     using A = compute_t<T>;
     using Warp = SimpleWarp<A, R, D>;
+    const HeadTile at(all.shape, all.shape.heads, Warp::kBlockRows, true);
+    if (at.is_empty()) return;
+    const AttentionBackward<T> p = at.document(all);
     const AttentionShape& s = p.shape;
-    const HeadTile at(s.heads, s.length, Warp::kBlockRows, true);
-    const T *k = p.k.head(at.batch, s.kv_head(at.head)), *v = p.v.head(at.batch, s.kv_head(at.head));
+    const T *k = p.k.head(s, at.batch, s.kv_head(at.head)), *v = p.v.head(s, at.batch, s.kv_head(at.head));
     A *q_rows = dynamic_shared<A>(), *grad_rows = q_rows + Warp::kRowsSize, *k_tile = grad_rows + Warp::kRowsSize;
     A *v_tile = k_tile + (Warp::kTiles - 1) * Warp::kTileSize, *exchange = v_tile + Warp::kTileSize;
-    Warp::load(q_rows, D, Warp::kBlockRows, p.q.head(at.batch, at.head), p.q.token_stride, at.first, s.length, s.width);
-    Warp::load(grad_rows, D, Warp::kBlockRows, p.grad_out.head(at.batch, at.head), p.grad_out.token_stride, at.first,
+    Warp::load(q_rows, D, Warp::kBlockRows, p.q.head(s, at.batch, at.head), p.q.token_stride, at.first, s.length, s.width);
+    Warp::load(grad_rows, D, Warp::kBlockRows, p.grad_out.head(s, at.batch, at.head), p.grad_out.token_stride, at.first,
                s.length, s.width);
-    Warp::load(k_tile, Warp::kPitch, Warp::kBlockRows, p.out.head(at.batch, at.head), p.out.token_stride, at.first,
+    Warp::load(k_tile, Warp::kPitch, Warp::kBlockRows, p.out.head(s, at.batch, at.head), p.out.token_stride, at.first,
                s.length, s.width);
     __syncthreads();
 
@@ -244,22 +248,24 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_q
     }
     A factor[R];
     for (int r = 0; r < R; ++r) factor[r] = scale;
-    Warp::store(dq, factor, p.dq.head(at.batch, at.head), p.dq.token_stride, at.first, s.length, s.width);
+    Warp::store(dq, factor, p.dq.head(s, at.batch, at.head), p.dq.token_stride, at.first, s.length, s.width);
     if (any_not_finite(dq)) exact_query_gradients(p, at.batch, at.head, query, R);
 }
 
 // dk and dv. Rows are keys and lanes are queries. Shared memory: rows of k and v, tiles of q and grad_out, the weights.
 template <class T, int D>
-__global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_kv(const AttentionBackward<T> p) {
+__global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_kv(const AttentionBackward<T> all) {
     constexpr int R = kBackwardRows<T>;
     using A = compute_t<T>;
     using Warp = SimpleWarp<A, R, D>;
+    const HeadTile at(all.shape, all.shape.kv_heads, Warp::kBlockRows, false);
+    if (at.is_empty()) return;
+    const AttentionBackward<T> p = at.document(all);
     const AttentionShape& s = p.shape;
-    const HeadTile at(s.kv_heads, s.length, Warp::kBlockRows, false);
     A *k_rows = dynamic_shared<A>(), *v_rows = k_rows + Warp::kRowsSize, *q_tile = v_rows + Warp::kRowsSize;
     A *grad_tile = q_tile + (Warp::kTiles - 1) * Warp::kTileSize, *exchange = grad_tile + Warp::kTileSize;
-    Warp::load(k_rows, D, Warp::kBlockRows, p.k.head(at.batch, at.head), p.k.token_stride, at.first, s.length, s.width);
-    Warp::load(v_rows, D, Warp::kBlockRows, p.v.head(at.batch, at.head), p.v.token_stride, at.first, s.length, s.width);
+    Warp::load(k_rows, D, Warp::kBlockRows, p.k.head(s, at.batch, at.head), p.k.token_stride, at.first, s.length, s.width);
+    Warp::load(v_rows, D, Warp::kBlockRows, p.v.head(s, at.batch, at.head), p.v.token_stride, at.first, s.length, s.width);
 
     const Dropout<A> dropout(s);
     const A scale = static_cast<A>(s.scale);
@@ -267,7 +273,7 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_k
     const int end = min(static_cast<int64_t>(s.length), int64_t{at.first} + Warp::kBlockRows - 1 + s.window);
     A dk[R][D / 32] = {}, dv[R][D / 32] = {}, score[R], grad[R];
     for (int head = at.head * group; head < (at.head + 1) * group; ++head) {
-        const T *q = p.q.head(at.batch, head), *grad_out = p.grad_out.head(at.batch, head);
+        const T *q = p.q.head(s, at.batch, head), *grad_out = p.grad_out.head(s, at.batch, head);
         // From the last query back: weights fall with the number of keys seen, and small terms added first lose least.
         for (int first = (end - 1) / 32 * 32; first >= at.first / 32 * 32; first -= 32) {
             const int query = first + Warp::lane();
@@ -300,9 +306,9 @@ __global__ void __launch_bounds__(kSimpleThreads, 2) attention_simple_backward_k
     }
     A factor[R];
     for (int r = 0; r < R; ++r) factor[r] = scale;
-    Warp::store(dk, factor, p.dk.head(at.batch, at.head), p.dk.token_stride, at.first, s.length, s.width);
+    Warp::store(dk, factor, p.dk.head(s, at.batch, at.head), p.dk.token_stride, at.first, s.length, s.width);
     for (int r = 0; r < R; ++r) factor[r] = 1;
-    Warp::store(dv, factor, p.dv.head(at.batch, at.head), p.dv.token_stride, at.first, s.length, s.width);
+    Warp::store(dv, factor, p.dv.head(s, at.batch, at.head), p.dv.token_stride, at.first, s.length, s.width);
     if (any_not_finite(dk) || any_not_finite(dv)) exact_key_gradients(p, at.batch, at.head, key, R);
 }
 
@@ -313,7 +319,7 @@ void attention_simple(const AttentionForward<T>& p, cudaStream_t stream) {
         constexpr int D = width;
         using Warp = SimpleWarp<compute_t<T>, kForwardRows<T>, D>;
         const std::size_t shared = (Warp::kRowsSize + Warp::kTileSize + Warp::kWeightsSize) * sizeof(compute_t<T>);
-        launch(attention_simple_forward<T, D>, tile_grid(s.batch, s.heads, s.length, Warp::kBlockRows),
+        launch(attention_simple_forward<T, D>, tile_grid(s, s.heads, Warp::kBlockRows),
                dim3(kSimpleThreads), shared, stream, p);
     });
 }
@@ -325,9 +331,9 @@ void attention_simple(const AttentionBackward<T>& p, cudaStream_t stream) {
         constexpr int D = width;
         using Warp = SimpleWarp<compute_t<T>, kBackwardRows<T>, D>;
         const std::size_t shared = Warp::kBackwardSize * sizeof(compute_t<T>);
-        launch(attention_simple_backward_q<T, D>, tile_grid(s.batch, s.heads, s.length, Warp::kBlockRows),
+        launch(attention_simple_backward_q<T, D>, tile_grid(s, s.heads, Warp::kBlockRows),
                dim3(kSimpleThreads), shared, stream, p);
-        launch(attention_simple_backward_kv<T, D>, tile_grid(s.batch, s.kv_heads, s.length, Warp::kBlockRows),
+        launch(attention_simple_backward_kv<T, D>, tile_grid(s, s.kv_heads, Warp::kBlockRows),
                dim3(kSimpleThreads), shared, stream, p);
     });
 }

@@ -16,6 +16,7 @@
 #include "../ops.h"
 #include "attention.cuh"
 #include "layer_norm.cuh"
+#include "rotary.cuh"
 
 namespace slm::cuda {
 
@@ -138,15 +139,39 @@ struct Ops {
         return {grad_x, grad_weight, grad_bias};
     }
 
+    static at::Tensor rotary(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool back) {
+        check_rotary(x, cos, sin);
+        const Device device(x);
+        const at::Tensor out = at::empty(x.sizes(), x.options());
+        with_dtype(x.scalar_type(), [&](auto zero) {
+            using T = decltype(zero);
+            using A = compute_t<T>;
+            cuda::rotary<T>({data<const T>(x), x.stride(0), x.stride(1), x.stride(2), data<const A>(cos),
+                             data<const A>(sin), cos.size(0) == 1 ? 0 : cos.stride(0), static_cast<A>(back ? -1 : 1),
+                             data<T>(out), x.numel() / 2, as_int("T", x.size(1)), as_int("H", x.size(2)),
+                             as_int("D", x.size(3) / 2)},
+                            device.multiprocessors, device.stream);
+        });
+        return out;
+    }
+
+    // q or k as the kernels take it, or a gradient as they form it and back: turned by the angles. On a GPU in a pass of
+    // its own: the copies of tiles into shared memory pass no registers, and each tile of k is copied by many blocks.
+    static at::Tensor turned(const at::Tensor& x, const AttentionOptions& options, bool back = false) {
+        return options.cos ? rotary(x, *options.cos, *options.sin, back) : x;
+    }
+
     template <class T>
     static Heads<T> heads(const at::Tensor& x) {
         return {data<T>(x), x.stride(0), x.stride(1), x.stride(2)};
     }
 
-    static cuda::AttentionShape shape(const at::Tensor& q, const at::Tensor& k, const AttentionOptions& options) {
+    // ends: those of the options, on the device.
+    static cuda::AttentionShape shape(const at::Tensor& q, const at::Tensor& k, const AttentionOptions& options,
+                                      const std::optional<at::Tensor>& ends) {
         const int64_t length = q.size(1);
         const bool dropout = options.dropout_p > 0;
-        return {as_int("B", q.size(0)),
+        return {ends ? as_int("the number of documents", ends->numel() - 1) : as_int("B", q.size(0)),
                 as_int("T", length),
                 as_int("H", q.size(2)),
                 as_int("the number of heads of k", k.size(2)),
@@ -154,41 +179,53 @@ struct Ops {
                 static_cast<int>(std::min(options.window.value_or(length), length)),
                 options.scale,
                 dropout ? data<const int64_t>(options.seed) : nullptr,
-                dropout ? keep_threshold(options.dropout_p) : 0};
+                dropout ? keep_threshold(options.dropout_p) : 0,
+                static_cast<int>(length),
+                0,
+                data<const int64_t>(ends)};
     }
 
-    static std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                                     const AttentionOptions& options) {
-        check_attention(q, k, v, options);
-        const Device device(q);
+    static std::optional<at::Tensor> on_device(const std::optional<at::Tensor>& ends, const at::Tensor& q) {
+        return ends ? std::optional(ends->to(q.device())) : std::nullopt;
+    }
+
+    static std::tuple<at::Tensor, at::Tensor> attend(const at::Tensor& q_given, const at::Tensor& k_given,
+                                                     const at::Tensor& v, const AttentionOptions& options) {
+        check_attention(q_given, k_given, v, options);
+        const Device device(q_given);
+        const at::Tensor q = turned(q_given, options), k = turned(k_given, options);
         const at::Tensor out = at::empty(q.sizes(), q.options());
         const at::Tensor lse = at::empty({q.size(0), q.size(2), q.size(1)}, q.options().dtype(statistics_type(q)));
         if (q.numel() == 0) return {out, lse};
+        const auto ends = on_device(options.ends, q);
         with_dtype(q.scalar_type(), [&](auto zero) {
             using T = decltype(zero);
-            cuda::attention<T>({shape(q, k, options), heads<const T>(q), heads<const T>(k), heads<const T>(v),
+            cuda::attention<T>({shape(q, k, options, ends), heads<const T>(q), heads<const T>(k), heads<const T>(v),
                                 heads<T>(out), data<compute_t<T>>(lse)},
                                device.limits, device.stream);
         });
         return {out, lse};
     }
 
-    static void attend_backward(const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k,
+    static void attend_backward(const at::Tensor& grad_out, const at::Tensor& q_given, const at::Tensor& k_given,
                                 const at::Tensor& v, const at::Tensor& out, const at::Tensor& lse,
                                 const AttentionOptions& options, bool deterministic, const at::Tensor& dq,
                                 const at::Tensor& dk, const at::Tensor& dv) {
-        check_attention_backward(grad_out, q, k, v, out, lse, options);
-        const Device device(q);
+        check_attention_backward(grad_out, q_given, k_given, v, out, lse, options);
+        const Device device(q_given);
+        const at::Tensor q = turned(q_given, options), k = turned(k_given, options);
         if (q.numel() == 0) {
             dk.zero_();
             dv.zero_();
             return;
         }
         const at::Tensor grad = unit_stride(grad_out), delta = at::empty(lse.sizes(), lse.options());
+        const auto ends = on_device(options.ends, q);
         with_dtype(q.scalar_type(), [&](auto zero) {
             using T = decltype(zero);
             using A = compute_t<T>;
-            AttentionBackward<T> p{shape(q, k, options), heads<const T>(grad), heads<const T>(q), heads<const T>(k),
+            AttentionBackward<T> p{shape(q, k, options, ends),
+                                   heads<const T>(grad), heads<const T>(q), heads<const T>(k),
                                    heads<const T>(v),    heads<const T>(out),  data<const A>(lse), data<A>(delta),
                                    heads<T>(dq),         heads<T>(dk),         heads<T>(dv)};
             at::Tensor dq_sum;  // (B, H, T, D)
@@ -198,23 +235,31 @@ struct Ops {
             }
             cuda::attention<T>(p, device.limits, device.stream);
         });
+        if (!options.cos) return;
+        dq.copy_(turned(dq, options, true));
+        dk.copy_(turned(dk, options, true));
     }
 
     static std::tuple<at::Tensor, at::Tensor> causal_attention(const at::Tensor& q, const at::Tensor& k,
                                                                const at::Tensor& v, double scale,
                                                                std::optional<int64_t> window, double dropout_p,
                                                                const std::optional<at::Tensor>& seed,
-                                                               bool /*deterministic*/) {
-        return attend(q, k, v, {scale, window, dropout_p, seed});
+                                                               bool /*deterministic*/,
+                                                               const std::optional<at::Tensor>& ends,
+                                                               const std::optional<at::Tensor>& cos,
+                                                               const std::optional<at::Tensor>& sin) {
+        return attend(q, k, v, {scale, window, dropout_p, seed, ends, cos, sin});
     }
 
     static std::tuple<at::Tensor, at::Tensor, at::Tensor> causal_attention_backward(
         const at::Tensor& grad_out, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
         const at::Tensor& out, const at::Tensor& lse, double scale, std::optional<int64_t> window, double dropout_p,
-        const std::optional<at::Tensor>& seed, bool deterministic) {
+        const std::optional<at::Tensor>& seed, bool deterministic, const std::optional<at::Tensor>& ends,
+        const std::optional<at::Tensor>& cos, const std::optional<at::Tensor>& sin) {
         const at::Tensor dq = at::empty(q.sizes(), q.options());
         const at::Tensor dk = at::empty(k.sizes(), k.options()), dv = at::empty(v.sizes(), v.options());
-        attend_backward(grad_out, q, k, v, out, lse, {scale, window, dropout_p, seed}, deterministic, dq, dk, dv);
+        attend_backward(grad_out, q, k, v, out, lse, {scale, window, dropout_p, seed, ends, cos, sin}, deterministic, dq,
+                        dk, dv);
         return {dq, dk, dv};
     }
 
@@ -222,21 +267,25 @@ struct Ops {
                                                                          std::optional<int64_t> window,
                                                                          double dropout_p,
                                                                          const std::optional<at::Tensor>& seed,
-                                                                         bool /*deterministic*/) {
+                                                                         bool /*deterministic*/,
+                                                                         const std::optional<at::Tensor>& cos,
+                                                                         const std::optional<at::Tensor>& sin) {
         check_packed(qkv);
-        return attend(qkv.select(2, 0), qkv.select(2, 1), qkv.select(2, 2), {scale, window, dropout_p, seed});
+        return attend(qkv.select(2, 0), qkv.select(2, 1), qkv.select(2, 2),
+                      {scale, window, dropout_p, seed, std::nullopt, cos, sin});
     }
 
     static at::Tensor causal_attention_qkvpacked_backward(const at::Tensor& grad_out, const at::Tensor& qkv,
                                                           const at::Tensor& out, const at::Tensor& lse, double scale,
                                                           std::optional<int64_t> window, double dropout_p,
                                                           const std::optional<at::Tensor>& seed,
-                                                          bool deterministic) {
+                                                          bool deterministic, const std::optional<at::Tensor>& cos,
+                                                          const std::optional<at::Tensor>& sin) {
         check_packed(qkv);
         const at::Tensor dqkv = at::empty(qkv.sizes(), qkv.options());
         attend_backward(grad_out, qkv.select(2, 0), qkv.select(2, 1), qkv.select(2, 2), out, lse,
-                        {scale, window, dropout_p, seed}, deterministic, dqkv.select(2, 0), dqkv.select(2, 1),
-                        dqkv.select(2, 2));
+                        {scale, window, dropout_p, seed, std::nullopt, cos, sin}, deterministic, dqkv.select(2, 0),
+                        dqkv.select(2, 1), dqkv.select(2, 2));
         return dqkv;
     }
 
@@ -244,6 +293,7 @@ struct Ops {
         m.impl("layer_norm", layer_norm);
         m.impl("add_layer_norm", add_layer_norm);
         m.impl("layer_norm_backward", layer_norm_backward);
+        m.impl("rotary", rotary);
         m.impl("causal_attention", causal_attention);
         m.impl("causal_attention_backward", causal_attention_backward);
         m.impl("causal_attention_qkvpacked", causal_attention_qkvpacked);

@@ -16,16 +16,17 @@ namespace slm::cuda {
 
 inline constexpr int kSumThreads = 128, kSumRows = kSumThreads / 4;  // of a block; four lanes take a row
 
-// Calls body(batch, head, query) for this thread's row of a grid of blocks of kSumRows queries, if there is one.
+// Calls body(p, batch, head, query) for this thread's row of a grid of blocks of kSumRows queries, p for its document.
 template <class T, class Body>
-__device__ __forceinline__ void for_my_query(const AttentionBackward<T>& p, const Body& body) {
-    const HeadTile at(p.shape.heads, p.shape.length, kSumRows, false);
-    body(at.batch, at.head, at.first + static_cast<int>(threadIdx.x) / 4);
+__device__ __forceinline__ void for_my_query(const AttentionBackward<T>& all, const Body& body) {
+    const HeadTile at(all.shape, all.shape.heads, kSumRows, false);
+    if (!at.is_empty())
+        body(at.document(all), at.batch, at.head, at.first + static_cast<int>(threadIdx.x) / 4);
 }
 
 template <class T>
-__global__ void __launch_bounds__(kSumThreads) query_sum_begin(const AttentionBackward<T> p) {
-    for_my_query(p, [&](int batch, int head, int query) {
+__global__ void __launch_bounds__(kSumThreads) query_sum_begin(const AttentionBackward<T> all) {
+    for_my_query(all, [](const AttentionBackward<T>& p, int batch, int head, int query) {
         const float delta = row_delta(p, batch, head, query);
         if (query >= p.shape.length) return;
         const int64_t row = p.shape.row(batch, head, query);
@@ -81,12 +82,12 @@ __device__ __forceinline__ void add_to_query_sum(const AttentionBackward<T>& p, 
 }
 
 template <class T>
-__global__ void __launch_bounds__(kSumThreads) query_sum_finish(const AttentionBackward<T> p) {
-    const float scale = static_cast<float>(p.shape.scale);
-    for_my_query(p, [&](int batch, int head, int query) {
+__global__ void __launch_bounds__(kSumThreads) query_sum_finish(const AttentionBackward<T> all) {
+    const float scale = static_cast<float>(all.shape.scale);
+    for_my_query(all, [&](const AttentionBackward<T>& p, int batch, int head, int query) {
         if (query >= p.shape.length) return;
         const float* sum = p.dq_sum + p.shape.row(batch, head, query) * p.shape.width;
-        T* dq = p.dq.head(batch, head) + query * p.dq.token_stride;
+        T* dq = p.dq.head(p.shape, batch, head) + query * p.dq.token_stride;
         for (int column = threadIdx.x % 4 * 8; column < p.shape.width; column += 32) {
             Pack<T, 8> pack;
 #pragma unroll

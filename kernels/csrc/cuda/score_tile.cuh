@@ -206,8 +206,8 @@ struct ScoreGradientTiles {
 // delta = sum of grad_out * out of one query, 0 from `length` on, in each of the four neighbouring lanes that share it.
 template <class T>
 __device__ __forceinline__ float row_delta(const AttentionBackward<T>& p, int batch, int head, int query) {
-    const T* out = p.out.head(batch, head) + query * p.out.token_stride;
-    const T* grad_out = p.grad_out.head(batch, head) + query * p.grad_out.token_stride;
+    const T* out = p.out.head(p.shape, batch, head) + query * p.out.token_stride;
+    const T* grad_out = p.grad_out.head(p.shape, batch, head) + query * p.grad_out.token_stride;
     float sum = 0;
     for (int column = threadIdx.x % 4 * 8; query < p.shape.length && column < p.shape.width; column += 32) {
         const auto a = Pack<T, 8>::load(out + column);

@@ -152,22 +152,6 @@ struct TrainingOps {
         return {found.grad_gate, found.grad_x, found.grad_gate_bias, found.grad_bias};
     }
 
-    static at::Tensor rotary(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, bool back) {
-        check_rotary(x, cos, sin);
-        const Device device(x);
-        const at::Tensor out = at::empty(x.sizes(), x.options());
-        with_dtype(x.scalar_type(), [&](auto zero) {
-            using T = decltype(zero);
-            using A = compute_t<T>;
-            cuda::rotary<T>({data<const T>(x), x.stride(0), x.stride(1), x.stride(2), data<const A>(cos),
-                             data<const A>(sin), cos.size(0) == 1 ? 0 : cos.stride(0), static_cast<A>(back ? -1 : 1),
-                             data<T>(out), x.numel() / 2, as_int("T", x.size(1)), as_int("H", x.size(2)),
-                             as_int("D", x.size(3) / 2)},
-                            device.multiprocessors, device.stream);
-        });
-        return out;
-    }
-
     // The passes of linear_cross_entropy.h; a tile is a whole chunk.
     struct Passes {
         template <class Launcher>
@@ -236,7 +220,6 @@ struct TrainingOps {
         m.impl("gelu_backward", gelu_backward);
         m.impl("swiglu", swiglu);
         m.impl("swiglu_backward", swiglu_backward);
-        m.impl("rotary", rotary);
         m.impl("linear_cross_entropy", cross_entropy);
         m.impl("adamw_", adamw);
     }

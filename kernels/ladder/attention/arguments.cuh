@@ -19,7 +19,7 @@ inline cudaStream_t stream_of(const long long* numbers) { return reinterpret_cas
 inline AttentionShape shape_of(const long long* numbers) {
     AttentionShape s{};
     s.batch = static_cast<int>(numbers[0]);
-    s.length = s.window = static_cast<int>(numbers[1]);
+    s.length = s.tokens = s.window = static_cast<int>(numbers[1]);
     s.heads = s.kv_heads = static_cast<int>(numbers[2]);
     s.width = D;
     s.scale = kScale;

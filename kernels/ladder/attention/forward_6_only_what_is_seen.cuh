@@ -11,7 +11,7 @@ namespace slm::ladder {
 
 __global__ void __launch_bounds__(kThreads) attend_seen(const AttentionForward<T> p) {
     const AttentionShape& s = p.shape;
-    const HeadTile at(s.heads, s.length, kQueries, true);
+    const HeadTile at(s, s.heads, kQueries, true);
     T *q_tile = dynamic_shared<T>(), *stages = q_tile + kQueries * D;
     const auto begin = [&](int key, int stage) {
         begin_copy(stages + stage * 2 * kTileSize, p.k, at.batch, at.head, key, s.length);
@@ -40,6 +40,6 @@ extern "C" void attention_forward_only_what_is_seen(void** tensors, const long l
     using namespace slm::ladder;
     const auto p = forward_arguments(tensors, numbers);
     const AttentionShape& s = p.shape;
-    launch(attend_seen, tile_grid(s.batch, s.heads, s.length, kQueries), dim3(kThreads), kStagesBytes,
+    launch(attend_seen, tile_grid(s, s.heads, kQueries), dim3(kThreads), kStagesBytes,
            stream_of(numbers), p);
 }

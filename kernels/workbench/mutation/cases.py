@@ -86,6 +86,18 @@ LONG_POISONED = [
         ("grad_out", 127, False),
     )
 ]
+# An empty document, one of a single token, tiles that are full, ragged, and alone in their document.
+DOCUMENTS = [
+    Attention(1, 150, 2, 24, kv_heads=1, ends=(0, 33, 33, 34, 98, 150)),
+    Attention(1, 161, 1, 32, window=20, dropout_p=0.3, ends=(0, 64, 128, 161), transposed=True),
+    Attention(1, 40, 1, 8, ends=(0, 0, 40, 40)),
+    Attention(1, 70, 2, 16, poisoned="v", token=30, ends=(0, 31, 70)),
+]
+LONG_DOCUMENTS = [
+    *DOCUMENTS,
+    Attention(1, 300, 1, 128, ends=(0, 131, 300)),
+    Attention(1, 260, 2, 64, kv_heads=1, ends=(0, 5, 200, 260), any_order=True),
+]
 SIMPLE = [
     Attention(1, 40, 2, 20, kv_heads=1),
     Attention(2, 45, 2, 28, window=20, dropout_p=0.3),
@@ -156,8 +168,8 @@ CASES: dict[str, list[Case]] = {
     "adamw": STEPS,
     "attention_short_forward": [*SHORT, GROUPED, ONE_HOT, *POISONED],
     "attention_short_backward": SHORT + POISONED,
-    "attention_long_forward": [*LONG, ONE_HOT, *POISONED],
-    "attention_long_backward": LONG + LONG_IN_ANY_ORDER + POISONED + LONG_POISONED,
-    "attention_simple_forward": SIMPLE + POISONED,
-    "attention_simple_backward": SIMPLE + POISONED,
+    "attention_long_forward": [*LONG, ONE_HOT, *POISONED, *LONG_DOCUMENTS],
+    "attention_long_backward": LONG + LONG_IN_ANY_ORDER + POISONED + LONG_POISONED + LONG_DOCUMENTS,
+    "attention_simple_forward": SIMPLE + POISONED + DOCUMENTS,
+    "attention_simple_backward": SIMPLE + POISONED + DOCUMENTS,
 }
