@@ -124,7 +124,7 @@ def test_no_loop_issues_more_than_the_page_tells():
     for row in issue.ours():
         assert row.body.slots_per_product <= float(ceiling[row.name]["slots per HMMA"]) + 0.005, row.name
         assert row.registers <= int(ceiling[row.name]["registers"]), row.name
-        assert row.spilled == 0, row.name
+        assert row.spilled <= int(ceiling[row.name]["spilled"]), row.name
     ceiling = issue.committed(PAGE.read_text(), "sweep")
     for row in issue.sweeps():
         assert row.body.slots_per_access <= float(ceiling[row.name]["slots per 512 bytes"]) + 0.05, row.name
