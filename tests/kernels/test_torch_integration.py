@@ -148,7 +148,9 @@ def test_opcheck(backend, name):
 @each_op
 def test_compiles_into_one_graph(backend, name):
     if backend.choice == "torch" and name == "document_attention":
-        pytest.skip("PyTorch's own attention takes documents as a batch, padded to the longest: a number of the data")
+        pytest.skip(
+            "PyTorch's own attention takes documents as a batch, padded to the longest: a number of the data"
+        )
     op, shapes = OPS[name]
     inputs = leaves(backend, *shapes, dtype=torch.float32)
     torch.compiler.reset()  # each backend is one more graph of the op, and their number is limited
