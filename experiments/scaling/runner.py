@@ -10,6 +10,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,8 +70,10 @@ class Plan:
 
     def config(self, shape: Mapping[str, int]) -> GPTConfig:
         """Return the model of a shape."""
+        known = {field.name for field in dataclasses.fields(GPTConfig)}
+        shared = {name: value for name, value in self.train.items() if name in known}
         sizes = {name: shape[name] for name in ("n_layer", "n_head", "n_embd")}
-        return GPTConfig(vocab_size=self.vocab_size, block_size=self.train["block_size"], **sizes)
+        return GPTConfig(vocab_size=self.vocab_size, **shared, **sizes)
 
 
 def read_plan(name: str) -> Plan:
@@ -179,7 +182,7 @@ class Runner:
         entry = self.ledger.reserve(hyperparameters, self.cost(hyperparameters))
         if entry.state == "done":
             return entry
-        run = self.out / "runs" / key(hyperparameters)
+        run, started = self.out / "runs" / key(hyperparameters), time.monotonic()
         try:
             if not (run / "report.json").is_file():
                 self.prepare([hyperparameters])
@@ -187,7 +190,8 @@ class Runner:
         except (RuntimeError, ValueError) as error:
             self.ledger.refund(entry, str(error))
             raise
-        return self.ledger.settle(entry, measured(run))
+        seconds = time.monotonic() - started
+        return self.ledger.settle(entry, measured(run) | {"wall_seconds": seconds})
 
     def measure_all(self, runs: Sequence[Mapping[str, Any]]) -> list[Entry]:
         """Train all runs, `jobs` at once; a run that fails is left out and reported.
@@ -233,13 +237,23 @@ class Runner:
             "data": self.data,
             "run": run,
         }
-        words = [
-            word for name, value in fields.items() for word in (f"--{name.replace('_', '-')}", str(value))
-        ]
+        words = [word for name, value in fields.items() for word in flag(name, value)]
         begun = (
             ["--resume"] if failures.last_state(run).is_file() else ["--overwrite"] if run.is_dir() else []
         )
         return words + begun
+
+
+def flag(name: str, value: Any) -> list[str]:
+    """Return the words of train.py's command line that set a field.
+
+    >>> flag("n_embd", 64), flag("qk_norm", True), flag("bias", False)
+    (['--n-embd', '64'], ['--qk-norm'], ['--no-bias'])
+    """
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", str(value)]
 
 
 def run_python(arguments: Sequence[str], threads: int) -> None:
