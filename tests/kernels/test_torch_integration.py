@@ -179,19 +179,19 @@ def test_forward_mode_derivatives_are_those_of_backward(backend, name):
 
 
 @each_backend
-def test_seeds_and_windows_compile_once(backend):
+def test_seeds_windows_and_scales_of_q_compile_once(backend):
     """The first value of a number is a constant of the graph; the second makes it a variable."""
     q = cases.randn(1, 9, 2, 8, dtype=torch.float32, device=backend.device)
 
-    def op(q, window, seed):
-        return kernels.causal_attention(q, q, q, window=window, dropout_p=0.2, seed=seed)
+    def op(q, window, seed, scale):
+        return kernels.causal_attention(q * scale, q, q, window=window, dropout_p=0.2, seed=seed, scale=1.0)
 
     torch.compiler.reset()
     graphs = CompileCounterWithBackend("aot_eager")
     with kernels.use(backend.choice):
         compiled = torch.compile(op, fullgraph=True, backend=graphs)
-        for window, seed in ((3, 5), (4, 6), (5, 7), (6, 2**40), (7, -3)):
-            torch.testing.assert_close(compiled(q, window, seed), op(q, window, seed))
+        for options in ((3, 5, 0.3), (4, 6, 0.4), (5, 7, 0.5), (6, 2**40, 0.6), (7, -3, 0.7)):
+            torch.testing.assert_close(compiled(q, *options), op(q, *options))
     assert graphs.frame_count == 2
 
 
