@@ -130,11 +130,11 @@ inline void fill_outside(A* row, Span kept, Span all, A value) {
 // Packs rows [begin, begin + kTile) of a head, turned by the angles and times `scale`; zeros beyond the width and beyond
 // the last row.
 template <typename T, typename A = compute_t<T>>
-void pack_rows(Head<const T> head, int64_t begin, int64_t length, int64_t width, int64_t padded, A scale, Angles<A> by,
-               A* to) {
+void pack_rows(Head<const T> head, int64_t begin, int64_t length, int64_t width, int64_t padded, A scale,
+               const Angles<A>& by, A* to) {
   const int64_t rows = std::min(kTile, length - begin);
   for (int64_t r = 0; r < rows; ++r, to += padded) {
-    turn_or_scale(widen(head.row(begin + r), to, width), by.from(begin + r), scale, width, to);
+    turn_or_scale(widen(head.row(begin + r), to, width), by, begin + r, scale, width, to);
     std::fill(to + width, to + padded, A(0));
   }
   std::fill(to, to + (kTile - rows) * padded, A(0));

@@ -91,7 +91,7 @@ class BackwardTask {
     }
   }
 
-  void pack(Head<const T> head, int64_t row, A scale, Angles<A> by, A* to) const {
+  void pack(Head<const T> head, int64_t row, A scale, const Angles<A>& by, A* to) const {
     pack_rows<T>(head, row, shape_.length, shape_.width, padded_, scale, by, to);
   }
 
@@ -172,9 +172,10 @@ class BackwardTask {
 
   // A tile of rows times `scale`, turned back.
   template <typename To>
-  void write_rows(A* from, Head<To> to, int64_t row, A scale, Angles<A> by) {
+  void write_rows(A* from, Head<To> to, int64_t row, A scale, const Angles<A>& by) {
+    const Angles<A> back = by.back();
     for (int64_t r = row; r < std::min(row + kTile, shape_.length); ++r, from += padded_) {
-      turn_or_scale(from, by.from(r).back(), scale, shape_.width, from);
+      turn_or_scale(from, back, r, scale, shape_.width, from);
       narrow<To>(from, to.row(r), shape_.width);
     }
   }

@@ -54,6 +54,7 @@ class CachedAttention {
       cos_.push_back(std::cos(from[i]));
       sin_.push_back(std::sin(from[i]));
     }
+    angles_ = {cos_.data(), sin_.data(), width / 2};
   }
 
   // All tokens of one row of the batch, in order, and the queries that share one head of keys and values.
@@ -63,10 +64,10 @@ class CachedAttention {
     for (int64_t t = 0; t < length; ++t) {
       const int64_t position = positions_[b * position_stride_ + t], token = b * length + t;
       const float *from = qkv_ + token * (heads + 2 * kv_heads) * width, *k = from + (heads + kv_head) * width;
-      turn_or_scale(k, angles(b, t), 1.0f, width, keys_ + offset + position * width);
+      turn_or_scale(k, angles_, b * row_tokens_ + t, 1.0f, width, keys_ + offset + position * width);
       std::copy_n(k + kv_heads * width, width, values_ + offset + position * width);
       for (int64_t h = kv_head * heads / kv_heads; h < (kv_head + 1) * heads / kv_heads; ++h) {
-        turn_or_scale(from + h * width, angles(b, t), 1 / std::sqrt(static_cast<float>(width)), width, query.data());
+        turn_or_scale(from + h * width, angles_, b * row_tokens_ + t, 1 / std::sqrt(static_cast<float>(width)), width, query.data());
         attend(query.data(), offset, position, scores.data(), out + (token * heads + h) * width);
       }
     }
@@ -75,11 +76,6 @@ class CachedAttention {
   const int64_t batch, length, kv_heads, heads, width, room;
 
  private:
-  Angles<float> angles(int64_t b, int64_t t) const {
-    if (cos_.empty()) return {};
-    return Angles<float>{cos_.data(), sin_.data(), width / 2}.from(b * row_tokens_ + t);
-  }
-
   // One query at `position` against the keys and values from `offset` on.
   void attend(const float* query, int64_t offset, int64_t position, float* scores, float* out) const {
     const int64_t first = std::max<int64_t>(0, position - window_ + 1), count = position + 1 - first;
@@ -103,6 +99,7 @@ class CachedAttention {
   const int64_t* rows_;
   int64_t row_tokens_ = 0;  // between the angles of two rows
   std::vector<float> cos_, sin_;
+  Angles<float> angles_;  // in these
 };
 
 at::Tensor cached_attention(const at::Tensor& qkv, at::Tensor& keys, at::Tensor& values, const at::Tensor& positions,

@@ -1,6 +1,8 @@
 // Rotary positions: neighbouring pairs of numbers turned by the angle of their token, for the ops that do it as they load.
 #pragma once
 
+#include <c10/macros/Macros.h>
+
 #include "vec.h"
 
 namespace slm::CPU_CAPABILITY {
@@ -12,16 +14,15 @@ struct Angles {
   int64_t pairs = 0;
   A direction = 1;  // -1: back
 
-  // Those from `token` on.
-  Angles from(int64_t token) const {
-    return cos ? Angles{cos + token * pairs, sin + token * pairs, pairs, direction} : *this;
-  }
+  // Those from `token` on, where there are any.
+  Angles from(int64_t token) const { return {cos + token * pairs, sin + token * pairs, pairs, direction}; }
   Angles back() const { return {cos, sin, pairs, -direction}; }
 };
 
-// to = from, one row of 2 * pairs numbers, turned by the angles of the first token, times `factor`. May be in place.
+// to = from, one row of 2 * pairs numbers, turned by the angles of the first token, times `factor`. May be in place. A
+// function of its own, so that loops over rows that are not turned stay short.
 template <typename A>
-inline void turn(const A* from, Angles<A> by, A factor, A* to) {
+C10_NOINLINE void turn(const A* from, Angles<A> by, A factor, A* to) {
   constexpr int64_t width = Vec<A>::size();
   int64_t i = 0;
   for (; i + width <= by.pairs; i += width) {
@@ -40,10 +41,10 @@ inline void turn(const A* from, Angles<A> by, A factor, A* to) {
   }
 }
 
-// The same where there are angles; else to = from times `factor`.
+// The row of `token` times `factor`, turned where there are angles.
 template <typename A>
-inline void turn_or_scale(const A* from, Angles<A> by, A factor, int64_t size, A* to) {
-  if (by.cos) return turn(from, by, factor, to);
+inline void turn_or_scale(const A* from, const Angles<A>& by, int64_t token, A factor, int64_t size, A* to) {
+  if (by.cos) return turn(from, by.from(token), factor, to);
   for_each_vec<A>(size, [&](int64_t i, auto count) { store(load(from + i, count) * Vec<A>(factor), to + i, count); });
 }
 
