@@ -139,6 +139,12 @@ def _plot(sentences: list[Sentence]) -> Iterator[str]:
         yield from _topic(plots.pop(), text)
 
 
+def plot_of(story: str) -> str | None:
+    """Return the name of the plot whose problem the story tells first, or None."""
+    found = _facts("problem", plain(read(story)))
+    return found[0][0].name if found else None
+
+
 def _ending(sentences: list[Sentence]) -> Iterator[str]:
     """Check that one of the last two sentences says what was learned."""
     text = plain(sentences[-2:])

@@ -9,6 +9,7 @@ plots.py and journeys.py (the plots). checker.py reads a story and lists what is
     []
 """
 
+import dataclasses
 import itertools
 import random
 import re
@@ -18,16 +19,34 @@ from data.stories import beats, words
 from data.stories.beats import Plot
 from data.stories.checker import PLOTS, check
 
-__all__ = ["check", "coherence", "corpus", "stories", "story"]
+__all__ = ["Tale", "check", "coherence", "corpus", "stories", "story", "tale", "with_article"]
 
 PRONOUNS = {"he": ("he", "him", "his", "himself"), "she": ("she", "her", "her", "herself")}
 
 
-def story(seed: int, index: int) -> str:
-    """Return story number `index` (from 0) of the endless book of `seed` (from 0)."""
+@dataclasses.dataclass(frozen=True)
+class Tale:
+    """A story and the choices of its writer, by the name of what was chosen; not all of them show in the text."""
+
+    text: str
+    choices: dict[str, str]
+    """plot, name, kind, nature, home, hobby, helper, thing, color, and the names of the slots (he, his, pal …)."""
+    free: frozenset[str]
+    """The free choices: days, places, feelings …"""
+    parts: tuple[str, ...]
+    """Who and what the story is about, what goes wrong, how it is solved, and the end; joined they are the text."""
+
+
+def tale(seed: int, index: int) -> Tale:
+    """Return story number `index` (from 0) of the endless book of `seed` (from 0), with what its writer chose."""
     if seed < 0 or index < 0:
         raise ValueError(f"seed {seed} and index {index} must not be negative: count both from 0")
-    return _Writer(random.Random(seed << 64 | index)).story()
+    return _Writer(random.Random(seed << 64 | index)).tale()
+
+
+def story(seed: int, index: int) -> str:
+    """Return the text of story number `index` (from 0) of the endless book of `seed` (from 0)."""
+    return tale(seed, index).text
 
 
 def stories(seed: int = 0, start: int = 0) -> Iterator[str]:
@@ -62,17 +81,20 @@ class _Writer:
         self.random = rng.random
         self.used: set[str] = set()  # free choices that the story has made already
         self.slots: dict[str, str] = {}
+        self.chosen: dict[str, str] = {}  # what the slots were made of
 
     def pick(self, choices):
         """Return one of `choices`, by random() alone, which Python promises to keep the same in all versions."""
         return choices[int(self.random() * len(choices))]
 
-    def story(self) -> str:
+    def tale(self) -> Tale:
         plot = self.pick(PLOTS)
         self.cast(plot)
         self.name_thing(plot)
         parts = [self.begin(plot), self.trouble(plot), self.mend(plot), self.end(plot)]
-        return parts[0] + "".join(self.gap(part) + part for part in parts[1:])
+        parts[1:] = [self.gap(part) + part for part in parts[1:]]
+        choices = {**self.slots, **self.chosen, "plot": plot.name}
+        return Tale("".join(parts), choices, frozenset(self.used), tuple(parts))
 
     def gap(self, part: str) -> str:
         """Return what precedes a part: a new paragraph or a space.
@@ -121,7 +143,9 @@ class _Writer:
             kind, names = self.pick(words.ANIMALS), words.SHE_ANIMALS if he == "she" else words.HE_ANIMALS
             lives, hobbies = words.DENS, words.ANIMAL_HOBBIES
         self.slots |= {"name": self.pick(names), "lives": self.pick(lives), "hobby": self.pick(hobbies)}
-        self.slots["a_nature_kind"] = _with_article(f"{self.pick(words.NATURES)} {kind}")
+        nature = self.pick(words.NATURES)
+        self.slots["a_nature_kind"] = with_article(f"{nature} {kind}")
+        self.chosen |= {"nature": nature, "kind": kind, "home": self.slots["lives"]}
         self.meet(plot)
         self.opening = self.line(beats.OPENING)
 
@@ -129,12 +153,12 @@ class _Writer:
         """Choose the helper: one of the hero's family, or an animal."""
         his = self.slots["his"]
         if plot.helpers == "family" or (plot.helpers == "any" and self.random() < 0.6):
-            relation = self.pick(tuple(words.FAMILY))
+            relation = self.chosen["helper"] = self.pick(tuple(words.FAMILY))
             self.slots |= {"pal": relation.capitalize(), "helper": f"{his} {relation}"}
             return
-        friend = self.pick(words.FRIENDS)
+        friend = self.chosen["helper"] = self.pick(words.FRIENDS)
         if plot.helpers == "stranger":
-            met = _with_article(f"{self.pick(words.NATURES)} {friend}")
+            met = with_article(f"{self.pick(words.NATURES)} {friend}")
             self.slots |= {"pal": f"the {friend}", "helper": met}
         else:
             self.slots |= {"pal": f"{his} friend", "helper": f"{his} friend the {friend}"}
@@ -142,8 +166,9 @@ class _Writer:
     def name_thing(self, plot: Plot) -> None:
         """Choose what the story is about, and its colour."""
         thing, color = self.pick(plot.things), self.pick(words.COLORS)
+        self.chosen |= {"thing": thing}
         self.slots |= {"x": thing, "color": color, "color_x": f"{color} {thing}"}
-        self.slots |= {"a_x": _with_article(thing), "a_color_x": _with_article(f"{color} {thing}")}
+        self.slots |= {"a_x": with_article(thing), "a_color_x": with_article(f"{color} {thing}")}
 
     def line(self, choices: tuple[str, ...]) -> str:
         """Return one of the lines, filled in."""
@@ -169,10 +194,10 @@ class _Writer:
         return text
 
 
-def _with_article(noun: str) -> str:
+def with_article(noun: str) -> str:
     """Return the noun with its article.
 
-    >>> _with_article("orange kite")
+    >>> with_article("orange kite")
     'an orange kite'
     """
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
