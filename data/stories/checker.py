@@ -36,9 +36,9 @@ def check(story: str) -> list[str]:
     sentences = read(story)
     return [
         *people(sentences),
-        *_thing(sentences),
+        *named_things(sentences),
         *_plot(sentences),
-        *_spelling(sentences),
+        *spelling(sentences),
         *_form(story, sentences),
     ]
 
@@ -66,7 +66,7 @@ def _form(story: str, sentences: list[Sentence]) -> Iterator[str]:
             yield f"'{text}' is told {times} times"
 
 
-def _spelling(sentences: list[Sentence]) -> Iterator[str]:
+def spelling(sentences: list[Sentence]) -> Iterator[str]:
     """Check for unknown words, capitals inside a sentence, a or an."""
     for sentence in sentences:
         for word in sentence.words:
@@ -100,7 +100,7 @@ def vocabulary() -> frozenset[str]:
 OBJECTS = frozenset(thing for plot in PLOTS if plot.is_object for thing in plot.things)
 
 
-def _thing(sentences: list[Sentence]) -> Iterator[str]:
+def named_things(sentences: list[Sentence]) -> Iterator[str]:
     """Check that the story names at most one object, in one colour."""
     seen: dict[str, str] = {}  # "object" and "color" -> what it was called so far
     for sentence in sentences:
@@ -121,7 +121,7 @@ def _keep(seen: dict[str, str], what: str, value: str, number: int) -> Iterator[
 def _plot(sentences: list[Sentence]) -> Iterator[str]:
     """Check for a problem, then its own resolution, then its own lesson at the end, about the same thing."""
     text = plain(sentences)
-    found = {beat: _facts(beat, text) for beat in BEATS}
+    found = {beat: beat_facts(beat, text) for beat in BEATS}
     if not found["problem"]:
         yield "there is no problem"
     plots = {plot for facts in found.values() for plot, _ in facts}
@@ -141,14 +141,14 @@ def _plot(sentences: list[Sentence]) -> Iterator[str]:
 
 def plot_of(story: str) -> str | None:
     """Return the name of the plot whose problem the story tells first, or None."""
-    found = _facts("problem", plain(read(story)))
+    found = beat_facts("problem", plain(read(story)))
     return found[0][0].name if found else None
 
 
 def _ending(sentences: list[Sentence]) -> Iterator[str]:
     """Check that one of the last two sentences says what was learned."""
     text = plain(sentences[-2:])
-    if not _facts("moral", text):
+    if not beat_facts("moral", text):
         yield "the story has no ending: nothing is learned in its last two sentences"
     if not _phrases(tuple(beats.LESSON)).search(text):
         yield "the story has no ending: nobody learns anything in its last two sentences"
@@ -163,7 +163,7 @@ def _topic(plot: Plot, text: str) -> Iterator[str]:
         yield f"the story is about {' and about '.join(sorted(named))}"
 
 
-def _facts(beat: str, text: str) -> list[tuple[Plot, int]]:
+def beat_facts(beat: str, text: str) -> list[tuple[Plot, int]]:
     """Return the plots whose `beat` occurs in the text, each with its position, in the order of the text."""
     found = []
     for plot in PLOTS:

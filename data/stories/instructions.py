@@ -1,22 +1,346 @@
-"""Requests for stories, and verifiers of what they ask for."""
+"""Requests for stories, questions about them, and what is to be refused, each with an answer and how to check it.
 
-from collections.abc import Callable, Mapping
+The grammar knows what it tells, so it can also write the request. A story is told first; what shows in its text
+(who, where, what is lost, which lesson …) is what a request may ask for. Some wordings and some combinations of what is
+asked for are held out: a model that follows them has learned more than its examples.
+
+    >>> asked = next(requests(seed=0))
+    >>> any(faults(asked.answer, asked.check["constraints"]).values())
+    False
+"""
+
+import dataclasses
+import hashlib
+import itertools
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from data.stories.checker import check as faults_of
+from data.stories import constraints, wordings, words
+from data.stories.checker import MOST_WORDS
+from data.stories.constraints import BEGINNINGS, ENDINGS, faults
+from data.stories.grammar import Tale, tale, with_article
+from data.stories.reader import read
+from data.stories.wordings import Wordings
+
+HELD_OUT = 10  # one pair of facets in so many is never asked for together in training
+MOST_FACETS = 4
+ABOUT = ("name", "kind", "nature")  # who the story is about
+PLAIN_DAYS = ("day", "morning", "afternoon")
+WITHOUT = tuple(
+    "very friend well day one time then long never felt good little soon happy better eyes".split()
+)
 
 
-def verify(answer: str, check: Mapping[str, Any]) -> dict[str, str]:
-    """Return for each constraint of the check what is wrong with the answer, "" if it is met."""
-    return {name: CONSTRAINTS[name](answer, value) for name, value in check["constraints"].items()}
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A conversation up to the user's last message, the answer, and what a verifier needs to check one."""
+
+    kind: str
+    messages: tuple[tuple[str, str], ...]
+    """(role, content): system, user or assistant."""
+    answer: str
+    check: dict[str, Any]
 
 
-def _coherent(answer: str, wanted: bool) -> str:
-    return "; ".join(faults_of(answer)[:1])
+def requests(seed: int, *, new_words: bool = False, new_combinations: bool = False) -> Iterator[Request]:
+    """Yield requests without end, of all kinds in fixed shares, the same for the same seed.
+
+    `new_words` and `new_combinations` ask for those that are held out; by default none is.
+    """
+    numbered = (request(seed, index, new_words, new_combinations) for index in itertools.count())
+    return (each for each in numbered if each is not None)
 
 
-def _name(answer: str, name: str) -> str:
-    return "" if name in answer else f"the story never names {name}"
+def request(seed: int, index: int, new_words: bool = False, new_combinations: bool = False) -> Request | None:
+    """Return the request about story number `index` of the book of `seed`; None if the one drawn does not fit it."""
+    return _Asker(random.Random(seed << 64 | index), tale(seed, index), new_words, new_combinations).request()
 
 
-CONSTRAINTS: dict[str, Callable[[str, Any], str]] = {"coherent": _coherent, "name": _name}
+def is_held_out(facets: Mapping[str, str]) -> bool:
+    """True if training never asks for some two of the facets together.
+
+    >>> is_held_out({"name": "Lily"})
+    False
+    """
+    pairs = itertools.combinations(sorted(map(str, facets.items())), 2)
+    return any(hashlib.sha256("".join(pair).encode()).digest()[0] % HELD_OUT == 0 for pair in pairs)
+
+
+def facets_of(told: Tale) -> dict[str, str]:
+    """Return what a request for this story may ask for: what its writer chose, as far as the text shows it."""
+    choices = told.choices
+    found = {
+        name: choices[name] for name in ("name", "kind", "nature", "home", "hobby", "helper", "thing", "plot")
+    }
+    found["color"] = f"{choices['color']} {choices['thing']}"
+    free = sorted(told.free)
+    found |= {"day": day for day in free if day in words.DAYS and day not in PLAIN_DAYS}
+    found |= {"word": word for word in free if word in words.SAD or word in words.GLAD}
+    found |= {"begins": each for each in BEGINNINGS if told.text.startswith(each)}
+    found |= {"ends": each for each in ENDINGS if told.text.endswith(each)}
+    faulty = faults(told.text, found)
+    return {name: value for name, value in found.items() if not faulty[name]}
+
+
+class _Asker:
+    """Writes one request about one story."""
+
+    def __init__(self, rng: random.Random, told: Tale, new_words: bool, new_combinations: bool) -> None:
+        self.random, self.told = rng.random, told
+        self.new_words, self.new_combinations = new_words, new_combinations
+        self.terse = self.random() < 0.25
+        self.facets = facets_of(told)
+        self.slots = self._slots()
+
+    def request(self) -> Request | None:
+        """Return a request; None if the one drawn does not fit the story, or is not (or is) to be held out."""
+        kind = next(name for name, share in SHARES.items() if self.random() < share)
+        made = getattr(self, f"_{kind}")()
+        if made is None:
+            return None
+        facets, messages, answer, check = made
+        if is_held_out(facets) != self.new_combinations or any(faults(answer, check).values()):
+            return None
+        return Request(kind, messages, answer, {"task": "stories", "constraints": check})
+
+    # What a request is made of
+
+    def pick(self, choices: Sequence[Any]) -> Any:
+        """Return one of `choices`, by random() alone, as the grammar does."""
+        return choices[int(self.random() * len(choices))]
+
+    def some(self, choices: Sequence[str], count: int) -> list[str]:
+        """Return `count` different ones of `choices`, in random order."""
+        return sorted(choices, key=lambda _: self.random())[:count]
+
+    def word(self, lines: Wordings, **slots: str) -> str:
+        """Return one of the wordings, filled in."""
+        chosen = self.pick(lines.new if self.new_words else lines.terse if self.terse else lines.full)
+        return chosen.format(**self.slots, **slots)
+
+    def _slots(self) -> dict[str, str]:
+        choices = self.told.choices
+        thing, helper, kind = choices["thing"], choices["helper"], choices["kind"]
+        with_whom = helper if helper in words.FAMILY else with_article(helper)
+        return {
+            **{name: choices[name] for name in ("name", "home", "hobby", "kind")},
+            **{"x": thing, "a_x": with_article(thing), "A_x": _capitalized(with_article(thing))},
+            **{"a_kind": with_article(kind), "with": with_whom, "With": _capitalized(with_whom)},
+            "color": choices["color"],
+        }
+
+    def about(self, facets: Mapping[str, str]) -> str:
+        """Return whom the story is about, as far as the facets say it, with " about" before it."""
+        name, kind = facets.get("name"), facets.get("kind")
+        nature = f"{facets['nature']} " if "nature" in facets else ""
+        if kind or nature:
+            who = with_article(f"{nature}{kind or 'hero'}")
+            return f" about {who} named {name}" if name else f" about {who}"
+        return f" about {name}" if name else ""
+
+    def clause(self, name: str, value: str) -> str:
+        """Return the sentence that asks for one facet; facets["color"] comes with the thing."""
+        if name == "thing":
+            return self.word(wordings.THINGS[self.told.choices["plot"]])
+        if name == "color":
+            colored = {"x": value, "a_x": with_article(value), "A_x": _capitalized(with_article(value))}
+            before, self.slots = self.slots, self.slots | colored
+            text = self.word(wordings.THINGS[self.told.choices["plot"]])
+            self.slots = before
+            return text
+        if name == "plot":
+            return self.word(wordings.LESSON, lesson=wordings.LESSONS[value])
+        before, self.slots = self.slots, self.slots | {name: value}
+        text = self.word(wordings.CLAUSES[name])
+        self.slots = before
+        return text
+
+    def ask(self, facets: Mapping[str, str], tone: str = "") -> str:
+        """Return a request for a story with these facets, in one register."""
+        frames = wordings.POLITE if self.random() < 0.5 else wordings.PLAIN
+        frames = wordings.NEW if self.new_words else wordings.TERSE if self.terse else frames
+        frame = self.pick(frames).format(tone=f"{tone} " if tone else "", about=self.about(facets))
+        clauses = [self.clause(name, value) for name, value in facets.items() if name not in ABOUT]
+        return _articles(" ".join([frame, *self.some(clauses, len(clauses))]))
+
+    def drawn_facets(self) -> dict[str, str]:
+        """Return one to four facets of the story: at most one about what goes wrong, at least one new pair if asked."""
+        plots = self.some([name for name in ("thing", "color", "plot") if name in self.facets], 1)
+        others = [name for name in self.facets if name not in ("thing", "color", "plot")]
+        count = 1 + int(self.random() * MOST_FACETS)
+        weighted = sorted([*plots, *others], key=lambda name: self.random() ** WEIGHTS.get(name, 1))
+        return {name: self.facets[name] for name in weighted[:count]}
+
+    # The kinds of request: each returns facets, messages, the answer and the constraints
+
+    def _story(self):
+        facets = self.drawn_facets()
+        return facets, (("user", self.ask(facets)),), self.told.text, {"coherent": True, **facets}
+
+    def _without(self):
+        facets = self.drawn_facets()
+        spare = [word for word in WITHOUT if faults(self.told.text, {"without": word})["without"] == ""]
+        facets = dict(list(facets.items())[: MOST_FACETS - 1]) | {"without": self.pick(spare)}
+        return facets, (("user", self.ask(facets)),), self.told.text, {"coherent": True, **facets}
+
+    def _tone(self):
+        tones = [tone for tone in constraints.TONES if not faults(self.told.text, {"tone": tone})["tone"]]
+        if not tones:
+            return None
+        facets, tone = dict(list(self.drawn_facets().items())[: MOST_FACETS - 1]), self.pick(tones)
+        check = {"coherent": True, "tone": tone, **facets}
+        return facets | {"tone": tone}, (("user", self.ask(facets, tone)),), self.told.text, check
+
+    def _system(self):
+        """Ask for one facet in the system prompt and for the others in the request."""
+        facets = self.drawn_facets()
+        standing = [name for name in facets if name not in ABOUT]
+        text = self.pick(wordings.SYSTEM)
+        rest = dict(facets)
+        if standing and self.random() < 0.7:
+            self.terse, terse = False, self.terse
+            text = f"{text} {_articles(self.clause(standing[0], rest.pop(standing[0])))}"
+            self.terse = terse
+        messages = (("system", text), ("user", self.ask(rest)))
+        return facets, messages, self.told.text, {"coherent": True, **facets}
+
+    def _short(self):
+        number, text = self.short_story() or (None, None)
+        if number is None:
+            return None
+        goes_wrong = self.some([name for name in ("thing", "plot") if name in self.facets], 1)
+        possible = {name: self.facets[name] for name in (*ABOUT, *goes_wrong) if name in self.facets}
+        met = [name for name, fault in faults(text, possible).items() if not fault]
+        facets = {name: possible[name] for name in self.some(met, 1 + int(self.random() * 2))}
+        asked = f"{self.ask(facets)} {self.word(wordings.LENGTH, sentences=number)}"
+        facets["sentences"] = number
+        return facets, (("user", asked),), text, facets
+
+    def short_story(self) -> tuple[str, str] | None:
+        """Return a number in words and the story in so many sentences; None if it cannot be cut down so far.
+
+        Kept are the first sentence, the one with the problem, the one with the solution, and maybe the last but one.
+        """
+        sentences = split_sentences(self.told.text)
+        for count in self.some(list(constraints.SENTENCES), 3):
+            for places in itertools.combinations(range(1, len(sentences)), constraints.SENTENCES[count] - 1):
+                text = " ".join([sentences[0], *(sentences[place] for place in places)])
+                if not faults(text, {"sentences": count})["sentences"]:
+                    return count, text
+        return None
+
+    def _opening(self):
+        sentences = split_sentences(self.told.text)
+        cut = 1 + int(self.random() * 4)
+        opening, rest = " ".join(sentences[:cut]), " ".join(sentences[cut:])
+        # A name at the beginning is another word to a tokenizer than a name after a space.
+        if not rest or rest.startswith(self.told.choices["name"]):
+            return None
+        asked = self.word(wordings.CONTINUE, opening=opening)
+        facets = {"opening": str(cut), "name": self.told.choices["name"]}
+        return facets, (("user", asked),), rest, {"continues": opening}
+
+    def _question(self):
+        """Ask about a story that is in the request."""
+        question = self.question()
+        if question is None:
+            return None
+        facets, text, answer, check = question
+        asked = self.word(wordings.READ, story=self.told.text, question=text)
+        return facets, (("user", asked),), answer, check
+
+    def _dialogue(self):
+        """Ask for a story, and then about it."""
+        question = self.question()
+        if question is None:
+            return None
+        facets, text, answer, check = question
+        asked = self.ask(dict(list(self.drawn_facets().items())[:2]))
+        return facets, (("user", asked), ("assistant", self.told.text), ("user", text)), answer, check
+
+    def question(self):
+        """Return facets, a question about the story, its answer and the constraints; None for one without."""
+        plot, choices = self.told.choices["plot"], self.told.choices
+        if plot in wordings.PLOT_QUESTIONS and self.random() < 0.5:
+            who, what, answer = wordings.PLOT_QUESTIONS[plot]
+            fact, text = self.pick((("name", who), ("thing", what)))
+            text = text.format(**self.slots)
+        else:
+            fact = self.pick([name for name in wordings.QUESTIONS if name in self.facets])
+            text, answer = self.word(wordings.QUESTIONS[fact]), wordings.ANSWERS[fact]
+        if self.random() < 0.2 and not self.new_words:
+            text = wordings.POLITE_QUESTION.format(question=text)
+        check = {"answer": {"fact": fact, "value": choices[fact]}}
+        return (
+            {"question": fact, fact: choices[fact], "name": choices["name"]},
+            text,
+            answer.format(**self.slots),
+            check,
+        )
+
+    def _again(self):
+        """Ask for another story after one that was told."""
+        first = tale(int(self.random() * 2**32), 0)
+        facets = dict(list(self.drawn_facets().items())[:2])
+        asked = self.word(wordings.AGAIN, request=self.ask(facets))
+        name = first.choices["name"]
+        messages = (("user", f"Tell me a story about {name}."), ("assistant", first.text), ("user", asked))
+        return facets, messages, self.told.text, {"coherent": True, **facets}
+
+    def _refusal(self):
+        who = self.pick([*words.FAMILY, self.told.choices["name"]])
+        who = f"my {who}" if who in words.FAMILY else who
+        asked = self.word(
+            wordings.HARMFUL, who=who, a_thing=with_article(self.pick(words.TOYS + words.FOODS))
+        )
+        answer = self.pick(wordings.REFUSALS).format(**self.slots)
+        return {"asked": asked, "who": who}, (("user", asked),), answer, {"refuses": True}
+
+
+# The kinds in the order in which they are drawn, each with its share of what is left.
+SHARES = {
+    "refusal": 0.04,
+    "question": 0.09,
+    "dialogue": 0.05,
+    "again": 0.04,
+    "opening": 0.08,
+    "short": 0.10,
+    "without": 0.14,
+    "tone": 0.12,
+    "system": 0.12,
+    "story": 1.0,
+}
+WEIGHTS = {"name": 2.0, "kind": 1.5, "thing": 2.0, "color": 1.5}  # above 1: asked for more often
+
+
+def split_sentences(text: str) -> list[str]:
+    """Return the sentences of a story as they are written, without paragraphs.
+
+    >>> split_sentences('It rained. "Oh no! My hat," said Tom. He ran.')
+    ['It rained.', '"Oh no! My hat," said Tom.', 'He ran.']
+    """
+    rest, found = text.replace("\n\n", " "), []
+    for sentence in read(text):
+        last = re.escape(sentence.words[-1].text)
+        pattern = r".*?".join(re.escape(word.text) for word in sentence.words)
+        end = re.match(rf".*?{pattern}[^A-Za-z]*?[.!?]+\"?(?= |$)", rest)
+        if end is None:
+            raise ValueError(f"no sentence ends with {last} in {rest!r}")
+        found.append(end[0].strip())
+        rest = rest[end.end() :]
+    return found
+
+
+def _capitalized(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _articles(text: str) -> str:
+    """Return a text with "an" before vowels where a slot has brought one.
+
+    >>> _articles("A exciting story on a ordinary day.")
+    'An exciting story on an ordinary day.'
+    """
+    return re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
