@@ -99,9 +99,10 @@ def atomic_directory(path: str | Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     try:
         yield aside
-        for file in aside.iterdir():
-            with open(file, "rb") as written:
-                os.fsync(written.fileno())
+        for file in aside.rglob("*"):
+            if file.is_file():
+                with open(file, "rb") as written:
+                    os.fsync(written.fileno())
         if path.exists():
             shutil.rmtree(old, ignore_errors=True)
             os.rename(path, old)

@@ -198,8 +198,12 @@ class Documents(Sampler):
             raise ValueError(f"mode must be pack or pad, not {self.mode!r}")
         self.end_of_text = self.file.meta.end_of_text
         self.padding = self.file.meta.special_tokens.get("<|pad|>", self.end_of_text)
-        self._starts, self._lengths = document_spans(self.file.tokens, self.end_of_text, self.block_size)
+        self._starts, self._lengths = self._spans()
         self.seek({"epoch": 0, "group": 0, "row": 0})
+
+    def _spans(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the starts and lengths of what goes into rows as a whole: 2 × (S,) int64."""
+        return document_spans(self.file.tokens, self.end_of_text, self.block_size)
 
     def __len__(self) -> int:
         """Return the spans of an epoch: documents, those longer than the block counted once a block begun."""
@@ -213,6 +217,11 @@ class Documents(Sampler):
         self._rows = self._plan()
 
     def __next__(self) -> Batch:
+        x, y, _, _ = self._next_filled()
+        return torch.from_numpy(x), torch.from_numpy(y)
+
+    def _next_filled(self) -> tuple[np.ndarray, ...]:
+        """Return x and y (B, T) of the next batch, and for their n tokens where in the file and the batch: 2 × (n,)."""
         rows = [
             row for _ in range(self.batch_size * self.world_size) if (row := self._next_row()) is not None
         ]
@@ -225,7 +234,7 @@ class Documents(Sampler):
         y.reshape(-1)[place] = self.file.tokens[source]  # (B, T) -> (B·T,)
         # no <|endoftext|> precedes the file's first document; source - 1 is -1 there
         x.reshape(-1)[place] = np.where(source > 0, self.file.tokens[source - 1], self.end_of_text)
-        return torch.from_numpy(x), torch.from_numpy(y)
+        return x, y, source, place
 
     def _gather(self, rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Return, for all tokens of the rows, their index in the file and in the batch (B·T,): 2 × (n,)."""

@@ -122,6 +122,26 @@ class TokenFile:
         return cls(path, tokens, meta)
 
 
+def open_mask(file: TokenFile) -> np.memmap:
+    """Return which tokens of a file are learned, (N,) uint8 of 0 and 1: DIR/SPLIT.mask, which instruction data adds.
+
+    FileNotFoundError and ValueError say what is wrong with it.
+    """
+    path = file.path.with_suffix(".mask")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: make it with python -m alignment data --out {path.parent}"
+        )
+    if (size := path.stat().st_size) != len(file):
+        raise ValueError(
+            f"{path} holds {size} bytes, but {file.path} {len(file)} tokens: make both again with --overwrite"
+        )
+    mask = np.memmap(path, dtype=np.uint8, mode="r")
+    if not {0, 1} >= {int(mask.min()), int(mask.max())}:
+        raise ValueError(f"{path} holds other bytes than 0 and 1: make it again with --overwrite")
+    return mask
+
+
 def chunks(tokens: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (position, ids) of consecutive chunks, so that a scan needs little memory."""
     for start in range(0, len(tokens), CHUNK):

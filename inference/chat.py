@@ -28,7 +28,7 @@ import jinja2.sandbox
 from bpe import Tokenizer
 from bpe.pretokenize import split_special
 from common import files
-from inference.run import load_tokenizer, tokenizer_directory
+from inference.run import TOKENIZER_CONFIG, load_tokenizer, tokenizer_directory
 
 ROLES = ("system", "user", "assistant")
 END_OF_TURN = "<|end|>"
@@ -46,7 +46,6 @@ TEMPLATE = """\
 {%- if add_generation_prompt %}
 {{- '<|assistant|>' }}
 {%- endif %}"""
-CONFIG = "tokenizer_config.json"
 # Unassigned code points that no text may hold (Unicode: "noncharacters"): they mark places in a rendered template.
 BREAK, OPEN, CLOSE = "\ufdd0", "\ufdd1", "\ufdd2"
 
@@ -141,11 +140,11 @@ class ChatTemplate:
     @classmethod
     def load(cls, directory: Path) -> "ChatTemplate":
         """Read the template and tokenizer of a run or of prepared data; ValueError if it has no template."""
-        config = (tokenizer_directory(directory) or directory) / CONFIG
+        config = (tokenizer_directory(directory) or directory) / TOKENIZER_CONFIG
         content = files.read_json(config) if config.is_file() else {}
         if not isinstance(content.get("chat_template"), str):
             raise ValueError(
-                f"{directory} has no chat template in {CONFIG}: give a run of python -m alignment sft, or train one"
+                f"{directory} has no chat template in {TOKENIZER_CONFIG}: give a run of python -m alignment sft, or train one"
             )
         end = content.get("eos_token", END_OF_TURN)
         end = end["content"] if isinstance(end, dict) else end
@@ -223,7 +222,7 @@ class ChatTemplate:
     def save(self, directory: Path, block_size: int) -> None:
         """Write tokenizer.json and tokenizer_config.json, so that transformers' AutoTokenizer gives our ids."""
         self.tokenizer.save(directory / "tokenizer.json")
-        files.write_json(directory / CONFIG, self.config(block_size))
+        files.write_json(directory / TOKENIZER_CONFIG, self.config(block_size))
 
     def config(self, block_size: int) -> dict[str, Any]:
         """Return the content of tokenizer_config.json. Padding is not the token that ends a turn, which is learned."""
@@ -245,7 +244,7 @@ def _explained() -> Iterator[None]:
         yield
     except (jinja2.TemplateError, TypeError) as error:
         raise ValueError(
-            f"the chat template cannot be rendered ({error}): correct chat_template in {CONFIG}"
+            f"the chat template cannot be rendered ({error}): correct chat_template in {TOKENIZER_CONFIG}"
         ) from error
 
 

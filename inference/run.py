@@ -9,6 +9,9 @@ from bpe import Tokenizer
 from common import files
 
 GPT2_FILES = ("vocab.json", "merges.txt")
+TOKENIZER_CONFIG = (
+    "tokenizer_config.json"  # transformers' settings: the chat template, what special tokens are for
+)
 DECIDING = (
     "vocab",
     "merges",
@@ -55,7 +58,7 @@ def load_tokenizer(weights: Path) -> Tokenizer:
             f"{weights} holds no tokenizer.json: copy it from where the model was trained"
         )
     if (directory / "tokenizer.json").is_file():
-        return _with_end(Tokenizer.load(directory / "tokenizer.json"), directory / "tokenizer_config.json")
+        return _with_end(Tokenizer.load(directory / "tokenizer.json"), directory / TOKENIZER_CONFIG)
     return Tokenizer.from_gpt2(*(directory / name for name in GPT2_FILES))
 
 
@@ -71,12 +74,18 @@ def _with_end(tokenizer: Tokenizer, config: Path) -> Tokenizer:
     return tokenizer.with_special_tokens([], end) if end in tokenizer.special_tokens else tokenizer
 
 
-def same_tokenizer(one: Path, other: Path) -> bool:
-    """True if the tokenizers of two directories, maybe written by different programs, give texts the same ids."""
+def same_tokenizer(one: Path, other: Path, *, or_extended: bool = False) -> bool:
+    """True if the tokenizers of two directories, maybe written by different programs, give texts the same ids.
+
+    Also if the other one has further special tokens, if it may be `or_extended`.
+    """
     paths = [directory / "tokenizer.json" for directory in (one, other)]
     if all(path.is_file() for path in paths) and paths[0].read_bytes() == paths[1].read_bytes():
         return True
     a, b = (load_tokenizer(directory) for directory in (one, other))
+    names = [name for name in b.special_tokens if name not in a.special_tokens]
+    if or_extended and names:
+        a = a.with_special_tokens(names)
     return all(getattr(a, name) == getattr(b, name) for name in DECIDING) and a.pattern.text == b.pattern.text
 
 

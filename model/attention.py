@@ -60,12 +60,14 @@ class CausalSelfAttention(nn.Module):
         angles: Tensor | None = None,
         cache: Cache | None = None,
         values: Tensor | None = None,
+        ends: Tensor | None = None,
     ) -> Tensor:
         """Map x (B, T, C) to (B, T, C). Angles (…, T, D/2) turn q and k; a cache adds earlier tokens.
 
-        `values` (B, T, KV D) are rows of the value embedding, which are added to v.
+        `values` (B, T, KV D) are rows of the value embedding, which are added to v. `ends` (documents + 1) of int64 on
+        the CPU are where documents end in the B T tokens: a token then sees its own document only.
         """
-        return self.resid_dropout(self.c_proj(self.mix(self.c_attn(x), angles, cache, values)))
+        return self.resid_dropout(self.c_proj(self.mix(self.c_attn(x), angles, cache, values, ends)))
 
     def mix(
         self,
@@ -73,6 +75,7 @@ class CausalSelfAttention(nn.Module):
         angles: Tensor | None = None,
         cache: Cache | None = None,
         values: Tensor | None = None,
+        ends: Tensor | None = None,
     ) -> Tensor:
         """Return what the second projection reads: (B, T, (H + 2 KV) D) -> (B, T, C)."""
         qkv = qkv.unflatten(-1, (-1, self.head_dim))  # (B, T, …) -> (B, T, H + 2 KV, D)
@@ -82,12 +85,14 @@ class CausalSelfAttention(nn.Module):
             return cache.attend(qkv, angles, self.window).flatten(2)  # (B, T, H, D) -> (B, T, C)
         plain = kernels.runs_on(qkv.device.type, self.head_dim) == "torch"
         if cache is None and not plain:
-            return self._fused(qkv, angles).flatten(2)  # (B, T, H, D) -> (B, T, C)
+            return self._fused(qkv, angles, ends).flatten(2)  # (B, T, H, D) -> (B, T, C)
         q, k, v = qkv.split(self.heads, dim=2)  # (B, T, H, D), twice (B, T, KV, D)
         if angles is not None:
             turn = rotate if plain else kernels.rotary
             q, k = turn(q, angles), turn(k, angles)
-        if cache is None:
+        if ends is not None:
+            y = self._documents(q, k, v, ends)
+        elif cache is None:
             y = torch_causal_attention(q, k, v, None, self.window, self._dropout(), None)
         else:
             y = self._cached(q, *cache.extend(k, v))
@@ -104,13 +109,26 @@ class CausalSelfAttention(nn.Module):
             v = v + self.value_scale * values.unflatten(-1, (-1, self.head_dim))  # (B, T, KV, D)
         return torch.cat([q, k, v.to(q.dtype)], dim=2)
 
-    def _fused(self, qkv: Tensor, angles: Tensor | None) -> Tensor:
+    def _fused(self, qkv: Tensor, angles: Tensor | None, ends: Tensor | None) -> Tensor:
         """Attend within qkv (B, T, H + 2 KV, D), whose q and k are turned by the angles: (B, T, H, D)."""
+        if ends is not None:
+            return self._documents(*qkv.split(self.heads, dim=2), ends, angles)
         options = {"dropout_p": self._dropout(), "window": self.window, "angles": angles}
         if self.packed:
             qkv = qkv.unflatten(2, (3, -1))  # (B, T, 3 H, D) -> (B, T, 3, H, D)
             return kernels.causal_attention_qkvpacked(qkv, **options)
         return kernels.causal_attention(*qkv.split(self.heads, dim=2), **options)
+
+    def _documents(
+        self, q: Tensor, k: Tensor, v: Tensor, ends: Tensor, angles: Tensor | None = None
+    ) -> Tensor:
+        """Attend with q (B, T, H, D) to k and v (B, T, KV, D) within each document: (B, T, H, D)."""
+        flat = (x.flatten(0, 1) for x in (q, k, v))  # (B, T, H, D) -> (B T, H, D)
+        turns = None if angles is None else angles.flatten(0, 1)  # (B, T, D/2) -> (B T, D/2)
+        y = kernels.document_attention(
+            *flat, ends, window=self.window, dropout_p=self._dropout(), angles=turns
+        )
+        return y.unflatten(0, q.shape[:2])  # (B T, H, D) -> (B, T, H, D)
 
     def _cached(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """Attend with q (B, T, H, D) to keys and values (B, KV, L, D) under a mask (…, T, L): (B, T, H, D)."""

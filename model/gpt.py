@@ -3,6 +3,7 @@
 Grown from basics/gpt.py. Parameter names are GPT-2's: wte, wpe, h.0.ln_1, h.0.attn.c_attn, …, ln_f, lm_head.
 """
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -52,13 +53,15 @@ class Block(nn.Module):
         angles: Tensor | None = None,
         cache: Cache | None = None,
         values: Tensor | None = None,
+        ends: Tensor | None = None,
     ) -> Tensor:
         """Map x (B, T, C) to (B, T, C)."""
+        options = {} if ends is None else {"ends": ends}
         if self.post:
-            x, _ = self.ln_1.add(self.attn(x, angles, cache, values), x)
+            x, _ = self.ln_1.add(self.attn(x, angles, cache, values, **options), x)
             x, _ = self.ln_2.add(self.drop(self.mlp(x)), x)
             return x
-        normed, x = self.ln_2.add(self.attn(self.ln_1(x), angles, cache, values), x)
+        normed, x = self.ln_2.add(self.attn(self.ln_1(x), angles, cache, values, **options), x)
         return x + self.drop(self.mlp(normed))
 
 
@@ -128,7 +131,12 @@ class GPT(nn.Module):
                 parameter.normal_(0.0, residual if name.endswith("c_proj.weight") else std)
 
     def forward(
-        self, idx: Tensor, targets: Tensor | None = None, *, with_logits: bool = True
+        self,
+        idx: Tensor,
+        targets: Tensor | None = None,
+        *,
+        with_logits: bool = True,
+        documents: Tensor | None = None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return logits (B, T, V) for ids idx (B, T), and with targets (B, T) the mean loss in nats per token.
 
@@ -136,11 +144,14 @@ class GPT(nn.Module):
         load of experts even and of the tokens ahead. With targets the logits carry no gradient, and are None if they
         would not fit into one chunk (kernels.chunked_loss.default_budget), or if `with_logits` is False: then they are
         never all made.
+
+        documents (B, T) of int64 number the documents that are packed in each row: no token sees another document, and
+        positions count from the beginning of each. ValueError for a model with a layer that cannot do that.
         """
         self._check(idx, targets)
         if targets is not None:
             check_unpacked(self, "compute a loss")
-        hidden = self.hidden(idx)
+        hidden = self.hidden(idx, documents=documents)
         if targets is None:
             return self.logits(hidden), None
         logits, loss = self._loss(hidden, targets, with_logits)
@@ -184,13 +195,21 @@ class GPT(nn.Module):
         return logits if cap is None else softcap(logits, cap)
 
     def hidden(
-        self, idx: Tensor, positions: Tensor | None = None, caches: Sequence[Cache | StateCache] | None = None
+        self,
+        idx: Tensor,
+        positions: Tensor | None = None,
+        caches: Sequence[Cache | StateCache] | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """Return what the head reads, idx (B, T) -> (B, T, C). Positions (T,) or (B, T) count from 0 by default.
 
         `caches`, one for each block, hold the keys and values or the state of earlier tokens (model.cache).
+        `documents` are those of `forward`.
         """
-        config = self.config
+        config, ends = self.config, None
+        if documents is not None:
+            check_separable(config)
+            positions, ends = places(documents)
         if positions is None:
             positions = torch.arange(idx.shape[1], device=idx.device)
         x = self.wte(idx)  # (B, T) -> (B, T, C)
@@ -201,14 +220,15 @@ class GPT(nn.Module):
         angles = self._angles(positions)
         x = embedding = self.drop(x.to(stream_dtype(x)))
         values = self.wve(idx) if config.value_embedding else None  # (B, T) -> (B, T, KV D)
+        separate = () if ends is None else (ends,)  # a StateBlock has no such argument
         for layer, block in enumerate(self.h):
             if config.residual_scalars:
                 x = (self.stream_scale[layer] * x + self.embedding_scale[layer] * embedding).to(x.dtype)
             cache = caches[layer] if caches is not None else None
             if config.checkpoint_activations and torch.is_grad_enabled():
-                x = checkpoint(block, x, angles, None, values, use_reentrant=False)
+                x = checkpoint(block, x, angles, None, values, *separate, use_reentrant=False)
             else:
-                x = block(x, angles, cache, values)
+                x = block(x, angles, cache, values, *separate)
         return self.ln_f(x)
 
     def _check(self, idx: Tensor, targets: Tensor | None) -> None:
@@ -255,6 +275,23 @@ class GPT(nn.Module):
         gpt.load_state_dict(pretrained.read_weights(directory, config, gpt.state_dict(), crop=crop))
         return gpt.eval()
 
+    @torch.no_grad()
+    def with_vocabulary(self, vocab_size: int) -> "GPT":
+        """Return a model with `vocab_size` ids, at least as many as here: the rows of the old ones are equal, bit for bit.
+
+        New rows are drawn around the mean of the old ones, so that at first no new id is likelier than an old one.
+        """
+        if vocab_size < self.config.vocab_size:
+            raise ValueError(f"vocab_size {vocab_size} is below that of the model, {self.config.vocab_size}")
+        grown = GPT(dataclasses.replace(self.config, vocab_size=vocab_size))
+        state = self.state_dict()
+        for name, target in grown.state_dict().items():
+            old = state[name]
+            target[: len(old)] = old
+            if len(old) < len(target):  # embeddings and head, (V, …)
+                target[len(old) :].normal_(0.0, INIT_STD).add_(old.mean(0))
+        return grown.to(self.wte.weight).train(self.training)
+
     def save_pretrained(self, directory: str | Path, tokenizer: str | Path | None = None) -> None:
         """Write config.json, model.safetensors and a tokenizer, if given; see model.pretrained.save."""
         check_unpacked(self, "be saved")
@@ -289,6 +326,29 @@ def evaluating(gpt: nn.Module) -> Iterator[None]:
         yield
     finally:
         gpt.train(was_training)
+
+
+def places(documents: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each token's position in its document, (B, T), and where documents end in the B T tokens, on the CPU.
+
+    >>> [each.tolist() for each in places(torch.tensor([[0, 0, 1], [0, 1, 1]]))]
+    [[[0, 1, 0], [0, 0, 1]], [0, 2, 3, 4, 6]]
+    """
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    count = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    positions = count - torch.where(begins, count, 0).cummax(1).values  # (B, T)
+    starts = begins.flatten().nonzero()[:, 0].cpu()  # (B, T) -> (documents,)
+    return positions, torch.cat([starts, torch.tensor([documents.numel()])])
+
+
+def check_separable(config: GPTConfig) -> None:
+    """Raise a ValueError for a model in which packed documents cannot be kept apart."""
+    if "m" in config.pattern or config.kv_lora_rank or config.n_ahead:
+        raise ValueError(
+            "packed documents can be kept apart in layers of plain attention only: the model has layers "
+            f"{config.pattern!r}, kv_lora_rank {config.kv_lora_rank}, n_ahead {config.n_ahead}"
+        )
 
 
 def check_unpacked(gpt: GPT, purpose: str) -> None:

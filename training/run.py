@@ -6,14 +6,21 @@ import hashlib
 import itertools
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from common import files
 from data.tokenfile import sha256
 from inference import devices
-from inference.run import load_tokenizer, same_tokenizer, tokenizer_directory, weights_directory
-from model import GPT
+from inference.run import (
+    TOKENIZER_CONFIG,
+    load_tokenizer,
+    same_tokenizer,
+    tokenizer_directory,
+    weights_directory,
+)
+from model import GPT, pretrained
 from training import watch
 from training.checkpoint import Progress
 from training.config import TrainConfig, save_config
@@ -26,8 +33,18 @@ def make_model(config: TrainConfig, device: torch.device) -> GPT:
     if config.init_from is None or resumed:
         return GPT(config.model).to(device)
     check_init_from(config)
-    directory = weights_directory(config.init_from)
-    return GPT.from_pretrained(directory, **dataclasses.asdict(config.model)).to(device)
+    model = GPT.from_pretrained(weights_directory(config.init_from), **_fields_of_weights(config))
+    return model.with_vocabulary(config.model.vocab_size).to(device)
+
+
+def _fields_of_weights(config: TrainConfig) -> dict[str, Any]:
+    """Return the fields of the model to train, with the vocabulary of the weights that it starts from.
+
+    The tokenizer of the data may have got special tokens, for which rows are added.
+    """
+    stored = pretrained.read_config(weights_directory(config.init_from)).vocab_size
+    fields = dataclasses.asdict(config.model)
+    return fields | {"vocab_size": min(stored, config.model.vocab_size)}
 
 
 def has_checkpoint(run: Path) -> bool:
@@ -36,9 +53,12 @@ def has_checkpoint(run: Path) -> bool:
 
 
 def check_init_from(config: TrainConfig) -> None:
-    """Raise ValueError if the weights to start from have another tokenizer than the data, or none."""
+    """Raise ValueError if the weights to start from have another tokenizer than the data, or none.
+
+    That of the data may have more special tokens.
+    """
     theirs = _tokenizer_of_weights(config)
-    if not same_tokenizer(theirs, config.data):
+    if not same_tokenizer(theirs, config.data, or_extended=True):
         raise ValueError(
             f"{config.init_from} was trained with another tokenizer than that of {config.data}: prepare the data "
             f"with the tokenizer in {theirs}, or by --source"
@@ -87,7 +107,7 @@ def check_settings(config: TrainConfig) -> None:
     devices.choose_kernels(config.kernels, config.model, device)
     watch.wanted_trackers(config)
     if config.init_from is not None:
-        GPT.check_pretrained(weights_directory(config.init_from), **dataclasses.asdict(config.model))
+        GPT.check_pretrained(weights_directory(config.init_from), **_fields_of_weights(config))
         tokenizer = load_tokenizer(_tokenizer_of_weights(config))
         if tokenizer.vocab_size > config.model.vocab_size:
             raise ValueError(
@@ -150,8 +170,10 @@ def claim(config: TrainConfig, lock: Lock) -> None:
     run.mkdir(parents=True, exist_ok=True)
     if not lock.take(run) or _holds_something(run):
         raise ValueError(BUSY.format(run=run))
-    with files.atomic(run / "tokenizer.json") as file:
-        file.write((config.data / "tokenizer.json").read_bytes())
+    for name in ("tokenizer.json", TOKENIZER_CONFIG):  # the latter, with a chat template, only in chat data
+        if (config.data / name).is_file():
+            with files.atomic(run / name) as file:
+                file.write((config.data / name).read_bytes())
     save_config(config)
 
 

@@ -14,11 +14,10 @@ import hashlib
 import itertools
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from data.stories import constraints, wordings, words
-from data.stories.checker import MOST_WORDS
 from data.stories.constraints import BEGINNINGS, ENDINGS, faults
 from data.stories.grammar import Tale, tale, with_article
 from data.stories.reader import read
@@ -28,8 +27,9 @@ HELD_OUT = 10  # one pair of facets in so many is never asked for together in tr
 MOST_FACETS = 4
 ABOUT = ("name", "kind", "nature")  # who the story is about
 PLAIN_DAYS = ("day", "morning", "afternoon")
-WITHOUT = tuple(
-    "very friend well day one time then long never felt good little soon happy better eyes".split()
+WITHOUT = (
+    *("very", "friend", "well", "day", "one", "time", "then", "long"),
+    *("never", "felt", "good", "little", "soon", "happy", "better", "eyes"),
 )
 
 
@@ -76,10 +76,13 @@ def facets_of(told: Tale) -> dict[str, str]:
     }
     found["color"] = f"{choices['color']} {choices['thing']}"
     free = sorted(told.free)
-    found |= {"day": day for day in free if day in words.DAYS and day not in PLAIN_DAYS}
-    found |= {"word": word for word in free if word in words.SAD or word in words.GLAD}
-    found |= {"begins": each for each in BEGINNINGS if told.text.startswith(each)}
-    found |= {"ends": each for each in ENDINGS if told.text.endswith(each)}
+    possible = {
+        "day": [day for day in free if day in words.DAYS and day not in PLAIN_DAYS],
+        "word": [word for word in free if word in words.SAD or word in words.GLAD],
+        "begins": [each for each in BEGINNINGS if told.text.startswith(each)],
+        "ends": [each for each in ENDINGS if told.text.endswith(each)],
+    }
+    found |= {name: values[0] for name, values in possible.items() if values}
     faulty = faults(told.text, found)
     return {name: value for name, value in found.items() if not faulty[name]}
 
@@ -118,17 +121,18 @@ class _Asker:
     def word(self, lines: Wordings, **slots: str) -> str:
         """Return one of the wordings, filled in."""
         chosen = self.pick(lines.new if self.new_words else lines.terse if self.terse else lines.full)
-        return chosen.format(**self.slots, **slots)
+        return chosen.format(**self.slots | slots)
 
     def _slots(self) -> dict[str, str]:
         choices = self.told.choices
-        thing, helper, kind = choices["thing"], choices["helper"], choices["kind"]
+        helper = choices["helper"]
         with_whom = helper if helper in words.FAMILY else with_article(helper)
         return {
-            **{name: choices[name] for name in ("name", "home", "hobby", "kind")},
-            **{"x": thing, "a_x": with_article(thing), "A_x": _capitalized(with_article(thing))},
-            **{"a_kind": with_article(kind), "with": with_whom, "With": _capitalized(with_whom)},
-            "color": choices["color"],
+            **{name: choices[name] for name in ("name", "home", "hobby", "kind", "color")},
+            **_noun(choices["thing"]),
+            "a_kind": with_article(choices["kind"]),
+            "with": with_whom,
+            "With": _capitalized(with_whom),
         }
 
     def about(self, facets: Mapping[str, str]) -> str:
@@ -141,21 +145,13 @@ class _Asker:
         return f" about {name}" if name else ""
 
     def clause(self, name: str, value: str) -> str:
-        """Return the sentence that asks for one facet; facets["color"] comes with the thing."""
-        if name == "thing":
-            return self.word(wordings.THINGS[self.told.choices["plot"]])
-        if name == "color":
-            colored = {"x": value, "a_x": with_article(value), "A_x": _capitalized(with_article(value))}
-            before, self.slots = self.slots, self.slots | colored
-            text = self.word(wordings.THINGS[self.told.choices["plot"]])
-            self.slots = before
-            return text
+        """Return the sentence that asks for one facet."""
+        plot = self.told.choices["plot"]
         if name == "plot":
-            return self.word(wordings.LESSON, lesson=wordings.LESSONS[value])
-        before, self.slots = self.slots, self.slots | {name: value}
-        text = self.word(wordings.CLAUSES[name])
-        self.slots = before
-        return text
+            return self.word(wordings.LESSON, lesson=wordings.LESSONS[plot])
+        if name in ("thing", "color"):  # a color comes with its thing: "red kite"
+            return self.word(wordings.THINGS[plot], **_noun(value))
+        return self.word(wordings.CLAUSES[name], **{name: value})
 
     def ask(self, facets: Mapping[str, str], tone: str = "") -> str:
         """Return a request for a story with these facets, in one register."""
@@ -331,6 +327,11 @@ def split_sentences(text: str) -> list[str]:
         found.append(end[0].strip())
         rest = rest[end.end() :]
     return found
+
+
+def _noun(thing: str) -> dict[str, str]:
+    """Return the slots for a thing, with and without an article."""
+    return {"x": thing, "a_x": with_article(thing), "A_x": _capitalized(with_article(thing))}
 
 
 def _capitalized(text: str) -> str:

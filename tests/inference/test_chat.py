@@ -6,7 +6,8 @@ import pytest
 import transformers
 
 from bpe import Tokenizer
-from inference.chat import CHAT_TOKENS, CONFIG, TEMPLATE, ChatTemplate, Message, add_chat_tokens
+from inference.run import TOKENIZER_CONFIG
+from inference.chat import CHAT_TOKENS, TEMPLATE, ChatTemplate, Message, add_chat_tokens
 
 CHATML = """\
 {% for message in messages %}
@@ -135,7 +136,7 @@ def test_padding_does_not_end_a_turn(tmp_path):
     """A token that pads and ends would be masked away as padding, and answers would never end."""
     ours = template()
     ours.save(tmp_path, block_size=384)
-    config = json.loads((tmp_path / CONFIG).read_text())
+    config = json.loads((tmp_path / TOKENIZER_CONFIG).read_text())
     assert config["eos_token"] == "<|end|>" != config["pad_token"]
 
 

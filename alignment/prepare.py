@@ -1,0 +1,264 @@
+"""Instruction data: python -m alignment data --base RUN --out DIR
+
+Conversations of the built-in stories and of arithmetic, or of files, as token files with a mask of what is learned:
+
+    DIR/train.bin, train.mask, val.bin, val.mask, meta.json    the conversations (data/tokenfile.py)
+    DIR/tokenizer.json, tokenizer_config.json                  the base's tokenizer with role tokens, and its template
+    DIR/prompts/train.jsonl                                    prompts with checks, for reinforcement learning
+    DIR/prompts/test.jsonl, wordings.jsonl, arithmetic.jsonl   held-out combinations, wordings and pairs of numbers
+
+Nothing of the test files is in the others. The same options give the same bytes.
+"""
+
+import collections
+import dataclasses
+import itertools
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from alignment import arithmetic
+from alignment.instructions import Prompt, Source, prompt_row, read_conversations, write_rows
+from common import files
+from common.workers import ordered_map, sensible_workers
+from data.stories import instructions
+from data.tokenfile import Meta, sha256
+from inference.chat import ChatTemplate, Message, add_chat_tokens
+from inference.run import load_tokenizer, weights_directory
+from model import pretrained
+
+JOB = 500  # stories that a worker asks about at once
+TEST_SEED, PROMPT_SEED = 1 << 20, 1 << 21  # added to the seed: other stories than those that are learned
+STORIES = "stories and arithmetic"
+
+Example = tuple[list[Message], dict[str, Any]]
+"""An answered conversation, and its check."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """Make instruction data: token files with a mask, and prompts with checks."""
+
+    base: Path = Path("runs/chat-base")
+    """The run to align: its tokenizer gets the role tokens, its context says how long a conversation may be."""
+    out: Path = Path("tokens/chat")
+    """The folder to write."""
+    source: tuple[str, ...] = ()
+    """Files of conversations (.json or .jsonl, Alpaca or chat), or hf:NAME[:CONFIG][:SPLIT], instead of the built-in
+    stories and arithmetic."""
+    count: int = 24_000
+    """Built-in conversations to make."""
+    arithmetic: float = 0.2
+    """Fraction of the built-in conversations that are arithmetic."""
+    prompts: int = 4_000
+    """Prompts for reinforcement learning to write."""
+    tests: int = 500
+    """Prompts in each file for testing."""
+    val_fraction: float = 0.02
+    """Fraction of the conversations kept for validation."""
+    seed: int = 1
+    """Seed of the built-in conversations; the base's corpus has 0."""
+    workers: int | None = None
+    """Processes that write requests. Default: one for each core."""
+    overwrite: bool = False
+    """Replace what is in the folder."""
+
+    def __post_init__(self) -> None:
+        for name in ("count", "prompts", "tests"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name} is {getattr(self, name)}: it must be at least 1")
+        if not 0 <= self.arithmetic <= 1:
+            raise ValueError(f"--arithmetic is {self.arithmetic}: it is a fraction, from 0 to 1")
+        if not 0 < self.val_fraction < 1:
+            raise ValueError(f"--val-fraction is {self.val_fraction}: it must be above 0 and below 1")
+        if not 0 <= self.seed < TEST_SEED:
+            raise ValueError(f"--seed is {self.seed}: it must be 0 or more, and below {TEST_SEED}")
+
+
+def prepare(options: Data) -> None:
+    """Make the data of `options` and print what it holds; nothing is written before everything is known to work."""
+    if options.out.exists() and not options.overwrite:
+        raise ValueError(
+            f"{options.out} exists already: choose another --out, or replace it with --overwrite"
+        )
+    template = ChatTemplate(add_chat_tokens(load_tokenizer(options.base)))
+    block_size = pretrained.read_config(weights_directory(options.base)).block_size
+    built_in = not options.source
+    conversations = _built_in(options) if built_in else _read(options.source)
+    splits = _encoded(conversations, template, options.val_fraction)
+    prompts = prompt_files(options) if built_in else {}
+    with files.atomic_directory(options.out) as folder:
+        template.save(folder, block_size)
+        for split, rows in splits.items():
+            _write_split(folder, split, rows, template)
+        meta = _meta(options, template, splits, sha256(folder / "tokenizer.json"))
+        files.write_json(folder / "meta.json", dataclasses.asdict(meta))
+        for name, content in prompts.items():
+            write_rows(folder / "prompts" / f"{name}.jsonl", map(prompt_row, content))
+    _print(options.out, splits, prompts, block_size)
+
+
+def _read(sources: Iterable[Source]) -> Iterator[list[Message]]:
+    return itertools.chain.from_iterable(map(read_conversations, sources))
+
+
+# The built-in conversations
+
+
+def examples(
+    seed: int,
+    count: int,
+    workers: int | None = None,
+    *,
+    new_words: bool = False,
+    new_combinations: bool = False,
+) -> Iterator[Example]:
+    """Yield conversations about stories, each with the check of its last answer."""
+    workers = sensible_workers(workers, None if count > JOB else count)
+    jobs = itertools.count(0, JOB)
+    if (
+        workers > 1
+    ):  # as many jobs as are surely needed, so that processes end; a story in two is fit for its request
+        jobs = itertools.islice(jobs, 0, 40 * count // JOB + 40)
+    found = ordered_map(_ask, (seed, new_words, new_combinations), jobs, workers)
+    return itertools.islice(itertools.chain.from_iterable(found), count)
+
+
+def _ask(settings: tuple[int, bool, bool], first: int) -> list[Example]:
+    """Return the conversations about JOB stories from number `first` on."""
+    asked = (instructions.request(settings[0], first + i, *settings[1:]) for i in range(JOB))
+    return [
+        (
+            [*(Message(*each) for each in request.messages), Message("assistant", request.answer)],
+            request.check,
+        )
+        for request in asked
+        if request is not None
+    ]
+
+
+def sums(seed: int, count: int, *, held_out: bool) -> Iterator[Example]:
+    """Yield conversations about problems of arithmetic in random order, from the first again when all have come."""
+    rng = random.Random(seed)
+    problems = list(arithmetic.problems(held_out=held_out))
+    rng.shuffle(problems)
+    for a, op, b in itertools.islice(itertools.cycle(problems), count):
+        question = arithmetic.question(a, op, b, int(rng.random() * len(arithmetic.WORDINGS)))
+        messages = [Message("user", question), Message("assistant", arithmetic.solution(a, op, b))]
+        yield messages, arithmetic.check(a, op, b)
+
+
+def _mixed(seed: int, count: int, share: float, workers: int | None) -> list[Example]:
+    """Return conversations of both kinds in random order."""
+    of_sums = round(share * count)
+    mixed = [*examples(seed, count - of_sums, workers), *sums(seed, of_sums, held_out=False)]
+    random.Random(seed).shuffle(mixed)
+    return mixed
+
+
+def _built_in(options: Data) -> Iterator[list[Message]]:
+    mixed = _mixed(options.seed, options.count, options.arithmetic, options.workers)
+    return (messages for messages, _ in mixed)
+
+
+def prompt_files(options: Data) -> dict[str, list[Prompt]]:
+    """Return the prompts by the name of their file."""
+    test = options.seed + TEST_SEED
+    count = options.tests
+    found = {
+        "train": _mixed(options.seed + PROMPT_SEED, options.prompts, options.arithmetic, options.workers),
+        "test": examples(test, count, 1, new_combinations=True),
+        "wordings": examples(test, count, 1, new_words=True),
+        "arithmetic": sums(test, count, held_out=True),
+    }
+    return {
+        name: [Prompt(tuple(messages[:-1]), check) for messages, check in content]
+        for name, content in found.items()
+    }
+
+
+# The files
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """The conversations of a split: ids and masks, each up to and including the token that ends it."""
+
+    ids: list[list[int]]
+    masks: list[list[int]]
+    texts: list[int]
+    """Bytes of each conversation's messages."""
+
+
+def _encoded(
+    conversations: Iterable[Sequence[Message]], template: ChatTemplate, val_fraction: float
+) -> dict[str, _Rows]:
+    """Return the conversations of both splits as ids; every 1 / val_fraction-th one is for validation."""
+    splits = {"train": _Rows([], [], []), "val": _Rows([], [], [])}
+    every = max(2, round(1 / val_fraction))
+    for number, messages in enumerate(conversations):
+        rows = splits["train" if (number + 1) % every else "val"]
+        ids, mask = template.encode(messages)
+        opening = int(
+            ids[0] == template.end_of_text
+        )  # the end of the conversation before is the beginning of this
+        rows.ids.append([*ids[opening:], template.end_of_text])
+        rows.masks.append([*mask[opening:], 0])
+        rows.texts.append(sum(len(each.content.encode()) for each in messages))
+    for split, rows in splits.items():
+        if not rows.ids:
+            raise ValueError(f"no conversation for {split}: give more of them, or another --val-fraction")
+    return splits
+
+
+def _write_split(folder: Path, split: str, rows: _Rows, template: ChatTemplate) -> None:
+    for name, values, kind in (("bin", rows.ids, template.tokenizer.dtype), ("mask", rows.masks, np.uint8)):
+        flat = np.fromiter(itertools.chain.from_iterable(values), kind)
+        with files.atomic(folder / f"{split}.{name}") as file:
+            file.write(flat.astype(flat.dtype.newbyteorder("<")).tobytes())
+
+
+def _meta(options: Data, template: ChatTemplate, splits: dict[str, _Rows], digest: str) -> Meta:
+    tokenizer = template.tokenizer
+    names = [
+        field.name
+        for field in dataclasses.fields(options)
+        if field.name not in ("out", "workers", "overwrite")
+    ]
+    return Meta(
+        dtype=tokenizer.dtype.name,
+        vocab_size=tokenizer.vocab_size,
+        tokens={split: sum(map(len, rows.ids)) for split, rows in splits.items()},
+        documents={split: len(rows.ids) for split, rows in splits.items()},
+        bytes={split: sum(rows.texts) for split, rows in splits.items()},
+        special_tokens=tokenizer.special_tokens,
+        document_end=tokenizer.end_of_text,
+        tokenizer_sha256=digest,
+        source=[*(options.source or [STORIES])],
+        recipe={name: _plain(getattr(options, name)) for name in names},
+    )
+
+
+def _plain(value: Any) -> Any:
+    """Return an option as JSON has it."""
+    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
+
+
+def _print(out: Path, splits: dict[str, _Rows], prompts: dict[str, list[Prompt]], block_size: int) -> None:
+    for split, rows in splits.items():
+        learned = sum(map(sum, rows.masks))
+        print(
+            f"{out}/{split}.bin: {len(rows.ids):,} conversations, {sum(map(len, rows.ids)):,} tokens, {learned:,} of "
+            "them learned"
+        )
+    long = sum(len(ids) > block_size for rows in splits.values() for ids in rows.ids)
+    if long:
+        print(f"{long:,} conversations are longer than the context of {block_size} tokens: see --long of sft")
+    for name, content in prompts.items():
+        tasks = collections.Counter(prompt.check["task"] for prompt in content)
+        print(
+            f"{out}/prompts/{name}.jsonl: {', '.join(f'{count:,} {task}' for task, count in tasks.items())}"
+        )
