@@ -1,14 +1,19 @@
-"""python -m alignment data: instruction data for a base model.
+"""python -m alignment data | sft: from a base model to one that follows instructions.
 
 data       conversations as token files, and prompts with checks
+sft        supervised fine-tuning on them
 """
 
 from collections.abc import Sequence
 
 from alignment.prepare import Data, prepare
 from common import cli
+from common.cli import Module
 
-COMMANDS = {"data": (Data, prepare)}
+COMMANDS = {
+    "data": (Data, prepare),
+    "sft": Module("alignment.sft", "fine-tune on conversations: the first stage"),
+}
 
 
 @cli.command

@@ -158,7 +158,8 @@ def alpaca_row(messages: Sequence[Message]) -> dict[str, Any]:
     """
     if [each.role for each in messages] != ["user", "assistant"]:
         raise ValueError(
-            "the Alpaca format holds one request and one answer, without a system prompt: write this conversation as chat"
+            "the Alpaca format holds one request and one answer, without a system prompt: write this conversation as "
+            "chat"
         )
     return {"instruction": messages[0].content, "input": "", "output": messages[1].content}
 

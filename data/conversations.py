@@ -55,9 +55,9 @@ class Conversations(Documents):
         self.unlearned = int((~useful).sum())
         if not useful.any():
             raise ValueError(
-                f"{self.file.path} has no conversation with a learned token in {self.block_size} tokens: {self.too_long} "
-                f"are longer, in {self.unlearned} the mask is 0 throughout; take a model with a longer context, or make "
-                "the data again"
+                f"{self.file.path} has no conversation with a learned token in {self.block_size} tokens: "
+                f"{self.too_long} are longer, in {self.unlearned} the mask is 0 throughout; take a model with a longer "
+                "context, or make the data again"
             )
         return starts[useful], lengths[useful]
 

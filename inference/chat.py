@@ -144,7 +144,8 @@ class ChatTemplate:
         content = files.read_json(config) if config.is_file() else {}
         if not isinstance(content.get("chat_template"), str):
             raise ValueError(
-                f"{directory} has no chat template in {TOKENIZER_CONFIG}: give a run of python -m alignment sft, or train one"
+                f"{directory} has no chat template in {TOKENIZER_CONFIG}: give a run of python -m alignment sft, or "
+                "train one"
             )
         end = content.get("eos_token", END_OF_TURN)
         end = end["content"] if isinstance(end, dict) else end

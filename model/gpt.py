@@ -277,7 +277,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def with_vocabulary(self, vocab_size: int) -> "GPT":
-        """Return a model with `vocab_size` ids, at least as many as here: the rows of the old ones are equal, bit for bit.
+        """Return a model with `vocab_size` ids, at least as many as here; the rows of the old ones stay, bit for bit.
 
         New rows are drawn around the mean of the old ones, so that at first no new id is likelier than an old one.
         """

@@ -16,7 +16,7 @@ import tomllib
 import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin
 
 import tyro
 
@@ -30,6 +30,7 @@ from model.generate import Rules
 
 ROOT = Path(__file__).parent.parent
 PRESETS = ROOT / "presets"
+C = TypeVar("C", bound="TrainConfig")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,9 +172,18 @@ NOT_BELOW_ZERO = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig(Everyday, Optimization, Hardware, Monitoring):
-    """All settings of a training run."""
+    """All settings of a training run. The configuration of another objective is a subclass with a group of its own."""
 
     model: GPTConfig
+
+    everyday: ClassVar[Mapping[str, type]] = {"everyday": Everyday}
+    """The groups of flags that --help lists."""
+    advanced: ClassVar[Mapping[str, type]] = {
+        "optimization": Optimization,
+        "hardware": Hardware,
+        "monitoring": Monitoring,
+    }
+    """The further groups of flags that --help-all lists."""
 
     def __post_init__(self) -> None:
         for name in ABOVE_ZERO:
@@ -250,8 +260,8 @@ def _toml_lines(values: Mapping[str, Any]) -> str:
     return "".join(f"{key} = {'inf' if word == 'Infinity' else word}\n" for key, word in words.items())
 
 
-def read_config(path: Path) -> TrainConfig:
-    """Read a preset or a run's config.toml."""
+def read_config(path: Path, kind: type[C] = TrainConfig) -> C:
+    """Read a preset or a run's config.toml as a configuration of this kind."""
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
@@ -261,8 +271,8 @@ def read_config(path: Path) -> TrainConfig:
         raise ValueError(f"{path}: model must be a table, [model]")
     model = without_retired(model)
     base = GPTConfig.preset(model.pop("preset")) if "preset" in model else GPTConfig()
-    return TrainConfig(
-        model=dataclasses.replace(base, **_known(model, GPTConfig, path)), **_known(values, TrainConfig, path)
+    return kind(
+        model=dataclasses.replace(base, **_known(model, GPTConfig, path)), **_known(values, kind, path)
     )
 
 
@@ -314,40 +324,29 @@ def preset_path(name: str) -> Path:
     return path
 
 
-@dataclasses.dataclass(frozen=True)
-class EverydayFlags:
-    """Train a GPT on token files. --help-all lists the advanced flags, too."""
-
-    everyday: tyro.conf.OmitArgPrefixes[Everyday]
-
-
-@dataclasses.dataclass(frozen=True)
-class Flags(EverydayFlags):
-    """Train a GPT on token files."""
-
-    optimization: tyro.conf.OmitArgPrefixes[Optimization]
-    hardware: tyro.conf.OmitArgPrefixes[Hardware]
-    monitoring: tyro.conf.OmitArgPrefixes[Monitoring]
-    model: tyro.conf.OmitArgPrefixes[GPTConfig]
-
-
-GROUPS = {"everyday": Everyday, "optimization": Optimization, "hardware": Hardware, "monitoring": Monitoring}
-
-
-def parse_flags(argv: Sequence[str] | None, start: TrainConfig, *, prog: str) -> TrainConfig:
+def parse_flags(argv: Sequence[str] | None, start: C, *, prog: str) -> C:
     """Return `start` changed by the flags; --help lists the everyday ones, --help-all every one, by groups."""
     words = ["--help" if word == "--help-all" else word for word in (sys.argv[1:] if argv is None else argv)]
+    everyday, groups = start.everyday, {**start.everyday, **start.advanced}
     known = {
         name: group(**{field.name: getattr(start, field.name) for field in dataclasses.fields(group)})
-        for name, group in GROUPS.items()
+        for name, group in groups.items()
     }
     if {"-h", "--help"} & set(sys.argv[1:] if argv is None else argv):
-        cli.parse(EverydayFlags, words, prog=prog, default=EverydayFlags(known["everyday"]))
-    flags = cli.parse(Flags, words, prog=prog, default=Flags(**known, model=start.model))
-    values = {name: value for group in GROUPS for name, value in vars(getattr(flags, group)).items()}
-    config = TrainConfig(**values, model=flags.model)
+        brief = _flags(everyday, "Train a GPT on token files. --help-all lists the advanced flags, too.")
+        cli.parse(brief, words, prog=prog, default=brief(**{name: known[name] for name in everyday}))
+    every = _flags({**groups, "model": GPTConfig}, "Train a GPT on token files.")
+    flags = cli.parse(every, words, prog=prog, default=every(**known, model=start.model))
+    values = {name: value for group in groups for name, value in vars(getattr(flags, group)).items()}
+    config = type(start)(**values, model=flags.model)
     _check_unused(start, config)
     return config
+
+
+def _flags(groups: Mapping[str, type], summary: str) -> type:
+    """Return the dataclass that the command line is read into: the fields of all groups as flags."""
+    fields = [(name, tyro.conf.OmitArgPrefixes[group]) for name, group in groups.items()]
+    return dataclasses.make_dataclass("Flags", fields, frozen=True, namespace={"__doc__": summary})
 
 
 # A field that only some values of another one read.
@@ -374,8 +373,11 @@ def parse_config(
     argv: Sequence[str] | None,
     prog: str = "train.py",
     before_writing: Callable[[TrainConfig], None] = lambda config: None,
-) -> TrainConfig:
-    """Return the preset (or, with --resume, the run's own configuration) changed by the flags.
+    *,
+    kind: type[C] = TrainConfig,
+    preset: str = "quickstart",
+) -> C:
+    """Return the preset (or, with --resume, the run's own configuration) changed by the flags, as a `kind`.
 
     Unless --vocab-size is given, the vocabulary of a new model is that of the token files, which are prepared here if
     they are the default corpus or have a --source. `before_writing` may refuse the configuration before that.
@@ -386,15 +388,14 @@ def parse_config(
             f"--source is given {len(early.source)} times: prepare several sources by python -m data prepare, then "
             "give its folder as --data"
         )
-    preset = early.preset or "quickstart"
-    start = dataclasses.replace(read_config(preset_path(preset)), preset=preset)
+    preset = early.preset or preset
+    start = dataclasses.replace(read_config(preset_path(preset), kind), preset=preset)
+    weights = Path(early.init_from) if early.init_from else start.init_from
     if early.resume:
         run = Path(early.run) if early.run else start.run_directory
-        start = dataclasses.replace(read_config(_saved_config(run)), run=run)
-    elif early.init_from:
-        start = dataclasses.replace(
-            start, model=pretrained.read_config(weights_directory(Path(early.init_from)))
-        )
+        start = dataclasses.replace(read_config(_saved_config(run), kind), run=run)
+    elif weights:
+        start = dataclasses.replace(start, model=pretrained.read_config(weights_directory(weights)))
     config = parse_flags(argv, start, prog=prog)
     if config.resume:
         _check_same_beginning(start, config)
@@ -404,7 +405,7 @@ def parse_config(
             config = dataclasses.replace(config, data=Path("tokens") / config.run_directory.name)
         before_writing(config)
         prepare_data(config, config.source)
-    elif not early.data and not early.init_from and _lacks_default_corpus(config):
+    elif not early.data and not weights and _lacks_default_corpus(config):
         before_writing(config)
         prepare_data(config, DEFAULT_SOURCE)
     return config if early.vocab_size or config.init_from else with_vocabulary_of_data(config)
@@ -430,7 +431,7 @@ def _check_same_beginning(saved: TrainConfig, config: TrainConfig) -> None:
 def _early_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     """Return the flags that decide where the other flags' defaults come from."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", nargs="?", default="quickstart")
+    first.add_argument("--preset", nargs="?")
     first.add_argument("--run", nargs="?")
     first.add_argument("--data", nargs="?")
     first.add_argument("--source", nargs="?", action="append", default=[])

@@ -9,6 +9,7 @@ rows of every batch; rank 0 writes and prints.
 import contextlib
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -78,8 +79,21 @@ class Trainer:
         return result
 
     def _update(self, batch: Any) -> Step:
-        """Move the weights once; skip it if loss or gradient is not finite: one bad batch must not cost the run."""
-        loss = self.processes.mean(self._accumulate(batch))
+        """Move the weights once; skip it if loss or gradient is not finite: one bad batch must not cost the run.
+
+        Skip also a batch of which nothing is learned: momentum and weight decay would move the weights all the same.
+        """
+        total, weight = self._accumulate(batch)
+        loss = self.processes.mean(total)
+        if not weight:
+            self.model.zero_grad(set_to_none=True)
+            if self.processes.main:
+                text = self.objective.text(batch)[: failures.SHOWN_CHARACTERS]
+                print(
+                    f"step {self.progress.step} is skipped, nothing in it is learned: {text!r}",
+                    file=sys.stderr,
+                )
+            return Step(loss, torch.zeros_like(loss), self.learning_rate())
         if self.scale.value != 1.0:
             optimizer.scale_gradient(self.parameters, 1 / self.scale.value)
         norm = optimizer.clip_gradient(self.parameters, self.config.grad_clip)
@@ -108,8 +122,8 @@ class Trainer:
             decay_share=config.decay_share,
         )
 
-    def _accumulate(self, batch: Any) -> Tensor:
-        """Add up the gradients of a batch's micro-batches, by weight; return the batch's mean loss."""
+    def _accumulate(self, batch: Any) -> tuple[Tensor, float]:
+        """Add up the gradients of a batch's micro-batches, by weight; return the batch's mean loss and its weight."""
         micro_batches = batching.split(batch, self.batching.micro_batch)
         weights = [self.objective.weight(part) for part in micro_batches]
         whole = self.processes.mean_number(sum(weights))
@@ -122,7 +136,7 @@ class Trainer:
                 (loss * self.scale.value).backward()
             total += loss.detach()
         self.replica.finish()
-        return total
+        return total, whole
 
     def _count_skip(self, finite: bool, batch: Any) -> None:
         """Stop after too many skipped steps in a row, not counting those that lower float16's scale."""

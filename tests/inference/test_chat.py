@@ -6,8 +6,8 @@ import pytest
 import transformers
 
 from bpe import Tokenizer
-from inference.run import TOKENIZER_CONFIG
 from inference.chat import CHAT_TOKENS, TEMPLATE, ChatTemplate, Message, add_chat_tokens
+from inference.run import TOKENIZER_CONFIG
 
 CHATML = """\
 {% for message in messages %}
