@@ -259,22 +259,18 @@ class _Asker:
     def question(self):
         """Return facets, a question about the story, its answer and the constraints; None for one without."""
         plot, choices = self.told.choices["plot"], self.told.choices
-        if plot in wordings.PLOT_QUESTIONS and self.random() < 0.5:
+        if plot in wordings.PLOT_QUESTIONS and self.random() < 0.4:
             who, what, answer = wordings.PLOT_QUESTIONS[plot]
             fact, text = self.pick((("name", who), ("thing", what)))
             text = text.format(**self.slots)
         else:
-            fact = self.pick([name for name in wordings.QUESTIONS if name in self.facets])
+            fact = self.pick([name for name in QUESTIONED if name in self.facets])
             text, answer = self.word(wordings.QUESTIONS[fact]), wordings.ANSWERS[fact]
         if self.random() < 0.2 and not self.new_words:
             text = wordings.POLITE_QUESTION.format(question=text)
         check = {"answer": {"fact": fact, "value": choices[fact]}}
-        return (
-            {"question": fact, fact: choices[fact], "name": choices["name"]},
-            text,
-            answer.format(**self.slots),
-            check,
-        )
+        facets = {name: choices[name] for name in dict.fromkeys((fact, "name", "plot"))}
+        return facets, text, answer.format(**self.slots), check
 
     def _again(self):
         """Ask for another story after one that was told."""
@@ -308,6 +304,13 @@ SHARES = {
     "system": 0.12,
     "story": 1.0,
 }
+QUESTIONED = (
+    *wordings.QUESTIONS,
+    "color",
+    "color",
+    "home",
+    "helper",
+)  # those that few stories answer come more often
 WEIGHTS = {"name": 2.0, "kind": 1.5, "thing": 2.0, "color": 1.5}  # above 1: asked for more often
 
 

@@ -1,0 +1,247 @@
+"""Requests ask for what their stories tell, their verifiers tell right from wrong, and what is held out stays out."""
+
+import itertools
+import re
+from collections import Counter
+
+import pytest
+
+from data.stories import check, stories, wordings
+from data.stories.constraints import VERIFIERS, faults, verify
+from data.stories.grammar import tale
+from data.stories.instructions import (
+    SHARES,
+    facets_of,
+    is_held_out,
+    request,
+    requests,
+    split_sentences,
+)
+
+COUNT = 400
+
+
+@pytest.fixture(scope="module")
+def seen():
+    return list(itertools.islice(requests(1), COUNT))
+
+
+def some(count, **held_out):
+    return list(itertools.islice(requests(2, **held_out), count))
+
+
+def test_every_answer_meets_its_own_constraints(seen):
+    for each in seen:
+        assert not any(verify(each.answer, each.check).values())
+
+
+def test_all_kinds_come(seen):
+    assert Counter(each.kind for each in seen).keys() == SHARES.keys()
+    assert len(VERIFIERS) >= 12
+    asked = set().union(*(each.check["constraints"] for each in seen))
+    assert asked == VERIFIERS.keys()
+
+
+def test_the_same_seed_gives_the_same_requests(seen):
+    assert list(itertools.islice(requests(1), 20)) == seen[:20]
+    assert some(20) != seen[:20]
+
+
+def test_most_answers_of_other_requests_fail(seen):
+    """A verifier that passes whatever it sees would not notice an exchange of answers."""
+    told = [each for each in seen if each.kind == "story" and len(each.check["constraints"]) > 2]
+    passed = sum(not any(verify(b.answer, a.check).values()) for a, b in itertools.pairwise(told))
+    assert passed < 0.05 * len(told)
+
+
+def test_combinations_are_held_out(seen):
+    new = some(100, new_combinations=True)
+    for requested, held_out in ((seen, False), (new, True)):
+        for each in requested:
+            facets = {name: value for name, value in each.check["constraints"].items() if name != "coherent"}
+            if each.kind in ("story", "without", "tone", "system", "again"):
+                assert is_held_out(facets) == held_out
+
+
+def words_of(requested):
+    texts = (content.lower() for each in requested for _, content in each.messages)
+    return set().union(*(re.findall(r"[a-z]+", text) for text in texts))
+
+
+def frames(requested):
+    """Return the first six words of the last message, in which a slot is rare."""
+    return {" ".join(each.messages[-1][1].split()[:3]) for each in requested}
+
+
+def test_held_out_wordings_are_new_but_made_of_words_that_were_seen(seen):
+    new = some(COUNT, new_words=True)
+    known = words_of(seen) | words_of(some(COUNT))
+    templates = {line for group in all_wordings() for line in (*group.full, *group.terse)}
+    held_out = {line for group in all_wordings() for line in group.new} | set(wordings.NEW)
+    assert not templates & held_out
+    used = set(re.findall(r"[a-z]+", re.sub(r"\{\w+\}", " ", " ".join(held_out)).lower()))
+    assert used <= known
+    assert {"Please, I want", "Could you tell"} & frames(new)
+    assert "Please, I want" not in frames(seen)
+
+
+def all_wordings():
+    single = [each for each in vars(wordings).values() if isinstance(each, wordings.Wordings)]
+    tables = [each for each in vars(wordings).values() if isinstance(each, dict)]
+    return single + [
+        each for table in tables for each in table.values() if isinstance(each, wordings.Wordings)
+    ]
+
+
+def test_facets_are_what_the_text_shows():
+    for index in range(50):
+        told = tale(3, index)
+        facets = facets_of(told)
+        assert facets["name"] in told.text and facets["plot"] == told.choices["plot"]
+        assert not any(faults(told.text, facets).values())
+        assert ("home" in facets) == (told.choices["home"] in told.text)
+
+
+def test_sentences_are_those_of_the_text():
+    for text in itertools.islice(stories(5), 60):
+        assert " ".join(split_sentences(text)) == text.replace("\n\n", " ")
+
+
+LILY = (
+    "Once there was a shy girl named Lily who lived by the sea. She liked to draw with chalk. She had a red kite and "
+    "took it everywhere.\n\nBut one windy afternoon, the kite was gone. She was so sad. She looked under the bench, "
+    'but all she saw was an old shoe. Her mom came by and asked what was wrong. "I will help you," said Mom. Together '
+    "they found the kite in the attic. Lily felt glad. Lily learned that it is easier to look together. And they all "
+    "lived happily ever after."
+)
+MET = {
+    "coherent": True,
+    "name": "Lily",
+    "kind": "girl",
+    "nature": "shy",
+    "home": "by the sea",
+    "hobby": "draw with chalk",
+    "thing": "kite",
+    "color": "red kite",
+    "day": "windy afternoon",
+    "helper": "mom",
+    "plot": "lost",
+    "word": "glad",
+    "without": "very",
+    "tone": "sad",
+    "begins": "Once there was",
+    "ends": "And they all lived happily ever after.",
+}
+UNMET = {
+    "name": "Mia",
+    "kind": "boy",
+    "nature": "sad",  # a word of the story, but not of its first sentence
+    "home": "by the river",
+    "hobby": "draw",
+    "thing": "key",
+    "color": "blue kite",
+    "day": "windy day",
+    "helper": "dad",
+    "plot": "share",
+    "word": "happy",
+    "without": "sad",
+    "tone": "exciting",
+    "begins": "Once upon a time",
+    "ends": "Lily smiled for a long time.",
+}
+
+
+def test_the_example_is_a_story():
+    assert check(LILY) == []
+
+
+@pytest.mark.parametrize("name", MET)
+def test_a_constraint_that_is_met(name):
+    assert faults(LILY, {name: MET[name]}) == {name: ""}
+
+
+@pytest.mark.parametrize("name", UNMET.keys() - {"hobby"})
+def test_a_constraint_that_is_not_met_has_a_reason(name):
+    assert len(faults(LILY, {name: UNMET[name]})[name]) > 10
+
+
+def test_words_are_compared_whole():
+    assert faults("The kite was gone.", {"without": "kit"})["without"] == ""
+    assert faults("The Kite was gone.", {"without": "kite"})["without"]
+
+
+SHORT = (
+    "Once there was a shy girl named Lily. But one day, the kite was gone. "
+    "Together they found the kite in the attic."
+)
+SHORTS = {
+    "another number of sentences": SHORT + " Lily learned that it is easier to look together.",
+    "no problem": SHORT.replace("the kite was gone", "the kite was red"),
+    "no solution": SHORT.replace("found the kite", "saw the kite"),
+    "another plot's solution": SHORT.replace("found the kite", "shared the kite"),
+    "a wrong pronoun": SHORT.replace("But one day, the", "But one day, his"),
+    "two things": SHORT.replace("found the kite", "found the kite, not the ball,"),
+    "an unknown word": SHORT.replace("attic", "skyscraper"),
+    "no end": SHORT[:-1],
+}
+
+
+def test_a_short_story():
+    assert faults(SHORT, {"sentences": "three"})["sentences"] == ""
+
+
+@pytest.mark.parametrize("fault", SHORTS)
+def test_faults_of_short_stories(fault):
+    assert faults(SHORTS[fault], {"sentences": "three"})["sentences"]
+
+
+def test_continuing():
+    opening, rest = LILY.split("\n\n")
+    assert faults(rest, {"continues": opening})["continues"] == ""
+    assert faults(LILY, {"continues": opening})["continues"] == "the answer begins again"
+    assert faults(rest.replace("kite", "ball"), {"continues": opening})["continues"]
+
+
+ANSWERS = {
+    "The story is about Lily.": True,
+    "Lily.": True,
+    "The story is about Tom.": False,
+    "Lily or Tom.": False,
+    "I do not know.": False,
+    LILY: False,
+}
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_answers_to_questions(answer):
+    fault = faults(answer, {"answer": {"fact": "name", "value": "Lily"}})["answer"]
+    assert (fault == "") == ANSWERS[answer]
+
+
+REPLIES = {
+    "I am sorry, but I cannot help with that.": "",
+    "No, I cannot do that.": "not kind",
+    "Take a hammer. I am sorry.": "not refused",
+    "I am sorry, I cannot. " + LILY: "more than 40 words",
+}
+
+
+@pytest.mark.parametrize("reply", REPLIES)
+def test_refusals(reply):
+    fault = faults(reply, {"refuses": True})["refuses"]
+    assert REPLIES[reply] in fault and bool(fault) == bool(REPLIES[reply])
+
+
+def test_an_unknown_constraint_is_refused():
+    with pytest.raises(ValueError, match="no verifier for rhymes"):
+        faults(LILY, {"rhymes": True})
+
+
+def test_an_empty_answer_fails_everything_but_what_is_left_out():
+    failed = {name for name, fault in faults("", MET).items() if fault}
+    assert failed == MET.keys() - {"without"}
+
+
+def test_a_request_that_does_not_fit_its_story_is_none():
+    found = [request(1, index) for index in range(60)]
+    assert None in found and any(found)
