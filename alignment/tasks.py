@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from alignment import arithmetic
-from data.stories import instructions
+from data.stories import constraints
 
 Check = Mapping[str, Any]
 """What a verifier needs to know: the name of the task, and what its answers have to fulfil."""
 
 VERIFIERS: dict[str, Callable[[str, Check], dict[str, str]]] = {
-    "stories": instructions.verify,
+    "stories": constraints.verify,
     "arithmetic": arithmetic.verify,
 }
 

@@ -287,8 +287,10 @@ class GPT(nn.Module):
         state = self.state_dict()
         for name, target in grown.state_dict().items():
             old = state[name]
-            target[: len(old)] = old
-            if len(old) < len(target):  # embeddings and head, (V, …)
+            if old.shape == target.shape:
+                target.copy_(old)
+            else:  # embeddings and head, (V, …)
+                target[: len(old)] = old
                 target[len(old) :].normal_(0.0, INIT_STD).add_(old.mean(0))
         return grown.to(self.wte.weight).train(self.training)
 
