@@ -1,8 +1,8 @@
 """Sums and differences of two numbers up to 99, with a worked line before the answer, checked exactly.
 
     What is 47 + 38?
-    7 + 8 = 15, 4 + 3 + 1 = 8
-    Answer: 85
+    7+8=15, 4+3+1=8
+    = 85
 
 The worked line is what a child writes: ones first, then tens with what is carried or borrowed. Every number of the
 answer is then near the numbers that it depends on, which a small model can learn. One pair in ten is held out.
@@ -23,8 +23,8 @@ WORDINGS = (
     "Compute {a} {op} {b}.",
     "Could you calculate {a} {op} {b}, please?",
 )
-_EQUATION = re.compile(r"(\d+(?: [+-] \d+)*) = (\d+)")
-_ANSWER = re.compile(r"Answer: (\d+)")
+_EQUATION = re.compile(r"(\d+(?:[+-]\d+)*)=(\d+)")
+_ANSWER = re.compile(r"= (\d+)")
 
 
 def problems(*, held_out: bool) -> Iterator[tuple[int, str, int]]:
@@ -59,9 +59,9 @@ def solution(a: int, op: str, b: int) -> str:
     """Return the worked line and the answer.
 
     >>> solution(47, "+", 38)
-    '7 + 8 = 15, 4 + 3 + 1 = 8\\nAnswer: 85'
+    '7+8=15, 4+3+1=8\\n= 85'
     >>> solution(42, "-", 7)
-    '12 - 7 = 5, 4 - 0 - 1 = 3\\nAnswer: 35'
+    '12-7=5, 4-0-1=3\\n= 35'
     """
     (tens_a, ones_a), (tens_b, ones_b) = divmod(a, 10), divmod(b, 10)
     if op == "+":
@@ -71,9 +71,9 @@ def solution(a: int, op: str, b: int) -> str:
         carry = ones_a < ones_b
         ones_a += 10 * carry
         ones, tens, result = ones_a - ones_b, tens_a - tens_b - carry, a - b
-    carried = f" {op} 1" if carry else ""
-    work = f"{ones_a} {op} {ones_b} = {ones}, {tens_a} {op} {tens_b}{carried} = {tens}"
-    return f"{work}\nAnswer: {result}"
+    carried = f"{op}1" if carry else ""
+    work = f"{ones_a}{op}{ones_b}={ones}, {tens_a}{op}{tens_b}{carried}={tens}"
+    return f"{work}\n= {result}"
 
 
 def check(a: int, op: str, b: int) -> dict[str, Any]:
@@ -84,8 +84,8 @@ def check(a: int, op: str, b: int) -> dict[str, Any]:
 def verify(answer: str, check: Mapping[str, Any]) -> dict[str, str]:
     """Return what is wrong with the worked line and with the answer, "" each if nothing is.
 
-    >>> verify("7 + 8 = 14, 4 + 3 = 7\\nAnswer: 85", check(47, "+", 38))
-    {'work': '7 + 8 = 14 is wrong', 'answer': ''}
+    >>> verify("7+8=14, 4+3=7\\n= 85", check(47, "+", 38))
+    {'work': '7+8=14 is wrong', 'answer': ''}
     """
     work, _, last = answer.strip().rpartition("\n")
     return {"work": _fault_of_work(work), "answer": _fault_of_answer(last, check)}
@@ -104,18 +104,16 @@ def _fault_of_work(work: str) -> str:
 
 def _fault_of_answer(last: str, check: Mapping[str, Any]) -> str:
     found = _ANSWER.fullmatch(last)
-    right = _value(f"{check['a']} {check['op']} {check['b']}")
+    right = _value(f"{check['a']}{check['op']}{check['b']}")
     if not found:
-        return "the last line is not 'Answer: ' and a number"
+        return "the last line is not '= ' and a number"
     return "" if int(found[1]) == right else f"the answer is {found[1]}, not {right}"
 
 
 def _value(terms: str) -> int:
     """Return the value of numbers with + or - between them.
 
-    >>> _value("4 + 3 - 1")
+    >>> _value("4+3-1")
     6
     """
-    first, *rest = terms.split(" ")
-    signed = zip(rest[::2], rest[1::2], strict=True)
-    return int(first) + sum(int(number) if op == "+" else -int(number) for op, number in signed)
+    return sum(map(int, re.findall(r"[+-]?\d+", terms)))

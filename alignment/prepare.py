@@ -30,7 +30,7 @@ from inference.chat import ChatTemplate, Message, add_chat_tokens
 from inference.run import load_tokenizer, weights_directory
 from model import pretrained
 
-JOB = 500  # stories that a worker asks about at once
+WORTH_A_WORKER = 1_000  # conversations; for fewer, starting a process takes longer than it saves
 TEST_SEED, PROMPT_SEED = 1 << 20, 1 << 21  # added to the seed: other stories than those that are learned
 STORIES = "stories and arithmetic"
 
@@ -49,9 +49,9 @@ class Data:
     source: tuple[str, ...] = ()
     """Files of conversations (.json or .jsonl, Alpaca or chat), or hf:NAME[:CONFIG][:SPLIT], instead of the built-in
     stories and arithmetic."""
-    count: int = 24_000
+    count: int = 30_000
     """Built-in conversations to make."""
-    arithmetic: float = 0.2
+    arithmetic: float = 0.4
     """Fraction of the built-in conversations that are arithmetic."""
     prompts: int = 4_000
     """Prompts for reinforcement learning to write."""
@@ -112,32 +112,18 @@ def examples(
     seed: int,
     count: int,
     workers: int | None = None,
+    facets: tuple[int, int] = instructions.EVERYDAY,
     *,
     new_words: bool = False,
     new_combinations: bool = False,
 ) -> Iterator[Example]:
     """Yield conversations about stories, each with the check of its last answer."""
-    workers = sensible_workers(workers, None if count > JOB else count)
-    jobs = itertools.count(0, JOB)
-    if (
-        workers > 1
-    ):  # as many jobs as are surely needed, so that processes end; a story in two is fit for its request
-        jobs = itertools.islice(jobs, 0, 40 * count // JOB + 40)
-    found = ordered_map(_ask, (seed, new_words, new_combinations), jobs, workers)
-    return itertools.islice(itertools.chain.from_iterable(found), count)
-
-
-def _ask(settings: tuple[int, bool, bool], first: int) -> list[Example]:
-    """Return the conversations about JOB stories from number `first` on."""
-    asked = (instructions.request(settings[0], first + i, *settings[1:]) for i in range(JOB))
-    return [
-        (
-            [*(Message(*each) for each in request.messages), Message("assistant", request.answer)],
-            request.check,
-        )
-        for request in asked
-        if request is not None
-    ]
+    workers = sensible_workers(workers, count, WORTH_A_WORKER)
+    settings = (seed, facets, new_words, new_combinations)
+    found = ordered_map(instructions.requests_from, settings, itertools.count(0, instructions.JOB), workers)
+    for request in itertools.islice(itertools.chain.from_iterable(found), count):
+        answer = Message("assistant", request.answer)
+        yield [*(Message(*each) for each in request.messages), answer], request.check
 
 
 def sums(seed: int, count: int, *, held_out: bool) -> Iterator[Example]:
@@ -151,16 +137,18 @@ def sums(seed: int, count: int, *, held_out: bool) -> Iterator[Example]:
         yield messages, arithmetic.check(a, op, b)
 
 
-def _mixed(seed: int, count: int, share: float, workers: int | None) -> list[Example]:
+def _mixed(
+    seed: int, count: int, share: float, workers: int | None, facets: tuple[int, int]
+) -> list[Example]:
     """Return conversations of both kinds in random order."""
     of_sums = round(share * count)
-    mixed = [*examples(seed, count - of_sums, workers), *sums(seed, of_sums, held_out=False)]
+    mixed = [*examples(seed, count - of_sums, workers, facets), *sums(seed, of_sums, held_out=False)]
     random.Random(seed).shuffle(mixed)
     return mixed
 
 
 def _built_in(options: Data) -> Iterator[list[Message]]:
-    mixed = _mixed(options.seed, options.count, options.arithmetic, options.workers)
+    mixed = _mixed(options.seed, options.count, options.arithmetic, options.workers, instructions.PRACTICE)
     return (messages for messages, _ in mixed)
 
 
@@ -169,7 +157,13 @@ def prompt_files(options: Data) -> dict[str, list[Prompt]]:
     test = options.seed + TEST_SEED
     count = options.tests
     found = {
-        "train": _mixed(options.seed + PROMPT_SEED, options.prompts, options.arithmetic, options.workers),
+        "train": _mixed(
+            options.seed + PROMPT_SEED,
+            options.prompts,
+            options.arithmetic,
+            options.workers,
+            instructions.EVERYDAY,
+        ),
         "test": examples(test, count, 1, new_combinations=True),
         "wordings": examples(test, count, 1, new_words=True),
         "arithmetic": sums(test, count, held_out=True),

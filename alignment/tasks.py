@@ -18,7 +18,7 @@ VERIFIERS: dict[str, Callable[[str, Check], dict[str, str]]] = {
 def verify(answer: str, check: Check) -> dict[str, str]:
     """Return for each constraint what is wrong with the answer, "" if it is met; ValueError for an unknown task.
 
-    >>> verify("3 + 4 = 7\\nAnswer: 8", {"task": "arithmetic", "a": 3, "op": "+", "b": 4})["answer"]
+    >>> verify("3+4=7, 0+0=0\\n= 8", {"task": "arithmetic", "a": 3, "op": "+", "b": 4})["answer"]
     'the answer is 8, not 7'
     """
     if check.get("task") not in VERIFIERS:

@@ -127,16 +127,16 @@ class Trainer:
         micro_batches = batching.split(batch, self.batching.micro_batch)
         weights = [self.objective.weight(part) for part in micro_batches]
         whole = self.processes.mean_number(sum(weights))
-        total = torch.zeros((), device=self.device)
+        losses = []
         for number, (part, weight) in enumerate(zip(micro_batches, weights, strict=True), 1):
             with self.replica.accumulate(last=number == len(micro_batches)):
                 with devices.autocast(self.device, self.precision):
                     loss = self.objective.loss(self.replica.forward, part)
                 loss = loss / (whole / weight if weight else math.inf)
                 (loss * self.scale.value).backward()
-            total += loss.detach()
+            losses.append(loss.detach())
         self.replica.finish()
-        return total, whole
+        return torch.stack(losses).sum(), whole
 
     def _count_skip(self, finite: bool, batch: Any) -> None:
         """Stop after too many skipped steps in a row, not counting those that lower float16's scale."""

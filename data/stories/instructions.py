@@ -24,8 +24,14 @@ from data.stories.reader import read
 from data.stories.wordings import Wordings
 
 HELD_OUT = 10  # one pair of facets in so many is never asked for together in training
-MOST_FACETS = 4
+PRACTICE, EVERYDAY = (
+    (2, 5),
+    (1, 3),
+)  # how many things a request asks for: many, so that each is learned sooner
+JOB = 100  # stories that are asked about at once
 ABOUT = ("name", "kind", "nature")  # who the story is about
+# The other facets, in the order in which a story tells them and a request asks for them.
+ORDER = ("begins", "home", "hobby", "day", "thing", "color", "helper", "word", "plot", "without", "ends")
 PLAIN_DAYS = ("day", "morning", "afternoon")
 WITHOUT = (
     *("very", "friend", "well", "day", "one", "time", "then", "long"),
@@ -49,13 +55,30 @@ def requests(seed: int, *, new_words: bool = False, new_combinations: bool = Fal
 
     `new_words` and `new_combinations` ask for those that are held out; by default none is.
     """
-    numbered = (request(seed, index, new_words, new_combinations) for index in itertools.count())
-    return (each for each in numbered if each is not None)
+    settings = (seed, EVERYDAY, new_words, new_combinations)
+    return itertools.chain.from_iterable(requests_from(settings, first) for first in itertools.count(0, JOB))
 
 
-def request(seed: int, index: int, new_words: bool = False, new_combinations: bool = False) -> Request | None:
-    """Return the request about story number `index` of the book of `seed`; None if the one drawn does not fit it."""
-    return _Asker(random.Random(seed << 64 | index), tale(seed, index), new_words, new_combinations).request()
+def requests_from(settings: tuple[int, tuple[int, int], bool, bool], first: int) -> list[Request]:
+    """Return the requests about JOB stories from number `first` on, as a worker process does it."""
+    seed, *options = settings
+    asked = (request(seed, first + i, *options) for i in range(JOB))
+    return [each for each in asked if each is not None]
+
+
+def request(
+    seed: int,
+    index: int,
+    facets: tuple[int, int] = EVERYDAY,
+    new_words: bool = False,
+    new_combinations: bool = False,
+) -> Request | None:
+    """Return the request about story number `index` of the book of `seed`; None if the one drawn does not fit it.
+
+    `facets` are the fewest and the most things that a request for a story asks for.
+    """
+    rng = random.Random(seed << 64 | index)
+    return _Asker(rng, tale(seed, index), facets, new_words, new_combinations).request()
 
 
 def is_held_out(facets: Mapping[str, str]) -> bool:
@@ -90,8 +113,15 @@ def facets_of(told: Tale) -> dict[str, str]:
 class _Asker:
     """Writes one request about one story."""
 
-    def __init__(self, rng: random.Random, told: Tale, new_words: bool, new_combinations: bool) -> None:
-        self.random, self.told = rng.random, told
+    def __init__(
+        self,
+        rng: random.Random,
+        told: Tale,
+        counts: tuple[int, int],
+        new_words: bool,
+        new_combinations: bool,
+    ) -> None:
+        self.random, self.told, self.counts = rng.random, told, counts
         self.new_words, self.new_combinations = new_words, new_combinations
         self.terse = self.random() < 0.25
         self.facets = facets_of(told)
@@ -158,14 +188,15 @@ class _Asker:
         frames = wordings.POLITE if self.random() < 0.5 else wordings.PLAIN
         frames = wordings.NEW if self.new_words else wordings.TERSE if self.terse else frames
         frame = self.pick(frames).format(tone=f"{tone} " if tone else "", about=self.about(facets))
-        clauses = [self.clause(name, value) for name, value in facets.items() if name not in ABOUT]
-        return _articles(" ".join([frame, *self.some(clauses, len(clauses))]))
+        named = [name for name in ORDER if name in facets]
+        return _articles(" ".join([frame, *(self.clause(name, facets[name]) for name in named)]))
 
     def drawn_facets(self) -> dict[str, str]:
-        """Return one to four facets of the story: at most one about what goes wrong, at least one new pair if asked."""
+        """Return as many facets of the story as a request may ask for, at most one about what goes wrong."""
         plots = self.some([name for name in ("thing", "color", "plot") if name in self.facets], 1)
         others = [name for name in self.facets if name not in ("thing", "color", "plot")]
-        count = 1 + int(self.random() * MOST_FACETS)
+        fewest, most = self.counts
+        count = fewest + int(self.random() * (most + 1 - fewest))
         weighted = sorted([*plots, *others], key=lambda name: self.random() ** WEIGHTS.get(name, 1))
         return {name: self.facets[name] for name in weighted[:count]}
 
@@ -178,14 +209,14 @@ class _Asker:
     def _without(self):
         facets = self.drawn_facets()
         spare = [word for word in WITHOUT if faults(self.told.text, {"without": word})["without"] == ""]
-        facets = dict(list(facets.items())[: MOST_FACETS - 1]) | {"without": self.pick(spare)}
+        facets = dict(list(facets.items())[: self.counts[1] - 1]) | {"without": self.pick(spare)}
         return facets, (("user", self.ask(facets)),), self.told.text, {"coherent": True, **facets}
 
     def _tone(self):
         tones = [tone for tone in constraints.TONES if not faults(self.told.text, {"tone": tone})["tone"]]
         if not tones:
             return None
-        facets, tone = dict(list(self.drawn_facets().items())[: MOST_FACETS - 1]), self.pick(tones)
+        facets, tone = dict(list(self.drawn_facets().items())[: self.counts[1] - 1]), self.pick(tones)
         check = {"coherent": True, "tone": tone, **facets}
         return facets | {"tone": tone}, (("user", self.ask(facets, tone)),), self.told.text, check
 
@@ -293,15 +324,15 @@ class _Asker:
 
 # The kinds in the order in which they are drawn, each with its share of what is left.
 SHARES = {
-    "refusal": 0.04,
-    "question": 0.09,
-    "dialogue": 0.05,
-    "again": 0.04,
-    "opening": 0.08,
-    "short": 0.10,
-    "without": 0.14,
-    "tone": 0.12,
-    "system": 0.12,
+    "refusal": 0.03,
+    "question": 0.06,
+    "dialogue": 0.02,
+    "again": 0.02,
+    "opening": 0.05,
+    "short": 0.09,
+    "without": 0.10,
+    "tone": 0.10,
+    "system": 0.10,
     "story": 1.0,
 }
 QUESTIONED = (

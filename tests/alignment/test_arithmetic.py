@@ -25,9 +25,9 @@ def test_solutions_are_right():
         solution = arithmetic.solution(a, op, b)
         work, last = solution.split("\n")
         for equation in work.split(", "):
-            left, right = equation.split(" = ")
+            left, right = equation.split("=")
             assert eval(left) == int(right)
-        assert int(last.removeprefix("Answer: ")) == eval(f"{a}{op}{b}")
+        assert int(last.removeprefix("= ")) == eval(f"{a}{op}{b}")
         assert passes(solution, arithmetic.check(a, op, b))
 
 
@@ -40,11 +40,11 @@ def test_every_wrong_digit_is_found():
 
 WRONG = {
     "": "work",
-    "Answer: 85": "work",
-    "47 + 38 = 85": "answer",
-    "I think so.\nAnswer: 85": "work",
-    "7 + 8 = 15\nAnswer: 85.": "answer",
-    "7 + 8 = 15\n85": "answer",
+    "= 85": "work",
+    "47+38=85": "answer",
+    "I think so.\n= 85": "work",
+    "7+8=15\n= 85.": "answer",
+    "7+8=15\n85": "answer",
 }
 
 

@@ -12,6 +12,8 @@ from alignment.tasks import passes
 from data.tokenfile import TokenFile, open_mask
 from inference.chat import ChatTemplate, Message
 
+SIZES = ["--count", "60", "--arithmetic", "0.9", "--prompts", "20", "--tests", "10", "--val-fraction", "0.1"]
+
 
 def conversations(directory, split):
     """Return (ids, mask) of every conversation of a split, without the token that closes it."""
@@ -47,7 +49,7 @@ def test_transformers_reads_the_tokenizer(chat_data):
     messages = [Message("user", "What is 1 + 2?")]
     wanted = theirs.apply_chat_template([vars(messages[0])], add_generation_prompt=True)["input_ids"]
     assert ours.prompt(messages) == wanted
-    assert theirs.model_max_length == 48 and theirs.eos_token_id == ours.end_of_turn
+    assert theirs.model_max_length == 96 and theirs.eos_token_id == ours.end_of_turn
 
 
 def test_test_prompts_are_not_in_the_data(chat_data):
@@ -62,22 +64,8 @@ def test_test_prompts_are_not_in_the_data(chat_data):
                 assert f"<|user|>{prompt.messages[-1].content}<|end|>" not in text
 
 
-def test_workers_change_nothing(babble, chat_data, tmp_path):
-    recipe = json.loads((chat_data / "meta.json").read_text())["recipe"]
-    flags = [
-        f"--{name.replace('_', '-')}={recipe[name]}" for name in ("count", "arithmetic", "prompts", "tests")
-    ]
-    again = [
-        "--val-fraction",
-        "0.1",
-        "--base",
-        str(babble),
-        "--out",
-        str(tmp_path / "chat"),
-        "--workers",
-        "2",
-    ]
-    main(["data", *flags, *again])
+def test_workers_change_nothing(base, chat_data, tmp_path):
+    main(["data", "--base", str(base), "--out", str(tmp_path / "chat"), *SIZES, "--workers", "2"])
     for name in ("train.bin", "val.mask", "prompts/train.jsonl", "prompts/test.jsonl", "meta.json"):
         assert (tmp_path / "chat" / name).read_bytes() == (chat_data / name).read_bytes()
 
@@ -85,33 +73,33 @@ def test_workers_change_nothing(babble, chat_data, tmp_path):
 ALPACA = [{"instruction": f"Say {n}", "input": "", "output": str(n)} for n in range(8)]
 
 
-def from_file(babble, tmp_path, content, *flags):
+def from_file(base, tmp_path, content, *flags):
     (tmp_path / "mine.json").write_text(json.dumps(content))
-    base = ["--base", str(babble), "--out", str(tmp_path / "chat"), "--source", str(tmp_path / "mine.json")]
+    base = ["--base", str(base), "--out", str(tmp_path / "chat"), "--source", str(tmp_path / "mine.json")]
     return ["data", *base, "--val-fraction", "0.25", *flags]
 
 
-def test_data_of_files(babble, tmp_path):
-    main(from_file(babble, tmp_path, ALPACA))
+def test_data_of_files(base, tmp_path):
+    main(from_file(base, tmp_path, ALPACA))
     assert [len(conversations(tmp_path / "chat", split)) for split in ("train", "val")] == [6, 2]
     assert not (tmp_path / "chat" / "prompts").exists()
 
 
-def test_conversations_longer_than_the_context_are_counted(babble, tmp_path, capsys):
-    long = [{"instruction": "x " * 60, "output": "y"}]
-    main(from_file(babble, tmp_path, ALPACA + long))
-    assert "1 conversations are longer than the context of 48 tokens" in capsys.readouterr().out
+def test_conversations_longer_than_the_context_are_counted(base, tmp_path, capsys):
+    long = [{"instruction": "x " * 90, "output": "y"}]
+    main(from_file(base, tmp_path, ALPACA + long))
+    assert "1 conversations are longer than the context of 96 tokens" in capsys.readouterr().out
 
 
-def test_bad_data_is_refused_and_nothing_is_written(babble, tmp_path, refused):
-    told = refused(main, *from_file(babble, tmp_path, [*ALPACA, {"instruction": "x", "output": ""}]))
+def test_bad_data_is_refused_and_nothing_is_written(base, tmp_path, refused):
+    told = refused(main, *from_file(base, tmp_path, [*ALPACA, {"instruction": "x", "output": ""}]))
     assert "mine.json, row 9: the answer in turn 2 is empty" in told
     assert [path.name for path in tmp_path.iterdir()] == ["mine.json"]
 
 
-def test_nothing_is_overwritten(babble, chat_data, refused):
+def test_nothing_is_overwritten(base, chat_data, refused):
     before = (chat_data / "train.bin").read_bytes()
-    assert "exists already" in refused(main, "data", "--base", str(babble), "--out", str(chat_data))
+    assert "exists already" in refused(main, "data", "--base", str(base), "--out", str(chat_data))
     assert (chat_data / "train.bin").read_bytes() == before
 
 

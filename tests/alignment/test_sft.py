@@ -24,14 +24,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.compile")
 
 
 @pytest.fixture
-def config(babble, chat_data, tmp_path) -> SFTConfig:
+def config(base, chat_data, tmp_path) -> SFTConfig:
     made = SFTConfig(
-        model=pretrained.read_config(weights_directory(babble)),
-        init_from=babble,
+        model=pretrained.read_config(weights_directory(base)),
+        init_from=base,
         data=chat_data,
         run=tmp_path / "run",
         steps=6,
-        batch_tokens=384,
+        batch_tokens=768,
         micro_batch=8,
         learning_rate=1e-2,
         warmup_steps=2,
@@ -154,17 +154,17 @@ def test_a_resumed_run_is_the_same(config, monkeypatch):
     assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
 
 
-def test_answers_are_learned_and_end(babble, tmp_path):
+def test_answers_are_learned_and_end(base, tmp_path):
     """Four answers by heart: neither the first token is missing nor the one that ends the turn."""
     talks = {"a": "One.", "b": "Two. ", "c": "Once upon a time.", "d": "z"}
-    rows = [{"instruction": asked, "output": answer} for asked, answer in talks.items()]
-    sft.files.write_json(tmp_path / "mine.json", rows * 2)
+    rows = [{"instruction": asked, "output": answer} for asked, answer in talks.items() for _ in "tv"]
+    sft.files.write_json(tmp_path / "mine.json", rows)
     out, run = str(tmp_path / "chat"), str(tmp_path / "run")
     main(
         [
             "data",
             "--base",
-            str(babble),
+            str(base),
             "--out",
             out,
             "--source",
@@ -174,9 +174,9 @@ def test_answers_are_learned_and_end(babble, tmp_path):
         ]
     )
     sizes = (
-        "--steps 60 --batch-tokens 192 --micro-batch 4 --learning-rate 2e-2 --warmup-steps 5 --eval-every 60"
+        "--steps 60 --batch-tokens 384 --micro-batch 4 --learning-rate 2e-2 --warmup-steps 5 --eval-every 60"
     )
-    start = ["--init-from", str(babble), "--optimizer", "ours", "--device", "cpu", "--eval-batches", "1"]
+    start = ["--init-from", str(base), "--optimizer", "ours", "--device", "cpu", "--eval-batches", "1"]
     main(["sft", "--data", out, "--run", run, *start, *sizes.split()])
     template, model = ChatTemplate.load(tmp_path / "run"), GPT.from_pretrained(tmp_path / "run" / "best")
     prompts = [template.prompt([Message("user", asked)]) for asked in talks]
@@ -199,7 +199,7 @@ def test_bad_input_is_refused_and_nothing_is_written(config, tmp_path, corpus, r
     (tmp_path / "empty").mkdir()
     wrong = {
         "holds no": {"init-from": tmp_path / "empty"},
-        "python -m alignment data": {"data": corpus},
+        "has no chat template": {"data": corpus},
         "is missing": {"data": tmp_path / "nowhere"},
     }
     for message, changes in wrong.items():
@@ -209,13 +209,13 @@ def test_bad_input_is_refused_and_nothing_is_written(config, tmp_path, corpus, r
 
 
 def test_long_conversations_are_dropped_or_truncated_and_said_once(config, capsys):
-    short = dataclasses.replace(config.model, block_size=24)
+    short = dataclasses.replace(config.model, block_size=64)
     told = []
     for long in ("drop", "truncate"):
-        trainer_config = dataclasses.replace(config, model=short, long=long, batch_tokens=192)
+        trainer_config = dataclasses.replace(config, model=short, long=long, batch_tokens=512)
         objective = SFT(trainer_config)
         batch = next(objective.open(loop.batching.divide(trainer_config, 1), SINGLE))
         told.append(capsys.readouterr().err)
-        assert told[-1].count("longer than the context of 24 tokens") == 1
+        assert told[-1].count("longer than the context of 64 tokens") == 1
         assert (batch.y != IGNORED).any()
     assert "they are left out" in told[0] and "their ends are left out" in told[1]
