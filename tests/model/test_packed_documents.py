@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from kernels.chunked_loss import IGNORED
 from model import GPT, GPTConfig
-from model.loss import IGNORED
 
 SMALL = {"vocab_size": 20, "block_size": 12, "n_layer": 2, "n_head": 4, "n_embd": 32}
 VARIANTS = {
