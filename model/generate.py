@@ -67,6 +67,19 @@ class Rules:
             return largest.indices.masked_fill(largest.values.isnan(), logits.shape[-1])
         return draw(self.probabilities(logits), uniform)
 
+    def log_probability(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Return log P(id) (B,) for ids (B,) drawn from logits (B, V) without a repetition penalty; greedy ones have 0.
+
+        >>> Rules(temperature=0.5).log_probability(torch.zeros(1, 4), torch.tensor([0])).exp().tolist()
+        [0.25]
+        """
+        if self.greedy:
+            return torch.zeros(len(ids), device=logits.device)
+        if self.top_k is None and self.top_p is None and self.min_p is None:  # without exponentials twice over
+            logits = logits.float() / self.temperature
+            return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
+        return self.probabilities(logits).gather(-1, ids[:, None])[:, 0].log()
+
     @property
     def greedy(self) -> bool:
         """True if the likeliest id is always taken."""
@@ -138,8 +151,12 @@ class Generation:
         stop: int | Collection[int] = (),
         seed: Seed = None,
         step: Callable[..., Tensor] | None = None,
+        record: bool = False,
     ):
-        """Take the arguments of `generate_batch`; `step` is that of model.cache.compile_step, for compiled decoding."""
+        """Take the arguments of `generate_batch`; `step` is that of model.cache.compile_step, for compiled decoding.
+
+        With `record`, `log_probabilities` tells how likely each id was.
+        """
         check_prompts(gpt, prompts, max_new_tokens)
         self.gpt, self.rules, self.steps = gpt, rules or Rules(), max_new_tokens
         self.block_size, self.step = gpt.config.block_size, step
@@ -149,6 +166,7 @@ class Generation:
         self.rows = list(self.open)  # cache row i holds self.ids[self.rows[i]]
         self.uniforms = _uniforms(_generators(len(prompts), seed), gpt.wte.weight.device)
         self.marks = self._marks() if self.rules.repetition_penalty != 1 else None
+        self._recorded: list[tuple[list[int], Tensor]] | None = [] if record else None
 
     def close(self, row: int) -> None:
         """Draw no more ids for this row."""
@@ -176,6 +194,8 @@ class Generation:
         tokens = ids.tolist()
         if max(tokens) >= logits.shape[-1]:
             raise ValueError(NOT_NUMBERS)
+        if self._recorded is not None:
+            self._recorded.append((self.rows, self.rules.log_probability(logits, ids)))
         if self.marks is not None:
             self.marks[self.rows, ids] = True
         drawn = dict(zip(self.rows, tokens, strict=True))
@@ -184,6 +204,16 @@ class Generation:
             if token in self.stops:
                 self.close(row)
         return drawn
+
+    def log_probabilities(self) -> Tensor:
+        """Return the logarithms (rows, steps) of the probabilities with which ids were drawn, also those of stop ids.
+
+        Only with `record`. What comes after the end of a row means nothing.
+        """
+        found = torch.zeros(len(self.ids), len(self._recorded), device=self.gpt.wte.weight.device)
+        for step, (rows, chosen) in enumerate(self._recorded):
+            found[rows, step] = chosen
+        return found
 
     def _read_prompts(self) -> Tensor:
         """Return logits (B, V) after the prompts."""
