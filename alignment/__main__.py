@@ -13,6 +13,7 @@ from common.cli import Module
 COMMANDS = {
     "data": (Data, prepare),
     "sft": Module("alignment.sft", "fine-tune on conversations: the first stage"),
+    "grpo": Module("alignment.grpo", "learn from rewards, compared within a group of answers"),
 }
 
 

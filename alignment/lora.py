@@ -27,7 +27,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from common import files
+from inference.chat import CHAT_TOKENS, ChatTemplate
 from model import GPT
+from training.objective import Objective
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 ALL_LINEAR = "all-linear"
@@ -249,6 +251,43 @@ class Adapters:
             module.weight = tied[0].weight
         for parameter in self.model.parameters():
             parameter.requires_grad_(True)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Adaptation:
+    """Train small adapters instead of all weights (LoRA)."""
+
+    lora_rank: int = 0
+    """Rank of the adapters; 0 trains all weights."""
+    lora_alpha: float = 0.0
+    """The adapters' update is multiplied by alpha / rank. Default: twice the rank."""
+    lora_targets: str = ALL_LINEAR
+    """Linear layers to adapt, by the ends of their names with commas between; all-linear takes all but the head."""
+
+
+class Adapting(Objective):
+    """An objective that trains the whole model or, if its `config` says so, adapters and the role tokens' rows."""
+
+    config: Any
+    template: ChatTemplate
+    adapters: Adapters | None = None
+
+    def adapt(self, model: GPT) -> GPT:
+        """Return the model, with adapters attached if the configuration has a rank for them."""
+        config, special = self.config, self.template.tokenizer.special_tokens
+        if config.lora_rank:
+            lora = LoRA(
+                config.lora_rank,
+                config.lora_alpha or 2 * config.lora_rank,
+                ALL_LINEAR if config.lora_targets == ALL_LINEAR else tuple(config.lora_targets.split(",")),
+            )
+            self.adapters = attach(model, lora, [special[name] for name in CHAT_TOKENS if name in special])
+        return model
+
+    def save(self, model: GPT, directory: Path) -> None:
+        """Write the adapters in PEFT's files; the weights next to them have them merged in."""
+        if self.adapters:
+            self.adapters.save(directory)
 
 
 def _is_linear_named(model: nn.Module, module: nn.Module, names: Sequence[str]) -> bool:

@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from alignment.lora import Adaptation, Adapting
 from common import cli, files
 from data.batches import IGNORED
 from data.conversations import Conversations, Packed
@@ -31,7 +32,6 @@ from training.checkpoint import Progress
 from training.config import TrainConfig, parse_config, with_vocabulary_of_data
 from training.distributed import SINGLE, Processes
 from training.loop import train
-from training.objective import Objective
 from training.pretraining import open_split
 from training.run import check_settings
 
@@ -47,10 +47,14 @@ class Tuning:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SFTConfig(TrainConfig, Tuning):
+class SFTConfig(TrainConfig, Tuning, Adaptation):
     """All settings of supervised fine-tuning."""
 
-    everyday: ClassVar[Mapping[str, type]] = {**TrainConfig.everyday, "conversations": Tuning}
+    everyday: ClassVar[Mapping[str, type]] = {
+        **TrainConfig.everyday,
+        "conversations": Tuning,
+        "adaptation": Adaptation,
+    }
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,7 +65,7 @@ class SFTConfig(TrainConfig, Tuning):
         check_separable(self.model)
 
 
-class SFT(Objective):
+class SFT(Adapting):
     """The loss is the mean over all learned tokens of -log P(token)."""
 
     def __init__(self, config: SFTConfig) -> None:

@@ -75,7 +75,9 @@ class Rules:
         """
         if self.greedy:
             return torch.zeros(len(ids), device=logits.device)
-        if self.top_k is None and self.top_p is None and self.min_p is None:  # without exponentials twice over
+        if (
+            self.top_k is None and self.top_p is None and self.min_p is None
+        ):  # without exponentials twice over
             logits = logits.float() / self.temperature
             return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
         return self.probabilities(logits).gather(-1, ids[:, None])[:, 0].log()

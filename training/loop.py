@@ -75,7 +75,7 @@ class Trainer:
         for each in updates:
             result = self._update(each)
         self.progress.step += 1
-        self.progress.tokens += self.config.step_tokens
+        self.progress.tokens += self.objective.tokens(updates)
         return result
 
     def _update(self, batch: Any) -> Step:

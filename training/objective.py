@@ -11,6 +11,7 @@ from data.batches import Sampler
 from model import GPT
 from training.batching import Batching
 from training.checkpoint import Progress
+from training.config import TrainConfig
 from training.distributed import Processes
 
 
@@ -31,6 +32,7 @@ class Objective(Protocol):
     micro-batches and processes: the gradient is that of the loss of the whole batch, however it is divided.
     """
 
+    config: TrainConfig
     log_every: int = 10
     """Steps between two lines of the log."""
 
@@ -53,6 +55,10 @@ class Objective(Protocol):
 
     def weight(self, batch: Any) -> float:
         """Return how much a micro-batch's mean counts, such as the number of tokens that it is the mean over."""
+
+    def tokens(self, updates: Sequence[Any]) -> int:
+        """Return the tokens of a step over all processes, as far as they are counted; by default as configured."""
+        return self.config.step_tokens
 
     def figures(self) -> dict[str, float]:
         """Return what the objective measured in the last step, for the log."""

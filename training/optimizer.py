@@ -212,7 +212,7 @@ def make_optimizers(
     ids of the parameters that this process updates (None: all).
     """
     betas, decay = (config.beta1, config.beta2), config.weight_decay
-    parameters = [p for p in model.parameters() if mine is None or id(p) in mine]
+    parameters = [p for p in model.parameters() if p.requires_grad and (mine is None or id(p) in mine)]
     if config.optimizer == "ours":
         optimizers = [AdamW(adamw_groups(model, parameters, decay), betas=betas)]
     elif config.optimizer == "fused":
