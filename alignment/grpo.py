@@ -16,7 +16,7 @@ from torch import Tensor
 from alignment import losses
 from alignment.losses import Normalization
 from alignment.reinforcement import Batch, Reinforcement, RLConfig
-from alignment.rollouts import Rollouts, token_log_probabilities
+from alignment.rollouts import Rollouts, token_log_probabilities, trimmed
 from common import cli
 from model import GPT
 from training.config import parse_config, with_vocabulary_of_data
@@ -68,7 +68,7 @@ class GRPO(Reinforcement):
         """Return the answers with their advantages."""
         advantages = losses.group_advantages(earned, self.config.group, scale=self.config.scale)
         old = rollouts.log_probabilities
-        reference = self.reference(rollouts) if self.config.kl else torch.zeros_like(old)
+        reference = self.reference_log_probabilities(rollouts) if self.config.kl else torch.zeros_like(old)
         if self.config.kl:
             self._figures["kl"] = losses.masked_mean(losses.kl(old, reference), rollouts.mask).item()
         return Answers(
@@ -77,7 +77,7 @@ class GRPO(Reinforcement):
 
     def loss(self, model: Callable[..., Any], batch: Answers) -> Tensor:
         """Return the loss of a micro-batch, normalized as configured."""
-        config = self.config
+        config, batch = self.config, trimmed(batch)
         new = token_log_probabilities(model, batch.ids, batch.mask, config.explore)
         new = self.ratio_checked(new, batch)
         loss = losses.clipped(new, batch.old, batch.advantages, config.clip_low, config.clip_high)

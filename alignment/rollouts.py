@@ -11,7 +11,7 @@ a prompt, its answer, and padding on the right, which no token before it sees:
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,9 +19,13 @@ from torch.nn.utils import parametrize
 
 from alignment import losses
 from inference.chat import ChatTemplate
+from inference.run import weights_directory
 from model import GPT
 from model.generate import Generation, Rules
+from model.gpt import evaluating
+from training.config import TrainConfig
 
+B = TypeVar("B")
 ROWS = 256  # answers in one pass: more do not go faster, but need more memory for keys and values
 
 
@@ -120,12 +124,56 @@ def _padded(rows: Sequence[_Row], template: ChatTemplate, device: torch.device) 
 def token_log_probabilities(
     model: Callable[..., Any], ids: Tensor, mask: Tensor, temperature: float = 1.0
 ) -> Tensor:
-    """Return log P(token) (B, T) of a model at the tokens of the mask, 0 elsewhere, for ids and mask (B, T).
+    """Return log P(token) (B, T) of a model at the tokens of the mask, 0 elsewhere, for ids and mask (B, T)."""
+    logits, _ = model(ids[:, :-1])  # (B, T - 1, V)
+    return after(losses.token_log_probabilities(logits, ids[:, 1:], temperature)) * mask
 
-    The first token of a row has no probability: nothing comes before it. Padding that all rows share costs nothing.
+
+def after(predictions: Tensor) -> Tensor:
+    """Move what a model says at a token to the token that it is about, the next one: (B, T - 1) -> (B, T).
+
+    The first token has no prediction, because nothing comes before it: 0.
+
+    >>> after(torch.tensor([[1.0, 2.0]])).tolist()
+    [[0.0, 1.0, 2.0]]
     """
-    longest = int(mask.any(0).nonzero().max()) + 1 if mask.any() else 1
-    logits, _ = model(ids[:, : max(1, longest - 1)])  # (B, T - 1, V): position t says what comes at t + 1
-    found = losses.token_log_probabilities(logits[:, : longest - 1], ids[:, 1:longest], temperature)
-    padding = (1, ids.shape[1] - longest)  # the first token, and the shared padding
-    return torch.nn.functional.pad(found, padding) * mask
+    return torch.nn.functional.pad(predictions, (1, 0))
+
+
+def trimmed(batch: B) -> B:
+    """Return a batch of rows, a dataclass with `ids` and `mask` (B, T), without the padding that all rows share."""
+    used = batch.mask.any(0).nonzero()
+    longest = int(used.max()) + 1 if len(used) else 1
+    width = batch.ids.shape[1]
+    cut = {
+        name: tensor[:, :longest]
+        for name, tensor in vars(batch).items()
+        if tensor.dim() > 1 and tensor.shape[1] == width
+    }
+    return dataclasses.replace(batch, **cut)
+
+
+@torch.no_grad()
+def kl_on_samples(
+    model: GPT,
+    reference: GPT,
+    template: ChatTemplate,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    seed: int,
+) -> float:
+    """Return KL(model ‖ reference) in nats per token, estimated on one answer of the model to each prompt.
+
+    The random state of training is left as it was, so that looking changes nothing.
+    """
+    with torch.random.fork_rng(devices=[]), evaluating(model):
+        torch.manual_seed(seed)
+        rollouts = sample(model, template, prompts, max_new_tokens, 1.0)
+        new, old = (token_log_probabilities(each, rollouts.ids, rollouts.mask) for each in (model, reference))
+    return losses.masked_mean(losses.kl(new, old), rollouts.mask).item()
+
+
+def reference_model(config: TrainConfig, device: torch.device) -> GPT:
+    """Return the model that a run began with, frozen."""
+    found = GPT.from_pretrained(weights_directory(config.init_from), dropout=0.0)
+    return found.with_vocabulary(config.model.vocab_size).to(device).requires_grad_(False).eval()
