@@ -6,6 +6,7 @@ several passes over these answers. Everything else is the loop's: checkpoints, r
 
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -149,7 +150,8 @@ class Reinforcement(Adapting):
         if len(fitting) < len(wanted):
             print(
                 f"{path}: {len(wanted) - len(fitting):,} prompts fill the context of {config.model.block_size} tokens: "
-                "they are left out"
+                "they are left out",
+                file=sys.stderr,
             )
         if len(fitting) <= config.held_out:
             raise ValueError(

@@ -174,6 +174,9 @@ def kl_on_samples(
 
 
 def reference_model(config: TrainConfig, device: torch.device) -> GPT:
-    """Return the model that a run began with, frozen."""
-    found = GPT.from_pretrained(weights_directory(config.init_from), dropout=0.0)
-    return found.with_vocabulary(config.model.vocab_size).to(device).requires_grad_(False).eval()
+    """Return the model that a run began with, frozen; the random state of training is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)  # the rows of new tokens are drawn as they were when the run began
+        found = GPT.from_pretrained(weights_directory(config.init_from), dropout=0.0)
+        found = found.with_vocabulary(config.model.vocab_size)
+    return found.to(device).requires_grad_(False).eval()

@@ -131,7 +131,9 @@ def _added_weights(model: GPT) -> dict[str, Tensor]:
     with torch.device("meta"):
         plain = GPT(model.config).state_dict()
     return {
-        f"weights.{name}": tensor.cpu() for name, tensor in model.state_dict().items() if name not in plain
+        f"weights.{name}": tensor.cpu().clone()  # tied ones would share their memory, which no file can say
+        for name, tensor in model.state_dict().items()
+        if name not in plain
     }
 
 
