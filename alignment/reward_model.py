@@ -89,11 +89,9 @@ class RewardModel(FromPairs):
         chosen, rejected = last_values(values, mask).view(2, -1)
         return losses.bradley_terry(chosen, rejected), chosen - rejected
 
-    def sample(self, model: Headed) -> dict[str, str]:
-        """Return the scores of the first held-out pair."""
-        pair = self.val[0]
-        scores = scored(model, [pair.chosen, pair.rejected])
-        return {"scores": f"chosen {scores[0]:.2f}, rejected {scores[1]:.2f}"}
+    def sample(self, model: GPT) -> dict[str, str]:
+        """Return no text: a reward model judges, it does not talk."""
+        return {}
 
     def report(self, progress: Progress, device: torch.device, precision: torch.dtype) -> "Report":
         """Evaluate RUN/best on the held-out pairs, and by the best of n answers of the model of --init-from."""
