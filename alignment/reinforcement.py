@@ -47,7 +47,7 @@ class Sampling:
     prompts: Path | None = None
     """File of prompts with checks. Default: prompts/train.jsonl in --data."""
     reward: str = rewards.CHECKS
-    """checks, stories, arithmetic, PATH.py:function, model:RUN or judge:URL."""
+    """checks, stories, arithmetic, partial, PATH.py:function, model:RUN or judge:URL."""
     questions: int = 8
     """Prompts in a step, over all processes."""
     group: int = 8

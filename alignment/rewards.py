@@ -4,8 +4,10 @@
 
 `--reward NAME` is one of
 
-    checks                     1 if every constraint of the prompt's check is met, else half of the share that is
+    checks                     1 if every constraint of the prompt's check is met, else 0
     stories, arithmetic        the same, on the prompts of that task alone
+    partial                    as checks, but else half of the share of constraints that is met (docs/alignment.md shows
+                               how a model makes a living of that)
     PATH.py:function           a function of yours with this signature
     model:RUN                  a reward model trained by python -m alignment reward-model
     judge:URL                  a language model behind an OpenAI-compatible endpoint grades the answer
@@ -24,28 +26,24 @@ from inference.chat import Message
 
 Check = Mapping[str, Any]
 Reward = Callable[[list[list[Message]], list[str], list[Check]], Sequence[float]]
-CHECKS = "checks"
+CHECKS, PARTIAL = "checks", "partial"
 PROBE = ("", "Hello.")  # answers that every reward has to cope with: a model may give them
 
 
 def verified(prompts: list[list[Message]], answers: list[str], checks: list[Check]) -> list[float]:
+    """Return 1 for an answer that meets every constraint of its check, else 0."""
+    return [float(tasks.passes(answer, check)) for answer, check in zip(answers, checks, strict=True)]
+
+
+def partial(prompts: list[list[Message]], answers: list[str], checks: list[Check]) -> list[float]:
     """Return 1 for an answer that meets every constraint of its check, else half of the share that it meets.
 
-    >>> verified([[]], ["3 + 4 = 7\\nAnswer: 8"], [{"task": "arithmetic", "a": 3, "op": "+", "b": 4}])
+    >>> partial([[]], ["3 + 4 = 7\\nAnswer: 8"], [{"task": "arithmetic", "a": 3, "op": "+", "b": 4}])
     [0.25]
     """
-    return [
-        partial_credit(tasks.verify(answer, check)) for answer, check in zip(answers, checks, strict=True)
-    ]
-
-
-def partial_credit(faults: Mapping[str, str]) -> float:
-    """Return 1 if there is no fault, else half of the share of constraints without one.
-
-    Half of it, so that an answer that is right always beats those that are nearly so.
-    """
-    met = sum(not fault for fault in faults.values())
-    return 1.0 if met == len(faults) else met / len(faults) / 2
+    faults = [tasks.verify(answer, check).values() for answer, check in zip(answers, checks, strict=True)]
+    met = [sum(not fault for fault in each) / len(each) for each in faults]
+    return [share if share == 1 else share / 2 for share in met]
 
 
 def make_reward(name: str) -> Reward:
@@ -62,6 +60,8 @@ def _named(name: str) -> Reward:
     kind, _, rest = name.partition(":")
     if name == CHECKS or name in tasks.VERIFIERS:
         return verified
+    if name == PARTIAL:
+        return partial
     if kind == "model" and rest:
         from alignment.reward_model import load_reward  # it builds on this file
 
@@ -74,7 +74,8 @@ def _named(name: str) -> Reward:
     if path.endswith(".py") and function:
         return _from_file(Path(path), function)
     raise ValueError(
-        f"no reward {name!r}: choose {CHECKS}, {', '.join(tasks.VERIFIERS)}, PATH.py:function, model:RUN or judge:URL"
+        f"no reward {name!r}: choose {CHECKS}, {', '.join(tasks.VERIFIERS)}, {PARTIAL}, PATH.py:function, model:RUN or "
+        "judge:URL"
     )
 
 

@@ -14,10 +14,11 @@ ASKED = [Message("user", "What is 3 + 4?")]
 
 
 @pytest.mark.parametrize(
-    "answer, reward", [("3 + 4 = 7\nAnswer: 7", 1.0), ("3 + 4 = 7\nAnswer: 8", 0.25), ("seven", 0.0)]
+    "answer, partial", [("3 + 4 = 7\nAnswer: 7", 1.0), ("3 + 4 = 7\nAnswer: 8", 0.25), ("seven", 0.0)]
 )
-def test_full_reward_is_for_meeting_every_constraint(answer, reward):
-    assert rewards.make_reward("checks")([ASKED], [answer], [SUM]) == [reward]
+def test_full_reward_is_for_meeting_every_constraint(answer, partial):
+    assert rewards.make_reward("checks")([ASKED], [answer], [SUM]) == [float(partial == 1)]
+    assert rewards.make_reward("partial")([ASKED], [answer], [SUM]) == [partial]
 
 
 def test_a_reward_of_one_task_is_for_its_prompts_alone():
