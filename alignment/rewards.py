@@ -38,7 +38,7 @@ def verified(prompts: list[list[Message]], answers: list[str], checks: list[Chec
 def partial(prompts: list[list[Message]], answers: list[str], checks: list[Check]) -> list[float]:
     """Return 1 for an answer that meets every constraint of its check, else half of the share that it meets.
 
-    >>> partial([[]], ["3 + 4 = 7\\nAnswer: 8"], [{"task": "arithmetic", "a": 3, "op": "+", "b": 4}])
+    >>> partial([[]], ["3+4=7\\n= 8"], [{"task": "arithmetic", "a": 3, "op": "+", "b": 4}])
     [0.25]
     """
     faults = [tasks.verify(answer, check).values() for answer, check in zip(answers, checks, strict=True)]

@@ -13,9 +13,7 @@ SUM = {"task": "arithmetic", "a": 3, "op": "+", "b": 4}
 ASKED = [Message("user", "What is 3 + 4?")]
 
 
-@pytest.mark.parametrize(
-    "answer, partial", [("3 + 4 = 7\nAnswer: 7", 1.0), ("3 + 4 = 7\nAnswer: 8", 0.25), ("seven", 0.0)]
-)
+@pytest.mark.parametrize("answer, partial", [("3+4=7\n= 7", 1.0), ("3+4=7\n= 8", 0.25), ("seven", 0.0)])
 def test_full_reward_is_for_meeting_every_constraint(answer, partial):
     assert rewards.make_reward("checks")([ASKED], [answer], [SUM]) == [float(partial == 1)]
     assert rewards.make_reward("partial")([ASKED], [answer], [SUM]) == [partial]
