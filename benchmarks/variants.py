@@ -133,7 +133,9 @@ def recipe(data: Path, changes: dict[str, Any], seed: int) -> TrainConfig:
         data=data,
         seed=seed,
         schedule="constant",
-        batches=config.batches if stories else "random",
+        batches="documents"
+        if stories
+        else "random",  # not every architecture can keep packed documents apart
         model=dataclasses.replace(config.model, **changes),
     )
     return with_vocabulary_of_data(config)

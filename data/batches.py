@@ -185,8 +185,8 @@ class Documents(Sampler):
     T pairs is cut: into spans of T, and its rest is treated as a document. Packing is greedy first-fit over
     groups of 2048 spans. Endless unless `epochs` is given.
 
-    Causal attention still lets a packed document look back at those before it in the row, as in the training
-    of GPT-2 and GPT-3; `document_ids` gives what a mask needs to forbid it.
+    Causal attention alone lets a packed document look back at those before it in the row, as in the training of GPT-2
+    and GPT-3. train.py gives the model the `document_ids`, which forbid it.
     """
 
     mode: str = "pack"

@@ -260,7 +260,7 @@ def _is_choice(kind: Any) -> bool:
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "quickstart": {"vocab_size": 2048, "block_size": 192, "n_layer": 4, "n_head": 4, "n_embd": 128},
+    "quickstart": {"vocab_size": 2048, "block_size": 384, "n_layer": 4, "n_head": 4, "n_embd": 128},
     "tinystories": {
         "vocab_size": 50257,
         "block_size": 128,

@@ -27,6 +27,7 @@ from kernels.dispatch import Kernels
 from model import GPTConfig, pretrained
 from model.config import without_retired
 from model.generate import Rules
+from model.gpt import check_separable
 
 ROOT = Path(__file__).parent.parent
 PRESETS = ROOT / "presets"
@@ -77,8 +78,8 @@ class Optimization:
     """How the weights move."""
 
     batches: Literal["random", "documents", "epochs", "packed"] = "random"
-    """Windows that start anywhere; only where a document starts (best if documents fit the context); every window once
-    an epoch; or whole documents packed into rows."""
+    """Windows that start anywhere; only where a document starts; every window once an epoch; or whole documents packed
+    into rows, where none sees another (best if documents fit the context)."""
     optimizer: Literal["fused", "ours", "muon"] = "fused"
     """AdamW: torch's fused one or the plain one of training/optimizer.py (equal results); or Muon with AdamW."""
     muon_learning_rate: float = 0.02
@@ -217,6 +218,8 @@ class TrainConfig(Everyday, Optimization, Hardware, Monitoring):
     def _check_contradictions(self) -> None:
         if self.resume and self.overwrite:
             raise ValueError("resume and overwrite contradict each other: give one of them")
+        if self.batches == "packed":
+            check_separable(self.model)
         if self.shard == "full" and self.ddp != "torch":
             raise ValueError(f"shard full averages gradients itself: leave --ddp {self.ddp} out")
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bpe import Tokenizer
 from common import files
-from data.batches import IGNORED, SAMPLERS, Sampler, TokenFile
+from data.batches import IGNORED, SAMPLERS, Sampler, TokenFile, document_ids
 from evaluation import losses
 from inference import devices
 from model import GPT
@@ -55,8 +55,11 @@ class Pretraining(Objective):
         )
 
     def loss(self, model: Callable[..., Any], batch: Batch) -> Tensor:
-        """Return the mean loss over a batch, in nats per token."""
-        return model(*batch, with_logits=False)[1]
+        """Return the mean loss over a batch, in nats per token; documents that are packed do not see each other."""
+        x, y = batch
+        packed = self.config.batches == "packed"
+        documents = document_ids(y, self.train_file.meta.end_of_text) if packed else None
+        return model(x, y, with_logits=False, documents=documents)[1]
 
     def weight(self, batch: Batch) -> float:
         """Return the number of tokens that the loss is the mean over."""
