@@ -1,4 +1,4 @@
-# make setup | train | sample | test | lint | bench | gpu-check | clean.  All but gpu-check first make .venv.
+# make setup | train | sample | chat | test | lint | bench | gpu-check | clean.  All but gpu-check first make .venv.
 PYTHON ?= python3
 VENV   := .venv
 RUN_IN := $(VENV)/bin/python
@@ -15,7 +15,7 @@ BUILT     := $(VENV)/.built
 CSRC      := $(shell find kernels/csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sample test lint bench gpu-check clean
+.PHONY: help setup train sample chat test lint bench gpu-check clean
 
 help:
 	@head -1 Makefile
@@ -46,6 +46,18 @@ train: $(BUILT) $(DATA)/meta.json
 
 sample: $(BUILT)
 	$(RUN_IN) sample.py --run $(RUN) $(ARGS)
+
+# A base with a context for conversations, instruction data, fine-tuning, how well it follows instructions, a chat.
+runs/chat-base/report.json: | $(BUILT) $(DATA)/meta.json
+	$(RUN_IN) train.py --preset chat-base --run runs/chat-base --overwrite
+
+tokens/chat/meta.json: | $(BUILT) runs/chat-base/report.json
+	$(RUN_IN) -m alignment data
+
+chat: $(BUILT) tokens/chat/meta.json
+	$(RUN_IN) -m alignment sft --overwrite
+	$(RUN_IN) -m alignment evaluate runs/chat-base runs/sft --samples 0 --prompts 200
+	$(RUN_IN) sample.py --chat --run runs/sft
 
 test: $(BUILT)
 	$(RUN_IN) -m pytest -n 2 --dist loadfile $(ARGS)

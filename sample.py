@@ -3,10 +3,11 @@
     python sample.py --prompt "One day" --show-probs         each token by its probability
     python sample.py --score "The cat sat." stories.txt      how likely texts are
     python sample.py --interactive                           write a story in turns
+    python sample.py --chat --run runs/sft                   talk to a model that follows instructions
     python sample.py --prompt-file prompts.txt --out samples.jsonl
 
 basics/sample.py is the plain version; the work is done in
-inference/text.py, scoring.py, probabilities.py and interactive.py.
+inference/text.py, scoring.py, probabilities.py, interactive.py and conversation.py.
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from model.generate import Rules
 
 
-MODES = ("beams", "interactive", "show_probs", "score", "out")
+MODES = ("beams", "interactive", "chat", "show_probs", "score", "out")
 USED_BY_ALL = ("run", "precision", "device", "seed")
 RULES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty", "compile")
 PROMPTS = ("prompt", "prompt_file", "special_tokens", "num_samples", "max_new_tokens", "ignore_eot")
@@ -36,6 +37,7 @@ USED: dict[str | None, tuple[str, ...]] = {
     "out": (*PROMPTS, *RULES, "stop", "batch_size"),
     "beams": PROMPTS,
     "interactive": (*RULES, "prompt", "special_tokens", "max_new_tokens", "stop"),
+    "chat": (*RULES, "prompt", "max_new_tokens"),
     "score": ("special_tokens",),
 }
 
@@ -76,6 +78,8 @@ class SampleConfig:
     """Find the likeliest continuations by beam search with this many beams, instead of sampling."""
     interactive: bool = False
     """Write a story in turns: write, continue, undo, change the rules."""
+    chat: bool = False
+    """Talk to the model by the chat template of its run; a --prompt is the first request."""
     show_probs: bool = False
     """Colour each token by its probability and list the runners-up."""
     score: tuple[str, ...] = ()
@@ -163,6 +167,8 @@ def answer(config: SampleConfig) -> None:
         score(config, text_model)
     elif config.interactive:
         interact(config, text_model, rules)
+    elif config.chat:
+        chat(config, text_model, rules)
     elif config.out:
         write(config, text_model, rules, prompts)
     else:
@@ -239,6 +245,19 @@ def interact(config: SampleConfig, text_model: "TextModel", rules: "Rules") -> N
     if config.prompt:
         interactive.answer(dialogue, config.prompt)
     interactive.run(dialogue)
+
+
+def chat(config: SampleConfig, text_model: "TextModel", rules: "Rules") -> None:
+    """Run a conversation; a --prompt is its first request."""
+    from inference import interactive
+    from inference.chat import ChatTemplate
+    from inference.conversation import Conversation
+
+    template = ChatTemplate.load(config.run)
+    conversation = Conversation(text_model, template, rules, config.max_new_tokens, config.seed)
+    if config.prompt:
+        interactive.answer(conversation, config.prompt)
+    interactive.run(conversation)
 
 
 def write(config: SampleConfig, text_model: "TextModel", rules: "Rules", prompts: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""python -m alignment data | sft: from a base model to one that follows instructions.
+"""python -m alignment data | sft | dpo | grpo | ppo | evaluate …: from a base model to one that follows instructions.
 
 data       conversations as token files, and prompts with checks
 sft        supervised fine-tuning on them
@@ -7,10 +7,12 @@ pairs      preferences among a model's answers, by a verifier or another reward;
 dpo        learn from preferences
 reward-model   learn from preferences what an answer is worth
 grpo, ppo  reinforcement learning from a reward
+evaluate   how well runs follow instructions
 """
 
 from collections.abc import Sequence
 
+from alignment.evaluate import Evaluate, evaluate
 from alignment.prepare import Data, prepare
 from common import cli
 from common.cli import Module
@@ -25,6 +27,7 @@ COMMANDS = {
     "reward-model": Module("alignment.reward_model", "learn from pairs how good an answer is"),
     "grpo": Module("alignment.grpo", "learn from rewards, compared within a group of answers"),
     "ppo": Module("alignment.ppo", "learn from rewards, compared with what a critic expects"),
+    "evaluate": (Evaluate, evaluate),
 }
 
 

@@ -140,8 +140,7 @@ class ChatTemplate:
     @classmethod
     def load(cls, directory: Path) -> "ChatTemplate":
         """Read the template and tokenizer of a run or of prepared data; ValueError if it has no template."""
-        config = (tokenizer_directory(directory) or directory) / TOKENIZER_CONFIG
-        content = files.read_json(config) if config.is_file() else {}
+        content = _settings(directory)
         if not isinstance(content.get("chat_template"), str):
             raise ValueError(
                 f"{directory} has no chat template in {TOKENIZER_CONFIG}: give a run of python -m alignment sft, or "
@@ -150,6 +149,11 @@ class ChatTemplate:
         end = content.get("eos_token", END_OF_TURN)
         end = end["content"] if isinstance(end, dict) else end
         return cls(load_tokenizer(directory), content["chat_template"], end)
+
+    @classmethod
+    def find(cls, directory: Path) -> "ChatTemplate | None":
+        """Return the template of a run, or None if it has none."""
+        return cls.load(directory) if "chat_template" in _settings(directory) else None
 
     @property
     def stops(self) -> set[int]:
@@ -236,6 +240,12 @@ class ChatTemplate:
             **({"bos_token": text, "pad_token": text} if text else {}),
             "chat_template": self.source,
         }
+
+
+def _settings(directory: Path) -> dict[str, Any]:
+    """Return the content of a run's tokenizer_config.json, or nothing."""
+    path = (tokenizer_directory(directory) or directory) / TOKENIZER_CONFIG
+    return files.read_json(path) if path.is_file() else {}
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
+from typing import Protocol
 
 from inference.text import TextModel
 from model.cache import context_start
@@ -121,7 +122,14 @@ def _number(name: str, text: str) -> int | float | None:
         raise ValueError(f"{name} is {text!r}: give a {'whole ' if whole else ''}number") from None
 
 
-def run(dialogue: Dialogue) -> None:
+class Responder(Protocol):
+    """What `run` talks to: a Dialogue, or a Conversation."""
+
+    def respond(self, line: str) -> Iterator[str]:
+        """Yield the answer to a line as it is sampled; ValueError for what cannot be done."""
+
+
+def run(dialogue: Responder) -> None:
     """Read lines until the end of the input or /quit. Ctrl-C ends a turn, not the program."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (importing it gives input() line editing and a history)
@@ -137,7 +145,7 @@ def run(dialogue: Dialogue) -> None:
         answer(dialogue, line)
 
 
-def answer(dialogue: Dialogue, line: str) -> None:
+def answer(dialogue: Responder, line: str) -> None:
     """Print the answer to one line as it is sampled; a mistake is one line and the dialogue continues."""
     try:
         for piece in dialogue.respond(line):
