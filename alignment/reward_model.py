@@ -214,7 +214,7 @@ class Report:
 def main(argv: Sequence[str] | None = None) -> None:
     """Train a reward model as `argv` says and print the report."""
     name = "python -m alignment reward-model"
-    config = parse_config(argv, name, check_settings, kind=RewardConfig, preset="reward-model")
+    config = parse_config(argv, name, check_settings, kind=RewardConfig, preset="alignment/reward-model")
     report = train(config if config.resume else with_vocabulary_of_data(config), RewardModel)
     if report:
         report.print(config.run_directory)

@@ -65,7 +65,7 @@ class Everyday:
     if they are built for the device, unless SLM_KERNELS names others."""
     batch_tokens: int = 4096
     """Tokens per optimizer step over all processes: as many whole micro-batches as fit."""
-    micro_batch: int | Literal["auto"] = 16
+    micro_batch: int | Literal["auto"] = 8
     """Maximum sequences per forward and backward pass; auto takes as many as fit in memory."""
     learning_rate: float = 1e-3
     """Peak learning rate of AdamW, reached after the warm-up."""

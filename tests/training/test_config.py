@@ -123,3 +123,9 @@ def test_help_is_short_and_help_all_is_whole(corpus, capsys):
     assert shown["--help"] == everyday and len(everyday) == 15
     settings = [*dataclasses.fields(cfg.TrainConfig), *dataclasses.fields(GPTConfig)]
     assert shown["--help-all"] == {f"--{f.name.replace('_', '-')}" for f in settings if f.name != "model"}
+
+
+def test_packed_documents_need_layers_that_can_keep_them_apart():
+    model = GPTConfig(n_layer=2, n_head=2, n_embd=64, layers="am", positions="none")
+    with pytest.raises(ValueError, match="layers of plain attention only: the model has layers"):
+        cfg.TrainConfig(model=model, batches="packed")

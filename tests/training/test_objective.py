@@ -1,6 +1,7 @@
 """Another objective than pretraining: batches of another shape, losses over unequal numbers of tokens."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -99,3 +100,34 @@ def test_a_run_learns_another_objective_and_logs_its_figures(tiny):
     assert evaluations[1]["val_loss"] < evaluations[0]["val_loss"]
     with pytest.raises(ValueError, match="the saved data position is one of Counting"):
         loop.train(dataclasses.replace(config, steps=30, resume=True))
+
+
+def test_packed_documents_are_learned_as_if_each_were_alone(tiny):
+    model = dataclasses.replace(tiny.model, dropout=0.0)
+    config = dataclasses.replace(tiny, model=model, batches="packed", precision="float32")
+    trainer = loop.Trainer(config)
+    x, y = next(trainer.batches)
+    end = trainer.objective.train_file.meta.end_of_text
+    sums, count = 0.0, 0
+    for row, targets in zip(x.tolist(), y.tolist(), strict=True):
+        documents = itertools.groupby(zip(row, targets, strict=True), key=Counted(end))
+        for pairs in (list(pairs) for _, pairs in documents):
+            ids, wanted = (torch.tensor(side)[None] for side in zip(*pairs, strict=True))  # 2 × (1, T)
+            learned = wanted != -100
+            logits, _ = trainer.model(ids)
+            sums += F.cross_entropy(logits[learned], wanted[learned], reduction="sum").item()
+            count += int(learned.sum())
+    assert max(row.count(end) for row in y.tolist()) > 1
+    assert trainer.step((x, y)).loss.item() == pytest.approx(sums / count, rel=1e-5)
+
+
+class Counted:
+    """Number the documents of a row of (id, target) pairs: each ends with the target `end`."""
+
+    def __init__(self, end: int) -> None:
+        self.end, self.number, self.ended = end, 0, False
+
+    def __call__(self, pair: tuple[int, int]) -> int:
+        self.number += self.ended
+        self.ended = pair[1] == self.end
+        return self.number
