@@ -176,7 +176,9 @@ class Report:
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Train on preferences as `argv` says and print the report."""
-    config = parse_config(argv, "python -m alignment dpo", check_settings, kind=DPOConfig, preset="alignment/dpo")
+    config = parse_config(
+        argv, "python -m alignment dpo", check_settings, kind=DPOConfig, preset="alignment/dpo"
+    )
     report = train(config if config.resume else with_vocabulary_of_data(config), DPO)
     if report:
         report.print(config.run_directory)

@@ -93,7 +93,9 @@ class GRPO(Reinforcement):
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Improve a model as `argv` says and print the report."""
-    config = parse_config(argv, "python -m alignment grpo", check_settings, kind=GRPOConfig, preset="alignment/grpo")
+    config = parse_config(
+        argv, "python -m alignment grpo", check_settings, kind=GRPOConfig, preset="alignment/grpo"
+    )
     report = train(config if config.resume else with_vocabulary_of_data(config), GRPO)
     if report:
         report.print(config.run_directory)

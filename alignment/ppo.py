@@ -120,7 +120,9 @@ class PPO(Reinforcement):
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Improve a model as `argv` says and print the report."""
-    config = parse_config(argv, "python -m alignment ppo", check_settings, kind=PPOConfig, preset="alignment/ppo")
+    config = parse_config(
+        argv, "python -m alignment ppo", check_settings, kind=PPOConfig, preset="alignment/ppo"
+    )
     report = train(config if config.resume else with_vocabulary_of_data(config), PPO)
     if report:
         report.print(config.run_directory)
