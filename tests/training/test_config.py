@@ -126,6 +126,6 @@ def test_help_is_short_and_help_all_is_whole(corpus, capsys):
 
 
 def test_packed_documents_need_layers_that_can_keep_them_apart():
-    model = GPTConfig(n_layer=2, n_head=2, n_embd=64, layers="am", positions="none")
+    model = GPTConfig(block_size=64, n_layer=2, n_head=2, n_embd=64, layers="am", positions="none")
     with pytest.raises(ValueError, match="layers of plain attention only: the model has layers"):
         cfg.TrainConfig(model=model, batches="packed")
