@@ -26,6 +26,7 @@ from model.gpt import evaluating
 from training.config import TrainConfig
 
 B = TypeVar("B")
+WIDTH = 32  # tokens that a batch's width is a multiple of: torch keeps compiled products for every shape that it meets
 ROWS = 256  # answers in one pass: more do not go faster, but need more memory for keys and values
 
 
@@ -72,7 +73,7 @@ def sample(
         for first in range(0, len(prompts), ROWS):
             part = prompts[first : first + ROWS]
             rows += _continue(model, part, max_new_tokens, temperature, template.stops)
-    return _padded(rows, template, model.wte.weight.device)
+    return _padded(rows, template, block_size, model.wte.weight.device)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +107,10 @@ def _continue(
     return rows
 
 
-def _padded(rows: Sequence[_Row], template: ChatTemplate, device: torch.device) -> Rollouts:
+def _padded(rows: Sequence[_Row], template: ChatTemplate, block_size: int, device: torch.device) -> Rollouts:
     """Return rows as tensors with padding on the right."""
-    shape = len(rows), max(len(row.prompt) + len(row.answer) for row in rows)
+    longest = max(len(row.prompt) + len(row.answer) for row in rows)
+    shape = len(rows), min(_rounded(longest), block_size)
     ids, mask = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     log_probabilities = torch.zeros(shape)
     for number, row in enumerate(rows):
@@ -141,16 +143,24 @@ def after(predictions: Tensor) -> Tensor:
 
 
 def trimmed(batch: B) -> B:
-    """Return a batch of rows, a dataclass with `ids` and `mask` (B, T), without the padding that all rows share."""
-    used = batch.mask.any(0).nonzero()
-    longest = int(used.max()) + 1 if len(used) else 1
-    width = batch.ids.shape[1]
+    """Return a batch of rows, a dataclass with `ids` and `mask` (B, T), without most padding that all rows share."""
+    used, width = batch.mask.any(0).nonzero(), batch.ids.shape[1]
+    longest = min(width, _rounded(int(used.max()) + 1 if len(used) else 1))
     cut = {
         name: tensor[:, :longest]
         for name, tensor in vars(batch).items()
         if tensor.dim() > 1 and tensor.shape[1] == width
     }
     return dataclasses.replace(batch, **cut)
+
+
+def _rounded(tokens: int) -> int:
+    """Return the next multiple of WIDTH.
+
+    >>> _rounded(33)
+    64
+    """
+    return -(-tokens // WIDTH) * WIDTH
 
 
 @torch.no_grad()

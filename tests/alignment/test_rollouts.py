@@ -108,13 +108,12 @@ def test_an_off_by_one_in_the_mask_is_caught(gpt, template, prompts):
     assert not torch.allclose(found.log_probabilities, again, atol=1e-2)
 
 
-def test_padding_that_all_rows_share_is_cut():
+def test_padding_that_all_rows_share_is_cut_to_few_different_widths():
+    mask = torch.zeros(2, 96, dtype=torch.long)
+    mask[0, 3], mask[1, 3:40] = 1, 1
     rows = Rollouts(
-        torch.ones(2, 5, dtype=torch.long),
-        torch.tensor([[0, 1, 0, 0, 0], [0, 1, 1, 0, 0]]),
-        torch.zeros(2, 5),
-        torch.ones(2, dtype=torch.bool),
-        [],
+        torch.ones(2, 96, dtype=torch.long), mask, torch.zeros(2, 96), torch.ones(2), torch.zeros(2)
     )
-    part = trimmed(dataclasses.replace(rows, answers=torch.zeros(2)))
-    assert part.ids.shape == part.mask.shape == (2, 3) and part.finished.shape == (2,)
+    part = trimmed(rows)
+    assert part.ids.shape == part.mask.shape == (2, 64) and part.finished.shape == (2,)
+    assert torch.equal(part.mask, mask[:, :64])
