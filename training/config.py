@@ -336,9 +336,9 @@ def parse_flags(argv: Sequence[str] | None, start: C, *, prog: str) -> C:
         for name, group in groups.items()
     }
     if {"-h", "--help"} & set(sys.argv[1:] if argv is None else argv):
-        brief = _flags(everyday, "Train a GPT on token files. --help-all lists the advanced flags, too.")
+        brief = flags_class(everyday, "Train a GPT on token files. --help-all lists the advanced flags, too.")
         cli.parse(brief, words, prog=prog, default=brief(**{name: known[name] for name in everyday}))
-    every = _flags({**groups, "model": GPTConfig}, "Train a GPT on token files.")
+    every = flags_class({**groups, "model": GPTConfig}, "Train a GPT on token files.")
     flags = cli.parse(every, words, prog=prog, default=every(**known, model=start.model))
     values = {name: value for group in groups for name, value in vars(getattr(flags, group)).items()}
     config = type(start)(**values, model=flags.model)
@@ -346,7 +346,7 @@ def parse_flags(argv: Sequence[str] | None, start: C, *, prog: str) -> C:
     return config
 
 
-def _flags(groups: Mapping[str, type], summary: str) -> type:
+def flags_class(groups: Mapping[str, type], summary: str) -> type:
     """Return the dataclass that the command line is read into: the fields of all groups as flags."""
     fields = [(name, tyro.conf.OmitArgPrefixes[group]) for name, group in groups.items()]
     return dataclasses.make_dataclass("Flags", fields, frozen=True, namespace={"__doc__": summary})

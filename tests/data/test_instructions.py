@@ -160,7 +160,7 @@ def test_a_constraint_that_is_met(name):
     assert faults(LILY, {name: MET[name]}) == {name: ""}
 
 
-@pytest.mark.parametrize("name", UNMET.keys() - {"hobby"})
+@pytest.mark.parametrize("name", sorted(UNMET.keys() - {"hobby"}))
 def test_a_constraint_that_is_not_met_has_a_reason(name):
     assert len(faults(LILY, {name: UNMET[name]})[name]) > 10
 

@@ -15,10 +15,11 @@ from data.prepare import Prepare
 from kernels.ladder import measure as ladder
 from kernels.workbench import bench, resources, smoke
 from model import GPTConfig
-from training.config import Everyday, Flags, Hardware, Monitoring, Optimization
+from training.config import Everyday, Hardware, Monitoring, Optimization, TrainConfig, flags_class
 
 ROOT = Path(__file__).parents[2]
 BARE = ROOT / "scripts" / "bare"
+Flags = flags_class({**TrainConfig.everyday, **TrainConfig.advanced, "model": GPTConfig}, "Train.")
 TINY = Flags(Everyday(), Optimization(), Hardware(), Monitoring(), GPTConfig.preset("quickstart"))
 
 

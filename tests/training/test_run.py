@@ -160,7 +160,7 @@ def test_overwrite_sets_the_old_run_aside(tiny):
         (["--n-layerz", "3"], "--n-layerz"),
         (["--steps", "many"], "--steps"),
         (["--vocab-size", "300"], "vocab_size 300 is smaller than the vocabulary"),
-        (["--block-size", "100000", "--batch-tokens", "1600000"], "block"),
+        (["--batches", "random", "--block-size", "100000", "--batch-tokens", "1600000"], "block"),
         (["--device", "cuda:77"], "cuda:77"),
         (["--device", "abacus"], "unknown device 'abacus'"),
         (["--temperature", "-1"], "temperature is -1"),
@@ -175,7 +175,16 @@ def test_a_mistake_is_one_line_and_leaves_nothing(tiny, refused, more, complaint
 
 def test_a_validation_file_shorter_than_a_block_is_refused_before_anything_is_written(tiny, refused):
     size = len(loop.Trainer(tiny).objective.val_file)
-    more = ["--block-size", str(size), "--micro-batch", "1", "--batch-tokens", str(size)]
+    more = [
+        "--batches",
+        "random",
+        "--block-size",
+        str(size),
+        "--micro-batch",
+        "1",
+        "--batch-tokens",
+        str(size),
+    ]
     assert f"holds {size} tokens, too few for a block" in refused(train_script.main, *flags(tiny), *more)
     assert not tiny.run.exists()
 
