@@ -65,7 +65,9 @@ class Model:
 MODELS = {
     "tinystories": Model(GPTConfig.preset("tinystories", vocab_size=50304), 65_536, 128),
     "gpt2-124m": Model(GPTConfig.preset("gpt2", vocab_size=50304, dropout=0.0), 524_288, 32),
-    "tiny": Model(GPTConfig.preset("quickstart", n_layer=1, vocab_size=256), 768, 2, goals=False),
+    "tiny": Model(
+        GPTConfig.preset("quickstart", n_layer=1, vocab_size=256, block_size=192), 768, 2, goals=False
+    ),
 }
 
 

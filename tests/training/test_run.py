@@ -247,7 +247,7 @@ def test_a_run_with_experts_and_state_spaces_logs_the_load_and_goes_on_as_if_not
         ("--shard full --ddp naive", "leave --ddp naive out"),
         ("--init-from SELF --n-embd 64", "c_attn"),
         ("--init-from SELF --n-expert 4", "n_expert is 4, but the weights of"),
-        ("--init-from SELF --layers am", "layers is 'am', but the weights of"),
+        ("--init-from SELF --batches random --layers am", "layers is 'am', but the weights of"),
         ("--run SELF", "already holds a run"),
         ("--run FILE", "is a file"),
         (
