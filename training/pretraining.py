@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bpe import Tokenizer
 from common import files
-from data.batches import IGNORED, SAMPLERS, Sampler, TokenFile, document_ids
+from data.batches import IGNORED, SAMPLERS, Documents, Sampler, TokenFile, document_ids
 from evaluation import losses
 from inference import devices
 from model import GPT
@@ -46,9 +46,11 @@ class Pretraining(Objective):
         config, size = self.config, self.config.model.block_size
         rows = batching.micro_batch if config.micro_batch == "auto" else config.micro_batch
         sampler = SAMPLERS[config.batches]
+        # Packed documents are judged as they are learned: each alone.
+        judged = functools.partial(Documents, mode="pad") if config.batches == "packed" else sampler
         self._windows = {
-            "train_loss": sampler(self.train_file, rows, size),
-            "val_loss": sampler(self.val_file, rows, size),
+            "train_loss": judged(self.train_file, rows, size),
+            "val_loss": judged(self.val_file, rows, size),
         }
         return sampler(
             self.train_file, batching.rows, size, config.seed, processes.rank, processes.world_size
