@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 MOST = 99
-HELD_OUT = 10  # one pair of numbers in so many is for testing
+HELD_OUT = 10  # one in this many pairs of numbers is for testing
 WORDINGS = (
     "What is {a} {op} {b}?",
     "{a} {op} {b} = ?",

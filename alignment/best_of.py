@@ -33,7 +33,7 @@ class BestOf:
     prompts: Path = Path("tokens/chat/prompts/train.jsonl")
     """File of prompts with checks."""
     reward: str = rewards.CHECKS
-    """What an answer earns; kept is one with 1 or more."""
+    """The reward of an answer, as for grpo; those that earn 1 or more are kept."""
     count: int = 1000
     """Prompts to answer."""
     group: int = 8

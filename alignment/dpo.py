@@ -12,20 +12,19 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from alignment import losses
 from alignment.lora import Adaptation
 from alignment.pairs import FromPairs, Pair, PairBatch, PairConfig, Preferences, batch_of
 from alignment.rollouts import kl_on_samples, reference_model, sample, token_log_probabilities
+from alignment.stage import learn
 from common import cli, files
 from inference import devices
 from model import GPT
+from training import objective
 from training.checkpoint import Progress
-from training.config import TrainConfig, parse_config, with_vocabulary_of_data
-from training.loop import train
-from training.run import check_settings
+from training.config import TrainConfig
 
 ASKED = 16  # prompts of the estimate of the KL divergence
 LONGEST = 200  # tokens of its answers
@@ -140,7 +139,7 @@ class DPO(FromPairs):
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(objective.Report):
     """RUN/report.json of DPO, of the best weights on held-out pairs."""
 
     loss: float
@@ -155,13 +154,9 @@ class Report:
     peak_memory_mb: float
     answer: str
 
-    def write(self, path: Path) -> None:
-        """Write report.json."""
-        files.write_json(path, dataclasses.asdict(self))
-
-    def print(self, run: Path, console: Console | None = None) -> None:
-        """Print the figures and an answer."""
-        lines = [
+    def lines(self, run: Path) -> list[str]:
+        """Return the figures and an answer."""
+        return [
             f"preferences      {self.accuracy:.1%} of held-out pairs the right way round, margin {self.margin:.2f}",
             f"distance         {self.kl:.3f} nats per token from the reference",
             f"trained          {self.steps} steps in {self.seconds:.0f} s",
@@ -170,15 +165,9 @@ class Report:
             "",
             self.answer,
         ]
-        (console or Console()).print("\n".join(lines), markup=False, highlight=False)
 
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Train on preferences as `argv` says and print the report."""
-    config = parse_config(
-        argv, "python -m alignment dpo", check_settings, kind=DPOConfig, preset="alignment/dpo"
-    )
-    report = train(config if config.resume else with_vocabulary_of_data(config), DPO)
-    if report:
-        report.print(config.run_directory)
+    learn(argv, "dpo", "alignment/dpo", DPOConfig, DPO)

@@ -25,7 +25,7 @@ from alignment.tasks import verify
 from common import files, plots
 from evaluation import judge
 from inference.chat import ChatTemplate, Message
-from inference.run import check_seed
+from inference.run import check_seed, decode
 from inference.scoring import log_probabilities
 from inference.text import TextModel
 from kernels.dispatch import Kernels
@@ -123,11 +123,7 @@ class Answerer:
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of an answer."""
-        return (
-            b"".join(self.text_model.tokenizer.vocab.get(id, b"") for id in ids)
-            .decode("utf-8", "replace")
-            .strip()
-        )
+        return decode(self.text_model.tokenizer, ids).strip()
 
 
 def pass_at_k(samples: int, passed: int, k: int) -> float:

@@ -17,16 +17,14 @@ from alignment import losses
 from alignment.losses import Normalization
 from alignment.reinforcement import Batch, Reinforcement, RLConfig
 from alignment.rollouts import Rollouts, token_log_probabilities, trimmed
+from alignment.stage import learn
 from common import cli
 from model import GPT
-from training.config import parse_config, with_vocabulary_of_data
-from training.loop import train
-from training.run import check_settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grouping:
-    """What an advantage is, and how tokens are averaged."""
+    """How advantages are computed and tokens averaged."""
 
     scale: bool = True
     """Divide advantages by the standard deviation of their group (GRPO), or do not (Dr. GRPO)."""
@@ -51,7 +49,7 @@ class GRPOConfig(RLConfig, Grouping):
 
 @dataclasses.dataclass(frozen=True)
 class Answers(Batch):
-    """What GRPO adds: how much better than its group each answer is, and the reference's log-probabilities."""
+    """Answers with their advantages over the group, and the reference's log-probabilities."""
 
     advantages: Tensor
     """(N, 1)."""
@@ -93,9 +91,4 @@ class GRPO(Reinforcement):
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Improve a model as `argv` says and print the report."""
-    config = parse_config(
-        argv, "python -m alignment grpo", check_settings, kind=GRPOConfig, preset="alignment/grpo"
-    )
-    report = train(config if config.resume else with_vocabulary_of_data(config), GRPO)
-    if report:
-        report.print(config.run_directory)
+    learn(argv, "grpo", "alignment/grpo", GRPOConfig, GRPO)

@@ -41,7 +41,7 @@ class Preference:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """What is to be answered, and the check that an answer has to pass (alignment.tasks)."""
+    """Messages to answer, and the check that an answer has to pass (alignment.tasks)."""
 
     messages: tuple[Message, ...]
     check: Mapping[str, Any]

@@ -142,7 +142,7 @@ class TrainedRows(nn.Module):
 
 
 class Adapters:
-    """What `attach` added to a model."""
+    """The adapters of a model, as `attach` returns them."""
 
     def __init__(self, model: nn.Module, lora: LoRA, tokens: Sequence[int]) -> None:
         """Attach the adapters and freeze everything else; see `attach`."""

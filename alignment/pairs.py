@@ -124,7 +124,7 @@ def batch_of(pairs: Sequence[Pair], reference: Tensor, device: torch.device) -> 
 
 
 class FromPairs(Adapting):
-    """What objectives on pairs share: reading, batches, estimates. A subclass has losses and margins."""
+    """Base of the objectives on pairs: reading, batches, estimates. A subclass has losses and margins."""
 
     def __init__(self, config: PairConfig) -> None:
         self.config = config
@@ -220,7 +220,7 @@ class Make:
     temperature: float = 1.0
     """Sampling temperature."""
     reward: str = CHECKS
-    """What tells the answers apart: that with the highest reward is chosen, that with the lowest rejected."""
+    """The reward: the answer that earns most is chosen, the one that earns least rejected."""
     seed: int = 1
     """Seed of the sampling."""
     device: str = "auto"

@@ -20,11 +20,9 @@ from alignment import losses
 from alignment.heads import Headed, at_last
 from alignment.reinforcement import Batch, Reinforcement, RLConfig
 from alignment.rollouts import Rollouts, after, trimmed
+from alignment.stage import learn
 from common import cli
 from model import GPT
-from training.config import parse_config, with_vocabulary_of_data
-from training.loop import train
-from training.run import check_settings
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +30,7 @@ class Critic:
     """How the critic looks ahead, and how much its loss counts."""
 
     gamma: float = 1.0
-    """What a reward one token later is worth."""
+    """Discount of a reward for each token that it comes later."""
     lam: float = 0.95
     """GAE's lambda: 0 trusts the critic at once, 1 waits for what really came."""
     value_weight: float = 0.1
@@ -61,11 +59,11 @@ class PPOConfig(RLConfig, Critic):
 
 @dataclasses.dataclass(frozen=True)
 class Valued(Batch):
-    """What PPO adds, each (N, T) at the answer's tokens."""
+    """Answers with advantages, values and returns, each (N, T) at the answer's tokens."""
 
     advantages: Tensor
     values: Tensor
-    """What the critic expected before each token, in the rollout."""
+    """The critic's expectation before each token, in the rollout."""
     returns: Tensor
 
 
@@ -120,9 +118,4 @@ class PPO(Reinforcement):
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Improve a model as `argv` says and print the report."""
-    config = parse_config(
-        argv, "python -m alignment ppo", check_settings, kind=PPOConfig, preset="alignment/ppo"
-    )
-    report = train(config if config.resume else with_vocabulary_of_data(config), PPO)
-    if report:
-        report.print(config.run_directory)
+    learn(argv, "ppo", "alignment/ppo", PPOConfig, PPO)

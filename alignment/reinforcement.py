@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import ClassVar, Literal, TypeVar
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from alignment import losses, rewards
@@ -27,6 +26,7 @@ from inference import devices
 from inference.chat import ChatTemplate
 from inference.run import decode
 from model import GPT
+from training import objective
 from training.batching import Batching
 from training.checkpoint import Progress
 from training.config import TrainConfig
@@ -310,7 +310,7 @@ class Reinforcement(Adapting):
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(objective.Report):
     """RUN/report.json of reinforcement learning, of the best weights on held-out prompts."""
 
     reward: float
@@ -327,12 +327,8 @@ class Report:
     peak_memory_mb: float
     answers: list[tuple[str, str]]
 
-    def write(self, path: Path) -> None:
-        """Write report.json."""
-        files.write_json(path, dataclasses.asdict(self))
-
-    def print(self, run: Path, console: Console | None = None) -> None:
-        """Print the figures and some answers."""
+    def lines(self, run: Path) -> list[str]:
+        """Return the figures and some answers."""
         lines = [
             f"reward           {self.reward:.3f} on held-out prompts, {self.passed:.1%} of the answers earn all of it",
             f"distance         {self.kl:.3f} nats per token from where the run began",
@@ -342,7 +338,7 @@ class Report:
         ]
         for asked, answer in self.answers:
             lines += ["", asked, answer]
-        (console or Console()).print("\n".join(lines), markup=False, highlight=False)
+        return lines
 
 
 def _describe(rollouts: Rollouts, earned: Tensor, group: int) -> dict[str, float]:

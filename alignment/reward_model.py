@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from alignment import heads, losses
@@ -24,14 +23,14 @@ from alignment.lora import Adaptation
 from alignment.pairs import FromPairs, PairBatch, PairConfig, Preferences, pad
 from alignment.rewards import Check, Reward, verified
 from alignment.rollouts import reference_model, sample
-from common import cli, files
+from alignment.stage import learn
+from common import cli
 from inference import devices
 from inference.chat import ChatTemplate, Message
 from model import GPT
+from training import objective
 from training.checkpoint import Progress
-from training.config import TrainConfig, parse_config, with_vocabulary_of_data
-from training.loop import train
-from training.run import check_settings
+from training.config import TrainConfig
 
 ROWS = 64  # answers judged at once
 LONGEST = 200  # tokens of the answers whose best is taken
@@ -178,7 +177,7 @@ def _reward(model: Headed, template: ChatTemplate) -> Reward:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(objective.Report):
     """RUN/report.json of a reward model, of the best weights on held-out pairs."""
 
     loss: float
@@ -192,12 +191,8 @@ class Report:
     best_of: list[dict[str, float]]
     """Score and true reward of the best of n answers by score."""
 
-    def write(self, path: Path) -> None:
-        """Write report.json."""
-        files.write_json(path, dataclasses.asdict(self))
-
-    def print(self, run: Path, console: Console | None = None) -> None:
-        """Print the figures."""
+    def lines(self, run: Path) -> list[str]:
+        """Return the figures."""
         lines = [
             f"preferences      {self.accuracy:.1%} of held-out pairs the right way round, margin {self.margin:.2f}",
             f"trained          {self.steps} steps in {self.seconds:.0f} s",
@@ -207,14 +202,10 @@ class Report:
         if self.best_of:
             lines += ["", "best of n answers, by this model:    n   score   true reward"]
             lines += [f"{row['n']:38} {row['score']:7.2f} {row['reward']:13.3f}" for row in self.best_of]
-        (console or Console()).print("\n".join(lines), markup=False, highlight=False)
+        return lines
 
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Train a reward model as `argv` says and print the report."""
-    name = "python -m alignment reward-model"
-    config = parse_config(argv, name, check_settings, kind=RewardConfig, preset="alignment/reward-model")
-    report = train(config if config.resume else with_vocabulary_of_data(config), RewardModel)
-    if report:
-        report.print(config.run_directory)
+    learn(argv, "reward-model", "alignment/reward-model", RewardConfig, RewardModel)

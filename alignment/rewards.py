@@ -17,14 +17,13 @@ A function that raises, returns the wrong number of rewards or one that is not f
 
 import importlib.util
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from alignment import tasks
+from alignment.tasks import Check
 from inference.chat import Message
 
-Check = Mapping[str, Any]
 Reward = Callable[[list[list[Message]], list[str], list[Check]], Sequence[float]]
 CHECKS, PARTIAL = "checks", "partial"
 PROBE = ("", "Hello.")  # answers that every reward has to cope with: a model may give them

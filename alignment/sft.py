@@ -9,38 +9,37 @@ speak of. Its loss is the mean over all learned tokens of the step, however many
 
 import dataclasses
 import functools
-import itertools
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from alignment.lora import Adaptation, Adapting
+from alignment.stage import learn
 from common import cli, files
 from data.batches import IGNORED
 from data.conversations import Conversations, Packed
+from evaluation import losses
 from inference import devices
 from inference.chat import ChatTemplate
 from model import GPT, generate
-from model.gpt import check_separable, evaluating
+from model.gpt import check_separable
+from training import objective
 from training.batching import Batching
 from training.checkpoint import Progress
-from training.config import TrainConfig, parse_config, with_vocabulary_of_data
+from training.config import TrainConfig
 from training.distributed import SINGLE, Processes
-from training.loop import train
 from training.pretraining import open_split
-from training.run import check_settings
 
 SHOWN = 3  # answers in the report
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What a conversation is to the run."""
+    """How conversations are read."""
 
     long: Literal["drop", "truncate"] = "drop"
     """A conversation longer than the context: leave it out, or leave its end out."""
@@ -99,24 +98,10 @@ class SFT(Adapting):
     def estimate(self, model: GPT, batches: int, *, val_only: bool = False) -> dict[str, float]:
         """Return the mean loss over some batches, the same at every call, of both splits or of validation only."""
         return {
-            name: self._mean_loss(model, sampler, batches)
+            name: losses.estimate_loss(model, sampler, batches, self.loss, self.weight)
             for name, sampler in self._samplers.items()
             if name == "val_loss" or not val_only
         }
-
-    @torch.no_grad()
-    def _mean_loss(self, model: GPT, sampler: Conversations, batches: int) -> float:
-        """Return the mean loss per learned token of the sampler's next batches, and put the sampler back."""
-        device, position = next(model.parameters()).device, sampler.position()
-        total, count = 0.0, 0.0
-        with evaluating(model):
-            for batch in itertools.islice(sampler, batches):
-                moved = Packed(*(tensor.to(device) for tensor in vars(batch).values()))
-                weight = self.weight(batch)
-                total += self.loss(model, moved).item() * weight
-                count += weight
-        sampler.seek(position)
-        return total / count
 
     def sample(self, model: GPT) -> dict[str, str]:
         """Return an answer to the first validation conversation's request."""
@@ -158,8 +143,10 @@ class SFT(Adapting):
         val = dataclasses.replace(self._samplers["val_loss"], mode="pad", epochs=1)
         batches = -(-len(val) // val.batch_size)
         with devices.autocast(device, precision):
-            train_loss = self._mean_loss(best, self._samplers["train_loss"], batches)
-            val_loss = self._mean_loss(best, val, batches)
+            train_loss, val_loss = (
+                losses.estimate_loss(best, sampler, batches, self.loss, self.weight)
+                for sampler in (self._samplers["train_loss"], val)
+            )
             answers = self._answers(best, SHOWN)
         return Report(
             val_loss=val_loss,
@@ -175,7 +162,7 @@ class SFT(Adapting):
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(objective.Report):
     """RUN/report.json of a run on conversations."""
 
     val_loss: float
@@ -190,17 +177,13 @@ class Report:
     """Time spent training, without evaluations and sampling."""
     tokens_per_second: float
     peak_memory_mb: float
-    """Of the GPU if one was used, else of the process."""
+    """Peak of the GPU if one was used, else of the process."""
     parameters: int
     answers: list[tuple[str, str]]
     """Requests of validation, and answers to them."""
 
-    def write(self, path: Path) -> None:
-        """Write report.json."""
-        files.write_json(path, dataclasses.asdict(self))
-
-    def print(self, run: Path, console: Console | None = None) -> None:
-        """Print the figures and some answers."""
+    def lines(self, run: Path) -> list[str]:
+        """Return the figures and some answers."""
         lines = [
             f"validation loss  {self.val_loss:.3f} nats per learned token (train {self.train_loss:.3f})",
             f"trained on       {self.tokens:,} tokens in {self.seconds:.0f} s ({self.tokens_per_second:,.0f} tokens/s)",
@@ -209,7 +192,7 @@ class Report:
         ]
         for asked, answer in self.answers:
             lines += ["", asked, answer]
-        (console or Console()).print("\n".join(lines), markup=False, highlight=False)
+        return lines
 
 
 def print_left_out(conversations: Conversations) -> None:
@@ -232,7 +215,4 @@ def print_left_out(conversations: Conversations) -> None:
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Fine-tune as `argv` says and print the report."""
-    config = parse_config(argv, "python -m alignment sft", check_settings, kind=SFTConfig, preset="chat")
-    report = train(config if config.resume else with_vocabulary_of_data(config), SFT)
-    if report:
-        report.print(config.run_directory)
+    learn(argv, "sft", "chat", SFTConfig, SFT)

@@ -4,12 +4,14 @@ import itertools
 import math
 import pkgutil
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bpe import Tokenizer
 from data.batches import IGNORED, Documents, Sampler, TokenFile
+from data.sampler import map_tensors
 from inference.run import decode
 from model import GPT, generate
 from model.gpt import evaluating
@@ -20,12 +22,17 @@ CHECKERS = {"stories": "data.stories:coherence"}
 
 
 @torch.no_grad()
-def estimate_loss(model: GPT, sampler: Sampler, batches: int) -> float:
-    """Return the mean loss in nats per token over the sampler's next batches, and put the sampler back."""
+def estimate_loss(
+    model: GPT, sampler: Sampler, batches: int, loss: Callable[..., Tensor], weight: Callable[[Any], float]
+) -> float:
+    """Return the mean loss over the sampler's next batches, and put the sampler back.
+
+    `loss` of the model and a batch, and the batch's `weight` in the mean, are those of an objective (training).
+    """
     position = sampler.position()
-    loss = _mean_loss(model, itertools.islice(sampler, batches))
+    mean = _mean_loss(model, itertools.islice(sampler, batches), loss, weight)
     sampler.seek(position)
-    return loss
+    return mean
 
 
 @torch.no_grad()
@@ -37,10 +44,11 @@ def full_loss(model: GPT, file: TokenFile, kind: str, batch_size: int, limit: in
     block_size = model.config.block_size
     if kind in ("random", "epochs"):
         ids = torch.from_numpy(file.tokens[:limit].astype("int64"))
-        return _mean_loss(model, _every_window(ids, block_size, batch_size))
+        return _mean_loss(model, _every_window(ids, block_size, batch_size), _token_loss, _predicted)
     rows = Documents(file, batch_size, block_size, mode="pad", epochs=1)
     share = min(1.0, limit / len(file))
-    return _mean_loss(model, itertools.islice(rows, math.ceil(share * len(rows) / batch_size)))
+    first = itertools.islice(rows, math.ceil(share * len(rows) / batch_size))
+    return _mean_loss(model, first, _token_loss, _predicted)
 
 
 def _every_window(ids: Tensor, block_size: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -53,15 +61,25 @@ def _every_window(ids: Tensor, block_size: int, batch_size: int) -> Iterator[tup
         yield ids[whole:-1][None], ids[whole + 1 :][None]  # (rest,) -> (1, rest)
 
 
-def _mean_loss(model: GPT, batches: Iterator[tuple[Tensor, Tensor]]) -> float:
-    """Return the mean over tokens, computed in evaluation mode; restore the model's mode."""
-    device, total, count = next(model.parameters()).device, 0.0, 0
+def _token_loss(model: GPT, batch: tuple[Tensor, Tensor]) -> Tensor:
+    return model(*batch, with_logits=False)[1]
+
+
+def _predicted(batch: tuple[Tensor, Tensor]) -> float:
+    return (batch[1] != IGNORED).sum().item()
+
+
+def _mean_loss(
+    model: GPT, batches: Iterator[Any], loss: Callable[..., Tensor], weight: Callable[[Any], float]
+) -> float:
+    """Return the weighted mean over batches, computed in evaluation mode; restore the model's mode."""
+    device, total, count = next(model.parameters()).device, 0.0, 0.0
     with evaluating(model):
-        for x, y in batches:
-            _, loss = model(x.to(device), y.to(device), with_logits=False)
-            predicted = int((y != IGNORED).sum())
-            total += loss.item() * predicted  # summed in Python's float64, which not every device has
-            count += predicted
+        for batch in batches:
+            counted = weight(batch)
+            here = map_tensors(batch, lambda tensor: tensor.to(device))
+            total += loss(model, here).item() * counted  # in Python's float64, which not every device has
+            count += counted
     return total / count
 
 

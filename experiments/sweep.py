@@ -24,7 +24,7 @@ from common import files, plots
 from kernels.dispatch import Kernels
 from model import GPTConfig
 from training import failures
-from training.config import TrainConfig, parse_config
+from training.config import TrainConfig, flag, parse_config
 from training.run import fingerprint
 
 SHORT = {"lr": "learning_rate"}
@@ -143,12 +143,12 @@ def configurations(options: Sweep) -> Iterator[tuple[str, list[TrainConfig]]]:
 
 def _flag(field: str, value: str) -> list[str]:
     """Return the words of train.py's command line that set a field."""
-    flag, kinds = field.replace("_", "-"), {f.name: f.type for f in SETTINGS}
+    kinds = {f.name: f.type for f in SETTINGS}
     if kinds.get(field) is not bool:
-        return [f"--{flag}", value]
+        return flag(field, value)
     if value not in ("true", "false"):
         raise ValueError(f"--grid {field}={value}: {field} is true or false")
-    return [f"--{flag}" if value == "true" else f"--no-{flag}"]
+    return flag(field, value == "true")
 
 
 def _configuration(folder: Path, seed: str, flags: list[str]) -> TrainConfig:

@@ -28,7 +28,7 @@ import jinja2.sandbox
 from bpe import Tokenizer
 from bpe.pretokenize import split_special
 from common import files
-from inference.run import TOKENIZER_CONFIG, load_tokenizer, tokenizer_directory
+from inference.run import TOKENIZER_CONFIG, decode, load_tokenizer, tokenizer_directory
 
 ROLES = ("system", "user", "assistant")
 END_OF_TURN = "<|end|>"
@@ -180,8 +180,7 @@ class ChatTemplate:
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of an answer's ids, up to where the turn ends."""
-        answer = itertools.takewhile(lambda id: id not in self.stops, ids)
-        return b"".join(self.tokenizer.vocab.get(id, b"") for id in answer).decode("utf-8", "replace")
+        return decode(self.tokenizer, itertools.takewhile(lambda id: id not in self.stops, ids))
 
     def render(self, messages: Sequence[Message], *, answering: bool = False) -> str:
         """Return the text that the template makes, with noncharacters that mark what is learned and what is plain."""

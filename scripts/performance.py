@@ -53,7 +53,7 @@ def _section(path: Path, result: dict[str, Any]) -> str:
 def _table(rows: Iterable[dict[str, Any]]) -> list[str]:
     rows = list(rows)
     goals = any(row.get("goal") for row in rows)
-    header = ["figure", "ours", "unit", "beside", "its figure", "ratio", *(["goal"] if goals else [])]
+    header = ["figure", "ours", "unit", "peer", "its figure", "ratio", *(["goal"] if goals else [])]
     lines = [
         _line(header),
         _line(["---", "---:", "---", "---", "---:", "---:", *(["---:"] if goals else [])]),
@@ -84,7 +84,7 @@ def number(value: float | None) -> str:
 def _not_measured() -> str:
     """Return the rows that a GPU has to fill, with their goals."""
     lines = ["### gpu: no GPU has been measured yet", "", "`scripts/gpu_check.sh` fills these in.", ""]
-    lines += [_line(["figure", "beside", "ratio", "goal"]), _line(["---", "---", "---", "---:"])]
+    lines += [_line(["figure", "peer", "ratio", "goal"]), _line(["---", "---", "---", "---:"])]
     return "\n".join(
         [*lines, *(_line([name, peer, "not measured", number(goal)]) for name, peer, goal in goals())]
     )

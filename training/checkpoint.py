@@ -116,17 +116,14 @@ def whole_model(model: GPT) -> GPT:
     All processes must call this. Weights that are computed from others (adapters) are those that they give now; heads
     that a GPT lacks are left out.
     """
-    weights = (
-        model.state_dict()
-    )  # first of all: it also has FSDP2 divide the weights again that a forward pass gathered
-    divided = any(isinstance(p, DTensor) for p in model.parameters())
-    if not divided and not _added_weights(model):
-        return model
+    weights = model.state_dict()  # has FSDP2 divide the weights again that a forward pass gathered
     with torch.device("meta"):
         whole = GPT(model.config)
-    for name in whole.state_dict().keys() - weights.keys():
-        weights[name] = operator.attrgetter(name)(model)
-    whole.load_state_dict({name: _whole(weights[name]) for name in whole.state_dict()}, assign=True)
+    names = whole.state_dict().keys()
+    if weights.keys() == names and not any(isinstance(tensor, DTensor) for tensor in weights.values()):
+        return model
+    given = {name: weights[name] if name in weights else operator.attrgetter(name)(model) for name in names}
+    whole.load_state_dict({name: _whole(tensor) for name, tensor in given.items()}, assign=True)
     return whole
 
 

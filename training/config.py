@@ -346,6 +346,18 @@ def parse_flags(argv: Sequence[str] | None, start: C, *, prog: str) -> C:
     return config
 
 
+def flag(name: str, value: Any) -> list[str]:
+    """Return the words of train.py's command line that set a field.
+
+    >>> flag("n_embd", 64), flag("qk_norm", True), flag("bias", False)
+    (['--n-embd', '64'], ['--qk-norm'], ['--no-bias'])
+    """
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{name}" if value else f"--no-{name}"]
+    return [f"--{name}", str(value)]
+
+
 def flags_class(groups: Mapping[str, type], summary: str) -> type:
     """Return the dataclass that the command line is read into: the fields of all groups as flags."""
     fields = [(name, tyro.conf.OmitArgPrefixes[group]) for name, group in groups.items()]

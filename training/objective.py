@@ -1,12 +1,15 @@
 """What a run learns: the part of the loop that differs between pretraining, fine-tuning and reinforcement learning."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
+from common import files
 from data.batches import Sampler
 from model import GPT
 from training.batching import Batching
@@ -15,14 +18,20 @@ from training.config import TrainConfig
 from training.distributed import Processes
 
 
-class Report(Protocol):
-    """The report on a finished run."""
+class Report:
+    """The report on a finished run; a subclass is a dataclass of what RUN/report.json holds."""
 
     def write(self, path: Path) -> None:
         """Write report.json."""
+        files.write_json(path, dataclasses.asdict(self))
 
-    def print(self, run: Path) -> None:
-        """Print the figures."""
+    def lines(self, run: Path) -> list[str]:
+        """Return what is printed of it."""
+        raise NotImplementedError
+
+    def print(self, run: Path, console: Console | None = None) -> None:
+        """Print the figures and some texts."""
+        (console or Console()).print("\n".join(self.lines(run)), markup=False, highlight=False)
 
 
 class Objective(Protocol):

@@ -11,27 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from bpe import Tokenizer
 from common import files
-from data.batches import IGNORED, SAMPLERS, Documents, Sampler, TokenFile, document_ids
+from data.batches import IGNORED, SAMPLERS, Sampler, TokenFile, document_ids
 from evaluation import losses
 from inference import devices
 from model import GPT
+from training import objective
 from training.batching import Batching
 from training.checkpoint import Progress
 from training.config import TrainConfig
 from training.distributed import SINGLE, Processes
-from training.objective import Objective
 
 Batch = tuple[Tensor, Tensor]  # x, y: (B, T) int64, y being x one token later
 SHOWN_STORIES = 3
 PASS_TOKENS = 32_768  # in an evaluation pass, if --micro-batch does not say
 
 
-class Pretraining(Objective):
+class Pretraining(objective.Objective):
     """The loss is the mean over all tokens of -log P(next token)."""
 
     def __init__(self, config: TrainConfig) -> None:
@@ -46,11 +45,9 @@ class Pretraining(Objective):
         config, size = self.config, self.config.model.block_size
         rows = batching.micro_batch if config.micro_batch == "auto" else config.micro_batch
         sampler = SAMPLERS[config.batches]
-        # Packed documents are judged as they are learned: each alone.
-        judged = functools.partial(Documents, mode="pad") if config.batches == "packed" else sampler
         self._windows = {
-            "train_loss": judged(self.train_file, rows, size),
-            "val_loss": judged(self.val_file, rows, size),
+            "train_loss": sampler(self.train_file, rows, size),
+            "val_loss": sampler(self.val_file, rows, size),
         }
         return sampler(
             self.train_file, batching.rows, size, config.seed, processes.rank, processes.world_size
@@ -70,7 +67,7 @@ class Pretraining(Objective):
     def estimate(self, model: GPT, batches: int, *, val_only: bool = False) -> dict[str, float]:
         """Return the mean loss over some batches, the same at every call, of both splits or of validation only."""
         return {
-            name: losses.estimate_loss(model, sampler, batches)
+            name: losses.estimate_loss(model, sampler, batches, self.loss, self.weight)
             for name, sampler in self._windows.items()
             if name == "val_loss" or not val_only
         }
@@ -133,7 +130,7 @@ class Pretraining(Objective):
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class Report(objective.Report):
     """RUN/report.json; `coherence` is None unless the corpus is the built-in one."""
 
     val_loss: float
@@ -156,13 +153,8 @@ class Report:
     parameters: int
     stories: list[str]
 
-    def write(self, path: Path) -> None:
-        """Write report.json."""
-        files.write_json(path, dataclasses.asdict(self))
-
-    def print(self, run: Path, console: Console | None = None) -> None:
-        """Print the figures and three of the stories."""
-        console = console or Console()
+    def lines(self, run: Path) -> list[str]:
+        """Return the figures and three of the stories."""
         lines = [
             f"validation loss  {self.val_loss:.3f} nats per token (train {self.train_loss:.3f})",
             f"bits per byte    {self.bits_per_byte:.3f}",
@@ -178,7 +170,7 @@ class Report:
             lines.append(f"skipped          {self.skipped:,} steps, whose loss or gradient was not finite")
         for number, story in enumerate(self.stories, 1):
             lines += ["", f"--- story {number} ---", story]
-        console.print("\n".join(lines), markup=False, highlight=False)
+        return lines
 
 
 def open_split(config: TrainConfig, split: str) -> TokenFile:

@@ -87,7 +87,7 @@ def _tone(answer: str, tone: str) -> str:
 
 
 def _sentences(answer: str, number: str) -> str:
-    """Check a short story: so many sentences, with people, object, words, problem and solution of one plot."""
+    """Check a short story: the number of sentences, with people, object, words, problem and solution of one plot."""
     sentences = read(answer)
     if len(sentences) != SENTENCES[number]:
         return f"the story has {len(sentences)} sentences, not {number}"

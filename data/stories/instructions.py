@@ -23,7 +23,7 @@ from data.stories.grammar import Tale, tale, with_article
 from data.stories.reader import read
 from data.stories.wordings import Wordings
 
-HELD_OUT = 10  # one pair of facets in so many is never asked for together in training
+HELD_OUT = 10  # one in this many pairs of facets is never asked for together in training
 PRACTICE, EVERYDAY = (
     (2, 5),
     (1, 3),
@@ -246,7 +246,7 @@ class _Asker:
         return facets, (("user", asked),), text, facets
 
     def short_story(self) -> tuple[str, str] | None:
-        """Return a number in words and the story in so many sentences; None if it cannot be cut down so far.
+        """Return a number in words and the story cut to as many sentences; None if it cannot be cut that far.
 
         Kept are the first sentence, the one with the problem, the one with the solution, and maybe the last but one.
         """

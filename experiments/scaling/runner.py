@@ -26,7 +26,7 @@ from experiments.scaling.fit import Runs
 from experiments.scaling.ledger import Entry, Ledger, OverBudget, key
 from model import GPTConfig, accounting
 from training import failures
-from training.config import PRESETS
+from training.config import PRESETS, flag
 from training.watch import read_log
 
 Count = Literal["all", "non-embedding", "no-head"]
@@ -242,18 +242,6 @@ class Runner:
             ["--resume"] if failures.last_state(run).is_file() else ["--overwrite"] if run.is_dir() else []
         )
         return words + begun
-
-
-def flag(name: str, value: Any) -> list[str]:
-    """Return the words of train.py's command line that set a field.
-
-    >>> flag("n_embd", 64), flag("qk_norm", True), flag("bias", False)
-    (['--n-embd', '64'], ['--qk-norm'], ['--no-bias'])
-    """
-    name = name.replace("_", "-")
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no-{name}"]
-    return [f"--{name}", str(value)]
 
 
 def run_python(arguments: Sequence[str], threads: int) -> None:

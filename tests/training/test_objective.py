@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from data.batches import Sampler
+from data.batches import Documents, Sampler
 from training import loop
 from training.pretraining import Pretraining
 
@@ -102,23 +102,47 @@ def test_a_run_learns_another_objective_and_logs_its_figures(tiny):
         loop.train(dataclasses.replace(config, steps=30, resume=True))
 
 
-def test_packed_documents_are_learned_as_if_each_were_alone(tiny):
-    model = dataclasses.replace(tiny.model, dropout=0.0)
-    config = dataclasses.replace(tiny, model=model, batches="packed", precision="float32")
-    trainer = loop.Trainer(config)
-    x, y = next(trainer.batches)
-    end = trainer.objective.train_file.meta.end_of_text
+def loss_alone(model, batch, end: int) -> float:
+    """Return the mean loss of the documents of packed rows, each given to the model alone."""
     sums, count = 0.0, 0
-    for row, targets in zip(x.tolist(), y.tolist(), strict=True):
+    for row, targets in zip(*(side.tolist() for side in batch), strict=True):
         documents = itertools.groupby(zip(row, targets, strict=True), key=Counted(end))
         for pairs in (list(pairs) for _, pairs in documents):
             ids, wanted = (torch.tensor(side)[None] for side in zip(*pairs, strict=True))  # 2 × (1, T)
             learned = wanted != -100
-            logits, _ = trainer.model(ids)
+            logits, _ = model(ids)
             sums += F.cross_entropy(logits[learned], wanted[learned], reduction="sum").item()
             count += int(learned.sum())
+    return sums / count
+
+
+def packed(tiny) -> loop.Trainer:
+    model = dataclasses.replace(tiny.model, dropout=0.0, block_size=512)  # two or three stories
+    rows = {"micro_batch": 2, "batch_tokens": 1024}
+    config = dataclasses.replace(tiny, model=model, batches="packed", precision="float32", **rows)
+    return loop.Trainer(config)
+
+
+def test_packed_documents_are_learned_as_if_each_were_alone(tiny):
+    trainer = packed(tiny)
+    x, y = next(trainer.batches)
+    end = trainer.objective.train_file.meta.end_of_text
+    expected = loss_alone(trainer.model, (x, y), end)
     assert max(row.count(end) for row in y.tolist()) > 1
-    assert trainer.step((x, y)).loss.item() == pytest.approx(sums / count, rel=1e-5)
+    assert trainer.step((x, y)).loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_packed_documents_are_judged_as_if_each_were_alone(tiny):
+    trainer = packed(tiny)
+    for _ in range(20):  # before it has learned anything, what a document sees makes no difference
+        trainer.step(next(trainer.batches))
+    file = trainer.objective.train_file
+    rows = Documents(file, trainer.config.micro_batch, trainer.config.model.block_size)
+    batch = [torch.cat(side) for side in zip(*itertools.islice(rows, 2), strict=True)]  # x, y: 2 × (2 B, T)
+    expected = loss_alone(trainer.model, batch, file.meta.end_of_text)
+    assert max(row.count(file.meta.end_of_text) for row in batch[1].tolist()) > 1
+    found = trainer.objective.estimate(trainer.model, 2)["train_loss"]
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 class Counted:

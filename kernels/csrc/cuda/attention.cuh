@@ -47,7 +47,7 @@ struct Heads {
     T* data;
     int64_t batch_stride, token_stride, head_stride;
 
-    // One head: its row t lies at t * token_stride.
+    // One head: its row t begins at t * token_stride.
     __device__ __forceinline__ T* head(int batch, int head) const {
         return data + batch * batch_stride + head * head_stride;
     }
