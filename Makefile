@@ -67,9 +67,11 @@ lint: $(BUILT)
 	$(RUN_IN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
 
-# Without variants.py, which trains for hours.
+# Without what trains for an hour or more, or needs a run of make chat.
+LONG := $(addprefix benchmarks/, variants.py scaling.py alignment.py)
+
 bench: $(BUILT)
-	@for question in $(filter-out benchmarks/variants.py, $(wildcard benchmarks/*.py)); do echo "$$question"; $(RUN_IN) "$$question" || exit 1; done
+	@for question in $(filter-out $(LONG), $(wildcard benchmarks/*.py)); do echo "$$question"; $(RUN_IN) "$$question" || exit 1; done
 	$(RUN_IN) -m kernels bench
 
 # With the Python that PYTHON names, as it is: a machine with a GPU may have no network to make an environment from.

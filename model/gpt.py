@@ -277,12 +277,14 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def with_vocabulary(self, vocab_size: int) -> "GPT":
-        """Return a model with `vocab_size` ids, at least as many as here; the rows of the old ones stay, bit for bit.
+        """Return a model with `vocab_size` ids, this one if it has as many; the rows of the old ones stay, bit for bit.
 
         New rows are drawn around the mean of the old ones, so that at first no new id is likelier than an old one.
         """
         if vocab_size < self.config.vocab_size:
             raise ValueError(f"vocab_size {vocab_size} is below that of the model, {self.config.vocab_size}")
+        if vocab_size == self.config.vocab_size:
+            return self
         grown = GPT(dataclasses.replace(self.config, vocab_size=vocab_size))
         state = self.state_dict()
         for name, target in grown.state_dict().items():
