@@ -26,7 +26,7 @@ from common.workers import Pool, settle
 if TYPE_CHECKING:
     from bpe import Tokenizer
 
-BATCH = 1 << 20  # characters that a process gets at once
+BATCH = 1 << 19  # characters that a process gets at once
 SHARED = "/dev/shm"  # where Linux keeps shared memory
 LARGEST = 1 << 23  # bytes in a block of shared memory, of which there may not be much; more goes by the pipe
 IN_FLIGHT = 4  # batches of each worker: enough while this process encodes one and its caller makes lists
@@ -36,11 +36,12 @@ Part = tuple[str, bool]  # a text, or a part of a long one, and whether the text
 
 
 class Job(NamedTuple):
-    """Texts in UTF-8, one after another in the block `name`, or in `data`."""
+    """Texts in `encoding`, one after another in the block `name`, or in `data`."""
 
     name: str
     data: bytes
     lengths: list[int]  # bytes of each
+    encoding: str
     special_tokens: Sequence[str]
 
 
@@ -93,13 +94,16 @@ class BatchEncoder:
                 yield from free.read(waiting.popleft())
 
     def _send(self, batch: list[Part], special_tokens: Sequence[str], free: _Blocks) -> _Sent:
-        texts = [text.encode(errors="surrogatepass") for text, _ in batch]
+        # Python has strings in one of these forms: making UTF-8 of what is not ASCII, and reading it, takes five times
+        # as long as copying, a sixth of the time of encoding.
+        encoding = "ascii" if all(text.isascii() for text, _ in batch) else "utf-16-le"
+        texts = [text.encode(encoding, "surrogatepass") for text, _ in batch]
         data, lengths, block = b"".join(texts), [len(text) for text in texts], None
-        if len(data) * (1 + self._itemsize) <= LARGEST:  # as if each byte became an id
+        if len(data) * (1 + 1.5 * self._itemsize) <= LARGEST:  # an id for each of the three bytes of two in UTF-16
             block = free.take()
         if block:
             block.buf[: len(data)] = data
-        job = Job(block.name if block else "", b"" if block else data, lengths, special_tokens)
+        job = Job(block.name if block else "", b"" if block else data, lengths, encoding, special_tokens)
         return _Sent(self.pool.submit(job), [last for _, last in batch], block)
 
 
@@ -189,7 +193,7 @@ def _encode_job(tokenizer: Tokenizer, job: Job) -> Reply:
     """Do a job, in a worker."""
     block = _attached(job.name) if job.name else None
     source = block.buf if block else memoryview(job.data)
-    reply = _encode_each(tokenizer, _read_texts(source, job.lengths), job.special_tokens)
+    reply = _encode_each(tokenizer, _read_texts(source, job), job.special_tokens)
     if block is None:
         return reply
     start = sum(job.lengths)
@@ -197,10 +201,10 @@ def _encode_job(tokenizer: Tokenizer, job: Job) -> Reply:
     return Reply(start, b"", reply.lengths)
 
 
-def _read_texts(source: memoryview, lengths: list[int]) -> Iterator[str]:
+def _read_texts(source: memoryview, job: Job) -> Iterator[str]:
     start = 0
-    for length in lengths:
-        yield str(source[start : start + length], "utf-8", "surrogatepass")
+    for length in job.lengths:
+        yield str(source[start : start + length], job.encoding, "surrogatepass")
         start += length
 
 
