@@ -99,7 +99,9 @@ class BatchEncoder:
         encoding = "ascii" if all(text.isascii() for text, _ in batch) else "utf-16-le"
         texts = [text.encode(encoding, "surrogatepass") for text, _ in batch]
         data, lengths, block = b"".join(texts), [len(text) for text in texts], None
-        if len(data) * (1 + 1.5 * self._itemsize) <= LARGEST:  # an id for each of the three bytes of two in UTF-16
+        if (
+            len(data) * (1 + 1.5 * self._itemsize) <= LARGEST
+        ):  # an id for each of the three bytes of two in UTF-16
             block = free.take()
         if block:
             block.buf[: len(data)] = data

@@ -128,17 +128,21 @@ class _PairTable:
         self.order = [_descending(token) for token in self.tokens]
         self.words = [word.decode("latin-1") for word in counts if len(word) > 1]
         self.word_counts = [count for word, count in counts.items() if len(word) > 1]
-        self.counts: defaultdict[str, int] = defaultdict(int)
-        self.holders: defaultdict[str, list[int]] = defaultdict(list)
-        for index, (word, count) in enumerate(zip(self.words, self.word_counts, strict=True)):
+        self.holders: defaultdict[str, list[int]] = defaultdict(
+            list
+        )  # a word is named as often as it has the pair
+        for index, word in enumerate(self.words):
             for pair in map(operator.add, word, word[1:]):
-                self.counts[pair] += count
                 self.holders[pair].append(index)
+        self.counts = defaultdict(int, {pair: self._total(held) for pair, held in self.holders.items()})
         self.heap = [self._entry(pair) for pair in self.counts]
         heapq.heapify(self.heap)
 
     def _entry(self, pair: str) -> tuple[int, str, str, str]:
         return -self.counts[pair], self.order[ord(pair[0])], self.order[ord(pair[1])], pair
+
+    def _total(self, held: list[int]) -> int:
+        return sum(map(self.word_counts.__getitem__, held))
 
     def most_frequent(self) -> str | None:
         """Return the pair to merge next. The heap is lazy: an entry with an old count is put back or dropped."""
@@ -158,23 +162,30 @@ class _PairTable:
         new = chr(len(self.tokens))
         self.tokens.append(self.tokens[ord(left)] + self.tokens[ord(right)])
         self.order.append(_descending(self.tokens[-1]))
-        changes: defaultdict[str, int] = defaultdict(int)
+        before: defaultdict[str, list[int]] = defaultdict(
+            list
+        )  # the words with this token before the new one
+        after: defaultdict[str, list[int]] = defaultdict(list)
+        words = self.words
         for index in self.holders.pop(pair):
-            word, count = self.words[index], self.word_counts[index]
+            word = words[index]
             place = word.find(pair)  # -1 if another merge has taken the pair apart
             while place >= 0:
-                before, after = word[:place], word[place + 2 :]
-                if before:
-                    changes[before[-1] + left] -= count
-                    changes[before[-1] + new] += count
-                    self.holders[before[-1] + new].append(index)
-                if after:
-                    changes[right + after[0]] -= count
-                    changes[new + after[0]] += count
-                    self.holders[new + after[0]].append(index)
-                word = before + new + after
+                if place:
+                    before[word[place - 1]].append(index)
+                if place + 2 < len(word):
+                    after[word[place + 2]].append(index)
+                word = word[:place] + new + word[place + 2 :]
                 place = word.find(pair, place + 1)
-            self.words[index] = word
+            words[index] = word
+        changes: defaultdict[str, int] = defaultdict(int)
+        exchanged = [(token + left, token + new, held) for token, held in before.items()]
+        exchanged += [(right + token, new + token, held) for token, held in after.items()]
+        for old, entering, held in exchanged:
+            total = self._total(held)
+            changes[old] -= total
+            changes[entering] += total
+            self.holders[entering] += held
         self._apply(changes, new)
         self.counts.pop(pair, None)
 
