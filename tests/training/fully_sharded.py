@@ -138,7 +138,7 @@ def main() -> None:
             train(case, make, Path(sys.argv[1]))
     dist.barrier()
     dist.destroy_process_group()
-    # Everything is on disk. Python's own end now and then meets a thread of gloo, which device meshes keep alive, and aborts.
+    # All is on disk. Python's own end sometimes aborts: it meets a thread of gloo that device meshes keep alive.
     sys.stderr.flush()
     os._exit(0)
 
