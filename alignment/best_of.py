@@ -20,6 +20,7 @@ from inference import devices
 from inference.chat import ChatTemplate, Message
 from inference.run import weights_directory
 from model import GPT
+from training.config import flag
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,9 @@ class BestOf:
     init_from: Path = Path("runs/sft")
     """The run to improve."""
     run: Path = Path("runs/best-of")
-    """The run to write; the answers kept go to tokens/NAME of it."""
+    """The run to write."""
+    data: Path = Path("tokens/best-of")
+    """The folder of instruction data to write, and DATA.jsonl: the answers kept."""
     prompts: Path = Path("tokens/chat/prompts/train.jsonl")
     """File of prompts with checks."""
     reward: str = rewards.CHECKS
@@ -46,10 +49,25 @@ class BestOf:
     """Steps of fine-tuning."""
     seed: int = 1
     """Seed of the sampling and the fine-tuning."""
+    overwrite: bool = False
+    """Replace the run and the data."""
+
+    def __post_init__(self) -> None:
+        for name in ("count", "group", "max_new_tokens", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}: it must be at least 1"
+                )
+        for path in (self.run, self.data):
+            if path.exists() and not self.overwrite:
+                raise ValueError(f"{path} exists already: choose another one, or replace it with --overwrite")
 
 
 def best_of(options: BestOf) -> None:
-    """Sample, filter, fine-tune."""
+    """Sample, filter, fine-tune.
+
+    ValueError if fewer than two prompts have an answer to keep, and for what cannot be written or read.
+    """
     prompts = read_prompts(options.prompts)[: options.count]
     reward = rewards.make_reward(options.reward)
     template = ChatTemplate.load(options.init_from)
@@ -69,12 +87,19 @@ def best_of(options: BestOf) -> None:
     if len(kept) < 2:
         raise ValueError("fewer than two prompts have an answer that earns 1: raise --group or --count")
 
-    data = Path("tokens") / options.run.name
-    file = data.with_name(f"{data.name}.jsonl")
+    file = options.data.with_name(f"{options.data.name}.jsonl")
     write_rows(file, (chat_row([*messages, Message("assistant", text)]) for messages, text in kept.items()))
-    prepare.prepare(prepare.Data(base=options.init_from, out=data, source=(str(file),), val_fraction=0.1))
-    flags = {"--init-from": options.init_from, "--data": data, "--run": options.run, "--seed": options.seed}
-    sft.main([*(str(word) for flag in flags.items() for word in flag), "--steps", str(options.steps)])
+    prepare.prepare(
+        prepare.Data(
+            base=options.init_from,
+            out=options.data,
+            source=(str(file),),
+            val_fraction=0.1,
+            overwrite=options.overwrite,
+        )
+    )
+    names = ("init_from", "data", "run", "seed", "steps", "overwrite")
+    sft.main([word for name in names for word in flag(name, getattr(options, name))])
 
 
 @cli.command
