@@ -62,6 +62,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "logit soft-capping": {"logit_softcap": 15.0},
     "value embedding": {"value_embedding": True},
     "zero-initialized projections": {"zero_init": True},
+    "mimetic initialization": {"mimetic_init": True},
     "untied head": {"tied_head": False},
     "residual scalars": {"residual_scalars": True},
     "Llama": {**MODERN, "mlp": "swiglu", "n_inner": 344},

@@ -4,6 +4,7 @@ Grown from basics/gpt.py, which writes out one head and then several. Here `kern
 the scores, and the T × T matrix of them is never stored.
 """
 
+import math
 from typing import Protocol
 
 import torch
@@ -53,6 +54,21 @@ class CausalSelfAttention(nn.Module):
             self.q_norm, self.k_norm = (RMSNorm(self.head_dim, config.norm_eps) for _ in range(2))
         if config.value_embedding:
             self.value_scale = nn.Parameter(torch.ones(()))
+
+    @torch.no_grad()
+    def imitate(self, scale: float) -> None:
+        """Begin as trained attention looks: queries equal keys, the projection is `scale` times the transposed values.
+
+        So a token attends to those like it, its score with itself being about sqrt(D) / 4, and what it writes is near
+        what it has read (Trockman & Kolter 2023, section 3, with the sign that they find in language models).
+        """
+        width, group = self.c_proj.in_features, self.heads[0] // self.heads[1]
+        heads = self.c_attn.weight.unflatten(0, (-1, self.head_dim))  # ((H + 2 KV) D, C) -> (H + 2 KV, D, C)
+        queries, keys, values = heads.split(self.heads)
+        keys.normal_(0.0, 0.5 / math.sqrt(width))
+        queries.copy_(keys.repeat_interleave(group, dim=0))  # (KV, D, C) -> (H, D, C)
+        read = values.repeat_interleave(group, dim=0).flatten(0, 1)  # (KV, D, C) -> (H D, C)
+        self.c_proj.weight.copy_(scale * read.T)
 
     def forward(
         self,

@@ -57,6 +57,8 @@ class GPTConfig:
     """Mix the stream and the embedding by two learned numbers before each block (modded-nanogpt)."""
     zero_init: bool = False
     """Start the projections that add to the stream at 0, so that every block begins as the identity."""
+    mimetic_init: bool = False
+    """Start with heads that look for tokens like their own and copy them, as in trained models."""
     mup_width: int | None = None
     """Width that the learning rates were chosen for: all widths with as many heads then share them, by the maximal
     update parametrization (Yang et al. 2022) (None: GPT-2's initialization)."""
@@ -133,6 +135,9 @@ class GPTConfig:
         if self.positions == "sinusoidal" and self.n_embd % 2:
             faults.append(f"sinusoidal positions need an even n_embd, not {self.n_embd}")
         faults += [*self._latent_faults(), *self._pattern_faults()]
+        if self.mimetic_init:
+            others = [name for name in ("zero_init", "kv_lora_rank", "mup_width") if getattr(self, name)]
+            faults += [f"mimetic_init excludes {name}" for name in others]
         if self.mup_width is not None:
             others = ("kv_lora_rank", "n_expert", "n_ahead", "value_embedding")
             faults += [f"mup_width excludes {name}" for name in others if getattr(self, name)]

@@ -29,6 +29,7 @@ from model.layers import (
     make_mlp,
     make_norm,
     position_angles,
+    sines,
 )
 from model.ssm import StateCache, StateSpace
 
@@ -118,8 +119,9 @@ class GPT(nn.Module):
     def _initialize(self) -> None:
         """Draw weights as GPT-2: deviation 0.02, times 1/sqrt(2 n_layer) where they add to the stream; biases are 0.
 
-        With zero_init what adds to the stream starts at 0. With µP the variance of the blocks' matrices falls with the
-        width, as the number of terms that they sum up grows.
+        With zero_init what adds to the stream starts at 0. With mimetic_init attention starts as
+        CausalSelfAttention.imitate says, and learned positions as sines (Vaswani et al. 2017). With µP the variance of
+        the blocks' matrices falls with the width, as the number of terms that they sum up grows.
         """
         inside = INIT_STD / math.sqrt(self.config.width_ratio)
         residual = 0.0 if self.config.zero_init else inside / math.sqrt(2 * self.config.n_layer)
@@ -129,6 +131,14 @@ class GPT(nn.Module):
             elif parameter.dim() == 2:
                 std = inside if name.startswith("h.") else INIT_STD
                 parameter.normal_(0.0, residual if name.endswith("c_proj.weight") else std)
+        if self.config.mimetic_init:
+            for block in self.h:
+                if isinstance(block, Block):
+                    block.attn.imitate(residual / inside)
+            if self.config.positions == "learned":
+                self.wpe.weight.copy_(
+                    INIT_STD * sines(torch.arange(self.config.block_size), self.config.n_embd)
+                )
 
     def forward(
         self,

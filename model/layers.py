@@ -81,8 +81,13 @@ class SinusoidalPositions(nn.Module):
 
     def forward(self, positions: Tensor) -> Tensor:
         """Map positions (…) of int64 to (…, C) float32."""
-        angles = position_angles(positions, self.width)  # (…, C/2)
-        return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)  # (…, C/2, 2) -> (…, C)
+        return sines(positions, self.width)
+
+
+def sines(positions: Tensor, width: int) -> Tensor:
+    """Return (…, width) float32 for positions (…): the sines and cosines of `position_angles`, in turn."""
+    angles = position_angles(positions, width)  # (…, width/2)
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(-2)  # (…, width/2, 2) -> (…, width)
 
 
 def position_angles(positions: Tensor, width: int, base: float = 10000.0) -> Tensor:

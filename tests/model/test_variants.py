@@ -56,6 +56,41 @@ def test_residual_scalars_mix_the_stream_and_the_embedding(tiny, batch):
     torch.testing.assert_close(gpt.hidden(batch[0]), gpt.ln_f(gpt.h[1](2 * middle - embedding)))
 
 
+@pytest.mark.parametrize("changes", [{}, {"n_kv_head": 1}, {"positions": "rotary"}])
+def test_mimetic_heads_look_for_their_like_and_write_what_they_read(tiny, changes):
+    """Products of the four matrices, a head at a time, against multiples of the identity."""
+    gpt = tiny(n_embd=256, n_head=2, n_layer=8, mimetic_init=True, **changes)
+    attention, width, size = gpt.h[0].attn, 256, 128
+    rows = attention.c_attn.weight.unflatten(0, (-1, size)).split(attention.heads)
+    group = 2 // len(rows[1])
+    for head in range(2):
+        q, k, v = rows[0][head], rows[1][head // group], rows[2][head // group]
+        written = attention.c_proj.weight[:, head * size : (head + 1) * size]
+        for product, diagonal in ((q.T @ k, size / (4 * width)), (written @ v, size * 0.02**2 / 4)):
+            assert product.diagonal().mean().item() == pytest.approx(diagonal, rel=0.05)
+            assert (product - product.diagonal().diag()).mean().abs().item() < 0.02 * diagonal
+
+
+def test_mimetic_positions_begin_as_sines_and_are_learned(tiny, batch):
+    gpt = tiny(mimetic_init=True)
+    length, width = gpt.wpe.weight.shape
+    for column in range(width):
+        angles = torch.arange(length) / 10000 ** ((column - column % 2) / width)
+        torch.testing.assert_close(
+            gpt.wpe.weight[:, column], 0.02 * (angles.cos() if column % 2 else angles.sin())
+        )
+    gpt(*batch)[1].backward()
+    assert gpt.wpe.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    "other", [{"zero_init": True}, {"mup_width": 16}, {"kv_lora_rank": 8, "positions": "rotary"}]
+)
+def test_mimetic_init_names_what_it_excludes(other):
+    with pytest.raises(ValueError, match=f"mimetic_init excludes {next(iter(other))}"):
+        GPTConfig(n_embd=32, n_head=2, n_layer=2, mimetic_init=True, **other)
+
+
 def test_with_projections_at_zero_every_block_begins_as_the_identity(tiny, batch):
     gpt = tiny(zero_init=True, positions="none").eval()
     assert torch.equal(gpt.hidden(batch[0]), gpt.ln_f(gpt.wte(batch[0])))
