@@ -179,7 +179,9 @@ def judge(text_model: TextModel, pairs: Sequence[Pair]) -> list[Verdict]:
 
 
 def accuracy(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Return the fraction of pairs passed, by kind and over all ("all")."""
+    """Return the fraction of pairs passed, by kind and over all ("all"); nothing without pairs."""
+    if not verdicts:
+        return {}
     kinds = {verdict.pair.kind: None for verdict in verdicts}
     groups = {kind: [v.passed for v in verdicts if v.pair.kind == kind] for kind in kinds}
     groups["all"] = [verdict.passed for verdict in verdicts]

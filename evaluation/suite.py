@@ -2,6 +2,7 @@
 
 Likelihood (bits per byte, perplexity of held-out text), grammar and meaning (minimal pairs), coherence (the story
 checker), variety (distinct-n, repetition) and copying (the longest run of tokens that training data holds too).
+Grammar, meaning and coherence are those of the built-in stories: models of other text are not asked for them.
 RUN/evaluation.json and RUN/evaluation.html hold what the table shows.
 """
 
@@ -19,7 +20,6 @@ from rich.table import Table
 import kernels
 from common import files
 from data.batches import TokenFile
-from data.stories import coherence
 from evaluation import losses, minimal_pairs, originality
 from inference.run import check_seed, decode, same_tokenizer, settings
 from inference.text import TextModel
@@ -62,6 +62,28 @@ class Evaluate:
         Rules(temperature=self.temperature)
 
 
+# What each figure says, by the first words of its name.
+MEANINGS = {
+    "bits per byte": "of the validation text: compares across tokenizers; fewer are better",
+    "perplexity": "between how many tokens the model is torn, on average",
+    "nats per token": "mean loss on the validation file, as in training",
+    "pairs": "share of pairs of texts of which the right one is likelier",
+    "coherence": "share of stories that the checker of the built-in stories passes",
+    "distinct": "different sequences of n words in the stories, of all such sequences",
+    "repetition": "share of four-word sequences that their story had before",
+    "longest copy": "the longest sequence of a story that the training data holds too",
+}
+
+
+def meaning(figure: str) -> str:
+    """Return what a figure says.
+
+    >>> meaning("distinct-2")
+    'different sequences of n words in the stories, of all such sequences'
+    """
+    return next(text for start, text in MEANINGS.items() if figure.startswith(start))
+
+
 @dataclasses.dataclass(frozen=True)
 class Assessment:
     """The figures, and examples of them."""
@@ -73,9 +95,9 @@ class Assessment:
 
     def table(self, title: str) -> Table:
         """Return the figures as a table, a line each."""
-        table = Table("figure", "value", title=title, title_justify="left")
+        table = Table("figure", "value", "meaning", title=title, title_justify="left")
         for name, value in self.figures.items():
-            table.add_row(name, f"{value:.4g}")
+            table.add_row(name, f"{value:.4g}", meaning(name))
         return table
 
 
@@ -97,19 +119,21 @@ def assess(options: Evaluate) -> Assessment:
 def _assess(options: Evaluate) -> Assessment:
     rules = Rules(temperature=options.temperature)
     pairs = minimal_pairs.read(options.pairs_file) if options.pairs_file else []
-    pairs = minimal_pairs.make(options.pairs) + pairs
     text_model = TextModel.load(options.run, options.device)
     config = settings(options.run)
     directory = options.data or Path(config["data"])
     train, val = (TokenFile.open(directory, split) for split in ("train", "val"))
     check_tokenizer(options.run, directory)
+    coherence = losses.coherence_checker(val.meta.source)
+    if coherence:
+        pairs = minimal_pairs.make(options.pairs) + pairs
     verdicts = minimal_pairs.judge(text_model, pairs)
     rows = sample(text_model, options.samples, rules, options.seed)
     texts = [decode(text_model.tokenizer, ids).strip() for ids in rows]
     figures = {
         **likelihood(text_model, val, config["batches"]),
         **{f"pairs: {kind}": share for kind, share in minimal_pairs.accuracy(verdicts).items()},
-        "coherence": coherence(texts),
+        **({"coherence": coherence(texts)} if coherence else {}),
         **variety(texts),
         **copying(rows, train),
     }
@@ -165,7 +189,7 @@ def copying(rows: Sequence[Sequence[int]], train: TokenFile) -> dict[str, float]
 def html_page(name: str, found: Assessment) -> str:
     """Return one self-contained page; whatever a model or a user wrote is escaped."""
     figures = "".join(
-        f"<tr><td>{html.escape(figure)}</td><td>{value:.4g}</td></tr>"
+        f"<tr><td>{html.escape(figure)}</td><td>{value:.4g}</td><td>{html.escape(meaning(figure))}</td></tr>"
         for figure, value in found.figures.items()
     )
     failed = "".join(map(_failed_row, found.failed_pairs)) or "<tr><td>none</td></tr>"

@@ -1,4 +1,7 @@
-"""python -m experiments compare RUN RUN …: validation loss of several runs over tokens and over time, and a table."""
+"""python -m experiments compare RUN RUN …: validation loss of several runs over tokens and over time, and a table.
+
+Losses are in bits per byte, which compare across tokenizers; nats per token do not: longer tokens are harder to guess.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -9,6 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from common import plots
+from data.tokenfile import read_meta
+from evaluation.losses import bits_per_byte
+from inference.run import settings
 from training.watch import read_log
 
 AXES = {"tokens": "tokens", "seconds": "seconds of training"}
@@ -20,20 +26,22 @@ class Compare:
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Directories of runs, finished or not."""
+    nats: bool = False
+    """Compare nats per token, for runs whose data are gone; all must have the same tokenizer."""
     out: Path = Path("compare.png")
     """The plot: .png, .svg or .pdf."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """The evaluations of a run so far."""
+    """The evaluations of a run so far, losses in the unit of the comparison."""
 
     name: str
     evaluations: list[dict[str, Any]]
 
     @property
     def best(self) -> float:
-        """Return the lowest validation loss, in nats per token."""
+        """Return the lowest validation loss."""
         return min(record["val_loss"] for record in self.evaluations)
 
     @property
@@ -42,8 +50,8 @@ class Curve:
         return self.evaluations[-1]
 
 
-def read_curve(run: Path) -> Curve:
-    """Read the evaluations in RUN/log.jsonl."""
+def read_curve(run: Path, nats: bool) -> Curve:
+    """Read the evaluations in RUN/log.jsonl, in bits per byte or in nats per token."""
     log = run / "log.jsonl"
     if not log.is_file():
         raise FileNotFoundError(
@@ -52,16 +60,30 @@ def read_curve(run: Path) -> Curve:
     evaluations = [record for record in read_log(log) if "val_loss" in record and "seconds" in record]
     if not evaluations:
         raise ValueError(f"{run} has not been evaluated yet: wait for its first --eval-every steps")
-    return Curve(run.name, evaluations)
+    scale = 1.0 if nats else _bits_per_nat(run)
+    return Curve(run.name, [record | {"val_loss": scale * record["val_loss"]} for record in evaluations])
+
+
+def _bits_per_nat(run: Path) -> float:
+    """Return how many bits per byte of the run's validation text one nat per token is."""
+    try:
+        meta = read_meta(Path(settings(run)["data"]))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"the data of {run} say how long its tokens are, and are gone ({error}): restore them, or compare runs of "
+            "one tokenizer with --nats"
+        ) from error
+    return bits_per_byte(1.0, meta.tokens["val"], meta.bytes["val"])
 
 
 def compare(options: Compare) -> None:
     """Read all runs, then draw and print."""
-    curves = [read_curve(run) for run in options.runs]
+    curves = [read_curve(run, options.nats) for run in options.runs]
     if not curves:
         raise ValueError("name at least one run: python -m experiments compare RUN RUN …")
-    draw(curves, options.out)
-    table = Table("run", "steps", "tokens", "seconds", "tokens/s", "best val loss", "last val loss")
+    unit = "nats per token" if options.nats else "bits per byte"
+    draw(curves, unit, options.out)
+    table = Table("run", "steps", "tokens", "seconds", "tokens/s", f"best, {unit}", f"last, {unit}")
     for curve in curves:
         end = curve.end
         speed = end["tokens"] / end["seconds"]
@@ -78,7 +100,7 @@ def compare(options: Compare) -> None:
     print(f"{options.out}: validation loss over tokens and over time")
 
 
-def draw(curves: list[Curve], path: Path) -> None:
+def draw(curves: list[Curve], unit: str, path: Path) -> None:
     """Draw two panels, one for each axis, with a curve for each run."""
     figure = plots.figure(11, 4)
     panels = figure.subplots(1, 2, sharey=True)
@@ -88,6 +110,6 @@ def draw(curves: list[Curve], path: Path) -> None:
             panel.plot(*zip(*points, strict=True), marker=".", label=curve.name)
         panel.set(xlabel=label)
         panel.grid(alpha=0.3)
-    panels[0].set(ylabel="validation loss, nats per token")
+    panels[0].set(ylabel=f"validation loss, {unit}")
     panels[1].legend()
     plots.save(figure, path)

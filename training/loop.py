@@ -232,8 +232,7 @@ class Trainer:
             **texts,
         )
         bar.show(progress.step, val_loss=figures["val_loss"])
-        for text in texts.values():
-            bar.print_sample(progress.step, text)
+        bar.print_evaluation(progress.step, figures, texts.values())
         watch.plot_loss(log.records, self.run / "loss.png")
         if better:
             checkpoint.save_best(self.run / "best", whole, figures["val_loss"], self._save_extra)
@@ -269,11 +268,15 @@ class Trainer:
     def _save_extra(self, directory: Path) -> None:
         self.objective.save(self.model, directory)
 
-    def finish(self) -> Report | None:
+    def finish(self, bar: watch.Bar) -> Report | None:
         """Return the report on the run and write it; only in rank 0, where the others have left."""
         if not self.processes.main:
             return None
-        with kernels.use(self.config.kernels), failures.explained(self.run, self.batching.micro_batch):
+        with (
+            kernels.use(self.config.kernels),
+            failures.explained(self.run, self.batching.micro_batch),
+            bar.working(f"judging {self.run / 'best'} on the whole validation data"),
+        ):
             result = self.objective.report(self.progress, self.device, self.precision)
             result.write(self.run / "report.json")
         return result
@@ -327,7 +330,7 @@ def train(
                 raise failures.Damaged(trainer.run, progress.step)
             if stop and not last:
                 raise failures.Interrupted(trainer.run / "last", progress.step)
-    return trainer.finish()
+    return trainer.finish(bar)
 
 
 @contextlib.contextmanager

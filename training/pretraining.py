@@ -77,7 +77,7 @@ class Pretraining(objective.Objective):
         (story,) = losses.sample_stories(
             model, self._tokenizer, 1, temperature=self.config.temperature, seed=self.config.seed
         )
-        return {"story": story}
+        return {"story": shown(story)}
 
     def text(self, batch: Batch) -> str:
         """Return the text of the batch's first row, for an error message."""
@@ -126,7 +126,16 @@ class Pretraining(objective.Objective):
         stories = losses.sample_stories(
             best, tokenizer, count, temperature=config.temperature, seed=config.seed
         )
-        return stories[:SHOWN_STORIES], checker(stories) if checker else None
+        return list(map(shown, stories[:SHOWN_STORIES])), checker(stories) if checker else None
+
+
+def shown(text: str) -> str:
+    """Return a text to look at: one that the end of the context has cut off in a word ends before it.
+
+    >>> shown("A dog ran hom"), shown("A dog ran.")
+    ('A dog ran …', 'A dog ran.')
+    """
+    return f"{text.rpartition(' ')[0]} …" if text[-1:].isalnum() else text
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,9 @@ import functools
 import importlib.util
 import json
 import secrets
+import sys
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -98,28 +99,37 @@ def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
     plots.save(figure, path)
 
 
+# In the order of their worth: a narrow terminal has room for the first few.
 COLUMNS = {
     "loss": "loss {:.3f}",
     "val_loss": "val {:.3f}",
+    "tokens_per_second": "{:,.0f} tok/s",
     "learning_rate": "lr {:.1e}",
     "gradient_norm": "grad {:.2f}",
-    "tokens_per_second": "{:,.0f} tok/s",
     "mfu": "MFU {:.0%}",
     "memory_mb": "{:,.0f} MB",
 }
 
 
+BAR_WIDTH = 10
+
+
 class Bar:
-    """One line with the newest value of each column and the time left; silent if `shown` is False."""
+    """One line with the time left and the newest figures, as far as the terminal is wide, and a line an evaluation.
+
+    Silent if `shown` is False. The bar is on standard error; evaluations are on standard output if that is a file.
+    """
 
     def __init__(self, steps: int, done: int, *, shown: bool = True) -> None:
         self._values: dict[str, Any] = {}
         self.console = Console(stderr=True, quiet=not shown)
+        self._history = self.console if sys.stdout.isatty() else Console(quiet=not shown)
+        self._room = self.console.width - len(f"{steps}/{steps} 0:00:00 left ") - BAR_WIDTH - 1
         self._progress = Progress(
-            BarColumn(bar_width=10),
-            TextColumn("{task.completed}/{task.total} left"),
+            BarColumn(bar_width=BAR_WIDTH),
+            TextColumn("{task.completed}/{task.total}"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[figures]}"),
+            TextColumn("left {task.fields[figures]}"),
             console=self.console,
             refresh_per_second=2,
             disable=not shown,
@@ -129,14 +139,22 @@ class Bar:
     def show(self, done: int, **figures: Any) -> None:
         """Move the bar to `done` steps and show the figures that have a column."""
         self._values |= figures
-        text = " ".join(
-            form.format(self._values[name]) for name, form in COLUMNS.items() if name in self._values
-        )
+        text = ""
+        for name, form in COLUMNS.items():
+            if name in self._values:
+                longer = f"{text} {form.format(self._values[name])}".lstrip()
+                text = longer if len(longer) <= self._room else text
         self._progress.update(self._task, completed=done, figures=text)
 
-    def print_sample(self, step: int, sample: str) -> None:
-        """Print a sample of the model's text above the bar."""
-        self.console.print(f"after {step} steps: {sample}\n", markup=False, highlight=False)
+    def print_evaluation(self, step: int, figures: Mapping[str, float], texts: Iterable[str]) -> None:
+        """Print the figures of an evaluation in one line, and samples of the model's text."""
+        named = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
+        for text in (f"step {step:,}: {named}", *(f"{text}\n" for text in texts)):
+            self._history.print(text, markup=False, highlight=False)
+
+    def working(self, what: str) -> contextlib.AbstractContextManager[Any]:
+        """Return a context that says what takes a while after the last step."""
+        return self.console.status(what)
 
     def __enter__(self) -> "Bar":
         self._progress.start()

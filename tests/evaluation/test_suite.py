@@ -49,7 +49,7 @@ def test_samples_are_stories_of_different_seeds(babble):
 def test_the_page_escapes_what_a_model_says():
     pair = {"kind": "<b>", "good": "a <script>", "bad": "a </td>"}
     found = assessment.Assessment(
-        {"<i>": 1.0}, [{"pair": pair, "good": -2.0, "bad": -1.0}], ["<script>x</script>"]
+        {"pairs: <i>": 1.0}, [{"pair": pair, "good": -2.0, "bad": -1.0}], ["<script>x</script>"]
     )
     page = assessment.html_page("run & <run>", found)
     for word in ("<script>", "<b>", "<i>", "<run>", "a </td>"):
@@ -98,3 +98,15 @@ def test_weights_that_are_no_run_are_named(babble, refused, tmp_path):
     shutil.copytree(babble / "best", tmp_path / "weights")
     shutil.copy(babble / "tokenizer.json", tmp_path / "weights")
     assert "is no run of train.py" in refused(main, str(tmp_path / "weights"))
+
+
+def test_a_model_of_other_text_is_not_asked_for_the_built_in_stories(babble, corpus, tmp_path):
+    data = shutil.copytree(corpus, tmp_path / "data")
+    meta = json.loads((data / "meta.json").read_text())
+    (data / "meta.json").write_text(json.dumps(meta | {"source": ["text:plays.txt"]}))
+    plain = assessment.assess(assessment.Evaluate(babble, data=data, samples=2, pairs=2)).figures
+    assert "coherence" not in plain and not [name for name in plain if name.startswith("pairs")]
+    own = tmp_path / "pairs.tsv"
+    own.write_text("thou\tthou art\tthou is\n")
+    found = assessment.assess(assessment.Evaluate(babble, data=data, samples=2, pairs_file=own)).figures
+    assert {name for name in found if name.startswith("pairs")} == {"pairs: thou", "pairs: all"}

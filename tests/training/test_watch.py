@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 import types
 
@@ -17,7 +18,7 @@ def test_every_evaluation_tells_a_story(tiny, capsys):
     records = [r for r in watch.read_log(tiny.run / "log.jsonl") if "val_loss" in r]
     assert [r["step"] for r in records] == [14, 29]
     assert all(isinstance(r["story"], str) and r["seconds"] > 0 for r in records)
-    assert "after 15 steps: " in capsys.readouterr().err
+    assert "step 15: train loss " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flag", ["--tensorboard", "--wandb=offline"])
@@ -133,3 +134,24 @@ def test_deterministic_is_switched_on(tiny):
         assert torch.are_deterministic_algorithms_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_bar_fits_the_terminal_with_the_loss_and_the_time_left_first(width, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then takes standard error for a terminal
+    bar = watch.Bar(2800, 0)
+    figures = {"loss": 0.3912, "learning_rate": 0.01, "gradient_norm": 0.25, "tokens_per_second": 25_000.0}
+    with bar:
+        bar.show(1400, **figures, mfu=0.21, memory_mb=512.0)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    plain = next(line.strip() for line in re.split("[\r\n]", plain) if "1400/2800" in line)
+    assert len(plain) <= width and "left loss 0.391" in plain
+    assert "25,000 tok/s" in plain and plain.endswith("512 MB") == (width == 200)
+
+
+def test_a_redirected_run_has_a_line_for_each_evaluation(capsys):
+    watch.Bar(10, 0).print_evaluation(5, {"train_loss": 1.25, "val_loss": 1.5}, ["Once."])
+    assert capsys.readouterr().out == "step 5: train loss 1.25, val loss 1.5\nOnce.\n\n"
+    watch.Bar(10, 0, shown=False).print_evaluation(5, {"val_loss": 1.5}, [])
+    assert capsys.readouterr().out == ""
