@@ -1,4 +1,4 @@
-# make setup | train | sample | chat | test | lint | bench | gpu-check | clean.  All but gpu-check first make .venv.
+# make setup | train | sample | chat | serve | test | lint | bench | gpu-check | clean.  All but gpu-check first make .venv.
 PYTHON ?= python3
 VENV   := .venv
 RUN_IN := $(VENV)/bin/python
@@ -15,7 +15,7 @@ BUILT     := $(VENV)/.built
 CSRC      := $(shell find kernels/csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sample chat test lint bench gpu-check clean
+.PHONY: help setup train sample chat serve test lint bench gpu-check clean
 
 help:
 	@head -1 Makefile
@@ -58,6 +58,9 @@ chat: $(BUILT) tokens/chat/meta.json
 	$(RUN_IN) -m alignment sft --overwrite
 	$(RUN_IN) -m alignment evaluate runs/chat-base runs/sft --samples 0 --prompts 200
 	$(RUN_IN) sample.py --chat --run runs/sft
+
+serve: $(BUILT)
+	$(RUN_IN) -m serving $(RUN) $(ARGS)
 
 test: $(BUILT)
 	$(RUN_IN) -m pytest -n 2 --dist loadfile $(ARGS)

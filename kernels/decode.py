@@ -66,16 +66,20 @@ def cached_attention(
     rows: Tensor | None = None,
     angles: Tensor | None = None,
     window: int | None = None,
+    pages: Tensor | None = None,
 ) -> Tensor:
     """Store the keys and values of new tokens in a cache, and attend to all that each of them sees.
 
     qkv: (B, T, H + 2 Hkv, D), the heads of q, k and v; keys, values: (rows, Hkv, L, D), written to; all contiguous
     float32. Token t of row b has positions[b, t] (1 or B, T), rising along T, in cache row rows[b], or b without
     `rows`; rows must differ. It sees the positions up to its own, or the last `window` of them. angles (1 or
-    B, T, D / 2) rotate neighbouring pairs of q and k (rotary positions, Su et al. 2021). Returns (B, T, H, D).
-    ValueError that names the argument for anything else.
+    B, T, D / 2) rotate neighbouring pairs of q and k (rotary positions, Su et al. 2021). With `pages` (B, n)
+    of int64 in place of `rows`, a row of keys and values is a page: position p of row b is in page pages[b, p // L], at
+    p % L (Kwon et al. 2023); pages that rows share are read, not written. Returns (B, T, H, D), the same bits either
+    way. ValueError that names the argument for anything else.
     """
-    arguments = qkv, keys, values, positions, rows, angles, window
+    paged = () if pages is None else (pages,)
+    arguments = qkv, keys, values, positions, rows, angles, window, *paged
     if available(qkv.device.type):
         return torch.ops.slm.cached_attention.default(*arguments)
     return reference.cached_attention(*arguments)
@@ -86,7 +90,7 @@ def _fake_packed_linear(x, weight, outputs, *_):
     return x.new_empty((*x.shape[:-1], outputs))
 
 
-def _fake_cached_attention(qkv, keys, values, positions, rows, angles, window):
+def _fake_cached_attention(qkv, keys, values, positions, rows, angles, window, pages=None):
     batch, length, heads, width = qkv.shape
     return qkv.new_empty((batch, length, heads - 2 * keys.shape[1], width))
 

@@ -204,18 +204,24 @@ def cached_attention(
     rows: Tensor | None = None,
     angles: Tensor | None = None,
     window: int | None = None,
+    pages: Tensor | None = None,
 ) -> Tensor:
     """Do as kernels.decode.cached_attention: write to keys and values, return (B, T, H, D)."""
     batch, groups, length = len(qkv), keys.shape[1], keys.shape[2]
+    if pages is None:
+        pages = (torch.arange(batch) if rows is None else rows)[:, None]
     heads = qkv.shape[2] - 2 * groups
     q, k, v = qkv.split([heads, groups, groups], dim=2)  # (B, T, H, D), twice (B, T, Hkv, D)
     if angles is not None:
         q, k = rotate(q, angles), rotate(k, angles)
-    rows = torch.arange(batch) if rows is None else rows
     positions = positions.expand(batch, -1)  # (1 or B, T) -> (B, T)
-    keys[rows[:, None], :, positions], values[rows[:, None], :, positions] = k, v
-    hidden = ~visible(positions, torch.arange(length), window)  # (B, T, L)
-    k, v = (x[rows].repeat_interleave(heads // groups, dim=1) for x in (keys, values))  # (B, H, L, D)
+    into, place = pages.gather(1, positions // length), positions % length  # (B, T)
+    keys[into, :, place], values[into, :, place] = k, v
+    hidden = ~visible(positions, torch.arange(pages.shape[1] * length), window)  # (B, T, n L)
+    k, v = (
+        x[pages].transpose(1, 2).flatten(2, 3) for x in (keys, values)
+    )  # (B, n, Hkv, L, D) -> (B, Hkv, n L, D)
+    k, v = (x.repeat_interleave(heads // groups, dim=1) for x in (k, v))  # (B, H, n L, D)
     scores = torch.einsum("bthd,bhjd->bhtj", q, k) * q.shape[-1] ** -0.5
     weights = scores.masked_fill(hidden[:, None], -torch.inf).softmax(-1)
     return torch.einsum("bhtj,bhjd->bthd", weights, v)

@@ -309,7 +309,8 @@ void check_packed_linear(const at::Tensor& x, const at::Tensor& weight, int64_t 
 
 void check_cached_attention(const at::Tensor& qkv, const at::Tensor& keys, const at::Tensor& values,
                             const at::Tensor& positions, const std::optional<at::Tensor>& rows,
-                            const std::optional<at::Tensor>& angles, std::optional<int64_t> window) {
+                            const std::optional<at::Tensor>& angles, std::optional<int64_t> window,
+                            const std::optional<at::Tensor>& pages) {
   check_whole("qkv", qkv, at::kFloat);
   check_whole("keys", keys, at::kFloat);
   TORCH_CHECK_VALUE(qkv.dim() == 4, "qkv has shape ", qkv.sizes(), ": it must be (B, T, H + 2 Hkv, D)");
@@ -320,8 +321,12 @@ void check_cached_attention(const at::Tensor& qkv, const at::Tensor& keys, const
   TORCH_CHECK_VALUE(keys.size(1) >= 1 && heads >= 1 && heads % keys.size(1) == 0, "keys has ", keys.size(1),
                     " heads but qkv ", heads, " of q: these must be a multiple of those");
   check_shared("positions", positions, {qkv.size(0), qkv.size(1)}, at::kLong);
-  check_indices("positions", positions, keys.size(2));
-  if (rows) {
+  if (pages) check_sizes("pages", *pages, {qkv.size(0), pages->dim() == 2 ? pages->size(1) : 1}, at::kLong);
+  check_indices("positions", positions, keys.size(2) * (pages ? pages->size(1) : 1));
+  if (pages) {
+    TORCH_CHECK_VALUE(!rows, "both rows and pages are given: choose one");
+    check_indices("pages", *pages, keys.size(0));
+  } else if (rows) {
     check_sizes("rows", *rows, {qkv.size(0)}, at::kLong);
     check_distinct("rows", *rows, keys.size(0));
   } else {
@@ -394,7 +399,7 @@ SLM_EXPAND(TORCH_LIBRARY, SLM_LIBRARY, m) {
       " Tensor? norm_bias, float eps, str activation, Tensor? residual) -> Tensor");
   m.def(
       "cached_attention(Tensor qkv, Tensor(a!) keys, Tensor(b!) values, Tensor positions, Tensor? rows, Tensor? angles,"
-      " int? window) -> Tensor");
+      " int? window, Tensor? pages=None) -> Tensor");
 }
 
 // The same on every device. hidden and weight are there so that a second derivative is refused, not wrong.

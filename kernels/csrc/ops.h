@@ -106,10 +106,12 @@ void check_packed_linear(const at::Tensor& x, const at::Tensor& weight, int64_t 
                          c10::string_view kind, const Norm& norm, const std::optional<at::Tensor>& residual);
 
 // qkv: (B, T, H + 2 Hkv, D); keys, values: (rows, Hkv, L, D), all contiguous float32; positions: (1 or B, T) int64 in
-// 0..L-1; rows: (B) int64, different ones, or none for 0..B-1; angles: (1 or B, T, D / 2).
+// 0..L-1; rows: (B) int64, different ones, or none for 0..B-1; angles: (1 or B, T, D / 2). With pages (B, n) int64 a row of
+// keys and values is a page: position p of row b is in page pages[b, p / L], at p % L, for p in 0..n L - 1.
 void check_cached_attention(const at::Tensor& qkv, const at::Tensor& keys, const at::Tensor& values,
                             const at::Tensor& positions, const std::optional<at::Tensor>& rows,
-                            const std::optional<at::Tensor>& angles, std::optional<int64_t> window);
+                            const std::optional<at::Tensor>& angles, std::optional<int64_t> window,
+                            const std::optional<at::Tensor>& pages);
 
 // float32 for float32, float16 and bfloat16; float64 for float64.
 at::ScalarType statistics_type(const at::Tensor& x);

@@ -145,6 +145,32 @@ def test_attention_to_a_cache_is_attention_to_what_it_holds(choice, case):
         torch.testing.assert_close(ours, theirs.float(), rtol=1e-5, atol=1e-5)
 
 
+PAGED = {
+    "one token": {"starts": (19, 0, 11)},
+    "tokens across pages": {"length": 9, "starts": (3, 0, 11), "groups": 2},
+    "a window across pages": {"length": 6, "window": 7, "starts": (5, 9, 0)},
+    "angles": {"angles": True, "starts": (3, 14, 0), "length": 3, "width": 20},
+}
+
+
+@each_choice
+@pytest.mark.parametrize("case", PAGED.values(), ids=PAGED)
+def test_pages_are_the_row_that_they_list_bit_for_bit(choice, case):
+    """20 places of 3 rows as 5 pages of 4 each, scattered over 17, of which two belong to none."""
+    whole = attention_case(**case)
+    paged = {**whole, "pages": torch.randperm(17)[:15].view(3, 5)}
+    for name in ("keys", "values"):
+        parts = whole[name][:3].unflatten(2, (5, 4)).transpose(1, 2)  # (3, G, 20, D) -> (3, 5, G, 4, D)
+        paged[name] = randn(17, *parts.shape[2:]).float().index_put((paged["pages"],), parts)
+        whole[name] = whole[name].clone()
+    with kernels.use(choice):
+        expected, found = decode.cached_attention(**whole), decode.cached_attention(**paged)
+    assert torch.equal(found, expected)
+    for name in ("keys", "values"):
+        parts = paged[name][paged["pages"]].transpose(1, 2).flatten(2, 3)  # -> (3, G, 20, D)
+        assert torch.equal(parts, whole[name][:3])
+
+
 def test_the_reference_is_torchs_causal_attention():
     """A whole sequence written into an empty cache, heads grouped."""
     q, k, v = randn(2, 9, 4, 8), randn(2, 9, 2, 8, seed=1), randn(2, 9, 2, 8, seed=2)
@@ -203,6 +229,14 @@ ATTENTION_MISTAKES = {
     "more rows than the cache": ({"qkv": torch.ones(7, 1, 12, 16)}, "qkv has 7 rows"),
     "angles of another shape": ({"angles": torch.ones(3, 1, 16)}, "angles has shape"),
     "a window of 0": ({"window": 0}, "window is 0"),
+    "rows and pages": ({"rows": torch.arange(3), "pages": torch.zeros(3, 1).long()}, "both rows and pages"),
+    "pages for fewer rows": ({"pages": torch.zeros(2, 1, dtype=torch.long)}, "pages has shape"),
+    "pages of rank 1": ({"pages": torch.zeros(3, dtype=torch.long)}, "pages has shape"),
+    "a page that is not there": ({"pages": torch.tensor([[0], [1], [6]])}, "pages holds 6"),
+    "a position behind the pages": (
+        {"pages": torch.zeros(3, 2, dtype=torch.long), "positions": torch.tensor([[40]])},
+        "positions holds 40",
+    ),
 }
 
 

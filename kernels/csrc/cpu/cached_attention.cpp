@@ -1,7 +1,8 @@
 // Attention of new tokens to a KV cache: rotates, stores keys and values, and attends, in one call.
 //
 // A query stands alone, so there is nothing to share in tiles: its scores are dot products with the keys that it sees, its
-// output their average of the values, in two sweeps over what the cache holds.
+// output their average of the values, in two sweeps over what the cache holds. That is one row of the cache, or pages that
+// a table lists in order; the sums have the same order in both, so the result is the same, bit for bit.
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 
@@ -41,12 +42,14 @@ class CachedAttention {
  public:
   CachedAttention(const at::Tensor& qkv, at::Tensor& keys, at::Tensor& values, const at::Tensor& positions,
                   const std::optional<at::Tensor>& rows, const std::optional<at::Tensor>& angles,
-                  std::optional<int64_t> window)
+                  std::optional<int64_t> window, const std::optional<at::Tensor>& pages)
       : batch(qkv.size(0)), length(qkv.size(1)), kv_heads(keys.size(1)), heads(qkv.size(2) - 2 * kv_heads),
-        width(qkv.size(3)), room(keys.size(2)), window_(std::min(window.value_or(room), room)),
+        width(qkv.size(3)), page(keys.size(2)), row_pages(pages ? pages->size(1) : 1), room(page * row_pages),
+        window_(std::min(window.value_or(room), room)),
         qkv_(qkv.const_data_ptr<float>()), keys_(keys.mutable_data_ptr<float>()),
         values_(values.mutable_data_ptr<float>()), positions_(positions.const_data_ptr<int64_t>()),
-        position_stride_(positions.size(0) == 1 ? 0 : length), rows_(rows ? rows->const_data_ptr<int64_t>() : nullptr) {
+        position_stride_(positions.size(0) == 1 ? 0 : length), rows_(rows ? rows->const_data_ptr<int64_t>() : nullptr),
+        pages_(pages ? pages->const_data_ptr<int64_t>() : nullptr) {
     if (!angles) return;
     row_tokens_ = angles->size(0) == 1 ? 0 : length;
     const float* from = angles->const_data_ptr<float>();
@@ -59,34 +62,53 @@ class CachedAttention {
 
   // All tokens of one row of the batch, in order, and the queries that share one head of keys and values.
   void run(int64_t b, int64_t kv_head, float* out) const {
-    const int64_t offset = ((rows_ ? rows_[b] : b) * kv_heads + kv_head) * room * width;
     std::vector<float> query(width), scores(room);
     for (int64_t t = 0; t < length; ++t) {
       const int64_t position = positions_[b * position_stride_ + t], token = b * length + t;
       const float *from = qkv_ + token * (heads + 2 * kv_heads) * width, *k = from + (heads + kv_head) * width;
-      turn_or_scale(k, angles_, b * row_tokens_ + t, 1.0f, width, keys_ + offset + position * width);
-      std::copy_n(k + kv_heads * width, width, values_ + offset + position * width);
+      const int64_t place = place_of(b, kv_head, position);
+      turn_or_scale(k, angles_, b * row_tokens_ + t, 1.0f, width, keys_ + place);
+      std::copy_n(k + kv_heads * width, width, values_ + place);
       for (int64_t h = kv_head * heads / kv_heads; h < (kv_head + 1) * heads / kv_heads; ++h) {
         turn_or_scale(from + h * width, angles_, b * row_tokens_ + t, 1 / std::sqrt(static_cast<float>(width)), width, query.data());
-        attend(query.data(), offset, position, scores.data(), out + (token * heads + h) * width);
+        attend(query.data(), b, kv_head, position, scores.data(), out + (token * heads + h) * width);
       }
     }
   }
 
-  const int64_t batch, length, kv_heads, heads, width, room;
+  const int64_t batch, length, kv_heads, heads, width;
+  const int64_t page, row_pages, room;  // positions of a page, pages of a row, positions of a row; without pages a row is one
 
  private:
-  // One query at `position` against the keys and values from `offset` on.
-  void attend(const float* query, int64_t offset, int64_t position, float* scores, float* out) const {
+  // Where the numbers of a position of row b are in the cache.
+  int64_t place_of(int64_t b, int64_t kv_head, int64_t position) const {
+    const int64_t row = pages_ ? pages_[b * row_pages + position / page] : rows_ ? rows_[b] : b;
+    return ((row * kv_heads + kv_head) * page + position % page) * width;
+  }
+
+  // Calls each(place, j, count) for every run of keys first + j … that are side by side in the cache.
+  template <typename Each>
+  void for_each_run(int64_t b, int64_t kv_head, int64_t first, int64_t count, Each each) const {
+    for (int64_t j = 0, run; j < count; j += run) {
+      run = std::min(count - j, page - (first + j) % page);
+      each(place_of(b, kv_head, first + j), j, run);
+    }
+  }
+
+  // One query at `position` against the keys and values that it sees.
+  void attend(const float* query, int64_t b, int64_t kv_head, int64_t position, float* scores, float* out) const {
     const int64_t first = std::max<int64_t>(0, position - window_ + 1), count = position + 1 - first;
-    const float *keys = keys_ + offset + first * width, *values = values_ + offset + first * width;
-    for (int64_t j = 0; j < count; ++j) scores[j] = dot(query, keys + j * width, width);
+    for_each_run(b, kv_head, first, count, [&](int64_t place, int64_t from, int64_t run) {
+      for (int64_t j = 0; j < run; ++j) scores[from + j] = dot(query, keys_ + place + j * width, width);
+    });
     softmax(scores, count);
     for_each_vec<float>(width, [&](int64_t i, auto lanes) {
       Vec<float> sum(0);
-      for (int64_t j = 0; j < count; ++j) {
-        sum = at::vec::fmadd(Vec<float>(scores[j]), load(values + j * width + i, lanes), sum);
-      }
+      for_each_run(b, kv_head, first, count, [&](int64_t place, int64_t from, int64_t run) {
+        for (int64_t j = 0; j < run; ++j) {
+          sum = at::vec::fmadd(Vec<float>(scores[from + j]), load(values_ + place + j * width + i, lanes), sum);
+        }
+      });
       store(sum, out + i, lanes);
     });
   }
@@ -96,7 +118,7 @@ class CachedAttention {
   float *keys_, *values_;
   const int64_t* positions_;
   const int64_t position_stride_;
-  const int64_t* rows_;
+  const int64_t *rows_, *pages_;  // of each row of the batch: its row in the cache, or its pages
   int64_t row_tokens_ = 0;  // between the angles of two rows
   std::vector<float> cos_, sin_;
   Angles<float> angles_;  // in these
@@ -104,9 +126,9 @@ class CachedAttention {
 
 at::Tensor cached_attention(const at::Tensor& qkv, at::Tensor& keys, at::Tensor& values, const at::Tensor& positions,
                             const std::optional<at::Tensor>& rows, const std::optional<at::Tensor>& angles,
-                            std::optional<int64_t> window) {
-  check_cached_attention(qkv, keys, values, positions, rows, angles, window);
-  const CachedAttention a(qkv, keys, values, positions, rows, angles, window);
+                            std::optional<int64_t> window, const std::optional<at::Tensor>& pages) {
+  check_cached_attention(qkv, keys, values, positions, rows, angles, window, pages);
+  const CachedAttention a(qkv, keys, values, positions, rows, angles, window, pages);
   at::Tensor out = at::empty({a.batch, a.length, a.heads, a.width}, qkv.options());
   float* to = out.mutable_data_ptr<float>();
   const int64_t work = 2 * a.length * a.room * a.width * a.heads / a.kv_heads + 1;
