@@ -16,7 +16,7 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,8 +34,15 @@ WORTH_A_WORKER = 1_000  # conversations; for fewer, starting a process takes lon
 TEST_SEED, PROMPT_SEED = 1 << 20, 1 << 21  # added to the seed: other stories than those that are learned
 STORIES = "stories and arithmetic"
 
-Example = tuple[list[Message], dict[str, Any]]
-"""An answered conversation, and its check."""
+Example = tuple[list[Message], dict[str, Any], str]
+"""An answered conversation, its check, and its last answer up to where all wishes are met."""
+
+
+class Conversation(NamedTuple):
+    """An answered conversation, and whether its last answer ends where it ends."""
+
+    messages: Sequence[Message]
+    finished: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,6 +60,9 @@ class Data:
     """Built-in conversations to make."""
     arithmetic: float = 0.4
     """Fraction of the built-in conversations that are arithmetic."""
+    unfinished: float = 0.6
+    """Fraction of the built-in stories that break off where all wishes are met: the rest of a story is no news to the
+    base, so more wishes fit a step."""
     prompts: int = 4_000
     """Prompts for reinforcement learning to write."""
     tests: int = 500
@@ -70,8 +80,9 @@ class Data:
         for name in ("count", "prompts", "tests"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name} is {getattr(self, name)}: it must be at least 1")
-        if not 0 <= self.arithmetic <= 1:
-            raise ValueError(f"--arithmetic is {self.arithmetic}: it is a fraction, from 0 to 1")
+        for name in ("arithmetic", "unfinished"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"--{name} is {getattr(self, name)}: it is a fraction, from 0 to 1")
         if not 0 < self.val_fraction < 1:
             raise ValueError(f"--val-fraction is {self.val_fraction}: it must be above 0 and below 1")
         if not 0 <= self.seed < TEST_SEED:
@@ -101,8 +112,8 @@ def prepare(options: Data) -> None:
     _print(options.out, splits, prompts, block_size)
 
 
-def _read(sources: Iterable[Source]) -> Iterator[list[Message]]:
-    return itertools.chain.from_iterable(map(read_conversations, sources))
+def _read(sources: Iterable[Source]) -> Iterator[Conversation]:
+    return map(Conversation, itertools.chain.from_iterable(map(read_conversations, sources)))
 
 
 # The built-in conversations
@@ -123,7 +134,7 @@ def examples(
     found = ordered_map(instructions.requests_from, settings, itertools.count(0, instructions.JOB), workers)
     for request in itertools.islice(itertools.chain.from_iterable(found), count):
         answer = Message("assistant", request.answer)
-        yield [*(Message(*each) for each in request.messages), answer], request.check
+        yield [*(Message(*each) for each in request.messages), answer], request.check, request.met
 
 
 def sums(seed: int, count: int, *, held_out: bool) -> Iterator[Example]:
@@ -133,8 +144,12 @@ def sums(seed: int, count: int, *, held_out: bool) -> Iterator[Example]:
     rng.shuffle(problems)
     for a, op, b in itertools.islice(itertools.cycle(problems), count):
         question = arithmetic.question(a, op, b, int(rng.random() * len(arithmetic.WORDINGS)))
-        messages = [Message("user", question), Message("assistant", arithmetic.solution(a, op, b))]
-        yield messages, arithmetic.check(a, op, b)
+        solution = arithmetic.solution(a, op, b)
+        yield (
+            [Message("user", question), Message("assistant", solution)],
+            arithmetic.check(a, op, b),
+            solution,
+        )
 
 
 def _mixed(
@@ -147,9 +162,15 @@ def _mixed(
     return mixed
 
 
-def _built_in(options: Data) -> Iterator[list[Message]]:
+def _built_in(options: Data) -> Iterator[Conversation]:
+    """Yield the conversations to learn, of which some break off where all wishes are met."""
+    rng = random.Random(options.seed)
     mixed = _mixed(options.seed, options.count, options.arithmetic, options.workers, instructions.PRACTICE)
-    return (messages for messages, _ in mixed)
+    for messages, _, met in mixed:
+        breaks_off = rng.random() < options.unfinished and met != messages[-1].content
+        yield Conversation(
+            [*messages[:-1], Message("assistant", met)] if breaks_off else messages, not breaks_off
+        )
 
 
 def prompt_files(options: Data) -> dict[str, list[Prompt]]:
@@ -169,7 +190,7 @@ def prompt_files(options: Data) -> dict[str, list[Prompt]]:
         "arithmetic": sums(test, count, held_out=True),
     }
     return {
-        name: [Prompt(tuple(messages[:-1]), check) for messages, check in content]
+        name: [Prompt(tuple(messages[:-1]), check) for messages, check, _ in content]
         for name, content in found.items()
     }
 
@@ -188,14 +209,16 @@ class _Rows:
 
 
 def _encoded(
-    conversations: Iterable[Sequence[Message]], template: ChatTemplate, val_fraction: float
+    conversations: Iterable[Conversation], template: ChatTemplate, val_fraction: float
 ) -> dict[str, _Rows]:
     """Return the conversations of both splits as ids; every 1 / val_fraction-th one is for validation."""
     splits = {"train": _Rows([], [], []), "val": _Rows([], [], [])}
     every = max(2, round(1 / val_fraction))
-    for number, messages in enumerate(conversations):
+    for number, (messages, finished) in enumerate(conversations):
         rows = splits["train" if (number + 1) % every else "val"]
         ids, mask = template.encode(messages)
+        if not finished:  # the end of the turn is not learned, nor what the template puts after it
+            mask[len(mask) - 1 - mask[::-1].index(1)] = 0
         opening = int(
             ids[0] == template.end_of_text
         )  # the end of the conversation before is the beginning of this

@@ -32,6 +32,19 @@ JOB = 100  # stories that are asked about at once
 ABOUT = ("name", "kind", "nature")  # who the story is about
 # The other facets, in the order in which a story tells them and a request asks for them.
 ORDER = ("begins", "home", "hobby", "day", "thing", "color", "helper", "word", "plot", "without", "ends")
+SHOWN_AT_ONCE = {
+    "name",
+    "kind",
+    "nature",
+    "begins",
+    "home",
+    "hobby",
+    "day",
+    "thing",
+    "color",
+    "helper",
+    "word",
+}
 PLAIN_DAYS = ("day", "morning", "afternoon")
 WITHOUT = (
     *("very", "friend", "well", "day", "one", "time", "then", "long"),
@@ -48,6 +61,8 @@ class Request:
     """(role, content): system, user or assistant."""
     answer: str
     check: dict[str, Any]
+    met: str
+    """The answer up to the sentence that meets the last wish; all of it where only a whole answer can tell."""
 
 
 def requests(seed: int, *, new_words: bool = False, new_combinations: bool = False) -> Iterator[Request]:
@@ -136,7 +151,9 @@ class _Asker:
         facets, messages, answer, check = made
         if is_held_out(facets) != self.new_combinations or any(faults(answer, check).values()):
             return None
-        return Request(kind, messages, answer, {"task": "stories", "constraints": check})
+        return Request(
+            kind, messages, answer, {"task": "stories", "constraints": check}, up_to_met(answer, check)
+        )
 
     # What a request is made of
 
@@ -361,6 +378,23 @@ def split_sentences(text: str) -> list[str]:
         found.append(end[0].strip())
         rest = rest[end.end() :]
     return found
+
+
+def up_to_met(answer: str, check: Mapping[str, Any]) -> str:
+    """Return the answer up to the sentence that meets the last wish; all of it where only a whole answer can tell.
+
+    >>> up_to_met("Tom was shy. He had a red kite. He ran.", {"coherent": True, "thing": "kite"})
+    'Tom was shy. He had a red kite.'
+    """
+    wishes = {name: str(value) for name, value in check.items() if name != "coherent"}
+    if not wishes or not wishes.keys() <= SHOWN_AT_ONCE:
+        return answer
+    end = 0
+    for sentence in split_sentences(answer):
+        end = answer.index(sentence, end) + len(sentence)
+        if all(value in answer[:end] for value in wishes.values()):
+            break
+    return answer[:end]
 
 
 def _noun(thing: str) -> dict[str, str]:

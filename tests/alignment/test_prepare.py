@@ -31,7 +31,25 @@ def test_every_answer_is_learned_up_to_the_end_of_its_turn(chat_data):
         assert 0 < sum(mask) < len(mask)
         for start, end in zip(np.flatnonzero(runs == 1), np.flatnonzero(runs == -1), strict=True):
             assert ids[start - 1] == template.tokenizer.special_tokens["<|assistant|>"]
-            assert ids[end - 1] == template.end_of_turn
+            broken_off = ids[end:] == [
+                template.end_of_turn
+            ]  # by --unfinished: the end of the turn is not learned
+            assert broken_off or ids[end - 1] == template.end_of_turn
+
+
+def test_all_stories_that_can_break_off_do_or_none(base, tmp_path):
+    flags = ["data", "--base", str(base), *SIZES, "--arithmetic", "0", "--unfinished"]
+    for share in "0", "1":
+        main([*flags, share, "--out", str(tmp_path / share)])
+    template = ChatTemplate.load(tmp_path / "0")
+    whole, parts = (conversations(tmp_path / share, "train") for share in "01")
+    shorter = 0
+    for (ids, _), (part, mask) in zip(whole, parts, strict=True):
+        text, beginning = (template.tokenizer.decode(each).removesuffix("<|end|>") for each in (ids, part))
+        assert text.startswith(beginning)
+        assert mask[-1] == (text == beginning)  # the end of the turn is learned where the story ends
+        shorter += text != beginning
+    assert shorter > len(whole) / 3
 
 
 def test_conversations_are_those_that_the_template_makes(chat_data):

@@ -36,6 +36,17 @@ def test_every_answer_meets_its_own_constraints(seen):
         assert not any(verify(each.answer, each.check).values())
 
 
+def test_the_part_that_meets_the_wishes_meets_them_and_no_sentence_less_does(seen):
+    shorter = [each for each in seen if each.met != each.answer]
+    assert len(shorter) > 0.3 * len(seen)
+    for each in shorter:
+        wishes = {name: value for name, value in each.check["constraints"].items() if name != "coherent"}
+        assert each.answer.startswith(each.met)
+        assert not any(faults(each.met, wishes).values())
+        *before, _ = split_sentences(each.met)
+        assert any(faults(" ".join(before), wishes).values())
+
+
 def test_all_kinds_come(seen):
     assert Counter(each.kind for each in seen).keys() == SHARES.keys()
     assert len(VERIFIERS) >= 12
