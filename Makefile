@@ -47,16 +47,16 @@ train: $(BUILT) $(DATA)/meta.json
 sample: $(BUILT)
 	$(RUN_IN) sample.py --run $(RUN) $(ARGS)
 
-# A base with a context for conversations, instruction data, fine-tuning, how well it follows instructions, a chat.
-runs/chat-base/report.json: | $(BUILT) $(DATA)/meta.json
-	$(RUN_IN) train.py --preset chat-base --run runs/chat-base --overwrite
+# Instruction data for the quickstart, fine-tuning, how well it follows instructions, a chat.
+runs/quickstart/report.json: | $(BUILT) $(DATA)/meta.json
+	$(RUN_IN) train.py --preset quickstart --run runs/quickstart --overwrite
 
-tokens/chat/meta.json: | $(BUILT) runs/chat-base/report.json
+tokens/chat/meta.json: | $(BUILT) runs/quickstart/report.json
 	$(RUN_IN) -m alignment data
 
 chat: $(BUILT) tokens/chat/meta.json
 	$(RUN_IN) -m alignment sft --overwrite
-	$(RUN_IN) -m alignment evaluate runs/chat-base runs/sft --samples 0 --prompts 200
+	$(RUN_IN) -m alignment evaluate runs/quickstart runs/sft --samples 0 --prompts 200
 	$(RUN_IN) sample.py --chat --run runs/sft
 
 serve: $(BUILT)

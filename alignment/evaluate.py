@@ -47,7 +47,7 @@ class Evaluate:
     """Directories of runs, such as the base and each stage."""
     data: Path = Path("tokens/chat")
     """Folder of python -m alignment data, whose prompts are asked."""
-    base: Path = Path("runs/chat-base")
+    base: Path = Path("runs/quickstart")
     """The run from which the distance (KL) is measured."""
     prompts: int = 500
     """Prompts of each file."""

@@ -49,7 +49,7 @@ class Conversation(NamedTuple):
 class Data:
     """Make instruction data: token files with a mask, and prompts with checks."""
 
-    base: Path = Path("runs/chat-base")
+    base: Path = Path("runs/quickstart")
     """The run to align: its tokenizer gets the role tokens, its context says how long a conversation may be."""
     out: Path = Path("tokens/chat")
     """The folder to write."""

@@ -48,7 +48,7 @@ LONGEST = 200
 class Options:
     """Measure sampling, a step of GRPO, and the stages."""
 
-    base: Path = Path("runs/chat-base")
+    base: Path = Path("runs/quickstart")
     """The run that the stages start from."""
     data: Path = Path("tokens/chat")
     """Its instruction data."""

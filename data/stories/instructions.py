@@ -28,6 +28,7 @@ PRACTICE, EVERYDAY = (
     (2, 5),
     (1, 3),
 )  # how many things a request asks for: many, so that each is learned sooner
+END_OF_SENTENCE = re.compile(r"[^A-Za-z]*?[.!?]+\"?(?= |$)")
 JOB = 100  # stories that are asked about at once
 ABOUT = ("name", "kind", "nature")  # who the story is about
 # The other facets, in the order in which a story tells them and a request asks for them.
@@ -368,15 +369,17 @@ def split_sentences(text: str) -> list[str]:
     >>> split_sentences('It rained. "Oh no! My hat," said Tom. He ran.')
     ['It rained.', '"Oh no! My hat," said Tom.', 'He ran.']
     """
-    rest, found = text.replace("\n\n", " "), []
+    flat, start, found = text.replace("\n\n", " "), 0, []
     for sentence in read(text):
-        last = re.escape(sentence.words[-1].text)
-        pattern = r".*?".join(re.escape(word.text) for word in sentence.words)
-        end = re.match(rf".*?{pattern}[^A-Za-z]*?[.!?]+\"?(?= |$)", rest)
-        if end is None:
-            raise ValueError(f"no sentence ends with {last} in {rest!r}")
-        found.append(end[0].strip())
-        rest = rest[end.end() :]
+        place = start
+        for word in sentence.words:
+            place = flat.index(word.text, place) + len(word.text)
+        while not (
+            end := END_OF_SENTENCE.match(flat, place)
+        ):  # the letters of the last word were part of another
+            place = flat.index(word.text, place) + len(word.text)
+        found.append(flat[start : end.end()].strip())
+        start = end.end()
     return found
 
 
