@@ -1,4 +1,3 @@
-# make setup | train | sample | chat | serve | test | lint | bench | gpu-check | clean.  All but gpu-check first make .venv.
 PYTHON ?= python3
 VENV   := .venv
 RUN_IN := $(VENV)/bin/python
@@ -18,7 +17,16 @@ CSRC      := $(shell find kernels/csrc -name '*.cpp' -o -name '*.cu' -o -name '*
 .PHONY: help setup train sample chat serve test lint bench gpu-check clean
 
 help:
-	@head -1 Makefile
+	@echo 'make setup        .venv with everything built, which all other targets make first'
+	@echo 'make train        the corpus, a tokenizer and a model, in about three minutes: runs/quickstart'
+	@echo 'make sample       a story by it; ARGS=--interactive writes one with you'
+	@echo 'make chat         teach it to follow instructions, and talk to it'
+	@echo "make serve        put it behind OpenAI's API at http://127.0.0.1:8000/v1"
+	@echo 'make test lint    what must be green before a change lands'
+	@echo 'make bench        every benchmark beside its peers'
+	@echo 'make gpu-check    build, test and measure the CUDA kernels on a machine with a GPU'
+	@echo 'make clean        remove what was built; runs and tokens stay'
+	@echo 'With SOURCE=my.txt RUN=runs/mine DATA=tokens/mine PRESET=… ARGS=…: python train.py --help and docs/ say more.'
 
 $(INSTALLED): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "slm needs Python 3.11 or newer, this is %s: set PYTHON=…" % sys.version.split()[0])'

@@ -225,7 +225,9 @@ def run_view(options: View) -> None:
     if _is_file(text):
         text = _beginning(Path(text), options.max_bytes)
     if options.html is None:
-        Console().print(render_terminal(text, tokenizers, options.rows))
+        console = Console()
+        coloured = console.color_system is not None
+        console.print(render_terminal(text, tokenizers, options.rows, coloured=coloured))
         return
     write_html(options.html, text, tokenizers)
     print(f"{options.html}: open it in a browser")

@@ -54,15 +54,19 @@ def summary(text: str, found: Sequence[Span]) -> str:
     return f"{len(text):,} characters, {size:,} bytes, {len(found):,} tokens{ratio}"
 
 
-def render_terminal(text: str, tokenizers: dict[str, Tokenizer], rows: int) -> RenderableType:
-    """Return for each tokenizer the coloured text, its counts, and a table of the first `rows` tokens."""
+def render_terminal(
+    text: str, tokenizers: dict[str, Tokenizer], rows: int, *, coloured: bool
+) -> RenderableType:
+    """Return for each tokenizer the text, its counts, and a table of the first `rows` tokens.
+
+    Tokens are told apart by colours or, where there are none, by a bar between two.
+    """
     parts: list[RenderableType] = []
     for name, tokenizer in tokenizers.items():
         found = spans(tokenizer, text)
-        coloured = Text()
-        for index, span in enumerate(found):
-            coloured.append(span.shown, style=f"black on {COLOURS[index % len(COLOURS)]}")
-        parts += [Text(name, style="bold"), coloured, Text(summary(text, found)), _token_table(found, rows)]
+        shown = [(span.shown, f"black on {COLOURS[i % len(COLOURS)]}") for i, span in enumerate(found)]
+        line = Text.assemble(*shown) if coloured else Text("│".join(span.shown for span in found))
+        parts += [Text(name, style="bold"), line, Text(summary(text, found)), _token_table(found, rows)]
     return Group(*parts)
 
 

@@ -130,7 +130,7 @@ class Responder(Protocol):
 
 
 def run(dialogue: Responder) -> None:
-    """Read lines until the end of the input or /quit. Ctrl-C ends a turn, not the program."""
+    """Read lines until the end of the input or /quit. Ctrl-C ends a turn or drops a line, not the program."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 (importing it gives input() line editing and a history)
     print("/help lists what you can do.")
@@ -140,6 +140,9 @@ def run(dialogue: Responder) -> None:
         except EOFError:
             print()
             return
+        except KeyboardInterrupt:
+            print("\n/quit leaves, with Ctrl-D too; what was told so far is kept.", end="")
+            continue
         if line.strip() == "/quit":
             return
         answer(dialogue, line)

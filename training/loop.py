@@ -287,16 +287,22 @@ class Trainer:
         return watch.profiled(self.run / "profile", self.device, wanted=wanted)
 
     def describe(self) -> str:
-        """Return what runs where and how, in one line."""
+        """Return what runs where and how, and what is odd about it."""
         where = devices.describe(
             self.device, self.precision, kernels.runs_on(self.device.type), tf32=self.config.tf32
         )
         several = f" × {self.processes.world_size} processes" if self.processes.several else ""
         parameters = accounting.parameters(self.model.config)["total"]
+        config = self.config
+        short = (
+            f"\nthe warm-up of {config.warmup_steps} steps is longer than the run: --warmup-steps {config.steps // 10} "
+            "would reach the full learning rate"
+        )
         return (
-            f"{parameters:,} parameters {where}{several}, {self.config.steps} steps of "
-            f"{self.config.step_tokens:,} tokens ({self.batching.micro_batch} sequences × "
-            f"{self.batching.accumulation} passes) from {self.config.data} to {self.run}"
+            f"{parameters:,} parameters {where}{several}, {config.steps} steps of "
+            f"{config.step_tokens:,} tokens ({self.batching.micro_batch} sequences × "
+            f"{self.batching.accumulation} passes) from {config.data} to {self.run}"
+            f"{short if config.warmup_steps > config.steps else ''}"
         )
 
 

@@ -6,6 +6,7 @@ import io
 from rich.console import Console
 
 from bpe import Tokenizer
+from bpe.__main__ import main
 from bpe.view import html_page, render_terminal, spans, summary
 
 EVIL = "<script>alert(\"1\")</script>&amp; <b title='x'> [bold]é\n"
@@ -72,7 +73,7 @@ def test_two_tokenizers_stand_side_by_side():
 
 def test_the_terminal_shows_text_ids_and_bytes():
     console = Console(file=io.StringIO(), width=100)
-    console.print(render_terminal(EVIL, {"mine": PLAIN}, rows=5))
+    console.print(render_terminal(EVIL, {"mine": PLAIN}, rows=5, coloured=True))
     shown = console.file.getvalue()
     assert '<script>alert("1")</script>' in shown
     assert "[bold]" in shown
@@ -82,3 +83,12 @@ def test_the_terminal_shows_text_ids_and_bytes():
 
 def test_the_empty_text_has_no_ratio():
     assert summary("", []) == "0 characters, 0 bytes, 0 tokens"
+
+
+def test_tokens_are_told_apart_without_colours(capsys, monkeypatch):
+    monkeypatch.setattr("bpe.__main__.open_tokenizer", lambda name: PLAIN)
+    main(["view", "pale", "--tokenizer", "mine"])
+    assert "p│al│e" in capsys.readouterr().out
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    main(["view", "pale", "--tokenizer", "mine"])
+    assert "p│al│e" not in capsys.readouterr().out

@@ -3,7 +3,7 @@
 import pytest
 
 from bpe import Tokenizer
-from inference.interactive import Dialogue, answer
+from inference.interactive import Dialogue, answer, run
 from inference.text import TextModel
 from model import GPT, GPTConfig
 from model.generate import Rules
@@ -87,3 +87,20 @@ def test_an_interrupted_turn_keeps_what_was_said_and_can_be_undone(dialogue):
     assert dialogue.story.startswith("One day")
     say(dialogue, "/undo")
     assert dialogue.story == ""
+
+
+def test_ctrl_c_drops_a_line_and_keeps_the_story(dialogue, monkeypatch, capsys):
+    lines = iter(["One day", KeyboardInterrupt, "/show", EOFError])
+
+    def typed(prompt: str) -> str:
+        line = next(lines)
+        if not isinstance(line, str):
+            raise line
+        return line
+
+    monkeypatch.setattr("builtins.input", typed)
+    run(dialogue)
+    assert "/quit leaves" in (out := capsys.readouterr().out) and out.rstrip().endswith(
+        dialogue.story.rstrip()
+    )
+    assert dialogue.story.startswith("One day")

@@ -155,3 +155,14 @@ def test_a_redirected_run_has_a_line_for_each_evaluation(capsys):
     assert capsys.readouterr().out == "step 5: train loss 1.25, val loss 1.5\nOnce.\n\n"
     watch.Bar(10, 0, shown=False).print_evaluation(5, {"val_loss": 1.5}, [])
     assert capsys.readouterr().out == ""
+
+
+def test_a_warm_up_longer_than_the_run_is_mentioned(tiny, capsys):
+    loop.train(dataclasses.replace(tiny, steps=4, warmup_steps=50, eval_every=4, checkpoint_every=4))
+    assert "longer than the run: --warmup-steps 0" in " ".join(capsys.readouterr().err.split())
+    loop.train(
+        dataclasses.replace(
+            tiny, run=tiny.run / "other", steps=4, warmup_steps=4, eval_every=4, checkpoint_every=4
+        )
+    )
+    assert "warm-up" not in capsys.readouterr().err
