@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from common import files
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Metadata without a date, so that the same plot gives the same bytes.
@@ -38,6 +39,16 @@ def save(figure: "Figure", path: str | Path, dpi: int = 120) -> None:
     path = check_path(path)
     with files.atomic(path) as file, matplotlib.rc_context({"svg.hashsalt": "slm", "svg.fonttype": "none"}):
         figure.savefig(file, format=path.suffix[1:], dpi=dpi, metadata=KINDS[path.suffix])
+
+
+def log_losses(axes: "Axes") -> None:
+    """Give losses a logarithmic axis, on which a late gain is as visible as an early one, with plain numbers."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 3, 4, 5, 7)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter("{x:g}")
 
 
 def draw_ratios(ratios: Mapping[str, float], path: str | Path) -> None:

@@ -109,6 +109,7 @@ def draw(curves: list[Curve], unit: str, path: Path) -> None:
             points = [(record[axis], record["val_loss"]) for record in curve.evaluations]
             panel.plot(*zip(*points, strict=True), marker=".", label=curve.name)
         panel.set(xlabel=label)
+        plots.log_losses(panel)
         panel.grid(alpha=0.3)
     panels[0].set(ylabel=f"validation loss, {unit}")
     panels[1].legend()
