@@ -14,12 +14,13 @@ BUILT     := $(VENV)/.built
 CSRC      := $(shell find kernels/csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sample chat serve test lint bench gpu-check clean
+.PHONY: help setup train sample lens chat serve test lint bench gpu-check clean
 
 help:
 	@echo 'make setup        .venv with everything built, which all other targets make first'
 	@echo 'make train        the corpus, a tokenizer and a model, in about three minutes: runs/quickstart'
 	@echo 'make sample       a story by it; ARGS=--interactive writes one with you'
+	@echo 'make lens         a page that runs it and shows what is inside it, opened in the browser'
 	@echo 'make chat         teach it to follow instructions, and talk to it'
 	@echo "make serve        put it behind OpenAI's API at http://127.0.0.1:8000/v1"
 	@echo 'make test lint    what must be green before a change lands'
@@ -54,6 +55,9 @@ train: $(BUILT) $(DATA)/meta.json
 
 sample: $(BUILT)
 	$(RUN_IN) sample.py --run $(RUN) $(ARGS)
+
+lens: $(BUILT)
+	$(RUN_IN) -m lens $(RUN) --index $(DATA) $(ARGS)
 
 # Instruction data for the quickstart, fine-tuning, how well it follows instructions, a chat.
 runs/quickstart/report.json: | $(BUILT) $(DATA)/meta.json

@@ -17,6 +17,7 @@ COMMANDS = {
     "kernels": Module("kernels.__main__", "what is built, how fast it is, and how it works"),
     "model": Module("model.__main__", "count a model's parameters and FLOPs, export it, map its embeddings"),
     "evaluate": Module("evaluation.__main__", "what a trained model can do"),
+    "lens": Module("lens.__main__", "one page that shows what is inside your model"),
     "align": Module("alignment.__main__", "from a base model to one that follows instructions"),
     "serve": Module("serving.__main__", "a trained model behind OpenAI's API"),
     "experiments": Module("experiments.__main__", "many runs: sweep, ablate, compare, scaling laws"),

@@ -42,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     head, data = export(options.run, options.precision, options.film, options.index)
     files.write_text(out, page(head, data, way_to_source(out)))
-    print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, {head['parameters']:,} parameters in {options.precision}")
+    print(
+        f"{out}: {out.stat().st_size / 1e6:.1f} MB, {head['parameters']:,} parameters in {options.precision}"
+    )
     if options.out is None:
         webbrowser.open(out.resolve().as_uri())
 

@@ -207,8 +207,14 @@ def check_finite(state: Mapping[str, Tensor], precision: Precision) -> None:
     """Raise a ValueError for weights that are no numbers, or beyond the range of float16."""
     for name, weight in state.items():
         if not weight.isfinite().all():
-            raise ValueError(f"{name} holds values that are no numbers: training diverged; use an earlier checkpoint")
-        if precision == "float16" and weight.dim() == 2 and weight.abs().max() > torch.finfo(torch.float16).max:
+            raise ValueError(
+                f"{name} holds values that are no numbers: training diverged; use an earlier checkpoint"
+            )
+        if (
+            precision == "float16"
+            and weight.dim() == 2
+            and weight.abs().max() > torch.finfo(torch.float16).max
+        ):
             raise ValueError(f"{name} holds values that float16 cannot: use --precision int8")
 
 
@@ -222,7 +228,9 @@ def tokenizer_head(tokenizer: Tokenizer) -> Head:
     if tokenizer.nfc or tokenizer.normalized or tokenizer.added_tokens:
         raise ValueError("the tokenizer normalizes text or has added tokens, which the lens does not know")
     if len(tokenizer.merges) > LONGEST_TOKENIZER:
-        raise ValueError(f"the tokenizer has {len(tokenizer.merges):,} merges, the lens takes {LONGEST_TOKENIZER:,}")
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer.merges):,} merges, the lens takes {LONGEST_TOKENIZER:,}"
+        )
     ids = {token: id for id, token in tokenizer.ordinary().items()}
     merges = [ids[part] for left, right in tokenizer.merges for part in (left, right, left + right)]
     return {
@@ -300,7 +308,13 @@ def _beginning(story: str) -> str:
 def code_lines(config: GPTConfig) -> dict[str, Head]:
     """Return for each thing that is computed the file, line and text that computes it, where the source is at hand."""
     places = dict(GPT2_CODE)
-    kinds = [config.positions, config.norm, config.norm_place, config.mlp, *(["window"] if config.window else [])]
+    kinds = [
+        config.positions,
+        config.norm,
+        config.norm_place,
+        config.mlp,
+        *(["window"] if config.window else []),
+    ]
     for kind in [*kinds, *([] if config.tied_head else ["untied"])]:
         places |= VARIANT_CODE.get(kind, {})
     found = {what: _line(*place) for what, place in places.items()}
@@ -315,7 +329,9 @@ def _line(file: str, snippet: str) -> Head | None:
     return None if number is None else {"file": file, "line": number, "text": lines[number - 1].strip()}
 
 
-def index_head(blob: Blob, gpt: GPT, tokenizer: Tokenizer, tokens: Path, windows: int = 192, best: int = 6) -> Head:
+def index_head(
+    blob: Blob, gpt: GPT, tokenizer: Tokenizer, tokens: Path, windows: int = 192, best: int = 6
+) -> Head:
     """Append which tokens of the training text move each unit of the MLPs most: at most one a window, the best first.
 
     The head names three tensors: ids (windows, tokens), and for each layer and unit the places in it and the values,
@@ -326,7 +342,9 @@ def index_head(blob: Blob, gpt: GPT, tokenizer: Tokenizer, tokens: Path, windows
     if not (tokens / "tokenizer.json").is_file():
         raise FileNotFoundError(f"{tokens} holds no token files: give the folder that data prepare wrote")
     if _other_ids(tokens, tokenizer):
-        raise ValueError(f"{tokens} was made by another tokenizer than the run's: give the folder it was trained on")
+        raise ValueError(
+            f"{tokens} was made by another tokenizer than the run's: give the folder it was trained on"
+        )
     text = TokenFile.open(tokens, "train")
     size = min(gpt.config.block_size, 128, len(text))
     starts = np.linspace(0, len(text) - size, min(windows, max(1, len(text) // size))).astype(int)
@@ -356,9 +374,7 @@ def strongest(gpt: GPT, ids: Tensor, best: int) -> tuple[Tensor, Tensor]:
     def keep(layer: int):
         return lambda _, inputs: peaks[layer].append(torch.stack([*map(Tensor.float, inputs[0].max(1))]))
 
-    hooks = [
-        block.mlp.c_proj.register_forward_pre_hook(keep(layer)) for layer, block in enumerate(gpt.h)
-    ]
+    hooks = [block.mlp.c_proj.register_forward_pre_hook(keep(layer)) for layer, block in enumerate(gpt.h)]
     try:
         for part in ids.split(16):
             gpt.hidden(part)

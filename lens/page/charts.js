@@ -32,7 +32,7 @@ export function peak(values) {
  * name(row, column, value) for the pointer, pick(row, column) for a click. */
 export function heatMap(values, rows, columns, options = {}) {
   const { signed = false, top = peak(values), label = "", name = null, pick = null, root = false } = options;
-  const canvas = h("canvas", { width: columns, height: rows, class: "heat", role: "img", "aria-label": label });
+  const canvas = h("canvas", { width: columns, height: rows, class: "heat", role: label ? "img" : null, "aria-label": label || null, "aria-hidden": label ? null : "true" });
   const context = canvas.getContext("2d"), image = context.createImageData(columns, rows);
   const colour = scale(root ? Math.sqrt(top) : top, signed);
   for (let i = 0; i < rows * columns; i++) {

@@ -133,6 +133,8 @@ function drawStrip() {
   const held = at("strip").contains(document.activeElement);
   fill(at("strip"), strip);
   if (held) strip.querySelector(".at").focus();
+  const chosen = strip.querySelector(".at");
+  if (strip.scrollWidth > strip.clientWidth) strip.scrollLeft = chosen.offsetLeft - strip.clientWidth / 2;
 }
 
 /** Returns links to the docs and the code where the page lies among its source, else their names. */

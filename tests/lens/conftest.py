@@ -1,50 +1,10 @@
-"""The page's own modules, run by node without a browser."""
+"""A tokenizer for the small models of these tests, and runs to be shown."""
 
-import base64
-import dataclasses
-import json
-import shutil
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from bpe import Tokenizer
-from lens import export
-from model import GPT, GPTConfig
-
-NODE = shutil.which("node")
-HARNESS = Path(__file__).with_name("harness.mjs")
-SMALL = {"vocab_size": 300, "block_size": 24, "n_layer": 2, "n_head": 4, "n_embd": 32}
-
-
-def ask(head: dict[str, Any], data: bytes, *asks: tuple[str, dict[str, Any]]) -> list[Any]:
-    """Return what the page's worker answers: first what `ready` says, then the answer to each (name, arguments)."""
-    if NODE is None:
-        pytest.skip("there is no node to run the page's modules")
-    text = json.dumps({"head": {**head, "bytes": len(data)}, "data": base64.b64encode(data).decode(), "asks": asks})
-    done = subprocess.run([NODE, HARNESS], input=text, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def small(seed: int = 0, **changes: Any) -> GPT:
-    """Return a small model whose biases, scales and norms are drawn too, so that no part of it is the identity."""
-    torch.manual_seed(seed)
-    gpt = GPT(GPTConfig(**{**SMALL, **changes})).eval()
-    with torch.no_grad():
-        for parameter in gpt.parameters():
-            parameter.mul_(6 if parameter.dim() == 2 else 1).add_(0.1 * torch.randn_like(parameter))
-    return gpt
-
-
-def as_rounded(gpt: GPT, precision: export.Precision) -> GPT:
-    """Return the model with the weights that the page has."""
-    other = GPT(dataclasses.replace(gpt.config)).eval()
-    other.load_state_dict(export.rounded(gpt.state_dict(), precision))
-    return other
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +14,27 @@ def tokenizer() -> Tokenizer:
 
     text = "Once there was a little girl. The girl saw a dog, and the dog saw the girl's ball! " * 3
     return train([text], 300, progress=False)
+
+
+@pytest.fixture(scope="session")
+def chat_run(tokenizer, tmp_path_factory) -> Path:
+    """Return a run with rotary positions, grouped queries, SwiGLU, a chat template and two kept checkpoints."""
+    from inference.chat import ChatTemplate, add_chat_tokens
+    from tests.lens.asking import small
+
+    run = tmp_path_factory.mktemp("runs") / "modern"
+    chat = add_chat_tokens(tokenizer)
+    gpt = small(
+        vocab_size=chat.vocab_size,
+        block_size=64,
+        positions="rotary",
+        n_kv_head=2,
+        mlp="swiglu",
+        norm="rmsnorm",
+    )
+    for name in ("best", "step-00000010", "step-00000020"):
+        gpt.save_pretrained(run / name)
+    ChatTemplate(chat).save(run, 64)
+    (run / "config.toml").write_text("")
+    (run / "log.jsonl").write_text('{"step": 0, "loss": 5.1}\n{"step": 20, "loss": 3.0, "val_loss": 3.2}\n')
+    return run

@@ -1,8 +1,5 @@
 """The page's forward pass computes what torch does with the same rounded weights, in every variant it shows."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch.nn import functional as F
@@ -10,9 +7,7 @@ from torch.nn import functional as F
 import kernels
 from lens import export
 from model import GPT
-
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import as_rounded, ask, small
+from tests.lens.asking import as_rounded, ask, small
 
 IDS = [299, 7, 100, 255, 270, 3, 3, 199, 0, 45, 280, 11]
 VARIANTS = {
@@ -37,7 +32,9 @@ def plain_kernels():
 def test_logits_equal_torch(name, precision, tokenizer, tmp_path):
     gpt = small(**VARIANTS[name])
     head, data = export.payload(gpt, tokenizer, tmp_path, precision)
-    _, analysis, part = ask(head, data, ("analyse", {"ids": IDS}), ("part", {"name": "logits", "layer": None}))
+    _, analysis, part = ask(
+        head, data, ("analyse", {"ids": IDS}), ("part", {"name": "logits", "layer": None})
+    )
     theirs = as_rounded(gpt, precision)(torch.tensor([IDS]))[0][0]
     ours = torch.tensor(part["values"]).view(len(IDS), -1)
     torch.testing.assert_close(ours, theirs.detach(), atol=1e-4, rtol=0)
@@ -67,7 +64,12 @@ def test_every_intermediate_equals_the_textbook(tokenizer, tmp_path):
     plain.load_state_dict({name: state[name] for name in plain.state_dict()})
     kept = {}
     for layer, block in enumerate(plain.h):
-        for name, module in (("attentionRead", block.ln_1), ("attentionOut", block.attn), ("mlpOut", block.mlp), ("stream", block)):
+        for name, module in (
+            ("attentionRead", block.ln_1),
+            ("attentionOut", block.attn),
+            ("mlpOut", block.mlp),
+            ("stream", block),
+        ):
             module.register_forward_hook(lambda _, __, out, key=(name, layer): kept.__setitem__(key, out[0]))
         block.mlp.c_proj.register_forward_pre_hook(
             lambda _, inputs, key=("hidden", layer): kept.__setitem__(key, inputs[0][0])
@@ -104,7 +106,9 @@ def test_parts_that_are_off_are_zero(tokenizer, tmp_path):
     head, data = export.payload(gpt, tokenizer, tmp_path)
     rules = {"temperature": 1, "top_k": None, "top_p": None, "min_p": None}
     off = ["head 0 2", "mlp 1"]
-    compared = ask(head, data, ("compare", {"ids": IDS, "off": off, "patch": None, "other": [], "rules": rules}))[1]
+    compared = ask(
+        head, data, ("compare", {"ids": IDS, "off": off, "patch": None, "other": [], "rules": rules})
+    )[1]
     theirs = as_rounded(gpt, "float16")
     with torch.no_grad():
         plain = theirs(torch.tensor([IDS]))[0][0, -1].softmax(-1)
@@ -124,10 +128,14 @@ def test_a_patch_of_the_last_stream_gives_the_other_prompts_distribution(tokeniz
     rules = {"temperature": 1, "top_k": None, "top_p": None, "min_p": None}
     other = [299, 17, 8, 9]
     patch = {"site": "stream", "layer": 1, "position": len(IDS) - 1, "from": 3}
-    compared = ask(head, data, ("compare", {"ids": IDS, "off": [], "patch": patch, "other": other, "rules": rules}))[1]
+    compared = ask(
+        head, data, ("compare", {"ids": IDS, "off": [], "patch": patch, "other": other, "rules": rules})
+    )[1]
     with torch.no_grad():
         expected = as_rounded(gpt, "float16")(torch.tensor([other]))[0][0, -1].softmax(-1)
-    assert all(row["after"] == pytest.approx(expected[row["id"]].item(), abs=1e-5) for row in compared["rows"])
+    assert all(
+        row["after"] == pytest.approx(expected[row["id"]].item(), abs=1e-5) for row in compared["rows"]
+    )
 
 
 @pytest.mark.parametrize("name", ["gpt2", "modern", "window"])
@@ -174,7 +182,13 @@ def test_undo_gives_the_distribution_from_before(tokenizer, tmp_path):
     rules = {"temperature": 1, "top_k": None, "top_p": None, "min_p": None}
     following = ("next", {"name": "a", "rules": rules, "count": 4})
     steps = [("append", {"name": "a", "id": id}) for id in range(20)]  # past the context of 24
-    asks = [("begin", {"name": "a", "ids": IDS}), following, *steps, *[("undo", {"name": "a"})] * 20, following]
+    asks = [
+        ("begin", {"name": "a", "ids": IDS}),
+        following,
+        *steps,
+        *[("undo", {"name": "a"})] * 20,
+        following,
+    ]
     _, _, first, *_, last = ask(head, data, *asks)
     assert [row["id"] for row in first["rows"]] == [row["id"] for row in last["rows"]]
     assert last["rows"][0]["p"] == pytest.approx(first["rows"][0]["p"], abs=1e-6)
