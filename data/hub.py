@@ -1,6 +1,5 @@
 """Datasets of the Hugging Face hub, by the `datasets` library, which is imported when it is first needed."""
 
-import contextlib
 import dataclasses
 import functools
 import logging
@@ -9,12 +8,12 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, TypeVar
 
+from common.hub import ask
 from data.splitting import Segment
 from data.tables import ROWS, arrow_segments, column_kinds, pick_column
 
 T = TypeVar("T")
 
-SECONDS_TO_ANSWER = 5
 USUAL_SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 WITHOUT_NETWORK = "--source stories and local files (text:, jsonl:, parquet:, csv:) need no network"
 
@@ -111,48 +110,12 @@ def download(dataset: str, filename: str, local_files_only: bool) -> str:
 
 
 def _ask(dataset: str, call: Callable[[], T], local_files_only: bool) -> T:
-    """Return `call()`; it uses the cache alone if the hub may not or cannot be asked."""
     datasets = library()
-    from huggingface_hub import constants
-
-    reason = _why_offline(local_files_only)
-    try:
-        with _offline() if reason else contextlib.nullcontext():
-            return call()
-    except (ConnectionError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
-        asked = f"not asked, {reason}" if reason else "asked without success"
-        raise OSError(
-            f"cannot load {dataset}: {constants.ENDPOINT} was {asked}; "
-            f"the cache {constants.HF_HOME} was searched ({error}). {WITHOUT_NETWORK}"
-        ) from error
-
-
-def _why_offline(local_files_only: bool) -> str:
-    """Return why the hub is not to be asked, or "": one short request saves minutes of retries."""
-    from huggingface_hub import constants, utils
-
-    if local_files_only:
-        return "because of --local-files-only"
-    if constants.is_offline_mode():
-        return "because HF_HUB_OFFLINE is set"
-    try:
-        utils.get_session().head(constants.ENDPOINT, timeout=SECONDS_TO_ANSWER)
-    except Exception as error:  # whatever the HTTP client of the day raises
-        return f"because it does not answer ({error})"
-    return ""
-
-
-@contextlib.contextmanager
-def _offline() -> Iterator[None]:
-    """Keep both libraries from the network."""
-    from huggingface_hub import constants
-
-    modules = (library().config, constants)
-    before = [module.HF_HUB_OFFLINE for module in modules]
-    for module in modules:
-        module.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        for module, value in zip(modules, before, strict=True):
-            module.HF_HUB_OFFLINE = value
+    return ask(
+        dataset,
+        call,
+        local_files_only=local_files_only,
+        failures=(datasets.exceptions.DatasetsError,),
+        libraries=(datasets.config,),
+        advice=WITHOUT_NETWORK,
+    )

@@ -274,12 +274,13 @@ class GPT(nn.Module):
     def from_pretrained(cls, directory: str | Path, **changes: Any) -> "GPT":
         """Return the model in `directory` (config.json, model.safetensors), in float32, on the CPU, ready to evaluate.
 
+        A name such as "gpt2" that is no directory is one of the Hugging Face hub: pretrained.located.
         `changes` replace fields of its config, such as dropout=0.0; a smaller block_size crops learned positions, as
         nanoGPT does. The errors are those of model.pretrained.read_config and read_weights.
         """
-        config = cls.check_pretrained(
-            directory, **changes
-        )  # before there is memory for what the config asks for
+        directory = pretrained.located(directory)
+        # Before there is memory for what the config asks for.
+        config = cls.check_pretrained(directory, **changes)
         gpt = cls(config)
         crop = "block_size" in changes
         gpt.load_state_dict(pretrained.read_weights(directory, config, gpt.state_dict(), crop=crop))

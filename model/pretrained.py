@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from common import hub
 from common.files import atomic, read_json, write_json
 from model.config import GPTConfig, without_retired
 
@@ -138,6 +139,22 @@ def _save_tokenizer(source: Path, directory: Path, config: GPTConfig) -> int | N
     write_json(directory / TOKENIZER, content)
     write_json(directory / "tokenizer_config.json", {**settings, **roles})
     return special.get(end)
+
+
+def located(name: str | Path) -> Path:
+    """Return the directory that a name means: itself, or a model of the hub in its cache; OSError if it has none.
+
+    A name is one of the hub if there is no such file, and it is NAME or, where there is no folder OWNER, OWNER/NAME.
+    """
+    path = Path(name)
+    if (
+        path.exists()
+        or path.is_absolute()
+        or len(path.parts) > 2
+        or (path.parent.name and path.parent.is_dir())
+    ):
+        return path
+    return hub.model(str(name))
 
 
 def read_config(directory: str | Path, **changes: Any) -> GPTConfig:

@@ -13,6 +13,7 @@ import kernels
 from model import GPT, pretrained
 from model.generate import stream
 from model.pretrained import is_gpt2
+from tests.hub import hub
 
 transformers = pytest.importorskip("transformers")
 REPOSITORY = Path(__file__).parents[2]
@@ -216,3 +217,39 @@ def test_a_config_that_cannot_be_met_is_refused(tiny, tmp_path, change, message)
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ValueError, match=message):
         GPT.from_pretrained(tmp_path)
+
+
+def test_a_model_of_the_hub_is_downloaded_once_and_then_read_from_the_cache(tiny, tmp_path):
+    gpt = tiny()
+    gpt.save_pretrained(tmp_path / "saved")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "saved").iterdir()}
+    program = (
+        "import sys; from model import GPT; print(GPT.from_pretrained(sys.argv[1]).wte.weight.sum().item())"
+    )
+
+    def load(name: str) -> subprocess.CompletedProcess:
+        command = [
+            sys.executable,
+            "-c",
+            f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\n{program}",
+            name,
+        ]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+
+    pickled = {"pytorch_model.bin": b"not to be downloaded"}
+    with hub("models/me/teller", files | pickled, tmp_path / "cache") as (environment, stop):
+        first = load("me/teller")
+        stop()
+        again = load("me/teller")
+        missing = load("me/other")
+    assert first.stdout == again.stdout == f"{gpt.wte.weight.sum().item()}\n", first.stderr
+    assert not list((tmp_path / "cache").rglob("*.bin"))
+    assert "OSError: cannot load me/other: " in missing.stderr and "needs no network" in missing.stderr
+
+
+def test_a_directory_is_never_taken_for_a_name_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("common.hub.model", lambda name: pytest.fail(f"asked for {name}"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for name in ("runs/typo", "runs", str(tmp_path / "nothing"), "runs/typo/best"):
+        assert pretrained.located(name) == Path(name)
