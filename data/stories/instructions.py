@@ -25,7 +25,7 @@ from data.stories.wordings import Wordings
 
 HELD_OUT = 10  # one in this many pairs of facets is never asked for together in training
 PRACTICE, EVERYDAY = (
-    (2, 5),
+    (3, 6),
     (1, 3),
 )  # how many things a request asks for: many, so that each is learned sooner
 END_OF_SENTENCE = re.compile(r"[^A-Za-z]*?[.!?]+\"?(?= |$)")
