@@ -58,7 +58,7 @@ class Pool:
         if self._executor is None:
             context = multiprocessing.get_context("spawn")
             self._executor = ProcessPoolExecutor(self.num_workers, context, _keep, self._settings)
-        with _no_main_module():
+        with no_main_module():
             return self._executor.submit(_run, job)
 
     @contextlib.contextmanager
@@ -128,7 +128,7 @@ def _run(job: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _no_main_module() -> Iterator[None]:
+def no_main_module() -> Iterator[None]:
     """Hide the user's script while processes start: multiprocessing would run it again in each of them.
 
     Workers import what they need from this package. So a script without `if __name__ == "__main__"`, a

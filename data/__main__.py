@@ -1,4 +1,4 @@
-"""python -m data prepare | info | stories: make token files, show what they hold, print the built-in corpus."""
+"""python -m data web | prepare | info | stories: pages -> text -> token files, what these hold, the stories."""
 
 import dataclasses
 import itertools
@@ -99,7 +99,15 @@ def run_stories(options: Stories) -> None:
     print(f"{passed} of {len(texts)} stories are coherent")
 
 
-COMMANDS = {"prepare": (Prepare, run_prepare), "info": (Info, run_info), "stories": (Stories, run_stories)}
+COMMANDS = {
+    "web": cli.Module(
+        "data.web.__main__",
+        "raw pages -> clean, deduplicated text: run | extract | dedup | report | classifier",
+    ),
+    "prepare": (Prepare, run_prepare),
+    "info": (Info, run_info),
+    "stories": (Stories, run_stories),
+}
 
 
 @cli.command
