@@ -6,6 +6,7 @@ to the next record, a file that ends early ends there. (fastwarc, the usual read
 does not say when the last one was cut; the tests hold this reader against it on whole files.)
 """
 
+import contextlib
 import gzip
 import io
 import json
@@ -102,19 +103,23 @@ def pages(path: str, max_bytes: int = 16_000_000) -> Iterator[Page | Fault]:
         yield Fault(f"damaged file ({type(error).__name__})", name)
 
 
-def open_stream(path: str) -> IO[bytes]:
+@contextlib.contextmanager
+def open_stream(path: str) -> Iterator[IO[bytes]]:
     """Open a file, decompressed by what its first bytes say."""
-    raw = open(path, "rb")  # noqa: SIM115 (the caller closes it)
-    start = raw.peek(4)[:4]
-    if start.startswith(b"\x1f\x8b"):
-        return io.BufferedReader(gzip.GzipFile(fileobj=raw), 1 << 16)
-    if start == b"\x28\xb5\x2f\xfd":
-        try:
-            import pyarrow
-        except ImportError as error:
-            raise MissingLibrary.named("pyarrow", "data", error) from error
-        return io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"), 1 << 16)
-    return raw
+    with open(path, "rb") as raw:
+        start = raw.peek(4)[:4]
+        if start.startswith(b"\x1f\x8b"):
+            yield gzip.GzipFile(
+                fileobj=raw
+            )  # unlike a larger buffer around it, it gives all it has before an error
+        elif start == b"\x28\xb5\x2f\xfd":
+            try:
+                import pyarrow
+            except ImportError as error:
+                raise MissingLibrary.named("pyarrow", "data", error) from error
+            yield io.BufferedReader(pyarrow.CompressedInputStream(raw, "zstd"), 1 << 16)
+        else:
+            yield raw
 
 
 def too_large(name: str, record: int, url: str = "") -> Fault:

@@ -136,6 +136,8 @@ def html_text(text: str, tables: Tables, main_content: bool, extractor: Extracto
     tree = HTMLTree.parse(text)
     if tables != "keep" and "<table" in text.lower():
         replace_tables(tree, tables)
+    if main_content and "<ul" in text.lower():
+        keep_lists(tree)
     return extract_plain_text(tree, main_content=main_content), (tree.title or "").strip()
 
 
@@ -149,6 +151,26 @@ def trafilatura_text(text: str, tables: Tables) -> tuple[str, str]:
     if found is None:
         raise Refused("no text")
     return found.text or "", found.title or ""
+
+
+def keep_lists(tree: "HTMLTree") -> None:
+    """Make each list that is content a <menu>, which reads the same.
+
+    Of the main content resiliparse drops every <ul>, as if all of them were navigation. A list is content if it is
+    not in a part of the page that is navigation and less than half of its text is links.
+    """
+    for found in list(tree.document.query_selector_all("ul")):
+        linked = sum(len(link.text or "") for link in found.query_selector_all("a"))
+        if (
+            found.parent is None
+            or found.closest("nav, header, footer, aside")
+            or 2 * linked >= len(found.text or "")
+        ):
+            continue
+        menu = tree.create_element("menu")
+        for child in list(found.child_nodes):
+            menu.append_child(child)
+        found.parent.replace_child(menu, found)
 
 
 def replace_tables(tree: "HTMLTree", tables: Tables) -> None:

@@ -133,14 +133,14 @@ def jaccard(left: np.ndarray, right: np.ndarray) -> float:
 
 @functools.lru_cache(maxsize=4)
 def _donors(k: int) -> np.ndarray:
-    """Return (rounds, k) int64: the bin from which each empty bin borrows, round after round."""
+    """Return (rounds, k) int64: the bin from which each empty bin borrows, round after round; in the end all in
+    turn.
+    """
     bins = np.arange(k, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        rounds = [
-            mixed(bins * _PRIME + np.uint64(attempt + 1)) % np.uint64(k)
-            for attempt in range(64 * k.bit_length())
-        ]
-    return np.array(rounds).astype(np.int64)
+        drawn = [mixed(bins * _PRIME + np.uint64(round_ + 1)) % np.uint64(k) for round_ in range(4 * k)]
+    in_turn = [(bins + np.uint64(step)) % np.uint64(k) for step in range(1, k)]
+    return np.array([*drawn, *in_turn], np.int64).reshape(-1, k)
 
 
 def signatures(hashes: np.ndarray, starts: np.ndarray, k: int = PERMUTATIONS) -> np.ndarray:

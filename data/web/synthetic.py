@@ -12,6 +12,7 @@ import gzip
 import html
 import random
 import re
+import textwrap
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -242,8 +243,8 @@ def write(out: Path, pages: int, seed: int = 0, per_file: int = 200) -> None:
         body = b"".join(gzip.compress(response(page), 6, mtime=0) for page in made[start : start + per_file])
         _write(out / f"crawl-{start // per_file:05d}.warc.gz", body)
     tales = stories(seed + 5000)
-    lines = [sentence + "." for _ in range(3) for sentence in next(tales).split(". ")]
-    _write(out / "book.pdf", pdf([line.strip().rstrip(".") + "." for line in lines if line.isascii()]))
+    lines = [line for _ in range(3) for line in textwrap.wrap(next(tales), 90) if line.isascii()]
+    _write(out / "book.pdf", pdf(lines))
     notes = "\n\n".join(["# Notes on stories", *(next(tales) for _ in range(3))])
     _write(out / "notes.md", notes.encode())
     wet = record(

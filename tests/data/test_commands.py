@@ -79,7 +79,7 @@ def test_stories_are_printed_and_checked(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
-        ([], "say what to do: python -m data prepare | info | stories"),
+        ([], "say what to do: python -m data web | prepare | info | stories"),
         (["prepaire"], "say what to do"),
         (["prepare", "--vocab-size", "300", "--out", "{}/x", "--source", "text:{}/none"], "matches no file"),
         (
