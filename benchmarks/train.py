@@ -15,6 +15,10 @@ peak memory …           megabytes that a step adds to each of two processes un
 nanoGPT's recipe …      with --nanogpt (a clone of karpathy/nanoGPT) and nothing else: its own train.py, as its README
                         runs it on a CPU, and our loop at the same shape and size of batch, on the characters of FILE.
                         nanoGPT computes in float32 on a CPU; ours is measured in that and in what it chooses by itself
+race with nanoGPT …     with --nanogpt, too: steps and seconds until the validation loss on the last tenth of FILE is
+                        the 1.88 nats a character that its README promises after 2,000 steps. Ours has its shape and
+                        size of batch, and rotary positions, Muon and the quickstart's rates over 500 steps. Seconds are
+                        those of steps, without evaluations
 train loop's overhead   share of a step, in percent, at the tinystories model, outside of forward and backward pass,
                         clipping, optimizer, data, logging and display; the batch is 1,024 tokens instead of
                         65,536, so that the share is far larger than in use
@@ -55,8 +59,8 @@ from data.prepare import Prepare, prepare
 from inference import devices
 from model import GPT
 from training import distributed, loop, optimizer
-from training.config import PRESETS, TrainConfig, read_config, with_vocabulary_of_data
-from training.watch import Bar, NoLog
+from training.config import PRESETS, TrainConfig, flag, read_config, with_vocabulary_of_data
+from training.watch import Bar, NoLog, read_log
 
 STEPS = 10  # in one measurement
 
@@ -391,8 +395,9 @@ NANOGPT_SHAPE = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64}
 NANOGPT_ROWS, NANOGPT_GOALS = 12, {"fused": 1.5, "muon": 1.1}
 NANOGPT_FLAGS = (
     "config/train_shakespeare_char.py --device=cpu --compile=False --eval_iters=20 --log_interval=1 --block_size=64 "
-    "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --lr_decay_iters=2000 --dropout=0.0 --max_iters=150"
+    "--batch_size=12 --n_layer=4 --n_head=4 --n_embd=128 --lr_decay_iters=2000 --dropout=0.0"
 )  # as its README says, but for the number of steps
+NANOGPT_LOSS, NANOGPT_STEPS, RACE_STEPS, RACE_EVERY = 1.88, 2000, 500, 25
 NANOGPT_TURNS = 5  # calls of STEPS steps of ours between two runs of nanoGPT
 SETTLING = 50  # first steps of a run of nanoGPT, which do not count: one evaluates, and memory is new
 
@@ -405,25 +410,74 @@ def prepare_nanogpt(original: Path, copy: Path, text: Path) -> None:
     subprocess.run(command, cwd=copy, check=True, stdout=subprocess.DEVNULL)
 
 
-def nanogpt_speed(directory: Path, threads: int) -> float:
-    """Run nanoGPT's train.py; return the tokens per second of its steps, by its own clock."""
+def run_nanogpt(directory: Path, threads: int, steps: int) -> tuple[float, list[tuple[int, float]]]:
+    """Run nanoGPT's train.py; return the median seconds of a step, by its own clock, and (step, validation loss)."""
     done = subprocess.run(
-        [sys.executable, "train.py", *NANOGPT_FLAGS.split()],
+        [sys.executable, "train.py", *NANOGPT_FLAGS.split(), f"--max_iters={steps}"],
         cwd=directory,
         env=os.environ | {"OMP_NUM_THREADS": str(threads)},
         capture_output=True,
         text=True,
         check=True,
     )
-    milliseconds = [float(found) for found in re.findall(r"^iter .* time ([0-9.]+)ms", done.stdout, re.M)][
-        SETTLING:
+    times = re.findall(r"^iter .* time ([0-9.]+)ms", done.stdout, re.M)[SETTLING:]
+    found = re.findall(r"^step (\d+): .* val loss ([0-9.]+)", done.stdout, re.M)
+    curve = [(int(step), float(loss)) for step, loss in found]
+    return statistics.median(map(float, times)) / 1e3, curve
+
+
+def nanogpt_speed(directory: Path, threads: int) -> float:
+    """Return the tokens per second of nanoGPT's steps."""
+    seconds_a_step, _ = run_nanogpt(directory, threads, 150)
+    return NANOGPT_ROWS * NANOGPT_SHAPE["block_size"] / seconds_a_step
+
+
+def race_rows(original: Path, text: Path, threads: int) -> list[Row]:
+    """Train nanoGPT by its README and our loop until both have its loss; compare steps and seconds."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        prepare_nanogpt(original, folder / "nanogpt", text)
+        seconds_a_step, theirs = run_nanogpt(folder / "nanogpt", threads, NANOGPT_STEPS)
+        characters = text.read_text(encoding="utf-8")
+        parts = {
+            "train": characters[: len(characters) * 9 // 10],
+            "val": characters[len(characters) * 9 // 10 :],
+        }
+        for split, part in parts.items():
+            (folder / f"{split}.txt").write_text(part, encoding="utf-8")
+        held_out = (f"text:{folder / 'val.txt'}",)
+        config = nanogpt_recipe(folder / "text", folder / "train.txt", val_source=held_out)
+        given = {name: getattr(config, name) for name in ("data", "batches", "batch_tokens", "micro_batch")}
+        given |= NANOGPT_SHAPE | {
+            "bias": False,
+            "positions": "rotary",
+            "run": folder / "run",
+            "steps": RACE_STEPS,
+        }
+        given |= {"eval_every": RACE_EVERY, "eval_batches": 60, "checkpoint_every": RACE_STEPS}
+        words = itertools.chain.from_iterable(flag(*each) for each in given.items())
+        subprocess.run(
+            [sys.executable, str(PRESETS.parent / "train.py"), *words],
+            env=os.environ | {"OMP_NUM_THREADS": str(threads)},
+            capture_output=True,
+            check=True,
+        )
+        ours = [record for record in read_log(folder / "run" / "log.jsonl") if "val_loss" in record]
+    reached = next((record for record in ours if record["val_loss"] <= NANOGPT_LOSS), ours[-1])
+    steps, label = reached["step"] + 1, f"race with nanoGPT, {threads} thread" + ("" if threads == 1 else "s")
+    note = f"loss: nanoGPT's {theirs[-1][1]:.3f} after {NANOGPT_STEPS} steps, ours {reached['val_loss']:.3f}"
+    peer, better = "nanoGPT's train.py", {"less_is_better": True, "note": note}
+    total = NANOGPT_STEPS * seconds_a_step
+    return [
+        Row(f"{label}: steps", steps, "steps", peer, NANOGPT_STEPS, goal=4, **better),
+        Row(f"{label}: seconds", reached["seconds"], "s", peer, total, goal=3, **better),
     ]
-    return NANOGPT_ROWS * NANOGPT_SHAPE["block_size"] * 1e3 * len(milliseconds) / sum(milliseconds)
 
 
-def nanogpt_recipe(data: Path, text: Path) -> TrainConfig:
-    """Return nanoGPT's recipe for our loop, on the bytes of the text."""
-    prepare(Prepare(out=data, source=(f"text:{text}",), vocab_size=257))  # bytes and the end of a text
+def nanogpt_recipe(data: Path, text: Path, **more: Any) -> TrainConfig:
+    """Return nanoGPT's recipe for our loop, on the bytes of the text, prepared with `more` settings."""
+    # Bytes and the end of a text.
+    prepare(Prepare(out=data, source=(f"text:{text}",), vocab_size=257, split_documents="whole", **more))
     config = quickstart(data, batches="random")
     shape = dataclasses.replace(config.model, bias=False, **NANOGPT_SHAPE)
     tokens = NANOGPT_ROWS * shape.block_size
@@ -470,7 +524,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.nanogpt:
         compared = functools.partial(nanogpt_rows, options.nanogpt, options.text, options.rounds)
         return report(
-            "train against nanoGPT", [row for n in options.threads for row in compared(n)], options.json
+            "train against nanoGPT",
+            [
+                row
+                for n in options.threads
+                for row in [*compared(n), *race_rows(options.nanogpt, options.text, n)]
+            ],
+            options.json,
         )
     with tempfile.TemporaryDirectory() as folder:
         data = options.data or Path(folder) / "stories"
