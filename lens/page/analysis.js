@@ -21,20 +21,24 @@ export function logitLens(model, trace, ids) {
 }
 
 function readRow(found, logits, from, V, place, next) {
-  let top = -Infinity, sum = 0, weighted = 0;
-  for (let i = from; i < from + V; i++) if (logits[i] > top) top = logits[i];
-  for (let i = from; i < from + V; i++) { const e = Math.exp(logits[i] - top); sum += e; weighted += e * (logits[i] - top); }
+  const likeliest = largest(logits, TOP, from, from + V), top = logits[from + likeliest[0]];
+  const wanted = next === undefined ? Infinity : logits[from + next];
+  let sum = 0, weighted = 0, rank = 1;
+  for (let i = from; i < from + V; i++) {
+    const logit = logits[i], e = Math.exp(logit - top);
+    sum += e;
+    weighted += e * (logit - top);
+    if (logit > wanted) rank++;
+  }
   const norm = top + Math.log(sum);
   found.entropy[place] = Math.log(sum) - weighted / sum;
-  largest(logits, TOP, from, from + V).forEach((id, k) => {
+  likeliest.forEach((id, k) => {
     found.top[place * TOP + k] = id;
     found.p[place * TOP + k] = Math.exp(logits[from + id] - norm);
   });
   if (next === undefined) return;
-  let rank = 1;
-  for (let i = from; i < from + V; i++) if (logits[i] > logits[from + next]) rank++;
   found.rank[place] = rank;
-  found.logp[place] = logits[from + next] - norm;
+  found.logp[place] = wanted - norm;
 }
 
 /** Returns parts {label, layer, head, value} whose values sum to the logit of `target` at `position`, before a softcap.

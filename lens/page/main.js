@@ -68,7 +68,7 @@ let turn = 0;
 
 /** Reads the prompt: tokens, then the analysis of what fits the context. What is wrong is said below the prompt. */
 async function read() {
-  const mine = ++turn, text = at("prompt").value, begin = at("begin").checked, special = at("special").checked;
+  const began = performance.now(), mine = ++turn, text = at("prompt").value, begin = at("begin").checked, special = at("special").checked;
   try {
     const { ids, tokens, words } = await ask("tokenize", { text, begin, special }), { most } = state.info;
     if (!ids.length) throw new Error("The prompt is empty: write something, or let it begin a document.");
@@ -76,9 +76,16 @@ async function read() {
     if (mine !== turn) return;
     say(ids.length > most ? `The prompt has ${ids.length.toLocaleString("en")} tokens, and the context has room for ${most}: the first ${most} are shown.` : "");
     change({ text, begin, special, ids: fits, tokens: tokens.slice(0, most), words: words.slice(0, most), analysis, at: fits.length - 1 });
+    timed("read the prompt", began);
   } catch (error) {
     if (mine === turn) say(error.message, true);
   }
+}
+
+/** Leaves the milliseconds since `began` in the browser's performance timeline, for benchmarks/lens.py. */
+function timed(name, began) {
+  performance.clearMeasures(name);
+  performance.measure(name, { start: began });
 }
 
 function say(message, wrong = false) {
@@ -121,7 +128,8 @@ function draw() {
   const view = views.find(({ id }) => id === state.view), root = h("div", { class: "body" }), focused = document.activeElement?.dataset?.key;
   at("view").setAttribute("aria-labelledby", `tab-${view.id}`);
   fill(at("view"), h("header", {}, h("h2", {}, view.title), h("p", {}, view.about.join(" ")), links(view)), root);
-  view.draw(root);
+  const began = performance.now();
+  Promise.resolve(view.draw(root)).then(() => timed(`draw ${view.id}`, began));
   if (focused) at("view").querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
 }
 

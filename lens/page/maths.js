@@ -2,48 +2,49 @@
 
 /** Writes out (n, rows) = x (n, width) · wᵀ + bias, for w (rows, width) as torch keeps it; bias may be undefined. */
 export function linear(out, x, n, w, rows, width, bias) {
-  let token = 0;
-  for (; token + 2 <= n; token += 2) pair(out, x, token, w, rows, width);
-  if (token < n) single(out, x, token, w, rows, width);
-  if (bias) for (let t = 0, i = 0; t < n; t++) for (let row = 0; row < rows; row++, i++) out[i] += bias[row];
+  let row = 0;
+  for (; row + 4 <= rows; row += 4) {
+    let token = 0;
+    if (n > 1) packRows(w, row, width);
+    for (; token + 2 <= n; token += 2) twoTokens(out, x, token, row, rows, width);
+    if (token < n) oneToken(out, x, token, w, row, rows, width);
+  }
+  for (; row < rows; row++) for (let token = 0; token < n; token++) out[token * rows + row] = dot(x, token * width, w, row * width, width);
+  if (bias) for (let t = 0, i = 0; t < n; t++) for (row = 0; row < rows; row++, i++) out[i] += bias[row];
   return out;
 }
 
-// Two tokens and four rows at a time: six numbers are read for eight products.
-function pair(out, x, token, w, rows, width) {
-  const x0 = x.subarray(token * width, (token + 1) * width), x1 = x.subarray((token + 1) * width, (token + 2) * width);
-  const first = token * rows, second = first + rows;
-  let row = 0;
-  for (; row + 4 <= rows; row += 4) {
-    const w0 = row * width, w1 = w0 + width, w2 = w1 + width, w3 = w2 + width;
-    let a = 0, b = 0, c = 0, d = 0, e = 0, f = 0, g = 0, h = 0;
-    for (let i = 0; i < width; i++) {
-      const u = x0[i], v = x1[i], p = w[w0 + i], q = w[w1 + i], r = w[w2 + i], s = w[w3 + i];
-      a += u * p; b += u * q; c += u * r; d += u * s;
-      e += v * p; f += v * q; g += v * r; h += v * s;
-    }
-    out[first + row] = a; out[first + row + 1] = b; out[first + row + 2] = c; out[first + row + 3] = d;
-    out[second + row] = e; out[second + row + 1] = f; out[second + row + 2] = g; out[second + row + 3] = h;
-  }
-  for (; row < rows; row++) {
-    out[first + row] = dot(x0, 0, w, row * width, width);
-    out[second + row] = dot(x1, 0, w, row * width, width);
+let packed = new Float64Array(4096); // four rows side by side in float64, so that each number is converted once
+
+function packRows(w, row, width) {
+  if (packed.length < 4 * width) packed = new Float64Array(4 * width);
+  for (let i = 0, from = row * width, to = 0; i < width; i++, from++, to += 4) {
+    packed[to] = w[from]; packed[to + 1] = w[from + width];
+    packed[to + 2] = w[from + 2 * width]; packed[to + 3] = w[from + 3 * width];
   }
 }
 
-function single(out, x, token, w, rows, width) {
-  const first = token * rows, x0 = x.subarray(token * width, (token + 1) * width);
-  let row = 0;
-  for (; row + 4 <= rows; row += 4) {
-    const w0 = row * width, w1 = w0 + width, w2 = w1 + width, w3 = w2 + width;
-    let a = 0, b = 0, c = 0, d = 0;
-    for (let i = 0; i < width; i++) {
-      const u = x0[i];
-      a += u * w[w0 + i]; b += u * w[w1 + i]; c += u * w[w2 + i]; d += u * w[w3 + i];
-    }
-    out[first + row] = a; out[first + row + 1] = b; out[first + row + 2] = c; out[first + row + 3] = d;
+/** Multiplies two tokens by the packed rows: eight products of six numbers. */
+function twoTokens(out, x, token, row, rows, width) {
+  const p = packed, x0 = token * width, x1 = x0 + width, first = token * rows + row, second = first + rows;
+  let a = 0, b = 0, c = 0, d = 0, e = 0, f = 0, g = 0, h = 0;
+  for (let i = 0, z = 0; i < width; i++, z += 4) {
+    const u = x[x0 + i], v = x[x1 + i], q = p[z], r = p[z + 1], s = p[z + 2], t = p[z + 3];
+    a += u * q; b += u * r; c += u * s; d += u * t;
+    e += v * q; f += v * r; g += v * s; h += v * t;
   }
-  for (; row < rows; row++) out[first + row] = dot(x0, 0, w, row * width, width);
+  out[first] = a; out[first + 1] = b; out[first + 2] = c; out[first + 3] = d;
+  out[second] = e; out[second + 1] = f; out[second + 2] = g; out[second + 3] = h;
+}
+
+function oneToken(out, x, token, w, row, rows, width) {
+  const x0 = token * width, w0 = row * width, w1 = w0 + width, w2 = w1 + width, w3 = w2 + width, first = token * rows + row;
+  let a = 0, b = 0, c = 0, d = 0;
+  for (let i = 0; i < width; i++) {
+    const u = x[x0 + i];
+    a += u * w[w0 + i]; b += u * w[w1 + i]; c += u * w[w2 + i]; d += u * w[w3 + i];
+  }
+  out[first] = a; out[first + 1] = b; out[first + 2] = c; out[first + 3] = d;
 }
 
 /** Returns Σ a[at + i] b[from + i] for i below `width`. */

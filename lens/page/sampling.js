@@ -30,13 +30,13 @@ function keepAtLeast(x, smallest) {
 }
 
 function keepTopP(x, share) {
-  const order = Uint32Array.from(x.keys()).sort((a, b) => x[b] - x[a] || a - b), norm = logSumExp(x);
-  let before = 0;
-  for (const id of order) {
-    const p = Math.exp(x[id] - norm);
-    if (before >= share) x[id] = -Infinity;
-    before += p;
-  }
+  const ordered = x.slice().sort(), norm = logSumExp(x);
+  let count = 0;
+  for (let before = 0; count < x.length && before < share; count++) before += Math.exp(ordered[x.length - 1 - count] - norm);
+  const smallest = ordered[x.length - count];
+  let ties = 0; // equals of the smallest that stay: the first ones
+  for (let i = 0; i < count; i++) ties += ordered[x.length - 1 - i] === smallest;
+  for (let i = 0; i < x.length; i++) if (x[i] < smallest || (x[i] === smallest && ties-- <= 0)) x[i] = -Infinity;
 }
 
 /** Returns the first id whose running sum of probabilities passes `uniform` in [0, 1). */

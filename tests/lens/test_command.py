@@ -15,7 +15,7 @@ from bpe import Tokenizer
 from lens import assemble, export
 from lens.__main__ import main
 from model import GPT
-from tests.lens.asking import ask, small
+from tests.lens.asking import as_rounded, ask, small
 
 PAGES = Path(assemble.__file__).with_name("page")
 
@@ -207,3 +207,22 @@ def test_the_template_of_a_chat_run_becomes_its_marks(tokenizer, tmp_path):
     found = ask(head, data, ("conversation", {"turns": turns}))[1]
     roles = ("user", "assistant", "user")
     assert found == template.prompt([Message(role, text) for role, text in zip(roles, turns, strict=True)])
+
+
+def test_200_greedy_tokens_are_those_of_sample_py(run, tmp_path):
+    import sample
+
+    as_rounded(GPT.from_pretrained(run / "best"), "float16").save_pretrained(run / "best")
+    flags = ("--temperature", "0", "--max-new-tokens", "200", "--num-samples", "1", "--ignore-eot")
+    said = tmp_path / "said.jsonl"
+    sample.main(
+        ["--run", str(run), "--prompt", "One day", "--precision", "float32", *flags, "--out", str(said)]
+    )
+    head, data = export.export(run)
+    tokenizer = Tokenizer.load(run / "tokenizer.json")
+    ids = [head["tokenizer"]["end"], *tokenizer.encode("One day")]
+    rules = {"temperature": 0, "top_k": None, "top_p": None, "min_p": None}
+    growing = {"name": "a", "rules": rules, "count": 200, "seed": 1, "stop": []}
+    tokens = ask(head, data, ("begin", {"name": "a", "ids": ids}), ("generate", growing))[2]
+    theirs = json.loads(said.read_text(encoding="utf-8").splitlines()[0])
+    assert tokenizer.decode([token["id"] for token in tokens]) == theirs["text"]

@@ -17,9 +17,8 @@ export const embeddingsView = {
     map.found ??= await ask("map");
     const shownInPrompt = state.ids[state.at];
     if (map.id === null) map.id = map.found.ids.includes(shownInPrompt) ? shownInPrompt : map.found.ids[Math.min(120, map.found.ids.length - 1)];
-    const pick = (id) => { map.id = id; drawMap(area, pick); drawNear(side, pick); };
-    pick(map.id);
-    drawPositions(places);
+    const pick = (id) => { map.id = id; drawMap(area, pick); return drawNear(side, pick); };
+    await Promise.all([pick(map.id), drawPositions(places)]);
   },
 };
 

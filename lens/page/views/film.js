@@ -13,15 +13,15 @@ export const filmView = {
   draw(root) {
     const { head } = state;
     if (!head.film.length) {
-      root.append(h("section", { class: "card" }, h("p", { class: "note" }, "This run kept no checkpoints. A run that is trained with --checkpoint-every 200 --keep 12 has a film.")), head.log.length ? curve(null) : null);
-      return;
+      root.append(h("section", { class: "card" }, h("p", { class: "note" }, "This run kept no checkpoints. A run that is trained with --checkpoint-every 200 --keep 12 has a film.")), head.log.length ? curve(null) : "");
+      return null;
     }
     const scene = h("div", { class: "scene" }), output = h("output", {}), slider = h("input", { type: "range", min: 0, max: head.film.length - 1, step: 1, value: String(film.frame), "aria-label": "step of the training", "data-key": "film" });
     const show = (frame) => {
       film.frame = frame;
       slider.value = String(frame);
       output.textContent = `step ${head.film[frame].step.toLocaleString("en")}`;
-      drawScene(scene, show);
+      return drawScene(scene, show);
     };
     slider.addEventListener("input", () => show(Number(slider.value)));
     const play = h("button", { type: "button", class: "main", "data-key": "play", onclick: () => { stopFilm(); if (play.textContent === "Pause") { play.textContent = "Play"; return; } play.textContent = "Pause"; tick(); } }, "Play");
@@ -31,7 +31,7 @@ export const filmView = {
       film.playing = setTimeout(() => (play.isConnected && film.frame < head.film.length - 1 ? tick() : (play.textContent = "Play")), slow ? 2000 : 700);
     };
     root.append(h("section", { class: "card filmbar" }, play, slider, output), scene);
-    show(film.frame);
+    return show(film.frame);
   },
 };
 

@@ -19,7 +19,7 @@ export const interventionsView = {
       h("section", { class: "card" }, h("h3", {}, "Switch off"), switches(update)),
       h("section", { class: "card" }, h("h3", {}, "Patch"), patchControls(update)),
       h("section", { class: "card" }, h("h3", {}, "Rules"), ruleControls(update))), result));
-    update();
+    return update();
   },
 };
 

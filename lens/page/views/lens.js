@@ -18,7 +18,7 @@ export const lensView = {
     root.append(words, legend("0%", "100%"), h("div", { class: "two" }, byLayer(), parts));
     const chosen = words.querySelector("tfoot .at");
     words.scrollLeft = Math.max(0, chosen.offsetLeft + chosen.offsetWidth - words.clientWidth + 40);
-    drawParts(parts);
+    return drawParts(parts);
   },
 };
 

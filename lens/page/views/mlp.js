@@ -18,7 +18,7 @@ export const mlpView = {
       h("div", { class: "heatbox low" }, heatMap(flat, L, lens.T, { label: "largest activation by layer and token", pick: (layer, at) => { openUnit.layer = layer; openUnit.unit = null; change({ at }); },
         name: (layer, t, value) => `layer ${layer} · “${state.tokens[t].shown}” · ${number(value)}` })), legend("0", number(peak(flat)))),
     h("div", { class: "two" }, list, detail));
-    drawUnits(list, detail);
+    return drawUnits(list, detail);
   },
 };
 
@@ -31,7 +31,7 @@ async function drawUnits(list, detail) {
     bars(found.map(({ unit, value, size }) => ({ label: `unit ${unit}`, value: size, shown: number(value), pressed: unit === openUnit.unit,
       title: `activation ${number(value)}, writes a row of length ${number(size)}`, pick: () => { openUnit.unit = unit; drawUnits(list, detail); } })), { label: "strongest units" }),
     h("p", { class: "note" }, "The figure is the activation, the bar the length of what the unit adds to the stream."));
-  drawUnit(detail);
+  return drawUnit(detail);
 }
 
 async function drawUnit(root) {

@@ -16,7 +16,7 @@ export const samplingView = {
     const update = () => drawNext(text, next, cache);
     root.append(h("section", { class: "card" }, text, controls(update)), h("div", { class: "two" }, next, h("div", {}, h("section", { class: "card" }, h("h3", {}, "Rules"), ruleControls(update)), cache)), tree);
     drawBeam(tree);
-    beginText().then(update);
+    return beginText().then(update);
   },
 };
 
@@ -30,7 +30,7 @@ async function beginText() {
 function controls(update) {
   const { end } = state.info, stop = end === null ? [] : [end], run = h("button", { type: "button", class: "main", "data-key": "run" }, "Run");
   const many = async (count, after) => {
-    live.running = ask("generate", { name: "sampling", rules, count, seed: live.seed++, stop }, (token) => { live.drawn.push(token); if (count > 1) drawText(); });
+    live.running = ask("generate", { name: "sampling", rules, count, seed: live.seed++, stop }, (token) => { live.drawn.push(token); if (count > 1) drawTextSoon(); });
     run.textContent = count > 1 ? "Stop" : "Run";
     try { await live.running; } finally { live.running = null; run.textContent = "Run"; after(); }
   };
@@ -49,9 +49,20 @@ function controls(update) {
 
 let textRoot = null;
 
+/** Writes the tokens that were drawn since the last time, once a frame; all of them if some were taken back. */
 function drawText() {
-  fill(textRoot, h("span", { class: "given" }, spelled(state.tokens.filter(({ special }) => !special).flatMap(({ bytes }) => bytes))),
-    live.drawn.map((token) => hover(h("span", { class: `drawn${token.end ? " end" : ""}` }, token.end ? " ⏹" : token.shown.startsWith("\\x") ? token.shown : spelled(token.bytes)), () => `“${token.shown}” · id ${token.id} · drawn at ${percent(token.p)}`)));
+  if (textRoot.childElementCount > live.drawn.length + 1 || !textRoot.childElementCount) {
+    fill(textRoot, h("span", { class: "given" }, spelled(state.tokens.filter(({ special }) => !special).flatMap(({ bytes }) => bytes))));
+  }
+  textRoot.append(...live.drawn.slice(textRoot.childElementCount - 1).map((token) => hover(h("span", { class: `drawn${token.end ? " end" : ""}` }, token.end ? " ⏹" : token.shown.startsWith("\\x") ? token.shown : spelled(token.bytes)), () => `“${token.shown}” · id ${token.id} · drawn at ${percent(token.p)}`)));
+}
+
+let scheduled = false;
+
+function drawTextSoon() {
+  if (scheduled) return;
+  scheduled = true;
+  requestAnimationFrame(() => { scheduled = false; drawText(); });
 }
 
 const spelled = (bytes) => new TextDecoder().decode(Uint8Array.from(bytes));

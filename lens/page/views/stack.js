@@ -42,7 +42,7 @@ export const stackView = {
       station(null, "final", "Final norm", null, show), station(null, "logits", "Head: logits", null, show));
     root.append(h("div", { class: "two wideright" }, h("div", {}, h("h3", {}, "Residual stream"),
       h("p", { class: "note" }, `The bar is the length of the row of “${state.tokens[state.at].shown}” at that point.`), column), h("div", {}, detail, growth())));
-    drawDetail(detail, show);
+    return drawDetail(detail, show);
   },
 };
 

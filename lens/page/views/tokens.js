@@ -14,7 +14,7 @@ export const tokensView = {
       h("p", { class: "facts" }, fact([...state.text].length, "characters"), fact(bytes, "bytes"), fact(count, "tokens"),
         fact(count ? bytes / count : 0, "bytes per token"), fact(state.info.V, "ids in the vocabulary")),
       h("ol", { class: "cards", "aria-label": "tokens with ids and bytes" }, state.tokens.map(card)), word);
-    drawTree(word);
+    return drawTree(word);
   },
 };
 
