@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextvars import ContextVar
 from typing import Any
 
 MAX_WORKERS = 16
@@ -92,13 +93,29 @@ def settle(futures: Iterable[Future[Any]]) -> None:
     wait([future for future in futures if not future.cancel()])
 
 
+Map = Callable[[Callable[[Any, Any], Any], Any, Iterable[Any]], Iterator[Any]]
+_elsewhere: ContextVar[Map | None] = ContextVar("elsewhere", default=None)
+
+
+@contextlib.contextmanager
+def mapping_by(elsewhere: Map) -> Iterator[None]:
+    """Let `ordered_map` call `elsewhere(call, shared, jobs)` in this block, as for a cluster (common/cluster.py)."""
+    token = _elsewhere.set(elsewhere)
+    try:
+        yield
+    finally:
+        _elsewhere.reset(token)
+
+
 def ordered_map(
     call: Callable[[Any, Any], Any], shared: Any, jobs: Iterable[Any], num_workers: int
 ) -> Iterator[Any]:
     """Yield `call(shared, job)` for each job, in order, over processes that end with the last one.
 
-    One worker means this process.
+    One worker means this process. Inside `mapping_by` the jobs go elsewhere.
     """
+    if (elsewhere := _elsewhere.get()) is not None:
+        return elsewhere(call, shared, jobs)
     return (
         Pool(call, shared, num_workers).map(jobs) if num_workers > 1 else (call(shared, job) for job in jobs)
     )

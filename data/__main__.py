@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 
 from bpe import END_OF_TEXT
-from common import cli
+from common import cli, cluster
 from common.files import read_text
 from data.prepare import Prepare, prepare
 from data.stories import check, stories
@@ -50,7 +50,8 @@ class Stories:
 def run_prepare(options: Prepare) -> None:
     """Prepare token files and print their counts."""
     try:
-        meta = prepare(options)
+        with cluster.engine(options, options.workers):
+            meta = prepare(options)
     except KeyboardInterrupt:
         print(
             f"{options.out} is unfinished: the same command continues from the last full part",

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bpe.formats import json_path
+from common.cluster import Machines
 from data.encode import Encoder, text_key
 from data.sources import Reading, Source, mix, open_source
 from data.splitting import Segment, text_hash
@@ -23,7 +24,7 @@ RECIPE = (  # the options that decide what is written
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Prepare(Reading):
+class Prepare(Reading, Machines):
     """Turn a corpus into token files: train.bin, val.bin, meta.json and tokenizer.json.
 
     After an interruption the same command continues from the last full part.
@@ -62,6 +63,7 @@ class Prepare(Reading):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_machines()
         if (self.vocab_size is None) == (self.tokenizer is None):
             raise ValueError(
                 "give either --vocab-size N to train a tokenizer or --tokenizer gpt2|PATH to use one"

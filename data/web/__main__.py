@@ -1,18 +1,20 @@
 """python -m data web run | extract | dedup | report | classifier | synthetic: raw pages to a corpus."""
 
+import contextlib
 import dataclasses
 import glob
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
-from common import cli, plots
+from common import cli, cluster, plots
+from common.workers import ordered_map, sensible_workers
 from data.web import classifier as classifiers
-from data.web import engines, report, synthetic
+from data.web import report, synthetic
 from data.web.crawl import find_files
-from data.web.dedup import Dedup, deduplicate, rows_of
+from data.web.dedup import Dedup, Mapper, deduplicate, rows_of
 from data.web.extract import Extractor, Tables
 from data.web.pipeline import DOCUMENTS, run, texts_of
 from data.web.settings import PRESET, Extract, Pipeline, read
@@ -20,25 +22,27 @@ from data.web.tally import Tally
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Machines:
+class Work(cluster.Machines):
     """Where the work is done."""
 
     workers: int | None = None
     """Processes. Default: one for each core, not more than files."""
-    engine: Literal["processes", "ray"] = "processes"
-    """processes of this machine, or ray: as many machines as a Ray cluster has."""
-    address: str | None = None
-    """With --engine ray: the cluster (auto, or HOST:PORT); by default one is started on this machine."""
 
     def __post_init__(self) -> None:
+        self.check_machines()
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"--workers must be at least 1, not {self.workers}")
-        if self.address and self.engine != "ray":
-            raise ValueError("--address is for --engine ray: add it, or leave the address out")
+
+    @contextlib.contextmanager
+    def mapper(self, num_jobs: int) -> Iterator[Mapper]:
+        """Yield map(call, shared, jobs) on these machines."""
+        workers = min(sensible_workers(self.workers, None), max(num_jobs, 1))
+        with cluster.engine(self, self.workers):
+            yield lambda call, shared, jobs: ordered_map(call, shared, jobs, workers)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run(Machines):
+class Run(Work):
     """Take pages through a whole pipeline: extraction, language, rules, classifiers, masking, deduplication, report."""
 
     pipeline: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="PIPELINE.toml")] = PRESET
@@ -54,7 +58,7 @@ class Run(Machines):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExtractPages(Machines):
+class ExtractPages(Work):
     """Turn pages into text, one JSON line each, and nothing else."""
 
     source: tuple[str, ...]
@@ -72,7 +76,7 @@ class ExtractPages(Machines):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DedupFiles(Dedup, Machines):
+class DedupFiles(Dedup, Work):
     """Drop duplicate lines, documents and near-duplicates from JSON-lines files with a field "text"."""
 
     source: tuple[str, ...]
@@ -81,7 +85,7 @@ class DedupFiles(Dedup, Machines):
     """The folder for documents and report."""
 
     def __post_init__(self) -> None:
-        Machines.__post_init__(self)
+        Work.__post_init__(self)
         Dedup.__post_init__(self)
 
 
@@ -152,7 +156,7 @@ def show(tally: Tally, out: Path) -> None:
 def run_pipeline(options: Run) -> None:
     """Run a pipeline and show its report."""
     pipeline = read(options.pipeline)
-    with engines.open_engine(options, len(find_files(options.source))) as mapper:
+    with options.mapper(len(find_files(options.source))) as mapper:
         show(run(pipeline, options.source, options.out, mapper, options.overwrite), options.out)
 
 
@@ -160,7 +164,7 @@ def run_extract(options: ExtractPages) -> None:
     """Run a pipeline of extraction alone."""
     extract = Extract(options.tables, options.main_content, options.extractor)
     pipeline = dataclasses.replace(Pipeline.nothing(), extract=extract)
-    with engines.open_engine(options, len(find_files(options.source))) as mapper:
+    with options.mapper(len(find_files(options.source))) as mapper:
         show(run(pipeline, options.source, options.out, mapper, options.overwrite), options.out)
 
 
@@ -173,7 +177,7 @@ def run_dedup(options: DedupFiles) -> None:
     for path in paths:
         for _, row in rows_of(path):
             tally.found(len(row["text"].encode()))
-    with engines.open_engine(options, len(paths)) as mapper:
+    with options.mapper(len(paths)) as mapper:
         deduplicate(paths, options.out / DOCUMENTS, options, mapper, tally)
     report.write(tally, options.out)
     show(tally, options.out)

@@ -37,7 +37,9 @@ ENTRY = np.dtype([("key", "<u8"), ("doc", "<i8")])
 ALL_PAIRS = 8
 BATCH = 1 << 20  # bytes of text that are read and hashed at a time
 
-Mapper = Callable[[Callable[[Any, Any], Any], Any, Sequence[Any]], Iterable[Any]]
+Mapper = Callable[
+    [Callable[[Any, Any], Any], Any, Iterable[Any]], Iterable[Any]
+]  # as common.workers.ordered_map
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +271,12 @@ def candidates(entries: np.ndarray) -> np.ndarray:
         near = np.flatnonzero((place - start >= step) & ((size <= ALL_PAIRS) | (step == 1)))
         found.append(np.stack([docs[near - step], docs[near]], 1))
     pairs = np.concatenate(found)
-    return np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
+    size = docs.max(initial=0) + 1
+    codes = np.unique(
+        pairs[:, 0] * size + pairs[:, 1]
+    )  # a pair as one number: below 3 billion documents it fits
+    pairs = np.stack(np.divmod(codes, size), 1)
+    return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
 class Partitions:

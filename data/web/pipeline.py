@@ -144,10 +144,11 @@ def prepare_folder(out: Path, pipeline: Pipeline, paths: list[str], overwrite: b
     inputs = [(path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths]
     recipe = json.loads(json.dumps({"pipeline": dataclasses.asdict(pipeline), "inputs": inputs}))
     noted = out / "recipe.json"
-    if overwrite:
+    if overwrite and noted.exists():
         for name in ("work", DOCUMENTS):
             shutil.rmtree(out / name, ignore_errors=True)
-        noted.unlink(missing_ok=True)
+        for name in ("report.json", "report.html", "recipe.json"):
+            (out / name).unlink(missing_ok=True)
     if noted.exists() and files.read_json(noted) != recipe:
         raise ValueError(
             f"{out} holds the result of other settings or pages: take another --out, or add --overwrite"

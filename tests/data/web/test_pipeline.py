@@ -159,6 +159,8 @@ def test_faults_are_counted_and_nothing_else_is_lost(tmp_path):
     assert sum(stage.documents for stage in tally.stages.values()) == 3
     assert tally.documents == 8 + 3 + 3
     assert not (out / "work").exists()
+    main(["extract", "--source", str(crawl / "notes.md"), "--out", str(out), "--workers", "1", "--overwrite"])
+    assert report.read(out).documents == 1
 
 
 def test_users_mistakes_are_one_line(tmp_path, refused, crawl):
