@@ -41,6 +41,7 @@ from data.web.settings import Pipeline, Rules
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = 64  # of a made-up document, so 60 runs of 5 words
 FILES = 20
+RECENT = 10_000  # documents of which copies are still made
 FAMILIES = ("gopher", "repetition", "c4", "fineweb")
 Question = Literal["extract", "signatures", "near", "ray"]
 
@@ -195,7 +196,10 @@ def made_documents(count: int, seed: int = 0) -> Iterator[tuple[str, int, float]
             yield " ".join([*words[: WORDS - changed], *tail]), original, (runs - changed) / (runs + changed)
             continue
         words = [vocabulary[each] for each in draw.integers(len(vocabulary), size=WORDS)]
-        recent = [*recent[-5000:], (number, words)] if len(recent) > 10_000 else [*recent, (number, words)]
+        if len(recent) == RECENT:
+            recent[draw.integers(RECENT)] = (number, words)
+        else:
+            recent.append((number, words))
         yield " ".join(words), -1, 0.0
 
 
@@ -219,17 +223,8 @@ def measure_near(options: Options, folder: Path) -> Iterator[Row]:
     """Yield recall, precision, memory and speed of the search for near-duplicates among known pairs."""
     count = options.documents // FILES * FILES
     truth = write_made(folder, count)
-    command = [
-        sys.executable,
-        "-m",
-        "data",
-        "web",
-        "dedup",
-        "--source",
-        str(folder / "*.jsonl"),
-        "--workers",
-        "1",
-    ]
+    command = [sys.executable, "-m", "data", "web", "dedup", "--workers", "1"]
+    command += ["--source", str(folder / "*.jsonl")]
     seconds, peak = run_watched([*command, "--out", str(folder / "out")])
     kept = {
         row["record"]

@@ -97,6 +97,8 @@ class Report:
     """The folder of a finished pipeline."""
     html: Path | None = None
     """Write the page here; by default DIR/report.html."""
+    plot: Path | None = None
+    """Draw the funnel into this file (.png, .svg, .pdf)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,11 +189,15 @@ def run_report(options: Report) -> None:
     """Show a report and write its page."""
     from rich.console import Console
 
+    if options.plot:
+        plots.check_path(options.plot)
     tally = report.read(options.directory)
     Console().print(report.render(tally))
     out = options.html or options.directory / "report.html"
     report.files.write_text(out, report.page(tally))
     print(f"{out}: funnel, samples, histograms")
+    if options.plot:
+        report.draw(tally, options.plot)
 
 
 def run_train(options: Train) -> None:

@@ -8,7 +8,7 @@
 The last step matters: a is like b and b like c, but a is not like c. Whoever keeps one document of each cluster loses
 c.
 
-Memory: 33 bytes a document (hash, length, place, parent, fate) and `memory_mb` for what is sorted or compared at a
+Memory: 50 bytes a document (hash, length, place, cluster, fate) and `memory_mb` for what is sorted or compared at a
 time.
 """
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common import files
+from common import files, plots
 from data.web.rules import RULES
 from data.web.tally import Histogram, Sample, Tally
 
@@ -124,6 +124,26 @@ def page(tally: Tally) -> str:
         + "\n".join(sections)
         + "\n</body></html>\n"
     )
+
+
+def draw(tally: Tally, path: str | Path) -> None:
+    """Save the funnel as a bar chart: documents that are left after each stage, and what each took away."""
+    rows = tally.funnel()
+    picture = plots.figure(7, 0.8 + 0.28 * len(rows))
+    axes = picture.subplots()
+    left = [documents for _, documents, _ in rows]
+    lost = [before - after for before, after in zip(left[:1] + left, left, strict=False)]
+    names = [name for name, _, _ in rows]
+    axes.barh(names, left, color="C0")
+    bars = axes.barh(names, lost, left=left, color="C1")
+    labels = [
+        f"{documents:,}" + (f"  (−{gone:,})" if gone else "")
+        for documents, gone in zip(left, lost, strict=True)
+    ]
+    axes.bar_label(bars, labels, padding=3, fontsize=8)
+    axes.set(xlabel="documents", xlim=(0, 1.2 * max(left)))
+    axes.invert_yaxis()
+    plots.save(picture, path)
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

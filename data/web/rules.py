@@ -136,7 +136,12 @@ def top_ngram(text: Text, n: int) -> float:
 
 def repeated_ngrams(text: Text, n: int) -> float:
     """Return the fraction of characters in n-grams that occurred before."""
-    return ratio(repeated_ngram_characters(text.tokens, n), len(text.text))
+    if n >= text.distinct_from:  # a longer n-gram that occurs twice begins with a shorter one that does
+        return 0.0
+    characters = repeated_ngram_characters(text.tokens, n)
+    if not characters:
+        text.distinct_from = n
+    return ratio(characters, len(text.text))
 
 
 def curly_braces(text: Text) -> float:

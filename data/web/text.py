@@ -6,6 +6,7 @@ tenth of its time.
 """
 
 import functools
+import math
 import re
 from collections import Counter
 
@@ -19,6 +20,7 @@ class Text:
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self.distinct_from = math.inf  # the n from which no n-gram is known to occur twice
 
     @functools.cached_property
     def tokens(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Jobs on a cluster give what jobs here give, also if workers and machines die; what cannot be reached is said at once."""
+"""Jobs on a cluster give what jobs here give, also if workers die; what cannot be reached is said at once."""
 
 import os
 import signal

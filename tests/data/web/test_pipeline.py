@@ -91,9 +91,10 @@ def test_data_prepare_reads_what_is_left(crawl, tmp_path, capsys):
 
 
 def test_the_report_shows_text_and_never_obeys_it(crawl, capsys, tmp_path):
-    main(["report", str(crawl.out), "--html", str(tmp_path / "a.html")])
+    main(["report", str(crawl.out), "--html", str(tmp_path / "a.html"), "--plot", str(tmp_path / "a.svg")])
     shown = capsys.readouterr().out
     assert "near duplicate" in shown
+    assert "near duplicate" in (tmp_path / "a.svg").read_text()
     assert (tmp_path / "a.html").read_bytes() == (crawl.out / "report.html").read_bytes()
     tally = Tally()
     tally.found(9)

@@ -1,5 +1,9 @@
 """The quality rules: strings and verdicts of CS336's public tests, and datatrove's filters on the same documents."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,6 +108,26 @@ def test_repeated_ngrams_by_their_definition(tokens, n):
         place += n if gram in seen else 1
         seen.add(gram)
     assert repeated_ngram_characters(tokens, n) == characters
+
+
+@pytest.mark.slow
+def test_rules_are_steps_of_datatrove(tmp_path):
+    """The example of docs/scaling-out.md, and the same step in a pipeline of datatrove's."""
+    pytest.importorskip("datatrove")
+    pytest.importorskip("orjson")
+    from datatrove.executor import LocalPipelineExecutor
+    from datatrove.pipeline.writers import JsonlWriter
+
+    page = (Path(__file__).parents[3] / "docs" / "scaling-out.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    made: dict = {}
+    exec(example, made)
+    texts = [page.text for page in web(60, seed=5)]
+    documents = [made["Document"](text=text, id=str(number)) for number, text in enumerate(texts)]
+    steps = [documents, made["step"], JsonlWriter(str(tmp_path), "out.jsonl", compression=None)]
+    LocalPipelineExecutor(steps, logging_dir=str(tmp_path / "logs")).run()
+    kept = [json.loads(line)["text"] for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert kept == [text for text in texts if rules.judge(text, rules.choose(rules.FAMILIES)) is None]
 
 
 @pytest.mark.slow
