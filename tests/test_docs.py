@@ -53,6 +53,6 @@ def test_headlines_are_what_was_measured(name):
     rows = json.loads((RESULTS / f"{file}-zen-5.json").read_text(encoding="utf-8"))["rows"]
     measured = next(each for each in rows if each["name"] == row and each["peer"] == peer)
     shown = re.search(
-        rf"^\| {name} .* \| ([\d.]+) × \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+        rf"^\| {name}\b.* \| ([\d.]+) × \|$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
     )
     assert shown and float(shown[1]) == round(measured["ratio"], 1)
