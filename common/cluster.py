@@ -10,6 +10,7 @@ by the jobs, so all machines need the same paths, and this project in its place 
 
 import contextlib
 import dataclasses
+import os
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -88,13 +89,13 @@ def connected(address: str | None, num_workers: int | None) -> Any:
 
 def mapped(ray: Any, call: Callable[[Any, Any], Any], shared: Any, jobs: Iterable[Any]) -> Iterator[Any]:
     """Yield `call(shared, job)` for each job in order; twice as many jobs as cores are under way."""
-    remote = ray.remote(max_retries=RETRIES, retry_exceptions=False)(call)
-    kept = ray.put(shared)
+    remote = ray.remote(max_retries=RETRIES, retry_exceptions=False)(_there)
+    kept, folder = ray.put(shared), os.getcwd()
     most = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     in_flight: deque[Any] = deque()
     try:
         for job in jobs:
-            in_flight.append(remote.remote(kept, job))
+            in_flight.append(remote.remote(folder, call, kept, job))
             if len(in_flight) > most:
                 yield _result(ray, in_flight.popleft())
         while in_flight:
@@ -102,6 +103,12 @@ def mapped(ray: Any, call: Callable[[Any, Any], Any], shared: Any, jobs: Iterabl
     finally:
         for reference in in_flight:
             ray.cancel(reference, force=True)
+
+
+def _there(folder: str, call: Callable[[Any, Any], Any], shared: Any, job: Any) -> Any:
+    """Return `call(shared, job)`, called in the folder of the driver, so that relative paths mean the same."""
+    os.chdir(folder)
+    return call(shared, job)
 
 
 def _result(ray: Any, reference: Any) -> Any:

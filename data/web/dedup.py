@@ -5,11 +5,9 @@
     candidates     ->  their true Jaccard similarity, from the texts; union-find joins those that reach it
     each cluster   ->  one document is kept, and each other one only dropped if it is that similar to the one kept
 
-The last step matters: a is like b and b like c, but a is not like c. Whoever keeps one document of each cluster loses
-c.
+The last step matters if a is like b and b like c, but a is not like c: one document for the whole cluster would lose c.
 
-Memory: 50 bytes a document (hash, length, place, cluster, fate) and `memory_mb` for what is sorted or compared at a
-time.
+Memory: 50 bytes a document (hash, length, place, cluster, fate), and `memory_mb` for what is sorted or compared.
 """
 
 import dataclasses
@@ -27,6 +25,7 @@ from data.clean import SeenHashes
 from data.splitting import text_hash
 from data.web import minhash
 from data.web.crawl import find_files, pages
+from data.web.extract import extract
 from data.web.records import Fault
 from data.web.tally import Tally
 
@@ -85,9 +84,7 @@ class Dedup:
 
 @dataclasses.dataclass(frozen=True)
 class Prints:
-    """What one file says about its documents: (D,) text hash, length and place, (D, b) band keys, (D,) held out or
-    not.
-    """
+    """What one file says about its D documents; all arrays are (D,), `keys` is (D, bands)."""
 
     hashes: np.ndarray
     lengths: np.ndarray
@@ -125,9 +122,7 @@ def batches(path: str | Path) -> Iterator[tuple[list[int], list[str]]]:
 
 
 def fingerprint(shared: tuple[Dedup, np.ndarray], path: str | Path) -> Prints:
-    """Return what is known of each document of a file; `shared` holds the settings and the hashes of held-out
-    n-grams.
-    """
+    """Return what is known of each document of a file; `shared` holds settings and the hashes of held-out n-grams."""
     settings, held_out = shared
     bands, rows = settings.bands
     parts: list[tuple[np.ndarray, ...]] = [
@@ -166,8 +161,8 @@ def held_out_ngrams(patterns: tuple[str, ...], n: int) -> np.ndarray:
     for path in find_files(patterns) if patterns else ():
         for page in pages(path):
             if isinstance(page, Fault):
-                raise ValueError(f"{path}: {page.reason}: give held-out text as plain text or JSON lines")
-            found.append(np.unique(minhash.shingles([page.data.decode("utf-8", "replace")], n)[0]))
+                raise ValueError(f"held-out text {path} cannot be read: {page.reason}")
+            found.append(np.unique(minhash.shingles([extract(page).text], n)[0]))
     return np.unique(np.concatenate(found))
 
 
@@ -217,9 +212,8 @@ class Corpus:
 
     def groups(self, sizes: np.ndarray) -> Iterator[slice]:
         """Yield slices of consecutive items whose texts together fit the memory; `sizes` are their bytes."""
-        budget = (
-            self.settings.memory_mb * 1_000_000 // 16
-        )  # a byte of text becomes up to 8 of hashes, and those are sorted
+        # A byte of text becomes up to 8 bytes of hashes, and sorting copies those.
+        budget = self.settings.memory_mb * 1_000_000 // 16
         group = np.cumsum(np.minimum(sizes, budget)) // budget
         edges = [0, *(np.flatnonzero(np.diff(group)) + 1), len(sizes)]
         for start in range(len(edges) - 1):

@@ -5,9 +5,6 @@ The model is a linear classifier on hashed character n-grams (Joulin et al., 201
 words.
 """
 
-import contextlib
-import io
-
 from data.web.records import MissingLibrary
 
 SAMPLE = 4000  # characters that are looked at
@@ -29,6 +26,5 @@ class Identifier:
         sample = " ".join(text[:SAMPLE].split())
         if not any(map(str.isalpha, sample)):
             return "", 0.0
-        with contextlib.redirect_stdout(io.StringIO()):
-            best = self._detector.detect(sample, k=1)[0]
+        best = self._detector.detect(sample, k=1)[0]
         return best["lang"], min(float(best["score"]), 1.0)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common import files
-from data.web import report
+from data.web import private, report
 from data.web.crawl import find_files, pages
 from data.web.dedup import Mapper, deduplicate, name_of
 from data.web.extract import extract
@@ -26,7 +26,7 @@ from data.web.records import Fault, Page
 from data.web.rules import Rule
 from data.web.settings import Pipeline
 from data.web.steps import EXTRACTION, Outcome, Steps, all_rules, stages_of
-from data.web.tally import Tally
+from data.web.tally import EXCERPT, Tally
 
 READING = "reading"
 DOCUMENTS = "documents"
@@ -71,7 +71,7 @@ def process_file(shared: Shared, job: Job) -> Path:
             if isinstance(outcome, Failure):
                 tally.dropped(EXTRACTION, outcome.reason, "", name_of(page._asdict()), len(page.data))
             else:
-                _count(tally, page, outcome, rules)
+                _count(tally, page, outcome, rules, shared.pipeline.personal.mask)
                 if outcome.document is not None:
                     out.write((outcome.document.as_json() + "\n").encode(errors="replace"))
     files.write_json(job.tally, tally.as_json())
@@ -89,12 +89,14 @@ def _counted(path: str, max_bytes: int, tally: Tally) -> Iterator[tuple[Page, in
             yield page, len(page.data)
 
 
-def _count(tally: Tally, page: Page, outcome: Outcome, rules: dict[str, Rule]) -> None:
+def _count(
+    tally: Tally, page: Page, outcome: Outcome, rules: dict[str, Rule], personal: tuple[str, ...]
+) -> None:
+    """Count what became of a page; personal data is masked in samples, too."""
     name = name_of(page._asdict())
     if outcome.stage == EXTRACTION:
-        tally.dropped(
-            EXTRACTION, outcome.reason, page.data[:600].decode(errors="replace"), name, len(page.data)
-        )
+        sample = private.mask(page.data[:EXCERPT].decode(errors="replace"), personal)[0]
+        tally.dropped(EXTRACTION, outcome.reason, sample, name, len(page.data))
         return
     tally.edited(EXTRACTION, len(page.data) - outcome.size)
     for stage, lost in outcome.edited.items():
@@ -103,7 +105,8 @@ def _count(tally: Tally, page: Page, outcome: Outcome, rules: dict[str, Rule]) -
         tally.measured(rules[key], value)
     if outcome.document is None:
         left = outcome.size - sum(outcome.edited.values())
-        tally.dropped(outcome.stage, outcome.reason, outcome.text, name, left)
+        sample = private.mask(outcome.text[:EXCERPT], personal)[0]
+        tally.dropped(outcome.stage, outcome.reason, sample, name, left)
         return
     for key, value in outcome.values.items():
         tally.missed(rules[key], value, outcome.text, name)
@@ -121,6 +124,8 @@ def run(
     """
     paths = find_files(sources)
     prepare_folder(out, pipeline, paths, overwrite)
+    if (out / "report.json").exists():
+        return report.read(out)  # it is finished
     work = out / "work"
     work.mkdir(exist_ok=True)
     shared = Shared(pipeline, train_perplexity(pipeline, work))

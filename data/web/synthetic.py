@@ -136,7 +136,7 @@ def _menu(draw: random.Random, tales: Iterator[str]) -> tuple[str, int]:
 
 
 def _short(draw: random.Random, tales: Iterator[str]) -> tuple[str, int]:
-    return f"Page {draw.randint(1, 999)} was moved. Please use the search.", 0
+    return f"Page {draw.randint(1, 999)} was moved. Please write to webmaster@mail.example.com.", 0
 
 
 def _code(draw: random.Random, tales: Iterator[str]) -> tuple[str, int]:

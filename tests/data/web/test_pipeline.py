@@ -56,6 +56,12 @@ def test_the_funnel_adds_up(crawl):
     }
 
 
+def test_samples_show_no_personal_data(crawl):
+    samples = report.read(crawl.out).samples["gopher: gopher.words"]
+    assert samples
+    assert all("|||EMAIL_ADDRESS|||" in text and "@" not in text for _, _, text in samples)
+
+
 def files_of(out):
     return {
         str(path.relative_to(out)): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()
