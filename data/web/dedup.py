@@ -251,25 +251,25 @@ def candidates(entries: np.ndarray) -> np.ndarray:
     >>> candidates(np.array([(7, 1), (9, 2), (7, 5)], ENTRY)).tolist()
     [[1, 5]]
     """
-    entries = entries[np.lexsort((entries["doc"], entries["key"]))]
-    keys, docs = entries["key"], entries["doc"]
-    starts = (
-        np.flatnonzero(np.diff(keys, prepend=keys[:1] + np.uint64(1))) if len(keys) else np.zeros(0, np.int64)
-    )
+    order = np.argsort(entries["key"], kind="stable")
+    keys, docs = entries["key"][order], entries["doc"][order]
+    starts = np.flatnonzero(np.concatenate([np.ones(min(len(keys), 1), bool), keys[1:] != keys[:-1]]))
     sizes = np.diff(starts, append=len(keys))
-    start = np.repeat(starts, sizes)  # of each entry's run
+    docs = docs[np.repeat(sizes > 1, sizes)]  # what is left: the runs of two and more, one after another
+    sizes = sizes[sizes > 1]
+    start = np.repeat(np.cumsum(sizes) - sizes, sizes)  # of each entry's run
     size = np.repeat(sizes, sizes)
-    place = np.arange(len(keys))
+    place = np.arange(len(docs))
     found = [np.stack([docs[start], docs], 1)[place > start]]  # with the first
     for step in range(1, ALL_PAIRS):
         near = np.flatnonzero((place - start >= step) & ((size <= ALL_PAIRS) | (step == 1)))
         found.append(np.stack([docs[near - step], docs[near]], 1))
     pairs = np.concatenate(found)
-    size = docs.max(initial=0) + 1
+    number = docs.max(initial=0) + 1
     codes = np.unique(
-        pairs[:, 0] * size + pairs[:, 1]
-    )  # a pair as one number: below 3 billion documents it fits
-    pairs = np.stack(np.divmod(codes, size), 1)
+        pairs.min(1) * number + pairs.max(1)
+    )  # below 3 billion documents a pair fits one number
+    pairs = np.stack(np.divmod(codes, number), 1)
     return pairs[pairs[:, 0] != pairs[:, 1]]
 
 
