@@ -87,17 +87,14 @@ class Text:
     def __init__(self, request: Request, index: int, tokens: list[int]):
         self.request, self.index, self.tokens = request, index, tokens
         self.computed = 0
+        self.drawn = 0
+        """How many of the tokens are not of the prompt."""
         self.pages: list[int] = []
         self.reason: Reason | None = None
         self._generator = torch.Generator().manual_seed(request.seeds[index])
         self._uniforms: list[float] = []
         penalized = request.rules.repetition_penalty != 1
         self.seen = set(tokens) if penalized else None  # for the penalty
-
-    @property
-    def new_tokens(self) -> int:
-        """Return how many tokens were drawn."""
-        return len(self.tokens) - len(self.request.prompt)
 
     def uniform(self, number: int) -> float:
         """Return the random number in [0, 1) that decides draw `number`; those of model.generate for the same seed."""
@@ -106,7 +103,7 @@ class Text:
         return self._uniforms[number]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Feed:
     """What a step feeds of one text: `count` of its tokens, then guesses."""
 
@@ -128,10 +125,10 @@ class Feed:
     @property
     def scores(self) -> bool:
         """True if the logits after each of its tokens are wanted, as the prompt's own chances are asked for."""
-        return self.text.request.score_prompt and not self.text.new_tokens
+        return self.text.request.score_prompt and not self.text.drawn
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Draw:
     """Which row of a step's logits decides the next token of a text, and which of its draws that is."""
 
@@ -140,7 +137,7 @@ class Draw:
     number: int
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Drawn:
     """A token that a text has got; None if it ended without one."""
 
@@ -219,7 +216,7 @@ class Scheduler:
             if feed.scores:
                 self._score_prompt(feed, logits, row)
         draws = list(self._draws(rows))
-        return self._keep(rows, list(zip(draws, *self._choose(logits, draws), strict=True)))
+        return self._keep(rows, *self._choose(logits, draws))
 
     # ---- who runs
 
@@ -254,8 +251,8 @@ class Scheduler:
     def _guesses(self, text: Text) -> list[int]:
         """Return tokens that may come next, as many as could be kept; none if each draw depends on the one before."""
         request = text.request
-        room = min(request.max_new_tokens - text.new_tokens, self.gpt.config.block_size - len(text.tokens))
-        if text.seen is not None or not text.new_tokens or room <= 1:
+        room = min(request.max_new_tokens - text.drawn, self.gpt.config.block_size - len(text.tokens))
+        if text.seen is not None or not text.drawn or room <= 1:
             return []
         return guess(text.tokens, min(self.limits.lookup, room - 1))
 
@@ -265,7 +262,7 @@ class Scheduler:
         A page for each running text stays free, so that what is admitted is not taken away at once.
         """
         request = text.request
-        count = 1 if text.new_tokens else len(request.seeds)
+        count = 1 if text.drawn else len(request.seeds)
         if len(self.running) + count > self.limits.running and self.running:
             return False
         known = [] if request.score_prompt else self.tree.find(text.tokens)
@@ -316,7 +313,7 @@ class Scheduler:
         """Take a running text's pages; it waits, before all that came later, to be computed again."""
         self.running.remove(text)
         self._release(text)
-        if not text.new_tokens:
+        if not text.drawn:
             text.request.prompt_chances.clear()
         self.waiting.append(text)
         self.waiting.sort(key=lambda each: each.request.arrival)
@@ -366,14 +363,14 @@ class Scheduler:
             text, request = feed.text, feed.text.request
             if not feed.draws or not request.max_new_tokens:
                 continue
-            row += feed.count - 1 if feed.scores else 0
-            if not text.new_tokens and len(request.texts) < len(request.seeds):
-                self._fork(text, feed.count)
-                for each in request.texts:
-                    yield Draw(each, row, 0)
+            if text.drawn:
+                for number in range(len(feed.guesses) + 1):
+                    yield Draw(text, row + number, text.drawn + number)
                 continue
-            for number in range(len(feed.guesses) + 1):
-                yield Draw(text, row + number, text.new_tokens + number)
+            if len(request.texts) < len(request.seeds):
+                self._fork(text, feed.count)
+            for each in request.texts:
+                yield Draw(each, row + feed.count - 1 if feed.scores else row, 0)
 
     def _fork(self, text: Text, fed: int) -> None:
         """Begin the other texts of a request, whose prompt has just been read."""
@@ -433,31 +430,39 @@ class Scheduler:
             request.prompt_chances.append(chance)
 
     def _keep(
-        self, rows: list[tuple[Feed, int]], drawn: list[tuple[Draw, int, Chance | None]]
+        self, rows: list[tuple[Feed, int]], ids: list[int], chances: list[Chance | None]
     ) -> list[Drawn]:
-        """Add what was drawn to the texts, up to the first wrong guess, and end those that are complete."""
-        by_text: dict[Text, list[tuple[int, Chance | None]]] = {}
-        for draw, id, chance in drawn:
-            by_text.setdefault(draw.text, []).append((id, chance))
+        """Add to the texts what was drawn, in the order of `_draws`; end those that are complete."""
         kept: list[Drawn] = []
+        drawn = zip(ids, chances, strict=True)
         for feed, _ in rows:
-            text, request = feed.text, feed.text.request
-            self.counters.prompt_tokens += feed.count if feed.count > 1 or not text.new_tokens else 0
-            has_read_prompt = feed.draws and not text.new_tokens
+            text, draws = feed.text, feed.draws
+            if feed.count > 1 or not text.drawn:
+                self.counters.prompt_tokens += feed.count
             text.computed += feed.count
-            if has_read_prompt and not request.score_prompt:
-                text.pages = self.tree.insert(text.tokens[: text.computed], text.pages)
-            if has_read_prompt and not request.max_new_tokens:
-                self.finish(text, "length")
-                kept.append(Drawn(text, None))
-            for each in request.texts if has_read_prompt else [text]:
-                kept += self._keep_text(each, by_text.get(each, []), feed.guesses)
+            if draws and text.drawn:
+                found = list(itertools.islice(drawn, len(feed.guesses) + 1))
+                kept += self._keep_next(text, found, feed.guesses)
+            elif draws:
+                kept += self._keep_first(text, drawn)
         return kept
 
-    def _keep_text(
+    def _keep_first(self, text: Text, drawn: Iterator[tuple[int, Chance | None]]) -> list[Drawn]:
+        """Add the first token to each text of a request, whose prompt has been read."""
+        request = text.request
+        if not request.score_prompt:
+            text.pages = self.tree.insert(text.tokens[: text.computed], text.pages)
+        if not request.max_new_tokens:
+            self.finish(text, "length")
+            return [Drawn(text, None)]
+        return [self._add(each, *next(drawn)) for each in request.texts]
+
+    def _keep_next(
         self, text: Text, found: list[tuple[int, Chance | None]], guesses: list[int]
     ) -> list[Drawn]:
-        """Add to one text what was drawn for it; a token after a wrong guess was drawn from wrong logits."""
+        """Add the tokens drawn for a text, up to the first wrong guess: after it the logits were wrong."""
+        if not guesses:
+            return [self._add(text, *found[0])]
         kept = []
         self.counters.guessed_tokens += len(guesses)
         for number, (id, chance) in enumerate(found):
@@ -478,11 +483,12 @@ class Scheduler:
             self.finish(text, "stop")
             return Drawn(text, None)
         text.tokens.append(id)
+        text.drawn += 1
         self.counters.drawn_tokens += 1
         if text.seen is not None:
             text.seen.add(id)
         full = len(text.tokens) >= self.gpt.config.block_size
-        is_last = full or text.new_tokens >= request.max_new_tokens
+        is_last = full or text.drawn >= request.max_new_tokens
         if is_last:
             self.finish(text, "length")
         return Drawn(text, id, chance, is_last)

@@ -195,8 +195,8 @@ def test_a_long_prompt_stalls_nobody_and_nobody_starves():
     engine.add(long)
     for step in range(1, 9):
         engine.step()
-        assert short.texts[0].new_tokens == step + 1
-    assert long.texts[0].new_tokens == 1
+        assert short.texts[0].drawn == step + 1
+    assert long.texts[0].drawn == 1
     late = [Request([9], 40, Rules(temperature=0)) for _ in range(20)]
     for request in late:
         engine.add(request)

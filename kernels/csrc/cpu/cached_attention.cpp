@@ -66,7 +66,7 @@ class CachedAttention {
     for (int64_t t = 0; t < length; ++t) {
       const int64_t position = positions_[b * position_stride_ + t], token = b * length + t;
       const float *from = qkv_ + token * (heads + 2 * kv_heads) * width, *k = from + (heads + kv_head) * width;
-      const int64_t place = place_of(b, kv_head, position);
+      const int64_t place = place_of(b, kv_head, position / page, position % page);
       turn_or_scale(k, angles_, b * row_tokens_ + t, 1.0f, width, keys_ + place);
       std::copy_n(k + kv_heads * width, width, values_ + place);
       for (int64_t h = kv_head * heads / kv_heads; h < (kv_head + 1) * heads / kv_heads; ++h) {
@@ -80,18 +80,19 @@ class CachedAttention {
   const int64_t page, row_pages, room;  // positions of a page, pages of a row, positions of a row; without pages a row is one
 
  private:
-  // Where the numbers of a position of row b are in the cache.
-  int64_t place_of(int64_t b, int64_t kv_head, int64_t position) const {
-    const int64_t row = pages_ ? pages_[b * row_pages + position / page] : rows_ ? rows_[b] : b;
-    return ((row * kv_heads + kv_head) * page + position % page) * width;
+  // Where place `at` of a page of row b is in the cache.
+  int64_t place_of(int64_t b, int64_t kv_head, int64_t number, int64_t at) const {
+    const int64_t row = pages_ ? pages_[b * row_pages + number] : rows_ ? rows_[b] : b;
+    return ((row * kv_heads + kv_head) * page + at) * width;
   }
 
-  // Calls each(place, j, count) for every run of keys first + j … that are side by side in the cache.
+  // Calls each(place, j, run) for every run of keys first + j … that are side by side in the cache.
   template <typename Each>
   void for_each_run(int64_t b, int64_t kv_head, int64_t first, int64_t count, Each each) const {
-    for (int64_t j = 0, run; j < count; j += run) {
-      run = std::min(count - j, page - (first + j) % page);
-      each(place_of(b, kv_head, first + j), j, run);
+    int64_t number = first / page, at = first % page;  // divided once: a division takes as long as many products
+    for (int64_t j = 0, run; j < count; j += run, ++number, at = 0) {
+      run = std::min(count - j, page - at);
+      each(place_of(b, kv_head, number, at), j, run);
     }
   }
 
