@@ -1,19 +1,23 @@
-"""python -m model count PRESET | embeddings RUN | export RUN DIR: what a model costs, what it has learned about
+"""python -m model count PRESET | embeddings RUN | export RUN PATH: what a model costs, what it has learned about
 words, and its weights for other people's tools.
 """
 
 import dataclasses
+import importlib.util
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
 from common import cli, files
 from kernels.dispatch import Kernels
 from model.config import GPTConfig
+
+if TYPE_CHECKING:
+    from model.gpt import GPT
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,14 @@ class Export:
 
     run: tyro.conf.Positional[Path]
     """A run of train.py, such as runs/quickstart."""
-    directory: tyro.conf.Positional[Path]
-    """A new directory, which sample.py --run reads too if the layout is GPT-2's or our own."""
-    to: Literal["hf"] = "hf"
-    """hf: Hugging Face's, for transformers' AutoModelForCausalLM and AutoTokenizer."""
+    out: tyro.conf.Positional[Path]
+    """What to write: for hf a new directory, which sample.py --run reads too if the layout is GPT-2's or our own; for
+    gguf and onnx a new file."""
+    to: Literal["hf", "gguf", "onnx"] = "hf"
+    """hf: Hugging Face's layout, for transformers' AutoModelForCausalLM and AutoTokenizer. gguf: for llama.cpp and
+    Ollama. onnx: for onnxruntime, without the tokenizer."""
+    type: Literal["f32", "f16", "q8_0"] = "f32"
+    """With gguf: how matrices are stored; q8_0 takes a quarter of the bytes, and a scale for each 32 numbers."""
 
 
 def count(options: Count) -> None:
@@ -76,32 +84,61 @@ def count(options: Count) -> None:
 
 
 def export(options: Export) -> None:
-    """Write weights and tokenizer, and print which libraries can run them: theirs cannot run every variant."""
-    from model import layouts
+    """Write weights and tokenizer, and print which programs can run them: theirs cannot run every variant."""
     from model.gpt import GPT
+
+    if not (options.run / "tokenizer.json").is_file():
+        raise FileNotFoundError(
+            f"there is no {options.run / 'tokenizer.json'}: give the directory of a run, such as runs/quickstart"
+        )
+    if options.out.exists():
+        raise ValueError(f"{options.out} is there already: give a new path, or remove it first")
+    if options.type != "f32" and options.to != "gguf":
+        raise ValueError(f"--type {options.type} is for --to gguf: leave it out")
+    gpt = GPT.from_pretrained(files.whole_directory(options.run / "best"))
+    readers = {"hf": export_hf, "gguf": export_gguf, "onnx": export_onnx}[options.to](options, gpt)
+    print(f"written to {options.out}, for {readers}")
+
+
+def export_hf(options: Export, gpt: "GPT") -> str:
+    """Write Hugging Face's layout; return who can read it."""
+    from model import layouts
     from model.pretrained import is_gpt2
 
-    tokenizer = options.run / "tokenizer.json"
-    if not tokenizer.is_file():
-        raise FileNotFoundError(
-            f"there is no {tokenizer}: give the directory of a run, such as runs/quickstart"
-        )
-    if options.directory.exists():
-        raise ValueError(f"{options.directory} is there already: give a new directory, or remove it first")
-    gpt = GPT.from_pretrained(files.whole_directory(options.run / "best"))
-    layout = layouts.layout(gpt.config)
-    with files.atomic_directory(options.directory) as aside:
+    layout, tokenizer = layouts.layout(gpt.config), options.run / "tokenizer.json"
+    with files.atomic_directory(options.out) as aside:
         if layout:
             layouts.save(aside, gpt.config, gpt.state_dict(), tokenizer)
         else:
             gpt.save_pretrained(aside, tokenizer)
     if layout:
-        readers = f"transformers, as a {layout}"
-    elif is_gpt2(gpt.config):
-        readers = "transformers and sample.py"
-    else:
-        readers = "sample.py (GPT-2's code cannot run it)"
-    print(f"written to {options.directory}, for {readers}")
+        return f"transformers, as a {layout}"
+    return "transformers and sample.py" if is_gpt2(gpt.config) else "sample.py (GPT-2's code cannot run it)"
+
+
+def export_gguf(options: Export, gpt: "GPT") -> str:
+    """Write a GGUF file; return who can read it."""
+    _need("gguf")
+    from model.export import gguf
+
+    tokenizer, name = options.run / "tokenizer.json", options.run.resolve().name
+    gguf.save(options.out, gpt.config, gpt.state_dict(), tokenizer, options.type, name)
+    return f"llama.cpp and Ollama, as a {gguf.architecture(gpt.config)}"
+
+
+def export_onnx(options: Export, gpt: "GPT") -> str:
+    """Write an ONNX file; return who can read it."""
+    _need("onnx")
+    from model.export import onnx
+
+    onnx.save(options.out, gpt)
+    return "onnxruntime"
+
+
+def _need(package: str) -> None:
+    """Raise ValueError if an optional package is not installed."""
+    if importlib.util.find_spec(package) is None:
+        raise ValueError(f"the package {package} is not installed: pip install {package}")
 
 
 def parse_change(text: str) -> tuple[str, Any]:

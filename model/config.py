@@ -43,6 +43,8 @@ class GPTConfig:
     """Added to the variance before its root is taken."""
     positions: Literal["learned", "sinusoidal", "rotary", "none"] = "learned"
     """How the model knows the position of a token."""
+    rope_theta: float = 10000.0
+    """Base of the wavelengths of rotary positions."""
     mlp: Literal["gelu", "silu", "relu2", "swiglu"] = "gelu"
     """Which MLP: two matrices around GELU, SiLU or ReLU squared, or the gated SwiGLU with three."""
     window: int | None = None
@@ -111,8 +113,9 @@ class GPTConfig:
             faults.append(f"layers is {self.layers!r}, must be letters a and m")
         if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
             faults.append(f"dropout is {self.dropout!r}, must be in [0, 1)")
-        if not (_is_number(self.norm_eps) and 0 < self.norm_eps < math.inf):
-            faults.append(f"norm_eps is {self.norm_eps!r}, must be a number above 0")
+        for name in ("norm_eps", "rope_theta"):
+            if not (_is_number(getattr(self, name)) and 0 < getattr(self, name) < math.inf):
+                faults.append(f"{name} is {getattr(self, name)!r}, must be a number above 0")
         return faults
 
     def _unknown_choices(self) -> list[str]:

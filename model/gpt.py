@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 import kernels
 from kernels.chunked_loss import IGNORED, default_budget
 from kernels.reference import softcap
-from model import pretrained
+from model import llama, pretrained
 from model.ahead import AHEAD, Ahead, one_later
 from model.attention import Cache, CausalSelfAttention
 from model.config import GPTConfig
@@ -184,7 +184,7 @@ class GPT(nn.Module):
     def _angles(self, positions: Tensor) -> Tensor | None:
         """Return the angles of rotary positions (…), (…, D/2), or None."""
         rotary = self.config.positions == "rotary"
-        return position_angles(positions, self.config.rotary_dim) if rotary else None
+        return position_angles(positions, self.config.rotary_dim, self.config.rope_theta) if rotary else None
 
     def _loss(self, hidden: Tensor, targets: Tensor, with_logits: bool) -> tuple[Tensor | None, Tensor]:
         """Return logits (B, T, V), if there is room for them, and the mean loss of hidden (B, T, C)."""
@@ -274,11 +274,17 @@ class GPT(nn.Module):
     def from_pretrained(cls, directory: str | Path, **changes: Any) -> "GPT":
         """Return the model in `directory` (config.json, model.safetensors), in float32, on the CPU, ready to evaluate.
 
-        A name such as "gpt2" that is no directory is one of the Hugging Face hub: pretrained.located.
-        `changes` replace fields of its config, such as dropout=0.0; a smaller block_size crops learned positions, as
-        nanoGPT does. The errors are those of model.pretrained.read_config and read_weights.
+        It is in GPT-2's layout, ours or Llama's; a .bin file of llama2.c may take its place. A name such as "gpt2" that
+        is no directory is one of the Hugging Face hub: pretrained.located. `changes` replace fields of its config, such
+        as dropout=0.0; a smaller block_size crops learned positions, as nanoGPT does. The errors are those of
+        model.pretrained.read_config and read_weights.
         """
         directory = pretrained.located(directory)
+        if directory.suffix == ".bin" and directory.is_file():
+            config, state = llama.read_llama2c(directory)
+            gpt = cls(dataclasses.replace(config, **changes))
+            gpt.load_state_dict(state)
+            return gpt.eval()
         # Before there is memory for what the config asks for.
         config = cls.check_pretrained(directory, **changes)
         gpt = cls(config)

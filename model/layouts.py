@@ -130,7 +130,7 @@ def to_json(config: GPTConfig) -> dict[str, Any]:
         "hidden_size": config.n_embd,
         "intermediate_size": config.inner,
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": 10000.0,
+        "rope_theta": config.rope_theta,
         "attention_dropout": config.dropout,
         "tie_word_embeddings": config.tied_head,
         "num_local_experts": config.n_expert,

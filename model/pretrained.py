@@ -21,9 +21,11 @@ from torch import Tensor
 
 from common import hub
 from common.files import atomic, read_json, write_json
+from model import llama
 from model.config import GPTConfig, without_retired
 
 CONFIG, WEIGHTS, TOKENIZER = "config.json", "model.safetensors", "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 INDEX = f"{WEIGHTS}.index.json"  # of weights in several files: which one holds which
 PICKLES = ("*.bin", "*.pt", "*.pth")
 END_OF_TEXT = "<|endoftext|>"  # closes documents where a tokenizer.json of ours names no other token
@@ -83,7 +85,7 @@ UNCHANGED = {
 }
 # Fields that say which weights there are and how they are used: another value gives wrong logits, or no model at all.
 USE = (
-    *("n_head", "n_kv_head", "norm", "norm_place", "norm_eps", "positions", "mlp"),
+    *("n_head", "n_kv_head", "norm", "norm_place", "norm_eps", "positions", "rope_theta", "mlp"),
     *("qk_norm", "value_embedding", "residual_scalars", "logit_softcap", "mup_width"),
     *("n_expert", "n_expert_active", "n_expert_shared", "expert_balance"),
     *("kv_lora_rank", "q_lora_rank", "rope_dim", "layers", "ssm_state", "ssm_head", "n_ahead"),
@@ -137,7 +139,7 @@ def _save_tokenizer(source: Path, directory: Path, config: GPTConfig) -> int | N
         "padding_side": "left",
     }
     write_json(directory / TOKENIZER, content)
-    write_json(directory / "tokenizer_config.json", {**settings, **roles})
+    write_json(directory / TOKENIZER_CONFIG, {**settings, **roles, **_chat(source.parent)})
     return special.get(end)
 
 
@@ -155,6 +157,13 @@ def located(name: str | Path) -> Path:
     ):
         return path
     return hub.model(str(name))
+
+
+def _chat(directory: Path) -> dict[str, Any]:
+    """Return the chat template beside a tokenizer, and the token that ends a turn; nothing if there is none."""
+    path = directory / TOKENIZER_CONFIG
+    settings = read_json(path) if path.is_file() else {}
+    return {name: settings[name] for name in ("chat_template", "eos_token") if "chat_template" in settings}
 
 
 def read_config(directory: str | Path, **changes: Any) -> GPTConfig:
@@ -307,8 +316,10 @@ def from_json(content: Any, path: Path, changes: dict[str, Any]) -> GPTConfig:
     """
     if not isinstance(content, dict) or not isinstance(content.get("slm", {}), dict):
         raise ValueError(f"{path} does not describe a model: give the config.json of a GPT")
+    if content.get("model_type") == "llama":
+        return GPTConfig(**llama.fields(content, path))
     if content.get("model_type") not in ("gpt2", "slm"):
-        raise ValueError(f"{path} is of model_type {content.get('model_type')!r}, not gpt2 or slm")
+        raise ValueError(f"{path} is of model_type {content.get('model_type')!r}, not gpt2, llama or slm")
     content = _without_aliases(content, path)
     fields = {name: content[theirs] for name, theirs in SHARED.items() if theirs in content}
     fields |= {"mlp": _mlp(content, path), "dropout": _dropout(content, path, changes)}
@@ -372,12 +383,8 @@ def from_gpt2_names(
     *,
     crop: bool = False,
 ) -> dict[str, Tensor]:
-    """Return the state dict for a model from weights under GPT-2's names, with or without the prefix."""
-    found = {}
-    for name, tensor in weights.items():
-        name = name.removeprefix(PREFIX)
-        if not name.endswith((".attn.bias", ".attn.masked_bias")):  # causal masks that old files carry
-            found[name] = tensor.mT if _is_conv1d(name, tensor) else tensor
+    """Return the state dict for a model from weights under GPT-2's names, with or without the prefix, or Llama's."""
+    found = llama.from_names(weights, config) if llama.has_names(weights) else _without_prefix(weights)
     if crop and POSITIONS in found and config.positions == "learned":
         found[POSITIONS] = found[POSITIONS][
             : config.block_size
@@ -385,6 +392,16 @@ def from_gpt2_names(
     if config.tied_head:
         found[HEAD] = found.get(EMBEDDING, wanted[EMBEDDING])
     _compare(wanted, found, path)
+    return found
+
+
+def _without_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights that have GPT-2's names under ours."""
+    found = {}
+    for name, tensor in weights.items():
+        name = name.removeprefix(PREFIX)
+        if not name.endswith((".attn.bias", ".attn.masked_bias")):  # causal masks that old files carry
+            found[name] = tensor.mT if _is_conv1d(name, tensor) else tensor
     return found
 
 

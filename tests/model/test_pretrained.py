@@ -198,7 +198,7 @@ def test_a_missing_file_is_named(tiny, tmp_path, name):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"model_type": "llama"}, "model_type 'llama', not gpt2 or slm"),
+        ({"model_type": "bert"}, "model_type 'bert', not gpt2, llama or slm"),
         ({"activation_function": "relu"}, "does not compute: activation_function=relu"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx=True"),
         ({"n_head": 5}, "n_embd 32 is not divisible by n_head 5"),
