@@ -452,9 +452,13 @@ class Scheduler:
         request = text.request
         if not request.score_prompt:
             text.pages = self.tree.insert(text.tokens[: text.computed], text.pages)
-        if not request.max_new_tokens:
+        if not request.max_new_tokens:  # nothing is drawn: the other texts are over before they begin
             self.finish(text, "length")
-            return [Drawn(text, None)]
+            others = [Text(request, index, list(text.tokens)) for index in range(1, len(request.seeds))]
+            for each in others:
+                each.reason = "length"
+            request.texts += others
+            return [Drawn(each, None) for each in request.texts]
         return [self._add(each, *next(drawn)) for each in request.texts]
 
     def _keep_next(

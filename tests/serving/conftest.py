@@ -71,7 +71,7 @@ def server(chat_run) -> Iterator[tuple[str, Engine]]:
         yield running
 
 
-def assert_all_pages_come_back(engine: Engine, seconds: float = 10) -> None:
+def assert_all_pages_come_back(engine: Engine, seconds: float = 100) -> None:
     """Wait until nothing runs; then every page is free or known to the tree."""
     end = time.monotonic() + seconds
     while not (engine.scheduler.is_idle and not engine._inbox) and time.monotonic() < end:

@@ -47,7 +47,7 @@ def expected(ours, ids, count, rules=None, seed=0, stops=()):
 def post(address, path="/v1/completions", body=b"{}", headers=None):
     """Send anything; return status and JSON."""
     place = urlparse(address)
-    connection = http.client.HTTPConnection(place.hostname, place.port, timeout=30)
+    connection = http.client.HTTPConnection(place.hostname, place.port, timeout=300)
     connection.request("POST", path, body, {"Content-Type": "application/json", **(headers or {})})
     answer = connection.getresponse()
     content = answer.read()
@@ -153,6 +153,8 @@ def test_log_probabilities_add_up(client, ours):
         model="tiny", prompt=[*ours.encode("Once")], max_tokens=0, echo=True, logprobs=0
     )
     assert again.choices[0].logprobs.token_logprobs == found.token_logprobs[:4]
+    nothing = client.completions.create(model="tiny", prompt="Once", max_tokens=0, echo=True, n=3)
+    assert [choice.text for choice in nothing.choices] == ["Once"] * 3
     greedy = found.token_logprobs[4:]
     assert greedy == [max(each.values()) for each in found.top_logprobs[4:]]
     chat = client.chat.completions.create(
@@ -306,7 +308,7 @@ def test_without_a_template_chats_are_refused_and_completions_work(chat_run):
 def raw_stream(address: str, **fields) -> socket.socket:
     """Ask for a long stream, and do not read it."""
     place = urlparse(address)
-    connection = socket.create_connection((place.hostname, place.port), timeout=30)
+    connection = socket.create_connection((place.hostname, place.port), timeout=300)
     body = json.dumps(
         {"prompt": "a", "max_tokens": 150, "stream": True, "ignore_eos": True, **fields}
     ).encode()
@@ -315,8 +317,20 @@ def raw_stream(address: str, **fields) -> socket.socket:
     return connection
 
 
-def test_clients_that_leave_take_their_requests_along(server, ours, client):
+def slow_down(engine, monkeypatch) -> None:
+    """Let every step take 20 ms, so that requests last longer than it takes to notice something."""
+    step = engine.scheduler.step
+
+    def slow_step():
+        time.sleep(0.02)
+        return step()
+
+    monkeypatch.setattr(engine.scheduler, "step", slow_step)
+
+
+def test_clients_that_leave_take_their_requests_along(server, ours, client, monkeypatch):
     address, engine = server
+    slow_down(engine, monkeypatch)
     before = engine.scheduler.counters.drawn_tokens
     leaving = [raw_stream(address, n=4) for _ in range(12)]
     assert all(connection.recv(64).startswith(b"HTTP/1.1 200") for connection in leaving)
@@ -334,7 +348,7 @@ def test_clients_that_leave_take_their_requests_along(server, ours, client):
 def cut_short(address: str) -> None:
     """Ask for a whole answer and leave before it comes."""
     place = urlparse(address)
-    connection = http.client.HTTPConnection(place.hostname, place.port, timeout=30)
+    connection = http.client.HTTPConnection(place.hostname, place.port, timeout=300)
     body = json.dumps({"prompt": "b", "max_tokens": 150, "n": 8, "ignore_eos": True})
     connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
     time.sleep(0.02)
@@ -371,15 +385,19 @@ def test_a_crowd_gets_what_each_would_get_alone(chat_run, ours, clients):
         assert text == ids.text
 
 
-def test_a_full_queue_and_a_slow_request_are_told(chat_run):
+def test_a_full_queue_and_a_slow_request_are_told(chat_run, monkeypatch):
     with serving(chat_run, limits=Limits(running=1), queue=1) as (address, engine):
-        streams = [raw_stream(address) for _ in range(2)]
+        slow_down(engine, monkeypatch)
+        streams = [raw_stream(address)]
         while not engine.scheduler.running:
             time.sleep(0.001)
-        statuses = [post(address, body=b'{"prompt": "a", "max_tokens": 100}')[0] for _ in range(3)]
+        streams.append(raw_stream(address))
+        while not engine.waiting:
+            time.sleep(0.001)
+        status, content = post(address, body=b'{"prompt": "a", "max_tokens": 100}')
         for connection in streams:
             connection.close()
-    assert 429 in statuses
+    assert status == 429 and content["error"]["code"] == "queue_full"
     with serving(chat_run, timeout=0.001) as (address, engine):
         status, content = post(address, body=b'{"prompt": "a", "max_tokens": 100}')
         assert status == 504 and "longer than 0.001 seconds" in content["error"]["message"]
