@@ -16,9 +16,8 @@ nanoGPT's recipe …      with --nanogpt (a clone of karpathy/nanoGPT) and nothi
                         runs it on a CPU, and our loop at the same shape and size of batch, on the characters of FILE.
                         nanoGPT computes in float32 on a CPU; ours is measured in that and in what it chooses by itself
 race with nanoGPT …     with --nanogpt, too: steps and seconds until the validation loss on the last tenth of FILE is
-                        the 1.88 nats a character that its README promises after 2,000 steps. Ours has its shape and
-                        size of batch, and rotary positions, Muon and the quickstart's rates over 500 steps. Seconds are
-                        those of steps, without evaluations
+                        the 1.88 nats a character that its README promises after 2,000 steps. Ours is the quickstart
+                        with its shape and size of batch over 500 steps. Seconds are those of steps, without evaluations
 train loop's overhead   share of a step, in percent, at the tinystories model, outside of forward and backward pass,
                         clipping, optimizer, data, logging and display; the batch is 1,024 tokens instead of
                         65,536, so that the share is far larger than in use
@@ -57,7 +56,7 @@ from common import cli, process
 from common.bench import Row, medians, report, seconds
 from data.prepare import Prepare, prepare
 from inference import devices
-from model import GPT
+from model import GPT, GPTConfig
 from training import distributed, loop, optimizer
 from training.config import PRESETS, TrainConfig, flag, read_config, with_vocabulary_of_data
 from training.watch import Bar, NoLog, read_log
@@ -449,8 +448,6 @@ def race_rows(original: Path, text: Path, threads: int) -> list[Row]:
         config = nanogpt_recipe(folder / "text", folder / "train.txt", val_source=held_out)
         given = {name: getattr(config, name) for name in ("data", "batches", "batch_tokens", "micro_batch")}
         given |= NANOGPT_SHAPE | {
-            "bias": False,
-            "positions": "rotary",
             "run": folder / "run",
             "steps": RACE_STEPS,
         }
@@ -479,7 +476,7 @@ def nanogpt_recipe(data: Path, text: Path, **more: Any) -> TrainConfig:
     # Bytes and the end of a text.
     prepare(Prepare(out=data, source=(f"text:{text}",), vocab_size=257, split_documents="whole", **more))
     config = quickstart(data, batches="random")
-    shape = dataclasses.replace(config.model, bias=False, **NANOGPT_SHAPE)
+    shape = GPTConfig(vocab_size=config.model.vocab_size, bias=False, **NANOGPT_SHAPE)
     tokens = NANOGPT_ROWS * shape.block_size
     return dataclasses.replace(config, model=shape, batch_tokens=tokens, micro_batch=NANOGPT_ROWS)
 

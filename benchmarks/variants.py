@@ -2,10 +2,10 @@
 
 python benchmarks/variants.py [--text FILE] [--seconds N] [--seeds N] [--only NAME …] [--log FILE] [--json PATH]
 
-Every variant trains the quickstart's recipe with the quickstart's model changed in a few fields, for as many seconds as
-the baseline, on the built-in corpus or on FILE. The learning rate stays constant after its warm-up, so that a run can
-be judged at any moment: its log holds the validation loss at ten of them, with the seconds of training and the FLOPs
-until then, and both comparisons read that log. They are
+Every variant trains the quickstart's recipe with a GPT-2 of the quickstart's size changed in a few fields, for as
+many seconds as the baseline, on the built-in corpus or on FILE. The learning rate stays constant after its warm-up,
+so that a run can be judged at any moment: its log holds the validation loss at ten of them, with the seconds of
+training and the FLOPs until then, and both comparisons read that log. They are
 
 loss at equal seconds   after the last second that both runs of a pair have seen
 loss at equal FLOPs     after the FLOPs of that run of a pair which has done fewer
@@ -39,6 +39,7 @@ from common import cli
 from common.bench import Row, report, seconds
 from data.batches import TokenFile
 from data.prepare import Prepare, prepare
+from model import GPTConfig
 from model.accounting import flops_per_token
 from training import loop
 from training.config import PRESETS, TrainConfig, read_config, with_vocabulary_of_data
@@ -50,7 +51,7 @@ EXPERTS = {
     "n_expert_active": 2,
     "n_inner": 256,
 }  # two of them have the arithmetic of the baseline's MLP
-# What each changes in the quickstart's model.
+# What each changes in a GPT-2 of the quickstart's size.
 VARIANTS: dict[str, dict[str, Any]] = {
     BASELINE: {},
     "RMSNorm": {"norm": "rmsnorm"},
@@ -126,7 +127,7 @@ class Options:
 
 
 def recipe(data: Path, changes: dict[str, Any], seed: int) -> TrainConfig:
-    """Return the quickstart's recipe on this data for a variant, at a constant learning rate."""
+    """Return the quickstart's recipe on this data for a variant of GPT-2's layout, at a constant learning rate."""
     config = read_config(PRESETS / "quickstart.toml")
     stories = TokenFile.open(data, "train").meta.source == ["stories"]
     config = dataclasses.replace(
@@ -137,7 +138,7 @@ def recipe(data: Path, changes: dict[str, Any], seed: int) -> TrainConfig:
         batches="documents"
         if stories
         else "random",  # not every architecture can keep packed documents apart
-        model=dataclasses.replace(config.model, **changes),
+        model=GPTConfig.preset("quickstart", **changes),
     )
     return with_vocabulary_of_data(config)
 
