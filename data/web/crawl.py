@@ -129,7 +129,7 @@ def too_large(name: str, record: int, url: str = "") -> Fault:
 
 def line_pages(stream: IO[bytes], name: str, max_bytes: int) -> Iterator[Page | Fault]:
     """Yield the field "text" of each line as a page of plain text, with "url", "title" and "date" where they are
-    text.
+    text, and all numbers.
     """
     for record, line in enumerate(iter(lambda: stream.readline(max_bytes + 1), b"")):
         if len(line) > max_bytes:
@@ -147,7 +147,8 @@ def line_pages(stream: IO[bytes], name: str, max_bytes: int) -> Iterator[Page | 
         url, title, date = (
             row[key] if isinstance(row.get(key), str) else "" for key in ("url", "title", "date")
         )
-        yield Page(text, "text", name, record, url, date, "utf-8", title)
+        numbers = tuple((key, float(value)) for key, value in row.items() if type(value) in (int, float))
+        yield Page(text, "text", name, record, url, date, "utf-8", title, numbers)
 
 
 def warc_pages(stream: IO[bytes], name: str, max_bytes: int) -> Iterator[Page | Fault]:

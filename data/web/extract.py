@@ -42,6 +42,7 @@ def extract(
     'Owls'
     """
     document = Document("", page.file, page.record, page.url, page.title, page.date, page.media)
+    document.scores = dict(page.numbers)
     if page.media == "pdf":
         document.text, document.title = pdf_text(page.data, page.title)
     else:

@@ -79,9 +79,9 @@ class NgramModel:
         return np.log(probability)
 
     def perplexity_of(self, text: Text) -> float:
-        """Return exp of the mean surprise of a word; infinity for a text without words."""
+        """Return exp of the mean surprise of a word; that of an unknown word for a text without words."""
         logs = self.log_probabilities(text.text)
-        return float(np.exp(-logs.mean())) if len(logs) else float("inf")
+        return float(np.exp(-logs.mean())) if len(logs) else len(self.arrays["keys1"]) + 1.0
 
 
 def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:

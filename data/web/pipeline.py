@@ -8,6 +8,7 @@ A file whose tally is there is not read again. The result does not depend on how
 nor on which was faster, because every file is a job of its own and results are taken in the order of the files.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -17,9 +18,9 @@ from pathlib import Path
 
 from common import files
 from data.web import private, report
-from data.web.crawl import find_files, pages
+from data.web.crawl import find_files, kind_of, pages
 from data.web.dedup import Mapper, deduplicate, name_of
-from data.web.extract import extract
+from data.web.extract import Refused, extract
 from data.web.guard import Failure, Guard
 from data.web.ngrams import NgramModel
 from data.web.records import Fault, Page
@@ -123,6 +124,7 @@ def run(
     settings.
     """
     paths = find_files(sources)
+    check(pipeline, paths)
     prepare_folder(out, pipeline, paths, overwrite)
     if (out / "report.json").exists():
         return report.read(out)  # it is finished
@@ -142,6 +144,19 @@ def run(
     report.write(tally, out)
     shutil.rmtree(work)
     return tally
+
+
+def check(pipeline: Pipeline, paths: list[str]) -> None:
+    """Raise ValueError or OSError for what no page could go on without: a library, a model, a file."""
+    Steps(pipeline)
+    others = (*pipeline.perplexity.reference, *pipeline.dedup.held_out)
+    if others:
+        find_files(others)
+    kinds = {kind_of(path) for path in paths}
+    for media, needed in (("html", kinds & {"html", "warc"}), ("pdf", "pdf" in kinds)):
+        if needed:
+            with contextlib.suppress(Refused):
+                extract(Page(b"", media, ""), extractor=pipeline.extract.extractor)
 
 
 def prepare_folder(out: Path, pipeline: Pipeline, paths: list[str], overwrite: bool) -> None:

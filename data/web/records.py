@@ -18,6 +18,7 @@ class Page(NamedTuple):
     date: str = ""
     charset: str = ""  # as the server named it
     title: str = ""
+    numbers: tuple[tuple[str, float], ...] = ()  # the numeric fields of a JSON line
 
 
 class Fault(NamedTuple):

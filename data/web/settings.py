@@ -3,6 +3,7 @@
 [extract]                 how a page becomes text, and what a document may cost
 [language]                which languages are kept
 [rules]                   which quality rules, with which bounds
+[[column]]                any number of them: a numeric field of JSON lines and which values are kept
 [[classifier]]            any number of them: a label and from which probability it keeps or drops
 [perplexity]              the n-gram model and the range that is kept
 [personal]                which personal data is masked
@@ -94,6 +95,24 @@ class Classifier:
 
 
 @dataclasses.dataclass(frozen=True)
+class Column:
+    """A numeric field of JSON lines, such as another program's score, and which values are kept."""
+
+    name: str
+    """Its field; a text without it is dropped."""
+    low: float | None = None
+    """Keep from this number."""
+    high: float | None = None
+    """Keep up to this number."""
+    top: float = 1.0
+    """Where its histogram ends."""
+
+    def __post_init__(self) -> None:
+        if self.low is None and self.high is None:
+            raise ValueError(f"column {self.name}: give low, high or both")
+
+
+@dataclasses.dataclass(frozen=True)
 class Perplexity:
     """The n-gram model by which texts are judged, trained on reference text when the pipeline begins."""
 
@@ -124,6 +143,7 @@ class Pipeline:
     extract: Extract = Extract()
     language: Language = Language()
     rules: Rules = dataclasses.field(default_factory=Rules)
+    column: tuple[Column, ...] = ()
     classifier: tuple[Classifier, ...] = ()
     perplexity: Perplexity = Perplexity()
     personal: Personal = Personal()
@@ -133,6 +153,9 @@ class Pipeline:
     def nothing(cls) -> "Pipeline":
         """Return the pipeline that only extracts."""
         return cls(personal=Personal(mask=()), dedup=Dedup(exact=False, near=False))
+
+
+SEVERAL = {"column": Column, "classifier": Classifier}
 
 
 def read(path: str | Path) -> Pipeline:
@@ -156,8 +179,10 @@ def from_values(values: dict[str, Any]) -> Pipeline:
             raise ValueError(
                 f"no table [{name}]: use {', '.join(field.name for field in dataclasses.fields(Pipeline))}"
             )
-        if name == "classifier":
-            tables[name] = tuple(_table(Classifier, name, each) for each in value)
+        if name in SEVERAL:
+            if not isinstance(value, list):
+                raise ValueError(f"{name} can occur several times: write [[{name}]] above its values")
+            tables[name] = tuple(_table(SEVERAL[name], name, each) for each in value)
         else:
             tables[name] = _table(typing.get_type_hints(Pipeline)[name], name, value)
     return Pipeline(**tables)

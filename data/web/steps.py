@@ -3,6 +3,8 @@ masking.
 """
 
 import dataclasses
+import functools
+import math
 
 from data.web import private, rules
 from data.web.classifier import HashedClassifier
@@ -59,7 +61,7 @@ class Steps:
             if not kept:
                 return Outcome(None, C4_LINES, "no line is a sentence", document.text)
             self._edit(document, kept, C4_LINES, edited)
-        seen, values = Text(document.text), {}
+        seen, values = Text(document.text, document.scores), {}
         for rule in self.rules:
             values[rule.key] = value = rule.measure(seen)
             if not rule.keeps(value):
@@ -90,26 +92,27 @@ class Steps:
 
 
 def all_rules(pipeline: Pipeline, perplexity: NgramModel | None) -> tuple[rules.Rule, ...]:
-    """Return quality rules, classifiers and perplexity as rules, in the order in which they are asked."""
-    found = list(pipeline.rules.chosen())
+    """Return columns, quality rules, classifiers and perplexity as rules, in the order in which they are asked."""
+    found = []
+    for each in pipeline.column:
+        number = functools.partial(number_beside, name=each.name)
+        found.append(rules.Rule("column", each.name, number, "the file", each.low, each.high, each.top))
+    found += pipeline.rules.chosen()
     for each in pipeline.classifier:
         model = HashedClassifier.load(each.model)
-        name = model.label
-        found.append(rules.Rule("classifier", name, model.probability_of, each.model, each.low, each.high))
-    if perplexity is not None:
-        bounds = pipeline.perplexity
         found.append(
-            rules.Rule(
-                "perplexity",
-                "perplexity",
-                perplexity.perplexity_of,
-                "reference",
-                bounds.low,
-                bounds.high,
-                2000,
-            )
+            rules.Rule("classifier", model.label, model.probability_of, each.model, each.low, each.high)
         )
+    if perplexity is not None:
+        low, high = pipeline.perplexity.low, pipeline.perplexity.high
+        measure = perplexity.perplexity_of
+        found.append(rules.Rule("perplexity", "perplexity", measure, "the reference", low, high, 2000))
     return tuple(found)
+
+
+def number_beside(text: Text, name: str) -> float:
+    """Return a numeric field of the text's JSON line; NaN, which no rule keeps, if there is none."""
+    return text.numbers.get(name, math.nan)
 
 
 def stages_of(pipeline: Pipeline) -> list[str]:
@@ -120,6 +123,7 @@ def stages_of(pipeline: Pipeline) -> list[str]:
         EXTRACTION,
         *([LANGUAGE] if pipeline.language.keep else []),
         *([C4_LINES] if pipeline.rules.c4_lines else []),
+        *(["column"] if pipeline.column else []),
         *families,
         *(["classifier"] if pipeline.classifier else []),
         *(["perplexity"] if pipeline.perplexity.reference else []),

@@ -44,8 +44,9 @@ class Histogram:
     counts: list[int] = dataclasses.field(default_factory=lambda: [0] * BINS)
 
     def add(self, value: float) -> None:
-        """Count a value."""
-        self.counts[min(BINS - 1, max(0, int(value / self.top * BINS)))] += 1
+        """Count a value; one that is no number is not counted."""
+        if value == value:
+            self.counts[int(min(BINS - 1, max(0, value / self.top * BINS)))] += 1
 
 
 Sample = list[Any]  # [order, name, excerpt]

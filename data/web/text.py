@@ -9,6 +9,7 @@ import functools
 import math
 import re
 from collections import Counter
+from collections.abc import Mapping
 
 WORD = re.compile(r"\w+(?:['’]\w+)?|\.{2,}|[^\w\s]")
 PARAGRAPH = re.compile(r"\n{2,}")
@@ -18,8 +19,9 @@ LINE = re.compile(r"\n+")
 class Text:
     """The views of one text."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, numbers: Mapping[str, float] | None = None) -> None:
         self.text = text
+        self.numbers = numbers or {}  # the numeric fields of its JSON line
         self.distinct_from = math.inf  # the n from which no n-gram is known to occur twice
 
     @functools.cached_property

@@ -5,6 +5,7 @@ interrupted.
 import gzip
 import json
 import shutil
+import sys
 
 import pytest
 
@@ -184,6 +185,8 @@ def test_users_mistakes_are_one_line(tmp_path, refused, crawl):
         ("[language]\nkeep = 'en'", "must be a list of texts"),
         ('[[classifier]]\nmodel = "a"', "give low to keep"),
         ("extract = 3", "write [extract] above its values"),
+        ("[column]\nname = 'bits'\nlow = 1", "write [[column]] above its values"),
+        ("[[column]]\nname = 'bits'", "give low, high or both"),
         ("[", "is not valid TOML"),
     ):
         rules.write_text(text)
@@ -198,6 +201,36 @@ def test_users_mistakes_are_one_line(tmp_path, refused, crawl):
     assert "holds other files" in refused(main, "extract", "--source", source, "--out", str(tmp_path))
     assert "holds no report.json" in refused(main, "report", str(tmp_path))
     assert "--address is for --engine ray" in refused(main, *empty, out, "--address", "auto")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("library", "name", "options"),
+    [
+        ("resiliparse", "a.html", ()),
+        ("pypdf", "a.pdf", ()),
+        ("trafilatura", "a.html", ("--extractor", "trafilatura")),
+    ],
+)
+def test_a_missing_library_is_said_before_anything_is_written(
+    library, name, options, tmp_path, monkeypatch, refused
+):
+    (tmp_path / name).write_bytes(b"<p>text</p>")
+    for module in (library, "resiliparse.extract.html2text"):
+        monkeypatch.setitem(sys.modules, module, None)
+    out = tmp_path / "out"
+    said = refused(main, "extract", "--source", str(tmp_path / name), "--out", str(out), *options)
+    assert f"needs the library {library}" in said
+    assert "pip install 'slm[" in said
+    assert not out.exists()
+
+
+def test_a_missing_model_is_said_before_anything_is_written(tmp_path, refused, crawl):
+    (tmp_path / "p.toml").write_text('[[classifier]]\nmodel = "none.safetensors"\nlow = 0.5\n')
+    command = ("run", str(tmp_path / "p.toml"), "--source", str(crawl.pages), "--out", str(tmp_path / "out"))
+    assert "none.safetensors" in refused(main, *command)
+    (tmp_path / "p.toml").write_text('[dedup]\nheld_out = ["none.txt"]\n')
+    assert "none.txt holds no page" in refused(main, *command)
     assert not (tmp_path / "out").exists()
 
 
@@ -237,6 +270,20 @@ def test_classifier_and_perplexity_are_stages(tmp_path, crawl):
     assert tally.stages["perplexity"].documents > 0
     kept = rows_in(tmp_path / "out")
     assert all(row["scores"]["quality"] >= 0.5 and row["scores"]["perplexity"] <= 200 for row in kept)
+
+
+def test_numbers_of_other_programs_can_decide(tmp_path):
+    rows = [{"text": f"Text number {i}.", "bits": bits} for i, bits in enumerate([0.5, 1.5, 1])]
+    rows += [{"text": "No number."}, {"text": "No number either.", "bits": "1"}]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "p.toml").write_text('[[column]]\nname = "bits"\nhigh = 1\n[dedup]\nnear = false\n')
+    source = ("--source", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out"), "--workers", "1")
+    main(["run", str(tmp_path / "p.toml"), *source])
+    assert [(row["text"], row["scores"]["bits"]) for row in rows_in(tmp_path / "out")] == [
+        ("Text number 0.", 0.5),
+        ("Text number 2.", 1),
+    ]
+    assert report.read(tmp_path / "out").stages["column"].documents == 3
 
 
 def test_dedup_alone_keeps_other_fields(tmp_path, capsys):
