@@ -14,6 +14,7 @@ from data.web.rules import Rule
 SAMPLES = 5  # texts shown for each reason
 EXCERPT = 600  # characters of each
 BINS = 20
+NEARLY = 0.5  # a text was nearly dropped if its value is less than half a bound away from the bound
 
 
 @dataclasses.dataclass
@@ -97,8 +98,10 @@ class Tally:
 
     def missed(self, rule: Rule, value: float, text: str, name: str) -> None:
         """Remember a document that was kept if it was among those nearest to the rule's bound."""
-        near = self.misses.setdefault(rule.key, [])
         margin = rule.margin(value)
+        if margin > NEARLY:
+            return
+        near = self.misses.setdefault(rule.key, [])
         if len(near) < SAMPLES or margin <= near[-1][0]:
             _keep(near, [margin, f"{name} ({value:.3g})", text[:EXCERPT]])
 

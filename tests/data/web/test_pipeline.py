@@ -4,6 +4,7 @@ interrupted.
 
 import gzip
 import json
+import re
 import shutil
 import sys
 
@@ -55,6 +56,16 @@ def test_the_funnel_adds_up(crawl):
     assert tally.masked == {
         kind: sum(p["kind"] == "private" for p in crawl.truth.values()) for kind in ("email", "ip", "phone")
     }
+
+
+def test_what_was_nearly_dropped_is_kept_and_near_the_bound(crawl):
+    misses = report.read(crawl.out).misses
+    assert misses["gopher.words"]
+    for margin, name, _ in misses["gopher.words"]:
+        url, value = re.fullmatch(r"(\S+)(?: #0)? \((\S+)\)", name).groups()
+        assert url in crawl.kept
+        assert 50 <= float(value) <= 75
+        assert margin == pytest.approx((float(value) - 50) / 50)
 
 
 def test_samples_show_no_personal_data(crawl):
