@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -58,9 +58,9 @@ class Embeddings:
 class Export:
     """Write a run's best weights and its tokenizer in the layout of another library."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """A run of train.py, such as runs/quickstart."""
-    out: tyro.conf.Positional[Path]
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """What to write: for hf a new directory, which sample.py --run reads too if the layout is GPT-2's or our own; for
     gguf and onnx a new file."""
     to: Literal["hf", "gguf", "onnx"] = "hf"
