@@ -80,7 +80,7 @@ def kind_of(path: str) -> str:
     name = os.path.basename(path).lower()
     for suffix in COMPRESSED:
         name = name.removesuffix(suffix)
-    _stem, suffix = os.path.splitext(name)
+    suffix = os.path.splitext(name)[1]
     if suffix in ARCHIVES:
         return "warc"
     return "jsonl" if suffix in LINES else SUFFIXES.get(suffix, "")
@@ -100,7 +100,7 @@ def pages(path: str, max_bytes: int = 16_000_000) -> Iterator[Page | Fault]:
                 title = Path(name).stem
                 yield too_large(name, 0) if len(data) > max_bytes else Page(data, kind, name, title=title)
     except DAMAGED as error:
-        yield Fault(f"damaged file ({type(error).__name__})", name)
+        yield Fault(f"unreadable file ({type(error).__name__})", name)
 
 
 @contextlib.contextmanager

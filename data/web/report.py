@@ -206,12 +206,9 @@ def _bars(histogram: Histogram) -> str:
     bars = []
     for place, count in enumerate(histogram.counts):
         middle = (place + 0.5) * histogram.top / len(histogram.counts)
-        kept = (histogram.low is None or middle >= histogram.low) and (
-            histogram.high is None or middle <= histogram.high
-        )
-        kept = kept or (
-            place == 0 and histogram.high is not None
-        )  # a bound of 0 is at the edge of the first bin
+        kept = histogram.low is None or middle >= histogram.low
+        # A bound of 0 is the edge of the first bin.
+        kept &= histogram.high is None or middle <= histogram.high or place == 0
         height = HEIGHT * (count / most) ** 0.5
         box = f'x="{place * step:.1f}" y="{HEIGHT - height:.1f}" width="{step - 1:.1f}" height="{height:.1f}"'
         bars.append(f'<rect class="{"in" if kept else "out"}" {box}><title>{count:,}</title></rect>')

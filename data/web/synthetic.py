@@ -84,14 +84,16 @@ def web(pages: int, seed: int = 0) -> list[Made]:
     draw = random.Random(seed)
     tales = stories(seed + 1000)
     made: list[Made] = []
+    originals: list[Made] = []
     kinds = list(KINDS)
     for number in range(pages):
         kind = draw.choices(kinds, [share for share, _ in KINDS.values()])[0]
-        originals = [page for page in made if page.kind == "good"]
         if kind in ("copy", "near") and not originals:
             kind = "good"
         url = f"http://{draw.choice(SITES)}/{number}"
         made.append(_page(draw, tales, url, kind, originals))
+        if kind == "good":
+            originals.append(made[-1])
     return made
 
 
