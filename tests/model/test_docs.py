@@ -1,4 +1,4 @@
-"""docs/model.md is true: its excerpts are the code. The examples in the code run; the page's do in tests/test_blocks.py."""
+"""docs/model.md is true: its excerpts are the code. Examples in the code run too."""
 
 import doctest
 import importlib
