@@ -252,14 +252,18 @@ def checkpoints(run: Path, most: int) -> list[Path]:
 
 
 def frame(blob: Blob, checkpoint: Path, config: GPTConfig) -> Head:
-    """Append the weights of a checkpoint in int8; return its step and tensors."""
+    """Append the weights of a checkpoint, matrices in int8 and vectors in float16; return its step and tensors."""
     gpt = GPT.from_pretrained(checkpoint)
     if gpt.config != config:
         raise ValueError(f"{checkpoint} has another config than the best weights: use --film 0")
     state = weights_of(gpt)
     check_finite(state, "int8")
     step = int(checkpoint.name.removeprefix("step-"))
-    return {"step": step, "tensors": [blob.add_weight(name, each, "int8") for name, each in state.items()]}
+    tensors = [
+        blob.add_weight(name, each, "int8") if each.dim() == 2 else blob.add(name, each.half().numpy())
+        for name, each in state.items()
+    ]
+    return {"step": step, "tensors": tensors}
 
 
 def chat_head(run: Path, tokenizer: Tokenizer) -> Head | None:

@@ -2,15 +2,15 @@
 
 /** Writes out (n, rows) = x (n, width) · wᵀ + bias, for w (rows, width) as torch keeps it; bias may be undefined. */
 export function linear(out, x, n, w, rows, width, bias) {
-  let row = 0;
-  for (; row + 4 <= rows; row += 4) {
-    let token = 0;
-    if (n > 1) packRows(w, row, width);
-    for (; token + 2 <= n; token += 2) twoTokens(out, x, token, row, rows, width);
-    if (token < n) oneToken(out, x, token, w, row, rows, width);
+  const paired = n - (n % 2), fours = rows - (rows % 4);
+  for (let row = 0; paired && row < fours; row += 4) {
+    packRows(w, row, width);
+    for (let token = 0; token < paired; token += 2) twoTokens(out, x, token, row, rows, width);
   }
-  for (; row < rows; row++) for (let token = 0; token < n; token++) out[token * rows + row] = dot(x, token * width, w, row * width, width);
-  if (bias) for (let t = 0, i = 0; t < n; t++) for (row = 0; row < rows; row++, i++) out[i] += bias[row];
+  for (let row = fours; row < rows; row++)
+    for (let token = 0; token < paired; token++) out[token * rows + row] = dot(x, token * width, w, row * width, width);
+  if (paired < n) oneToken(out, x, paired, w, rows, width);
+  if (bias) for (let t = 0, i = 0; t < n; t++) for (let row = 0; row < rows; row++, i++) out[i] += bias[row];
   return out;
 }
 
@@ -37,14 +37,24 @@ function twoTokens(out, x, token, row, rows, width) {
   out[second] = e; out[second + 1] = f; out[second + 2] = g; out[second + 3] = h;
 }
 
-function oneToken(out, x, token, w, row, rows, width) {
-  const x0 = token * width, w0 = row * width, w1 = w0 + width, w2 = w1 + width, w3 = w2 + width, first = token * rows + row;
-  let a = 0, b = 0, c = 0, d = 0;
-  for (let i = 0; i < width; i++) {
-    const u = x[x0 + i];
-    a += u * w[w0 + i]; b += u * w[w1 + i]; c += u * w[w2 + i]; d += u * w[w3 + i];
+/** Multiplies one token by all rows, eight at a time. */
+function oneToken(out, x, token, w, rows, width) {
+  const x0 = token * width, to = token * rows;
+  let row = 0;
+  for (; row + 8 <= rows; row += 8) {
+    const w0 = row * width, w1 = w0 + width, w2 = w1 + width, w3 = w2 + width;
+    const w4 = w3 + width, w5 = w4 + width, w6 = w5 + width, w7 = w6 + width;
+    let a = 0, b = 0, c = 0, d = 0, e = 0, f = 0, g = 0, h = 0;
+    for (let i = 0; i < width; i++) {
+      const u = x[x0 + i];
+      a += u * w[w0 + i]; b += u * w[w1 + i]; c += u * w[w2 + i]; d += u * w[w3 + i];
+      e += u * w[w4 + i]; f += u * w[w5 + i]; g += u * w[w6 + i]; h += u * w[w7 + i];
+    }
+    const at = to + row;
+    out[at] = a; out[at + 1] = b; out[at + 2] = c; out[at + 3] = d;
+    out[at + 4] = e; out[at + 5] = f; out[at + 6] = g; out[at + 7] = h;
   }
-  out[first] = a; out[first + 1] = b; out[first + 2] = c; out[first + 3] = d;
+  for (; row < rows; row++) out[to + row] = dot(x, x0, w, row * width, width);
 }
 
 /** Returns Σ a[at + i] b[from + i] for i below `width`. */

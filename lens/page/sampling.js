@@ -69,10 +69,15 @@ export function contextStart(tokens, block) {
 
 /** A text that grows: ids, the cache of what the model has read, and the logits (V,) of the next token. */
 export class Text {
-  constructor(model, ids, edits) {
+  /** Begins with ids; with a `trace` of just these, nothing is computed. */
+  constructor(model, ids, trace = null) {
     if (!ids.length) throw new Error("the prompt is empty, and the tokenizer has no end-of-text token to start from");
-    Object.assign(this, { model, edits, ids: [...ids], start: -1, cache: model.cache() });
-    this.read();
+    Object.assign(this, { model, ids: [...ids], start: -1, cache: model.cache() });
+    if (!trace) { this.read(); return; }
+    trace.layers.forEach(({ k, v }, layer) => { this.cache.layers[layer].k.set(k); this.cache.layers[layer].v.set(v); });
+    this.start = 0;
+    this.cache.used = ids.length;
+    this.logits = trace.logits.slice((ids.length - 1) * model.V);
   }
 
   /** Reads what the cache lacks; all that the model still sees, if the context moved. */
@@ -80,7 +85,7 @@ export class Text {
     const { model, cache } = this, start = contextStart(this.ids.length, model.config.block_size);
     if (start !== this.start) cache.used = 0;
     this.start = start;
-    const fresh = this.ids.slice(start + cache.used), final = model.run(fresh, cache, null, this.edits);
+    const fresh = this.ids.slice(start + cache.used), final = model.run(fresh, cache);
     this.logits = model.logits(final.subarray((fresh.length - 1) * model.C), 1);
   }
 

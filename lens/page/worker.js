@@ -130,7 +130,8 @@ export class Lens {
   compare({ ids, off, patch, other, rules }) {
     check(rules);
     const patches = patch ? [this.patched(patch, other)] : [];
-    const plain = this.lastLogits(ids, undefined), changed = this.lastLogits(ids, new Edits(off, patches));
+    const plain = this.lastLogits(ids), edited = off.length + patches.length > 0;
+    const changed = edited ? this.lastLogits(ids, new Edits(off, patches)) : plain;
     const before = probabilities(plain, rules), after = probabilities(changed, rules);
     const found = [...new Set([...largest(before, 8), ...largest(after, 8)])];
     found.sort((a, b) => Math.max(before[b], after[b]) - Math.max(before[a], after[a]));
@@ -138,9 +139,17 @@ export class Lens {
       rows: found.slice(0, 12).map((id) => ({ ...this.token(id), before: before[id], after: after[id] })) };
   }
 
-  lastLogits(ids, edits) {
-    const { model } = this, final = model.run(ids, model.cache(ids.length), null, edits);
-    return model.logits(final.subarray((ids.length - 1) * model.C), 1);
+  /** Returns the logits (V,) after a prompt; without edits those of the analysis, if it began with this prompt. */
+  lastLogits(ids, edits = null) {
+    const { model } = this, { C, V } = model, last = ids.length - 1;
+    if (!edits && this.begins(ids)) return this.trace.logits.subarray(last * V, (last + 1) * V);
+    const final = model.run(ids, model.cache(ids.length), null, edits ?? undefined);
+    return model.logits(final.subarray(last * C), 1);
+  }
+
+  /** True if the prompt that was analysed begins with these ids. */
+  begins(ids) {
+    return Boolean(this.trace) && ids.length <= this.ids.length && ids.every((id, place) => id === this.ids[place]);
   }
 
   /** Returns the patch that puts the numbers of the prompt `other` in place of this one's. */
@@ -161,8 +170,9 @@ export class Lens {
   }
 
   /** Begins a text that grows, under a name. */
-  begin({ name, ids, off = [] }) {
-    this.texts.set(name, new Text(this.best, ids, new Edits(off)));
+  begin({ name, ids }) {
+    const known = this.begins(ids) && ids.length === this.ids.length;
+    this.texts.set(name, new Text(this.best, ids, known ? this.trace : null));
   }
 
   /** Returns the distribution of a text's next token under rules: the likeliest ids with and without the rules. */

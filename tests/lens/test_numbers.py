@@ -217,3 +217,17 @@ def test_what_the_page_cannot_compute_is_refused(tokenizer, tmp_path):
         gpt = GPT(type(small().config)(**{**vars(small().config), "ssm_head": 16, **changes}))
         with pytest.raises(ValueError, match=words):
             export.payload(gpt, tokenizer, tmp_path)
+
+
+def test_a_text_that_begins_with_the_analysed_prompt_goes_on_alike(tokenizer, tmp_path):
+    head, data = export.payload(small(n_kv_head=2, positions="rotary"), tokenizer, tmp_path)
+    rules = {"temperature": 1, "top_k": None, "top_p": None, "min_p": None}
+    steps = [("append", {"name": "a", "id": 5}), ("next", {"name": "a", "rules": rules, "count": 300})]
+    computed = ask(head, data, ("begin", {"name": "a", "ids": IDS}), *steps)[-1]
+    known = ask(head, data, ("analyse", {"ids": IDS}), ("begin", {"name": "a", "ids": IDS}), *steps)[-1]
+    assert computed["used"] == known["used"] == len(IDS) + 1
+    assert [row["id"] for row in computed["rows"]] == [row["id"] for row in known["rows"]]
+    assert all(
+        a["p"] == pytest.approx(b["p"], abs=1e-6)
+        for a, b in zip(computed["rows"], known["rows"], strict=True)
+    )

@@ -2,8 +2,8 @@
 
 import { bars, heatMap, hover, legend, peak } from "../charts.js";
 import { css, isDark, scale } from "../colour.js";
-import { fill, h, labelled, number, percent } from "../dom.js";
-import { ask, change, state } from "../state.js";
+import { fill, h, number, percent } from "../dom.js";
+import { ask, state } from "../state.js";
 
 const map = { found: null, id: null };
 

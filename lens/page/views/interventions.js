@@ -97,8 +97,8 @@ async function drawResult(root) {
     const { rows, divergence, kept } = await ask("compare", { ids, off: [...edits.off], patch, other: edits.other, rules });
     if (turn !== drawing) return;
     fill(root, h("h3", {}, "After “", h("b", {}, state.tokens[state.at].shown), "”"),
-      bars(rows.map((row) => ({ label: row.shown, value: row.after, before: row.before, shown: `${percent(row.after)} ${moved(row.before, row.after)}`, title: `${row.shown}: ${percent(row.before)} unchanged, ${percent(row.after)} changed` })),
-        { top: Math.max(...rows.flatMap(({ before, after }) => [before, after])), label: "the next token, unchanged and changed" }),
+      h("div", { class: "compared" }, bars(rows.map((row) => ({ label: row.shown, value: row.after, before: row.before, shown: `${percent(row.after)} ${moved(row.before, row.after)}`, title: `${row.shown}: ${percent(row.before)} unchanged, ${percent(row.after)} changed` })),
+        { top: Math.max(...rows.flatMap(({ before, after }) => [before, after])), label: "the next token, unchanged and changed" })),
       h("dl", { class: "figures" }, h("dt", {}, "divergence from the unchanged model"), h("dd", {}, `${number(divergence)} nats`), h("dt", {}, "tokens that the rules keep"), h("dd", {}, kept.toLocaleString("en"))));
   } catch (error) {
     if (turn === drawing) fill(root, h("p", { class: "wrong", role: "alert" }, error.message));

@@ -73,7 +73,7 @@ async function drawNext(text, root, cache) {
   const ended = live.drawn.at(-1)?.end;
   try {
     const found = await ask("next", { name: "sampling", rules, count: 20 });
-    fill(root, h("h3", {}, ended ? "The text has ended" : "The next token"), h("p", { class: "note" }, `${found.kept.toLocaleString("en")} of ${state.info.V.toLocaleString("en")} tokens pass the rules; here are the 20 likeliest. Choose one to append it.`),
+    fill(root, h("h3", {}, ended ? "The text has ended" : "The next token"), h("p", { class: "note" }, `${found.kept.toLocaleString("en")} of ${state.info.V.toLocaleString("en")} tokens pass the rules; here are the 20 likeliest.${ended ? "" : " Choose one to append it."}`),
       distribution(found.rows, ended ? null : async (row) => {
         if (live.running) return;
         await ask("append", { name: "sampling", id: row.id });
@@ -100,6 +100,8 @@ function drawBeam(root) {
   fill(root, h("h3", {}, "Beam search as a tree"), note, h("div", { class: "buttons" }, h("button", { type: "button", onclick: draw, "data-key": "beam" }, "Grow the tree")), drawing);
 }
 
+const shortened = (text) => ([...text].length > 9 ? `${[...text].slice(0, 8).join("")}…` : text);
+
 function beamDrawing(nodes) {
   const step = 104, rise = 32, columns = new Map(), places = [], parts = [], deepest = Math.max(...nodes.map(({ depth }) => depth));
   nodes.forEach((node, i) => {
@@ -108,7 +110,7 @@ function beamDrawing(nodes) {
     places[i] = { x: x + 78, y };
     const kind = node.best ? "best" : node.kept ? "kept" : "dropped";
     parts.push(s("path", { class: `branch ${kind}`, d: `M${from.x} ${from.y} C${from.x + 14} ${from.y} ${x - 14} ${y} ${x} ${y}` }),
-      hover(s("g", { class: `node ${kind}` }, s("rect", { x, y: y - 12, width: 78, height: 24, rx: 6 }), s("text", { x: x + 39, y: y + 4, "text-anchor": "middle" }, node.ended ? "⏹" : node.shown.slice(0, 10))), () => `“${node.shown}” · log P ${number(node.logp)}`));
+      hover(s("g", { class: `node ${kind}` }, s("rect", { x, y: y - 12, width: 78, height: 24, rx: 6 }), s("text", { x: x + 39, y: y + 4, "text-anchor": "middle" }, node.ended ? "⏹" : shortened(node.shown))), () => `“${node.shown}” · log P ${number(node.logp)}`));
   });
   const width = 140 + (deepest + 1) * step - 80, height = 20 + Math.max(...columns.values()) * rise;
   return s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "tree", role: "img", "aria-label": "beam search as a tree" }, s("circle", { cx: 14, cy: 20, r: 5 }), parts);

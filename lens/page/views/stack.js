@@ -1,6 +1,6 @@
 // The stack: what flows from the embedding through each block to the head, as real numbers.
 
-import { heatMap, legend, lines, peak } from "../charts.js";
+import { heatMap, hover, legend, lines, peak } from "../charts.js";
 import { choice, fill, h, number } from "../dom.js";
 import { ask, state } from "../state.js";
 
@@ -52,9 +52,11 @@ const matches = ({ layer, name }) => name === family(openPart.name) && layer ===
 function station(layer, name, text, place, show) {
   const { lengths } = state.analysis, value = place === null ? null : lengths[place][state.at];
   const top = Math.max(...lengths.map((rows) => rows[state.at]));
-  return h("button", { type: "button", class: "station", "data-layer": String(layer), "data-name": name, "data-key": `station ${layer} ${name}`,
+  const [what, formula, line] = PARTS[name], code = state.head.code[line];
+  return hover(h("button", { type: "button", class: "station", "data-layer": String(layer), "data-name": name, "data-key": `station ${layer} ${name}`,
     "aria-pressed": String(matches({ layer: String(layer), name })), onclick: () => show(layer, name) },
-    h("span", {}, text), value === null ? h("span") : h("i", { style: { width: `${(70 * value) / top}%` } }), h("span", { class: "figure" }, value === null ? "" : number(value)));
+    h("span", {}, text), value === null ? h("span") : h("i", { style: { width: `${(70 * value) / top}%` } }), h("span", { class: "figure" }, value === null ? "" : number(value))),
+    () => `${what}: ${formula.replace(/_/g, " ")}${code ? ` · ${code.file}:${code.line}` : ""}`);
 }
 
 function growth() {
