@@ -7,6 +7,8 @@ docs/lens.md describes each field.
 
 import dataclasses
 import json
+import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -119,7 +121,7 @@ def rounded(state: Mapping[str, Tensor], precision: Precision) -> dict[str, Tens
 
 
 def check_shown(config: GPTConfig) -> None:
-    """Raise a ValueError that names what the page cannot compute, or that the model is too large."""
+    """Raise a ValueError that names what the page cannot compute."""
     kinds = {
         "layers with a state space (layers has an m)": "m" in config.pattern,
         "latent attention (kv_lora_rank)": config.kv_lora_rank is not None,
@@ -177,13 +179,13 @@ def payload(
     head = {
         "format": FORMAT,
         "version": VERSION,
-        "name": run.resolve().name,
+        "name": os.fsencode(run.resolve().name).decode("utf-8", "replace"),
         "precision": precision,
         "parameters": sum(tensor.numel() for tensor in state.values()),
         "config": dataclasses.asdict(gpt.config),
         "tokenizer": tokenizer_head(tokenizer),
         "tensors": [blob.add_weight(name, tensor, precision) for name, tensor in state.items()],
-        "log": [[r["step"], r.get("loss", r.get("train_loss")), r.get("val_loss")] for r in records],
+        "log": losses(records),
         "film": [frame(blob, checkpoint, gpt.config) for checkpoint in checkpoints(run, film)],
         "chat": chat_head(run, tokenizer),
         "index": None if index is None else index_head(blob, gpt, tokenizer, index),
@@ -245,7 +247,8 @@ def tokenizer_head(tokenizer: Tokenizer) -> Head:
 
 def checkpoints(run: Path, most: int) -> list[Path]:
     """Return the checkpoints that a run kept (--keep), oldest first; of more than `most` some at even distances."""
-    found = sorted(path for path in run.glob("step-*") if (path / "config.json").is_file())
+    kept = (path for path in run.glob("step-*") if path.name.removeprefix("step-").isdigit())
+    found = sorted(path for path in kept if (path / "config.json").is_file())
     if len(found) <= most:
         return found
     return [found[round(place)] for place in np.linspace(0, len(found) - 1, most)] if most else []
@@ -273,7 +276,7 @@ def chat_head(run: Path, tokenizer: Tokenizer) -> Head | None:
         return None
     turns = [" u0 ", " a0 ", " u1 ", " a1 ", " u2 "]
     texts = [rendered(template, turns[: 2 * count + 1]) for count in range(3)]
-    start, answer = texts[0].split(turns[0], 1)
+    start, _, answer = texts[0].partition(turns[0])
     rest = texts[1].removeprefix(start + turns[0]).removesuffix(turns[2] + answer)
     before, found, after = rest.partition(turns[1])
     again = start + "".join(
@@ -296,8 +299,22 @@ def rendered(template: ChatTemplate, turns: Sequence[str]) -> str:
     return template.render(messages, answering=True).replace(OPEN, "").replace(CLOSE, "")
 
 
+def losses(records: Sequence[Mapping[str, Any]]) -> list[list[float | None]]:
+    """Return step, loss and validation loss of each line of a log; None for what is missing or no number.
+
+    >>> losses([{"step": 3, "loss": math.nan, "val_loss": 2.5}, {"note": 1}])
+    [[3, None, 2.5]]
+    """
+
+    def known(value: Any) -> float | None:
+        return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+    rows = [[r.get("step"), r.get("loss", r.get("train_loss")), r.get("val_loss")] for r in records]
+    return [list(map(known, row)) for row in rows if known(row[0]) is not None]
+
+
 def prompts(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the first two sentences of the last stories that the run told in training, else a beginning of one."""
+    """Return beginnings of the last stories that the run told in training; without any, one of our own."""
     stories = [record["story"] for record in records if isinstance(record.get("story"), str)]
     found = [_beginning(story) for story in reversed(stories[-4:]) if story.strip()]
     return list(dict.fromkeys(found)) or ["Once upon a time"]

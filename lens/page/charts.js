@@ -33,11 +33,11 @@ export function peak(values) {
 export function heatMap(values, rows, columns, options = {}) {
   const { signed = false, top = peak(values), label = "", name = null, pick = null, root = false } = options;
   const canvas = h("canvas", { width: columns, height: rows, class: "heat", role: label ? "img" : null, "aria-label": label || null, "aria-hidden": label ? null : "true" });
-  const context = canvas.getContext("2d"), image = context.createImageData(columns, rows);
+  const context = canvas.getContext("2d"), image = context.createImageData(columns, rows), { data } = image;
   const colour = scale(root ? Math.sqrt(top) : top, signed);
   for (let i = 0; i < rows * columns; i++) {
-    const [r, g, b] = colour(root ? Math.sqrt(values[i]) : values[i]);
-    image.data.set([r, g, b, 255], 4 * i);
+    const rgb = colour(root ? Math.sqrt(values[i]) : values[i]), to = 4 * i;
+    data[to] = rgb[0]; data[to + 1] = rgb[1]; data[to + 2] = rgb[2]; data[to + 3] = 255;
   }
   context.putImageData(image, 0, 0);
   const cell = (event) => {

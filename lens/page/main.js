@@ -33,7 +33,7 @@ async function open() {
     say(error instanceof SyntaxError ? "The page is damaged: its head is not JSON. Make it again with python -m lens." : error.message, true);
     return;
   }
-  views = ALL.filter(({ id }) => id !== "chat" || (state.head.chat && !state.head.chat.refused));
+  views = ALL.filter(({ id }) => id !== "chat" || state.head.chat);
   begin();
 }
 

@@ -22,7 +22,7 @@ export function checkHead(head, size) {
   if (head.version !== 1) throw new Error(`the payload has version ${head.version}, the page reads 1: ${again}`);
   if (!head.config || !head.tokenizer || !Array.isArray(head.tensors)) throw new Error(`the payload lacks parts: ${again}`);
   if (head.bytes !== size) throw new Error(`the weights have ${size} bytes, not ${head.bytes}: ${again}`);
-  for (const tensor of [...head.tensors, ...head.film.flatMap((frame) => frame.tensors)]) {
+  for (const tensor of [...head.tensors, ...head.film.flatMap((frame) => frame.tensors), ...Object.values(head.index ?? {})]) {
     const count = tensor.shape.reduce((a, b) => a * b, 1);
     if (!SIZES[tensor.dtype] || tensor.at % 4 || tensor.at + count * SIZES[tensor.dtype] > size)
       throw new Error(`the tensor ${tensor.name} does not fit into the payload: ${again}`);

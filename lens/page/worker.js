@@ -27,8 +27,7 @@ export class Lens {
   ready() {
     checkHead(this.head, this.filled);
     this.tokenizer = new Tokenizer(this.head.tokenizer);
-    this.model = this.best = new Model(this.head.config, readTensors(this.bytes, this.head.tensors));
-    this.frame = null;
+    this.model = new Model(this.head.config, readTensors(this.bytes, this.head.tensors));
     const { special, size } = this.tokenizer, ids = new Set(special.values());
     this.ordinary = Array.from({ length: Math.min(size, this.model.V) }, (_, id) => id).filter((id) => !ids.has(id));
     this.induction = inductionScores(this.model, this.ordinary);
@@ -96,7 +95,7 @@ export class Lens {
   }
 
   attribution({ position, target }) {
-    const parts = attribution(this.best, this.trace, this.ids, position, target);
+    const parts = attribution(this.model, this.trace, this.ids, position, target);
     const { V } = this.model;
     return { parts, logit: this.trace.logits[position * V + target] };
   }
@@ -172,7 +171,7 @@ export class Lens {
   /** Begins a text that grows, under a name. */
   begin({ name, ids }) {
     const known = this.begins(ids) && ids.length === this.ids.length;
-    this.texts.set(name, new Text(this.best, ids, known ? this.trace : null));
+    this.texts.set(name, new Text(this.model, ids, known ? this.trace : null));
   }
 
   /** Returns the distribution of a text's next token under rules: the likeliest ids with and without the rules. */
@@ -210,19 +209,13 @@ export class Lens {
   }
 
   beam({ ids, beams, steps, stop }) {
-    return beamTree(this.best, ids, { beams, steps, stop }).map((node) => ({ ...node, shown: this.tokenizer.shown(node.id) }));
+    return beamTree(this.model, ids, { beams, steps, stop }).map((node) => ({ ...node, shown: this.tokenizer.shown(node.id) }));
   }
 
   /** Returns log P of each next token of a prompt at one kept step, the likeliest last tokens, and attention (L, H T T). */
   film({ ids, frame }) {
-    if (this.frame !== frame) {
-      this.model = new Model(this.head.config, readTensors(this.bytes, this.head.film[frame].tensors));
-      this.frame = frame;
-    }
-    const { model } = this, trace = {}, { V } = model;
+    const model = new Model(this.head.config, readTensors(this.bytes, this.head.film[frame].tensors)), trace = {}, { V } = model;
     const logits = model.logits(model.run(ids, model.cache(ids.length), trace), ids.length), from = (ids.length - 1) * V;
-    this.model = this.best;
-    this.frame = null;
     const norm = logSumExp(logits, from, from + V);
     return { logp: nextLogp(logits, ids, V), attention: trace.layers.map(({ weights }) => weights),
       rows: largest(logits, 8, from, from + V).map((id) => ({ ...this.token(id), p: Math.exp(logits[from + id] - norm) })) };

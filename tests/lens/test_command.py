@@ -226,3 +226,12 @@ def test_200_greedy_tokens_are_those_of_sample_py(run, tmp_path):
     tokens = ask(head, data, ("begin", {"name": "a", "ids": ids}), ("generate", growing))[2]
     theirs = json.loads(said.read_text(encoding="utf-8").splitlines()[0])
     assert tokenizer.decode([token["id"] for token in tokens]) == theirs["text"]
+
+
+def test_a_template_that_does_more_is_said_to(tokenizer, tmp_path):
+    from inference.chat import TEMPLATE, ChatTemplate, add_chat_tokens
+
+    chat = add_chat_tokens(tokenizer)
+    source = TEMPLATE.replace("{{- message['content'] +", "{{- message['content'] | trim +")
+    ChatTemplate(chat, source).save(tmp_path, 64)
+    assert "does more" in export.chat_head(tmp_path, chat)["refused"]

@@ -10,6 +10,7 @@ export const chatView = {
   about: ["This run was trained to answer: a template marks who speaks, and the model continues where the assistant's turn begins.",
     "Nothing leaves this page; the rules are those of the view Sampling."],
   draw(root) {
+    if (state.head.chat.refused) { root.append(h("section", { class: "card" }, h("p", { class: "note" }, `This page cannot hold a conversation: ${state.head.chat.refused}.`))); return; }
     const log = h("div", { class: "talk", "aria-live": "polite" }), input = h("textarea", { rows: 2, "aria-label": "your message", placeholder: "Write a message", "data-key": "message" });
     const note = h("p", { class: "wrong", role: "status" }), send = h("button", { type: "submit", class: "main", "data-key": "send" }, "Send");
     const draw = () => { fill(log, talk.turns.map((turn, place) => h("p", { class: place % 2 ? "assistant" : "user" }, turn))); log.scrollTop = log.scrollHeight; };

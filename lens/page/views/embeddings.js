@@ -25,8 +25,8 @@ export const embeddingsView = {
 function drawMap(root, pick) {
   const { ids, x, y, shares, tokens } = map.found, canvas = h("canvas", { class: "map", role: "img", "aria-label": `map of ${ids.length} words; the list beside it names the neighbours of the chosen one` });
   fill(root, h("h3", {}, "Map of the words"), canvas, h("p", { class: "note" }, `${ids.length.toLocaleString("en")} words by PCA: the two directions hold ${percent(shares[0] + shares[1])} of what differs. Point to read a word, click to choose it.`));
-  const paint = () => paintMap(canvas, map.found, map.id);
-  new ResizeObserver(paint).observe(canvas);
+  let width = canvas.clientWidth;
+  new ResizeObserver(() => { if (canvas.clientWidth !== width) { width = canvas.clientWidth; paintMap(canvas, map.found, map.id); } }).observe(canvas);
   const nearest = (event) => {
     const box = canvas.getBoundingClientRect(), px = event.clientX - box.left, py = event.clientY - box.top, at = placed(canvas, map.found);
     let best = 0, least = Infinity;
@@ -37,9 +37,15 @@ function drawMap(root, pick) {
   canvas.addEventListener("click", (event) => pick(ids[nearest(event)]));
 }
 
-function placed(canvas, { x, y }) {
-  const pad = 26, [w, hgt] = [canvas.clientWidth, canvas.clientHeight], range = (values) => { const sorted = values.slice().sort(); return [sorted[Math.floor(sorted.length * 0.004)], sorted[Math.ceil(sorted.length * 0.996) - 1]]; };
-  const [x0, x1] = range(x), [y0, y1] = range(y), clamp = (share) => Math.max(0, Math.min(1, share));
+/** Returns the values between which nearly all are: a few outliers would push the rest together. */
+function range(values) {
+  const sorted = values.slice().sort();
+  return [sorted[Math.floor(sorted.length * 0.004)], sorted[Math.ceil(sorted.length * 0.996) - 1]];
+}
+
+function placed(canvas, found) {
+  found.ranges ??= [range(found.x), range(found.y)];
+  const pad = 26, [w, hgt] = [canvas.clientWidth, canvas.clientHeight], [[x0, x1], [y0, y1]] = found.ranges, clamp = (share) => Math.max(0, Math.min(1, share));
   return { x: (value) => pad + clamp((value - x0) / (x1 - x0 || 1)) * (w - 2 * pad), y: (value) => pad + clamp((value - y0) / (y1 - y0 || 1)) * (hgt - 2 * pad) };
 }
 
@@ -60,6 +66,7 @@ function paintMap(canvas, found, chosen) {
   }
   context.globalAlpha = 1;
   for (const [kind, i] of order) { // words where there is room, the chosen one and its neighbours first
+    if (taken.length > 160) break;
     const width = context.measureText(tokens[i]).width, left = Math.min(at.x(x[i]) + 6, canvas.clientWidth - width - 2), top = at.y(y[i]) - size / 2;
     const box = [left, top, left + width, top + size];
     if (taken.some((other) => box[0] < other[2] + 4 && other[0] < box[2] + 4 && box[1] < other[3] + 2 && other[1] < box[3] + 2)) continue;
