@@ -56,12 +56,12 @@ export function attribution(model, trace, ids, position, target) {
       for (let i = 0; i < C; i++) rest[i] -= vector[i];
       parts.push({ label: `head ${layer}.${head}`, kind: "head", layer, head, vector });
     }
-    if (block.attn_proj.bias) parts.push({ label: `attention ${layer} bias`, kind: "bias", layer, vector: rest });
-    if (model.post) throughNorm(parts, row(kept.attentionSum), block.ln_1, `norm ${layer}.1 bias`);
+    if (block.attn_proj.bias) parts.push({ label: `bias ${layer}`, kind: "bias", layer, vector: rest });
+    if (model.post) throughNorm(parts, row(kept.attentionSum), block.ln_1, `norm ${layer}.1`);
     parts.push({ label: `MLP ${layer}`, kind: "mlp", layer, vector: row(kept.mlpOut).slice() });
-    if (model.post) throughNorm(parts, row(kept.mlpSum), block.ln_2, `norm ${layer}.2 bias`);
+    if (model.post) throughNorm(parts, row(kept.mlpSum), block.ln_2, `norm ${layer}.2`);
   });
-  if (model.finalNorm) throughNorm(parts, row(trace.layers.at(-1).stream), model.finalNorm, "final norm bias");
+  if (model.finalNorm) throughNorm(parts, row(trace.layers.at(-1).stream), model.finalNorm, "norm bias");
   return parts.map(({ vector, ...part }) => ({ ...part, value: dot(vector, 0, model.head, target * C, C) / model.ratio }));
 }
 
