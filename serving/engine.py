@@ -11,6 +11,7 @@ A piece never ends inside a character or inside what may become a stop string (i
 import asyncio
 import sys
 import threading
+import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,10 @@ from dataclasses import dataclass, field
 from inference.text import Continuation, TextModel
 from model.generate import NOT_NUMBERS
 from serving.scheduler import Chance, Drawn, Limits, Reason, Request, Scheduler
+
+PAUSE = (
+    0.004  # seconds: what is drawn within it is handed over together, as waking the event loop costs a step
+)
 
 
 class QueueFull(Exception):
@@ -96,6 +101,8 @@ class Engine:
         self._inbox: list[Callable[[], None]] = []
         self._wake = threading.Condition()
         self._closed = False
+        self._pending: dict[tuple[Ticket, int], Piece] = {}  # by request and text: not yet handed over
+        self._handed_over = 0.0
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -178,15 +185,19 @@ class Engine:
             )
 
     def _deliver(self, drawn: Sequence[Drawn]) -> None:
-        """Turn the tokens of a step into pieces, end texts at their stop strings, and hand over all at once."""
-        pieces: dict[tuple[Ticket, int], Piece] = {}
+        """Add the tokens of a step to the pieces, end texts at their stop strings, and hand over what is due.
+
+        That is everything, at most once in PAUSE, but at once if a text begins or ends.
+        """
+        is_urgent = False
         for each in drawn:
             ticket, index = self._tickets[each.text.request], each.text.index
             text = ticket.texts.get(index)
             if text is None:  # a stop string came among tokens of the same step
                 continue
-            piece = pieces.setdefault((ticket, index), Piece(index, "", []))
+            piece = self._pending.setdefault((ticket, index), Piece(index, "", []))
             if each.id is not None:
+                is_urgent = is_urgent or not text.ids
                 piece.text += text.add(each.id)
                 piece.tokens.append((each.id, each.chance))
             if text.stopped:
@@ -196,21 +207,23 @@ class Engine:
                 piece.text += text.finish()
                 piece.reason = "stop" if text.stopped else each.text.reason
             if piece.reason is not None:
+                is_urgent = True
                 self._close_text(ticket, index)
-        if pieces:
-            self._hand_over([(ticket, piece) for (ticket, _), piece in pieces.items()])
+        if self._pending and (is_urgent or time.monotonic() - self._handed_over > PAUSE):
+            self._hand_over()
 
     def _close_text(self, ticket: Ticket, index: int) -> None:
         del ticket.texts[index]
         if not ticket.texts:
             del self._tickets[ticket.request]
 
-    @staticmethod
-    def _hand_over(pieces: list[tuple[Ticket, Piece]]) -> None:
-        """Give pieces to their tickets in the event loop, in one call: waking it costs more than the rest."""
+    def _hand_over(self) -> None:
+        """Give all pieces to their tickets in the event loop, in one call."""
+        pieces, self._pending = self._pending, {}
+        self._handed_over = time.monotonic()
 
         def put() -> None:
-            for ticket, piece in pieces:
+            for (ticket, _), piece in pieces.items():
                 ticket.put(piece)
 
-        pieces[0][0].loop.call_soon_threadsafe(put)
+        next(iter(pieces))[0].loop.call_soon_threadsafe(put)

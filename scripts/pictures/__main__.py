@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import cli, files
-from scripts.pictures import kernels, learning, model, sampling, words
+from scripts.pictures import kernels, learning, model, sampling, serving, words
 
 ROOT = Path(__file__).resolve().parents[2]
 DRAWN = {
@@ -21,6 +21,8 @@ DRAWN = {
     "masks": model.masks,
     "activations": model.activations,
     "cache": model.cache,
+    "pages": serving.pages,
+    "timeline": serving.timeline,
     "schedules": learning.schedules,
     "memory": kernels.memory,
     "tiles": kernels.tiles,

@@ -43,13 +43,19 @@ def chat_run(tmp_path_factory) -> Path:
 
 @contextlib.contextmanager
 def serving(
-    run: Path, template: bool = True, limits: Limits | None = None, queue: int = 256, page=None, **access
+    run: Path,
+    template: bool = True,
+    limits: Limits | None = None,
+    queue: int = 256,
+    page=None,
+    name: str = "tiny",
+    **access,
 ):
     """Serve a run from a thread; gives the address and the engine."""
     engine = Engine(TextModel.load(run, "cpu", "float32"), limits, queue)
     hosts = frozenset(access.pop("hosts", {"127.0.0.1", "localhost"}))
     found = ChatTemplate.load(run) if template else None
-    app = Server(engine, "tiny", found, Access(hosts, **access), page).app()
+    app = Server(engine, name, found, Access(hosts, **access), page).app()
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
