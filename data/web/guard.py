@@ -7,8 +7,10 @@ process has to be killed. A new one takes over with the next page.
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -19,6 +21,7 @@ from data.web.records import MissingLibrary
 BATCH = 64  # items that are sent at a time
 BATCH_BYTES = 1 << 21
 START_SECONDS = 300  # imports on a busy machine
+PATIENCE = 20
 
 
 class Failure(NamedTuple):
@@ -77,7 +80,7 @@ class Guard:
     def _reply(self) -> Any:
         """Return the next result; after a Failure of the process itself it is stopped."""
         try:
-            if self._pipe.poll(self._seconds):
+            if self._answers():
                 reply = self._pipe.recv()
                 if isinstance(reply, Fatal):
                     raise MissingLibrary(reply.message)
@@ -88,6 +91,19 @@ class Guard:
             reason = "crashed its process"
         self._stop()
         return Failure(reason)
+
+    def _answers(self) -> bool:
+        """True if a reply, or the end of the process, comes before its time is over.
+
+        Its time is that of the processor, so that a page is not given up because the machine is busy with something
+        else; a process that only waits has `PATIENCE` times as long.
+        """
+        start, used = time.monotonic(), cpu_seconds(self._process.pid)
+        while not self._pipe.poll(self._seconds / 4):
+            waited = time.monotonic() - start
+            if cpu_seconds(self._process.pid) - used > self._seconds or waited > PATIENCE * self._seconds:
+                return False
+        return True
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
@@ -149,6 +165,16 @@ def _result(call: Callable[[Any], Any], item: Any) -> Any:
         return Failure("took too much memory")
     except Exception as error:  # a parser may raise anything, and no page may end the crawl
         return Failure(f"parser error ({type(error).__name__})")
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process; the time of day where the system does not say, or the process is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return time.monotonic()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def limit_memory(extra: int) -> None:

@@ -37,7 +37,7 @@ class Extract:
     max_bytes: int = 16_000_000
     """A larger page, or one that decompresses to more, is not read."""
     seconds: float = 10.0
-    """Time for one page; its process is killed then."""
+    """Processor time for one page; its process is killed then."""
     memory_mb: int = 2000
     """Memory for one page, above what a process needs to start."""
 

@@ -24,6 +24,15 @@ def test_html_is_resiliparse_byte_for_byte():
         assert html_text(page, "keep", main, "resiliparse") == (expected, "Moby & Dick")
 
 
+def test_trafilatura_by_choice():
+    trafilatura = pytest.importorskip("trafilatura", exc_type=ImportError)
+    article = NOVEL.replace("weather.", "weather. " + "The whale was seen again, far to the south. " * 10)
+    text, title = html_text(article, "keep", True, "trafilatura")
+    assert text == trafilatura.extract(article)
+    assert "Shop" not in text
+    assert title == "Herman Melville"
+
+
 def test_a_list_of_links_is_a_menu():
     page = "<main><p>Text.</p><ul><li><a href=x>One</a></li><li>Two <ul><li>and a half</li></ul></li></ul></main>"
     assert "and a half" in html_text(page, "keep", True, "resiliparse")[0]

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import sys
+import time
 
 import pytest
 
@@ -160,6 +161,21 @@ def test_memory_is_limited_and_a_crash_is_survived():
     with Guard(eater, (), 60.0, 100) as guard:
         replies = [reply for _, reply in guard.map((size, 1) for size in (10, 400_000_000, -1, 20))]
     assert replies == [10, Failure("took too much memory"), Failure("crashed its process"), 20]
+
+
+def sleeper():
+    return sleep
+
+
+def sleep(seconds):
+    time.sleep(seconds)
+    return "awake"
+
+
+def test_a_busy_machine_costs_no_page():
+    """The limit is on processor time: a process that got none for a while is waited for."""
+    with Guard(sleeper, (), 0.1, 1000) as guard:
+        assert [reply for _, reply in guard.map([(0.3, 1), (0.0, 1)])] == ["awake", "awake"]
 
 
 def test_faults_are_counted_and_nothing_else_is_lost(tmp_path):
