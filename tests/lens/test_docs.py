@@ -28,6 +28,14 @@ def test_commands_on_the_page_run(command, babble, corpus, tmp_path, monkeypatch
     assert written.read_text(encoding="utf-8").startswith("<!doctype html>")
 
 
+def test_the_training_of_a_film_keeps_its_checkpoints(corpus):
+    from training.config import parse_config
+
+    command = re.search(r"^    python train.py (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)[1]
+    config = parse_config([*shlex.split(command), "--data", str(corpus)])
+    assert config.keep * config.checkpoint_every >= config.steps > config.checkpoint_every
+
+
 def test_examples_on_the_page_and_in_the_code_run():
     result = doctest.testfile(str(PAGE), module_relative=False)
     assert result.attempted >= 3 and result.failed == 0
