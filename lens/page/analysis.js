@@ -8,24 +8,39 @@ export const TOP = 5; // tokens that the lens names at each place
 /** Returns the logit lens: for the embedding and each block's stream, what the head says after the final norm.
  * top, p (points, T, TOP): likeliest ids, their probabilities; rank, logp (points, T): of the next token of the text. */
 export function logitLens(model, trace, ids) {
-  const { T } = trace, { V, C } = model, points = model.L + 1;
-  const found = { points, T, top: new Int32Array(points * T * TOP), p: new Float32Array(points * T * TOP),
-    rank: new Int32Array(points * T).fill(-1), logp: new Float32Array(points * T), entropy: new Float32Array(points * T) };
+  const { T } = trace,
+    { V, C } = model,
+    points = model.L + 1;
+  const found = {
+    points,
+    T,
+    top: new Int32Array(points * T * TOP),
+    p: new Float32Array(points * T * TOP),
+    rank: new Int32Array(points * T).fill(-1),
+    logp: new Float32Array(points * T),
+    entropy: new Float32Array(points * T),
+  };
   for (let point = 0; point < points; point++) {
     const stream = point ? trace.layers[point - 1].stream : trace.embedding;
-    const logits = point === model.L ? trace.logits
-      : model.logits(model.finalNorm ? norm(stream, T, C, model.finalNorm) : stream, T);
+    const logits =
+      point === model.L
+        ? trace.logits
+        : model.logits(model.finalNorm ? norm(stream, T, C, model.finalNorm) : stream, T);
     for (let t = 0; t < T; t++) readRow(found, logits, t * V, V, point * T + t, ids[t + 1]);
   }
   return found;
 }
 
 function readRow(found, logits, from, V, place, next) {
-  const likeliest = largest(logits, TOP, from, from + V), top = logits[from + likeliest[0]];
+  const likeliest = largest(logits, TOP, from, from + V),
+    top = logits[from + likeliest[0]];
   const wanted = next === undefined ? Infinity : logits[from + next];
-  let sum = 0, weighted = 0, rank = 1;
+  let sum = 0,
+    weighted = 0,
+    rank = 1;
   for (let i = from; i < from + V; i++) {
-    const logit = logits[i], e = Math.exp(logit - top);
+    const logit = logits[i],
+      e = Math.exp(logit - top);
     sum += e;
     weighted += e * (logit - top);
     if (logit > wanted) rank++;
@@ -44,7 +59,8 @@ function readRow(found, logits, from, V, place, next) {
 /** Returns parts {label, layer, head, value} whose values sum to the logit of `target` at `position`, before a softcap.
  * Every norm is taken with the mean and deviation that it had: then it is linear, and parts pass it one by one. */
 export function attribution(model, trace, ids, position, target) {
-  const { C, D, H } = model, parts = embeddingParts(model, trace, ids, position);
+  const { C, D, H } = model,
+    parts = embeddingParts(model, trace, ids, position);
   const row = (x) => x.subarray(position * C, (position + 1) * C);
   const first = row(trace.embedding).slice();
   trace.layers.forEach((kept, layer) => {
@@ -62,31 +78,45 @@ export function attribution(model, trace, ids, position, target) {
     if (model.post) throughNorm(parts, row(kept.mlpSum), block.ln_2, `norm ${layer}.2`);
   });
   if (model.finalNorm) throughNorm(parts, row(trace.layers.at(-1).stream), model.finalNorm, "norm bias");
-  return parts.map(({ vector, ...part }) => ({ ...part, value: dot(vector, 0, model.head, target * C, C) / model.ratio }));
+  return parts.map(({ vector, ...part }) => ({
+    ...part,
+    value: dot(vector, 0, model.head, target * C, C) / model.ratio,
+  }));
 }
 
 function embeddingParts(model, trace, ids, position) {
-  const { C, config } = model, whole = trace.embedding.slice(position * C, (position + 1) * C);
+  const { C, config } = model,
+    whole = trace.embedding.slice(position * C, (position + 1) * C);
   if (config.positions !== "learned") return [{ label: "embedding", kind: "embedding", vector: whole }];
   const token = model.get("wte.weight").slice(ids[position] * C, (ids[position] + 1) * C);
-  return [{ label: "token", kind: "embedding", vector: token },
-    { label: "position", kind: "embedding", vector: whole.map((value, i) => value - token[i]) }];
+  return [
+    { label: "token", kind: "embedding", vector: token },
+    { label: "position", kind: "embedding", vector: whole.map((value, i) => value - token[i]) },
+  ];
 }
 
 function rescale(model, parts, embedding, layer) {
-  const a = model.get("stream_scale")[layer], b = model.get("embedding_scale")[layer];
+  const a = model.get("stream_scale")[layer],
+    b = model.get("embedding_scale")[layer];
   for (const part of parts) part.vector = part.vector.map((value) => a * value);
-  parts.push({ label: `embedding again ${layer}`, kind: "embedding", layer, vector: embedding.map((value) => b * value) });
+  parts.push({
+    label: `embedding again ${layer}`,
+    kind: "embedding",
+    layer,
+    vector: embedding.map((value) => b * value),
+  });
 }
 
 function headOutput({ C, D }, block, y, head) {
-  const out = new Float32Array(C), { weight } = block.attn_proj;
+  const out = new Float32Array(C),
+    { weight } = block.attn_proj;
   for (let i = 0; i < C; i++) out[i] = dot(y, head * D, weight, i * C + head * D, D);
   return out;
 }
 
 function throughNorm(parts, row, { weight, bias, eps, rms }, label) {
-  const width = row.length, { factor } = moments(row, 0, width, eps, rms);
+  const width = row.length,
+    { factor } = moments(row, 0, width, eps, rms);
   for (const part of parts) {
     const mean = rms ? 0 : part.vector.reduce((a, b) => a + b, 0) / width;
     part.vector = part.vector.map((value, i) => (value - mean) * factor * weight[i]);
@@ -96,12 +126,18 @@ function throughNorm(parts, row, { weight, bias, eps, rms }, label) {
 
 /** Returns for each head {previous, first, self, entropy, distances}: mean weights over the queries after the second. */
 export function headMeasures(model, trace) {
-  return trace.layers.map(({ weights }) => Array.from({ length: model.H }, (_, head) => measure(weights, head, trace.T)));
+  return trace.layers.map(({ weights }) =>
+    Array.from({ length: model.H }, (_, head) => measure(weights, head, trace.T)),
+  );
 }
 
 function measure(weights, head, T) {
-  const distances = new Float64Array(T), seen = new Float64Array(T);
-  let previous = 0, first = 0, entropy = 0, count = 0;
+  const distances = new Float64Array(T),
+    seen = new Float64Array(T);
+  let previous = 0,
+    first = 0,
+    entropy = 0,
+    count = 0;
   for (let t = 0; t < T; t++) {
     const at = (head * T + t) * T;
     for (let j = 0; j <= t; j++) {
@@ -117,58 +153,82 @@ function measure(weights, head, T) {
   }
   for (let d = 0; d < T; d++) distances[d] /= seen[d];
   const n = Math.max(1, count);
-  return { previous: previous / n, first: first / n, self: T ? distances[0] : 0, entropy: entropy / Math.max(1, T), distances: Float32Array.from(distances) };
+  return {
+    previous: previous / n,
+    first: first / n,
+    self: T ? distances[0] : 0,
+    entropy: entropy / Math.max(1, T),
+    distances: Float32Array.from(distances),
+  };
 }
 
 /** Returns for each layer and head how much it reads, at the second of two equal runs of random tokens, the token that
  * followed the same token in the first run: the induction score of Olsson et al. 2022. */
 export function inductionScores(model, ordinary) {
-  const { block_size: block, window } = model.config, n = Math.min(24, Math.floor(block / 2), (window ?? Infinity) - 1);
+  const { block_size: block, window } = model.config,
+    n = Math.min(24, Math.floor(block / 2), (window ?? Infinity) - 1);
   if (n < 4) return model.blocks.map(() => new Array(model.H).fill(0));
-  const next = random(7), run = Array.from({ length: n }, () => ordinary[Math.floor(next() * ordinary.length)]);
-  const trace = {}, T = 2 * n;
+  const next = random(7),
+    run = Array.from({ length: n }, () => ordinary[Math.floor(next() * ordinary.length)]);
+  const trace = {},
+    T = 2 * n;
   model.run([...run, ...run], model.cache(T), trace);
-  return trace.layers.map(({ weights }) => Array.from({ length: model.H }, (_, head) => {
-    let sum = 0;
-    for (let t = n; t < T; t++) sum += weights[(head * T + t) * T + t - n + 1];
-    return sum / n;
-  }));
+  return trace.layers.map(({ weights }) =>
+    Array.from({ length: model.H }, (_, head) => {
+      let sum = 0;
+      for (let t = n; t < T; t++) sum += weights[(head * T + t) * T + t - n + 1];
+      return sum / n;
+    }),
+  );
 }
 
 /** Returns the `count` units of an MLP that write most at a position: {unit, value, size}, size = |value| · |its column|. */
 export function strongestUnits(model, trace, layer, position, count) {
-  const { inner } = model, columns = columnLengths(model, layer);
+  const { inner } = model,
+    columns = columnLengths(model, layer);
   const values = trace.layers[layer].hidden.subarray(position * inner, (position + 1) * inner);
   const sizes = Float32Array.from(values, (value, unit) => Math.abs(value) * columns[unit]);
   return largest(sizes, count).map((unit) => ({ unit, value: values[unit], size: sizes[unit] }));
 }
 
 function columnLengths(model, layer) {
-  const block = model.blocks[layer], { C, inner } = model, { weight } = block.mlp_proj;
+  const block = model.blocks[layer],
+    { C, inner } = model,
+    { weight } = block.mlp_proj;
   if (block.columns) return block.columns;
   const squares = new Float32Array(inner);
-  for (let row = 0, i = 0; row < C; row++) for (let unit = 0; unit < inner; unit++, i++) squares[unit] += weight[i] ** 2;
+  for (let row = 0, i = 0; row < C; row++)
+    for (let unit = 0; unit < inner; unit++, i++) squares[unit] += weight[i] ** 2;
   return (block.columns = squares.map(Math.sqrt));
 }
 
 /** Returns the ids whose logits a unit raises most, and lowers most, as far as its column goes straight to the head. */
 export function unitLogits(model, layer, unit, count) {
-  const { C, V, inner } = model, { weight } = model.blocks[layer].mlp_proj;
+  const { C, V, inner } = model,
+    { weight } = model.blocks[layer].mlp_proj;
   const scale = model.finalNorm?.weight;
   const column = Float32Array.from({ length: C }, (_, i) => weight[i * inner + unit] * (scale ? scale[i] : 1));
   const logits = linear(new Float32Array(V), column, 1, model.head, V, C);
-  return { raises: largest(logits, count), lowers: largest(logits.map((value) => -value), count) };
+  return {
+    raises: largest(logits, count),
+    lowers: largest(
+      logits.map((value) => -value),
+      count,
+    ),
+  };
 }
 
 /** Returns the lengths of the stream's rows after the embedding and after each sublayer: (1 + 2 L) arrays of T. */
 export function streamLengths(model, trace) {
-  const { C } = model, rows = (x) => Float32Array.from({ length: trace.T }, (_, t) => length(x, t * C, C));
+  const { C } = model,
+    rows = (x) => Float32Array.from({ length: trace.T }, (_, t) => length(x, t * C, C));
   return [trace.embedding, ...trace.layers.flatMap(({ middle, stream }) => [middle, stream])].map(rows);
 }
 
 /** Returns the two directions (2, C) in which the rows of `ids` in a table (V, C) vary most, their mean (C,) and shares. */
 export function principal(table, width, ids) {
-  const mean = new Float64Array(width), covariance = new Float64Array(width * width);
+  const mean = new Float64Array(width),
+    covariance = new Float64Array(width * width);
   for (const id of ids) for (let i = 0; i < width; i++) mean[i] += table[id * width + i] / ids.length;
   const row = new Float64Array(width);
   for (const id of ids) {
@@ -178,7 +238,8 @@ export function principal(table, width, ids) {
   for (let i = 0; i < width; i++) for (let j = 0; j < i; j++) covariance[i * width + j] = covariance[j * width + i];
   let total = 0;
   for (let i = 0; i < width; i++) total += covariance[i * width + i];
-  const directions = [], shares = [];
+  const directions = [],
+    shares = [];
   for (let k = 0; k < 2; k++) {
     const { vector, value } = powerIteration(covariance, width, directions);
     directions.push(vector);
@@ -189,7 +250,8 @@ export function principal(table, width, ids) {
 
 function powerIteration(matrix, width, others) {
   const next = random(1);
-  let vector = Float64Array.from({ length: width }, () => next() - 0.5), value = 0;
+  let vector = Float64Array.from({ length: width }, () => next() - 0.5),
+    value = 0;
   for (let round = 0; round < 200; round++) {
     for (const other of others) {
       const along = dot(vector, 0, other, 0, width);
@@ -208,13 +270,18 @@ function powerIteration(matrix, width, others) {
 /** Returns the `count` ids whose rows of a table (V, C) have the largest cosine with that of `id`: [{id, cosine}]. */
 export function neighbours(table, width, id, ids, count) {
   const own = length(table, id * width, width) || 1;
-  const cosines = Float32Array.from(ids, (other) => other === id ? -2
-    : dot(table, id * width, table, other * width, width) / own / (length(table, other * width, width) || 1));
+  const cosines = Float32Array.from(ids, (other) =>
+    other === id
+      ? -2
+      : dot(table, id * width, table, other * width, width) / own / (length(table, other * width, width) || 1),
+  );
   return largest(cosines, count).map((place) => ({ id: ids[place], cosine: cosines[place] }));
 }
 
 /** Returns log-probabilities of the ids after the first, for logits (T, V) of all but the last. */
 export function nextLogp(logits, ids, V) {
-  return Float32Array.from({ length: Math.max(0, ids.length - 1) }, (_, t) =>
-    logits[t * V + ids[t + 1]] - logSumExp(logits, t * V, (t + 1) * V));
+  return Float32Array.from(
+    { length: Math.max(0, ids.length - 1) },
+    (_, t) => logits[t * V + ids[t + 1]] - logSumExp(logits, t * V, (t + 1) * V),
+  );
 }

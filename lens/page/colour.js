@@ -29,14 +29,16 @@ function table(name) {
 function interpolated(stops) {
   const colours = stops.map((stop) => [1, 3, 5].map((at) => parseInt(stop.slice(at, at + 2), 16)));
   return Array.from({ length: STEPS }, (_, step) => {
-    const place = (step / (STEPS - 1)) * (colours.length - 1), low = Math.min(Math.floor(place), colours.length - 2);
+    const place = (step / (STEPS - 1)) * (colours.length - 1),
+      low = Math.min(Math.floor(place), colours.length - 2);
     return colours[low].map((value, i) => Math.round(value + (place - low) * (colours[low + 1][i] - value)));
   });
 }
 
 /** Returns value -> [r, g, b]: 0 … top on the unsigned scale, -top … top on the signed one. */
 export function scale(top, signed = false) {
-  const colours = table(signed ? "signed" : "unsigned"), safe = top > 0 ? top : 1;
+  const colours = table(signed ? "signed" : "unsigned"),
+    safe = top > 0 ? top : 1;
   return (value) => {
     const share = signed ? (value / safe + 1) / 2 : value / safe;
     return colours[Math.max(0, Math.min(STEPS - 1, Math.round((Number.isFinite(share) ? share : 0) * (STEPS - 1))))];
@@ -47,6 +49,7 @@ export const css = ([r, g, b]) => `rgb(${r} ${g} ${b})`;
 
 /** Returns a style with a colour as background, and the ink that is read on it: the one of higher contrast. */
 export function onColour(colour) {
-  const [r, g, b] = colour.map((value) => (value / 255) ** 2.2), light = 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  const [r, g, b] = colour.map((value) => (value / 255) ** 2.2),
+    light = 0.2126 * r + 0.7152 * g + 0.0722 * b;
   return { "background-color": css(colour), color: light > 0.2 ? "#0b0d10" : "#ffffff" };
 }

@@ -26,7 +26,9 @@ function filled(element, properties, children) {
 
 /** Puts children in place of what is inside an element. */
 export function fill(element, ...children) {
-  element.replaceChildren(...children.flat(9).filter((child) => child !== null && child !== undefined && child !== false));
+  element.replaceChildren(
+    ...children.flat(9).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -55,12 +57,29 @@ export function labelled(text, element, note = null) {
 
 /** Returns a row of buttons of which one is pressed: options are [value, text]. */
 export function choice(label, options, chosen, pick) {
-  return h("div", { class: "choice", role: "group", "aria-label": label }, options.map(([value, text]) =>
-    h("button", { type: "button", "aria-pressed": String(value === chosen), "data-key": `${label} ${value}`, onclick: () => pick(value) }, text)));
+  return h(
+    "div",
+    { class: "choice", role: "group", "aria-label": label },
+    options.map(([value, text]) =>
+      h(
+        "button",
+        {
+          type: "button",
+          "aria-pressed": String(value === chosen),
+          "data-key": `${label} ${value}`,
+          onclick: () => pick(value),
+        },
+        text,
+      ),
+    ),
+  );
 }
 
 /** Returns a <select> of options [value, text]. */
 export function select(options, chosen, pick, label) {
-  return h("select", { "aria-label": label, "data-key": label, onchange: (event) => pick(options[event.target.selectedIndex][0]) },
-    options.map(([value, text]) => h("option", { selected: value === chosen }, text)));
+  return h(
+    "select",
+    { "aria-label": label, "data-key": label, onchange: (event) => pick(options[event.target.selectedIndex][0]) },
+    options.map(([value, text]) => h("option", { selected: value === chosen }, text)),
+  );
 }

@@ -15,7 +15,18 @@ import { samplingView } from "./views/sampling.js";
 import { stackView } from "./views/stack.js";
 import { tokensView } from "./views/tokens.js";
 
-const ALL = [tokensView, stackView, attentionView, lensView, mlpView, interventionsView, samplingView, filmView, embeddingsView, chatView];
+const ALL = [
+  tokensView,
+  stackView,
+  attentionView,
+  lensView,
+  mlpView,
+  interventionsView,
+  samplingView,
+  filmView,
+  embeddingsView,
+  chatView,
+];
 const at = (id) => document.getElementById(id);
 let views = ALL;
 
@@ -30,7 +41,12 @@ async function open() {
     }
     state.info = await ask("ready");
   } catch (error) {
-    say(error instanceof SyntaxError ? "The page is damaged: its head is not JSON. Make it again with python -m lens." : error.message, true);
+    say(
+      error instanceof SyntaxError
+        ? "The page is damaged: its head is not JSON. Make it again with python -m lens."
+        : error.message,
+      true,
+    );
     return;
   }
   views = ALL.filter(({ id }) => id !== "chat" || state.head.chat);
@@ -38,19 +54,50 @@ async function open() {
 }
 
 function begin() {
-  const { head } = state, { config } = head;
+  const { head } = state,
+    { config } = head;
   at("name").textContent = head.name;
-  fill(at("about"), [`${head.parameters.toLocaleString("en")} parameters`, `${config.n_layer} layers × ${config.n_head} heads × ${config.n_embd} wide`, `context ${config.block_size}`, head.precision].map((fact) => h("span", {}, fact)));
-  fill(at("picks"), h("span", {}, "Try:"), head.prompts.map((prompt) => h("button", { type: "button", onclick: () => { at("prompt").value = prompt; read(); } }, prompt)));
+  fill(
+    at("about"),
+    [
+      `${head.parameters.toLocaleString("en")} parameters`,
+      `${config.n_layer} layers × ${config.n_head} heads × ${config.n_embd} wide`,
+      `context ${config.block_size}`,
+      head.precision,
+    ].map((fact) => h("span", {}, fact)),
+  );
+  fill(
+    at("picks"),
+    h("span", {}, "Try:"),
+    head.prompts.map((prompt) =>
+      h(
+        "button",
+        {
+          type: "button",
+          onclick: () => {
+            at("prompt").value = prompt;
+            read();
+          },
+        },
+        prompt,
+      ),
+    ),
+  );
   if (state.info.end === null) at("begin").closest("label").hidden = true;
   at("prompt").value = head.prompts[0];
   let waiting = 0;
-  at("prompt").addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(read, 100); });
+  at("prompt").addEventListener("input", () => {
+    clearTimeout(waiting);
+    waiting = setTimeout(read, 100);
+  });
   for (const id of ["begin", "special"]) at(id).addEventListener("change", read);
   at("tabs").append(...views.map(tab));
   at("tabs").addEventListener("keydown", moveTab);
   at("strip").addEventListener("keydown", moveToken);
-  at("theme").addEventListener("click", () => { document.documentElement.dataset.theme = isDark() ? "light" : "dark"; draw(); });
+  at("theme").addEventListener("click", () => {
+    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+    draw();
+  });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   addEventListener("hashchange", follow);
   onChange(draw);
@@ -68,14 +115,33 @@ let turn = 0;
 
 /** Reads the prompt: tokens, then the analysis of what fits the context. What is wrong is said below the prompt. */
 async function read() {
-  const began = performance.now(), mine = ++turn, text = at("prompt").value, begin = at("begin").checked, special = at("special").checked;
+  const began = performance.now(),
+    mine = ++turn,
+    text = at("prompt").value,
+    begin = at("begin").checked,
+    special = at("special").checked;
   try {
-    const { ids, tokens, words } = await ask("tokenize", { text, begin, special }), { most } = state.info;
+    const { ids, tokens, words } = await ask("tokenize", { text, begin, special }),
+      { most } = state.info;
     if (!ids.length) throw new Error("The prompt is empty: write something, or let it begin a document.");
-    const fits = ids.slice(0, most), analysis = await ask("analyse", { ids: fits });
+    const fits = ids.slice(0, most),
+      analysis = await ask("analyse", { ids: fits });
     if (mine !== turn) return;
-    say(ids.length > most ? `The prompt has ${ids.length.toLocaleString("en")} tokens, and the context has room for ${most}: the first ${most} are shown.` : "");
-    change({ text, begin, special, ids: fits, tokens: tokens.slice(0, most), words: words.slice(0, most), analysis, at: fits.length - 1 });
+    say(
+      ids.length > most
+        ? `The prompt has ${ids.length.toLocaleString("en")} tokens, and the context has room for ${most}: the first ${most} are shown.`
+        : "",
+    );
+    change({
+      text,
+      begin,
+      special,
+      ids: fits,
+      tokens: tokens.slice(0, most),
+      words: words.slice(0, most),
+      analysis,
+      at: fits.length - 1,
+    });
     timed("read the prompt", began);
   } catch (error) {
     if (mine === turn) say(error.message, true);
@@ -95,7 +161,20 @@ function say(message, wrong = false) {
 }
 
 function tab({ id, title }) {
-  return h("button", { type: "button", role: "tab", id: `tab-${id}`, "aria-controls": "view", "data-view": id, onclick: () => { location.hash = id; } }, title);
+  return h(
+    "button",
+    {
+      type: "button",
+      role: "tab",
+      id: `tab-${id}`,
+      "aria-controls": "view",
+      "data-view": id,
+      onclick: () => {
+        location.hash = id;
+      },
+    },
+    title,
+  );
 }
 
 function moveTab(event) {
@@ -121,21 +200,35 @@ function draw() {
     const chosen = button.dataset.view === state.view;
     button.setAttribute("aria-selected", String(chosen));
     button.tabIndex = chosen ? 0 : -1;
-    if (chosen && button.parentElement.scrollWidth > button.parentElement.clientWidth) button.parentElement.scrollLeft = button.offsetLeft - 60;
+    if (chosen && button.parentElement.scrollWidth > button.parentElement.clientWidth)
+      button.parentElement.scrollLeft = button.offsetLeft - 60;
   }
   if (!state.analysis) return;
   drawStrip();
-  const view = views.find(({ id }) => id === state.view), root = h("div", { class: "body" }), focused = document.activeElement?.dataset?.key;
+  const view = views.find(({ id }) => id === state.view),
+    root = h("div", { class: "body" }),
+    focused = document.activeElement?.dataset?.key;
   at("view").setAttribute("aria-labelledby", `tab-${view.id}`);
   fill(at("view"), h("header", {}, h("h2", {}, view.title), h("p", {}, view.about.join(" ")), links(view)), root);
   const began = performance.now();
   Promise.resolve(view.draw(root)).then(() => timed(`draw ${view.id}`, began));
-  if (focused) at("view").querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+  if (focused)
+    at("view")
+      .querySelector(`[data-key="${CSS.escape(focused)}"]`)
+      ?.focus({ preventScroll: true });
 }
 
 function drawStrip() {
-  const p = believed(), strip = reading(state.tokens, p, { top: 1, at: state.at, pick: (place) => change({ at: place }),
-    name: (t) => (t ? `“${state.tokens[t].shown}” · id ${state.ids[t]} · expected at ${percent(p[t])}` : `“${state.tokens[t].shown}” · id ${state.ids[t]} · given`) });
+  const p = believed(),
+    strip = reading(state.tokens, p, {
+      top: 1,
+      at: state.at,
+      pick: (place) => change({ at: place }),
+      name: (t) =>
+        t
+          ? `“${state.tokens[t].shown}” · id ${state.ids[t]} · expected at ${percent(p[t])}`
+          : `“${state.tokens[t].shown}” · id ${state.ids[t]} · given`,
+    });
   for (const token of strip.children) token.setAttribute("aria-pressed", String(token.classList.contains("at")));
   strip.querySelector(".at").tabIndex = 0;
   const held = at("strip").contains(document.activeElement);
@@ -147,7 +240,8 @@ function drawStrip() {
 
 /** Returns links to the docs and the code where the page lies among its source, else their names. */
 function links({ doc, code }) {
-  const { root } = state.head, page = `docs/lens.md#${doc}`;
+  const { root } = state.head,
+    page = `docs/lens.md#${doc}`;
   const link = (path) => (root ? h("a", { href: `${root}/${path}` }, path) : h("code", {}, path));
   return h("p", { class: "links" }, "Read on: ", link(page), " · ", link(code));
 }

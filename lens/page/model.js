@@ -34,11 +34,15 @@ export class Model {
     const part = (name) => ({ weight: this.get(`${at}${name}.weight`), bias: this.weights.get(`${at}${name}.bias`) });
     const scale = (name) => ({ weight: this.get(`${at}attn.${name}.weight`), eps: this.config.norm_eps, rms: true });
     return {
-      ln_1: this.normOf(`${at}ln_1`), ln_2: this.normOf(`${at}ln_2`),
-      c_attn: part("attn.c_attn"), attn_proj: part("attn.c_proj"),
-      q_norm: this.config.qk_norm ? scale("q_norm") : null, k_norm: this.config.qk_norm ? scale("k_norm") : null,
+      ln_1: this.normOf(`${at}ln_1`),
+      ln_2: this.normOf(`${at}ln_2`),
+      c_attn: part("attn.c_attn"),
+      attn_proj: part("attn.c_proj"),
+      q_norm: this.config.qk_norm ? scale("q_norm") : null,
+      k_norm: this.config.qk_norm ? scale("k_norm") : null,
       value_scale: this.config.value_embedding ? this.get(`${at}attn.value_scale`)[0] : 0,
-      c_fc: part("mlp.c_fc"), c_gate: this.config.mlp === "swiglu" ? part("mlp.c_gate") : null,
+      c_fc: part("mlp.c_fc"),
+      c_gate: this.config.mlp === "swiglu" ? part("mlp.c_gate") : null,
       mlp_proj: part("mlp.c_proj"),
     };
   }
@@ -46,12 +50,18 @@ export class Model {
   /** Returns an empty cache: keys and values of `tokens` tokens for each layer. */
   cache(tokens = this.config.block_size) {
     const size = tokens * this.K * this.D;
-    return { used: 0, room: tokens, layers: this.blocks.map(() => ({ k: new Float32Array(size), v: new Float32Array(size) })) };
+    return {
+      used: 0,
+      room: tokens,
+      layers: this.blocks.map(() => ({ k: new Float32Array(size), v: new Float32Array(size) })),
+    };
   }
 
   /** Returns what the head reads, (n, C), for n ids after those in the cache. `trace` and `edits`: see below. */
   run(ids, cache = this.cache(ids.length), trace = null, edits = NO_EDITS) {
-    const { C } = this, n = ids.length, start = cache.used;
+    const { C } = this,
+      n = ids.length,
+      start = cache.used;
     if (start + n > cache.room) throw new Error(`${start + n} tokens do not fit into a cache of ${cache.room}`);
     let x = this.embed(ids, start);
     const embedding = x;
@@ -61,12 +71,29 @@ export class Model {
       const kept = trace ? {} : null;
       if (this.config.residual_scalars) x = this.mixed(x, embedding, layer);
       if (kept) kept.start = x.slice();
-      x = this.sublayer(x, n, block.ln_1, kept, "attention", (read) => this.attend(read, ids, layer, cache, kept, edits),
-        (out) => edits.output("attention", layer, out, C, start));
-      x = this.sublayer(x, n, block.ln_2, kept, "mlp", (read) => this.mlp(read, n, block, kept),
-        (out) => edits.output("mlp", layer, out, C, start));
+      x = this.sublayer(
+        x,
+        n,
+        block.ln_1,
+        kept,
+        "attention",
+        (read) => this.attend(read, ids, layer, cache, kept, edits),
+        (out) => edits.output("attention", layer, out, C, start),
+      );
+      x = this.sublayer(
+        x,
+        n,
+        block.ln_2,
+        kept,
+        "mlp",
+        (read) => this.mlp(read, n, block, kept),
+        (out) => edits.output("mlp", layer, out, C, start),
+      );
       edits.patch("stream", layer, x, C, start);
-      if (kept) { kept.stream = x.slice(); trace.layers.push(kept); }
+      if (kept) {
+        kept.stream = x.slice();
+        trace.layers.push(kept);
+      }
     });
     cache.used += n;
     const final = this.finalNorm ? norm(x, n, C, this.finalNorm) : x;
@@ -76,48 +103,71 @@ export class Model {
 
   /** Returns the stream (n, C) after one sublayer, which reads a norm of it (pre) or is normalized with it (post). */
   sublayer(x, n, weights, kept, name, compute, edit) {
-    const { C } = this, read = this.post ? x : norm(x, n, C, weights), out = compute(read);
+    const { C } = this,
+      read = this.post ? x : norm(x, n, C, weights),
+      out = compute(read);
     edit(out);
     const sum = new Float32Array(n * C);
     for (let i = 0; i < sum.length; i++) sum[i] = x[i] + out[i];
     const next = this.post ? norm(sum, n, C, weights) : sum;
     if (kept) {
-      kept[`${name}Read`] = read; kept[`${name}Out`] = out; kept[`${name}Sum`] = sum;
+      kept[`${name}Read`] = read;
+      kept[`${name}Out`] = out;
+      kept[`${name}Sum`] = sum;
       if (name === "attention") kept.middle = next;
     }
     return next;
   }
 
   embed(ids, start) {
-    const { C, config } = this, wte = this.get("wte.weight"), x = new Float32Array(ids.length * C);
+    const { C, config } = this,
+      wte = this.get("wte.weight"),
+      x = new Float32Array(ids.length * C);
     const wpe = config.positions === "learned" ? this.get("wpe.weight") : null;
     const scale = config.positions === "sinusoidal" ? Math.sqrt(C) : 1;
     ids.forEach((id, t) => {
       for (let i = 0; i < C; i++) x[t * C + i] = wte[id * C + i] * scale + (wpe ? wpe[(start + t) * C + i] : 0);
-      if (config.positions === "sinusoidal") sines(C, start + t).forEach((value, i) => { x[t * C + i] += value; });
+      if (config.positions === "sinusoidal")
+        sines(C, start + t).forEach((value, i) => {
+          x[t * C + i] += value;
+        });
     });
     return x;
   }
 
   mixed(x, embedding, layer) {
-    const a = this.get("stream_scale")[layer], b = this.get("embedding_scale")[layer];
+    const a = this.get("stream_scale")[layer],
+      b = this.get("embedding_scale")[layer];
     return x.map((value, i) => a * value + b * embedding[i]);
   }
 
   /** Returns what attention adds, (n, C). Keeps q, k, v, the weights (H, n, T) and each head's average (n, C). */
   attend(x, ids, layer, cache, kept, edits) {
-    const { H, K, D, C } = this, n = ids.length, start = cache.used, block = this.blocks[layer];
+    const { H, K, D, C } = this,
+      n = ids.length,
+      start = cache.used,
+      block = this.blocks[layer];
     const wide = (H + 2 * K) * D;
     const qkv = linear(new Float32Array(n * wide), x, n, block.c_attn.weight, wide, C, block.c_attn.bias);
-    const { k, v } = cache.layers[layer], q = new Float32Array(n * C);
+    const { k, v } = cache.layers[layer],
+      q = new Float32Array(n * C);
     for (let t = 0; t < n; t++) {
-      const from = t * wide, to = (start + t) * K * D;
+      const from = t * wide,
+        to = (start + t) * K * D;
       q.set(qkv.subarray(from, from + C), t * C);
       k.set(qkv.subarray(from + C, from + C + K * D), to);
       v.set(qkv.subarray(from + C + K * D, from + wide), to);
-      this.adjust(q.subarray(t * C, (t + 1) * C), k.subarray(to, to + K * D), v.subarray(to, to + K * D), block, ids[t], start + t);
+      this.adjust(
+        q.subarray(t * C, (t + 1) * C),
+        k.subarray(to, to + K * D),
+        v.subarray(to, to + K * D),
+        block,
+        ids[t],
+        start + t,
+      );
     }
-    const total = start + n, weights = kept ? new Float32Array(H * n * total) : null;
+    const total = start + n,
+      weights = kept ? new Float32Array(H * n * total) : null;
     const y = this.average(q, k, v, n, start, weights);
     edits.heads(layer, y, n, D, C, start);
     if (kept) Object.assign(kept, { q, k: k.slice(0, total * K * D), v: v.slice(0, total * K * D), weights, heads: y });
@@ -136,17 +186,27 @@ export class Model {
       const table = this.get("wve.weight");
       for (let i = 0; i < v.length; i++) v[i] += block.value_scale * table[id * v.length + i];
     }
-    if (this.angles) { turn(q, this.angles, position, D); turn(k, this.angles, position, D); }
+    if (this.angles) {
+      turn(q, this.angles, position, D);
+      turn(k, this.angles, position, D);
+    }
   }
 
   /** Returns softmax(q kᵀ / √D) v for n queries (n, C), over the keys that each one sees. */
   average(q, k, v, n, start, kept) {
-    const { H, K, D, C } = this, total = start + n, shared = H / K, window = this.config.window ?? Infinity;
-    const y = new Float32Array(n * C), scores = new Float32Array(total), scale = 1 / Math.sqrt(D);
+    const { H, K, D, C } = this,
+      total = start + n,
+      shared = H / K,
+      window = this.config.window ?? Infinity;
+    const y = new Float32Array(n * C),
+      scores = new Float32Array(total),
+      scale = 1 / Math.sqrt(D);
     for (let head = 0; head < H; head++) {
       const group = Math.floor(head / shared) * D;
       for (let t = 0; t < n; t++) {
-        const last = start + t, first = Math.max(0, last - window + 1), at = t * C + head * D;
+        const last = start + t,
+          first = Math.max(0, last - window + 1),
+          at = t * C + head * D;
         for (let j = first; j <= last; j++) {
           const key = j * K * D + group;
           let sum = 0;
@@ -155,7 +215,8 @@ export class Model {
         }
         softmax(scores, first, last + 1);
         for (let j = first; j <= last; j++) {
-          const value = j * K * D + group, weight = scores[j];
+          const value = j * K * D + group,
+            weight = scores[j];
           for (let i = 0; i < D; i++) y[at + i] += weight * v[value + i];
         }
         if (kept) kept.set(scores.subarray(first, last + 1), (head * n + t) * total + first);
@@ -209,7 +270,8 @@ export class Edits {
   patch(site, layer, x, width, start) {
     for (const patch of this.patches) {
       const row = patch.position - start;
-      if (patch.site === site && patch.layer === layer && row >= 0 && row * width < x.length) x.set(patch.vector, row * width);
+      if (patch.site === site && patch.layer === layer && row >= 0 && row * width < x.length)
+        x.set(patch.vector, row * width);
     }
   }
 }
@@ -218,7 +280,8 @@ const NO_EDITS = new Edits();
 
 /** Returns cosine and sine of each pair's angle at each position, in the precision of torch's angles. */
 function turns(positions, width) {
-  const half = width / 2, table = new Float32Array(positions * width);
+  const half = width / 2,
+    table = new Float32Array(positions * width);
   for (let p = 0; p < positions; p++)
     for (let i = 0; i < half; i++) {
       const angle = Math.fround(p * Math.fround(10000 ** -Math.fround((2 * i) / width)));
@@ -232,7 +295,10 @@ function turns(positions, width) {
 function turn(x, table, position, width) {
   for (let at = 0; at < x.length; at += width)
     for (let i = 0; i < width; i += 2) {
-      const cos = table[position * width + i], sin = table[position * width + i + 1], a = x[at + i], b = x[at + i + 1];
+      const cos = table[position * width + i],
+        sin = table[position * width + i + 1],
+        a = x[at + i],
+        b = x[at + i + 1];
       x[at + i] = a * cos - b * sin;
       x[at + i + 1] = a * sin + b * cos;
     }

@@ -20,9 +20,14 @@ export function checkHead(head, size) {
   const again = "make the page again with python -m lens";
   if (!head || head.format !== "slm-lens") throw new Error(`this is no payload of the lens: ${again}`);
   if (head.version !== 1) throw new Error(`the payload has version ${head.version}, the page reads 1: ${again}`);
-  if (!head.config || !head.tokenizer || !Array.isArray(head.tensors)) throw new Error(`the payload lacks parts: ${again}`);
+  if (!head.config || !head.tokenizer || !Array.isArray(head.tensors))
+    throw new Error(`the payload lacks parts: ${again}`);
   if (head.bytes !== size) throw new Error(`the weights have ${size} bytes, not ${head.bytes}: ${again}`);
-  for (const tensor of [...head.tensors, ...head.film.flatMap((frame) => frame.tensors), ...Object.values(head.index ?? {})]) {
+  for (const tensor of [
+    ...head.tensors,
+    ...head.film.flatMap((frame) => frame.tensors),
+    ...Object.values(head.index ?? {}),
+  ]) {
     const count = tensor.shape.reduce((a, b) => a * b, 1);
     if (!SIZES[tensor.dtype] || tensor.at % 4 || tensor.at + count * SIZES[tensor.dtype] > size)
       throw new Error(`the tensor ${tensor.name} does not fit into the payload: ${again}`);
@@ -33,9 +38,17 @@ export function checkHead(head, size) {
 function halfTable() {
   const table = new Float32Array(1 << 16);
   for (let bits = 0; bits < 1 << 16; bits++) {
-    const sign = bits >> 15 ? -1 : 1, exponent = (bits >> 10) & 31, fraction = bits & 1023;
-    table[bits] = exponent === 0 ? sign * fraction * 2 ** -24
-      : exponent === 31 ? (fraction ? NaN : sign * Infinity) : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
+    const sign = bits >> 15 ? -1 : 1,
+      exponent = (bits >> 10) & 31,
+      fraction = bits & 1023;
+    table[bits] =
+      exponent === 0
+        ? sign * fraction * 2 ** -24
+        : exponent === 31
+          ? fraction
+            ? NaN
+            : sign * Infinity
+          : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
   }
   return table;
 }
@@ -54,7 +67,8 @@ export function readTensor(bytes, { shape, dtype, at, scales }) {
     for (let i = 0; i < count; i++) out[i] = halves[codes[i]];
     return out;
   }
-  const codes = new Int8Array(bytes.buffer, at, count), width = count / shape[0];
+  const codes = new Int8Array(bytes.buffer, at, count),
+    width = count / shape[0];
   const scale = new Float32Array(bytes.buffer, scales, shape[0]);
   for (let row = 0, i = 0; row < shape[0]; row++)
     for (let column = 0; column < width; column++, i++) out[i] = codes[i] * scale[row];

@@ -4,7 +4,8 @@ import { largest, logSumExp, softmax } from "./maths.js";
 
 /** Returns what is wrong with rules {temperature, top_k, top_p, min_p} as a sentence, or "" if nothing is. */
 export function fault({ temperature, top_k, top_p, min_p }) {
-  if (!(temperature === 0 || (temperature >= 1e-6 && temperature < Infinity))) return "temperature must be 0 (greedy) or more";
+  if (!(temperature === 0 || (temperature >= 1e-6 && temperature < Infinity)))
+    return "temperature must be 0 (greedy) or more";
   if (top_k !== null && !(Number.isInteger(top_k) && top_k >= 1)) return "top-k must be a whole number of at least 1";
   if (top_p !== null && !(top_p > 0 && top_p <= 1)) return "top-p must be above 0 and at most 1";
   if (min_p !== null && !(min_p > 0 && min_p <= 1)) return "min-p must be above 0 and at most 1";
@@ -30,9 +31,11 @@ function keepAtLeast(x, smallest) {
 }
 
 function keepTopP(x, share) {
-  const ordered = x.slice().sort(), norm = logSumExp(x);
+  const ordered = x.slice().sort(),
+    norm = logSumExp(x);
   let count = 0;
-  for (let before = 0; count < x.length && before < share; count++) before += Math.exp(ordered[x.length - 1 - count] - norm);
+  for (let before = 0; count < x.length && before < share; count++)
+    before += Math.exp(ordered[x.length - 1 - count] - norm);
   const smallest = ordered[x.length - count];
   let ties = 0; // equals of the smallest that stay: the first ones
   for (let i = 0; i < count; i++) ties += ordered[x.length - 1 - i] === smallest;
@@ -41,7 +44,9 @@ function keepTopP(x, share) {
 
 /** Returns the first id whose running sum of probabilities passes `uniform` in [0, 1). */
 export function draw(p, uniform) {
-  let total = 0, running = 0, last = 0;
+  let total = 0,
+    running = 0,
+    last = 0;
   for (let i = 0; i < p.length; i++) total += p[i];
   for (let i = 0; i < p.length; i++) {
     if (p[i] > 0) last = i;
@@ -73,8 +78,14 @@ export class Text {
   constructor(model, ids, trace = null) {
     if (!ids.length) throw new Error("the prompt is empty, and the tokenizer has no end-of-text token to start from");
     Object.assign(this, { model, ids: [...ids], start: -1, cache: model.cache() });
-    if (!trace) { this.read(); return; }
-    trace.layers.forEach(({ k, v }, layer) => { this.cache.layers[layer].k.set(k); this.cache.layers[layer].v.set(v); });
+    if (!trace) {
+      this.read();
+      return;
+    }
+    trace.layers.forEach(({ k, v }, layer) => {
+      this.cache.layers[layer].k.set(k);
+      this.cache.layers[layer].v.set(v);
+    });
     this.start = 0;
     this.cache.used = ids.length;
     this.logits = trace.logits.slice((ids.length - 1) * model.V);
@@ -82,10 +93,12 @@ export class Text {
 
   /** Reads what the cache lacks; all that the model still sees, if the context moved. */
   read() {
-    const { model, cache } = this, start = contextStart(this.ids.length, model.config.block_size);
+    const { model, cache } = this,
+      start = contextStart(this.ids.length, model.config.block_size);
     if (start !== this.start) cache.used = 0;
     this.start = start;
-    const fresh = this.ids.slice(start + cache.used), final = model.run(fresh, cache);
+    const fresh = this.ids.slice(start + cache.used),
+      final = model.run(fresh, cache);
     this.logits = model.logits(final.subarray((fresh.length - 1) * model.C), 1);
   }
 
@@ -105,15 +118,21 @@ export class Text {
 /** Returns beam search as a tree: nodes {id, parent, logp, depth, kept, ended} after the prompt, the best leaf marked. */
 export function beamTree(model, ids, { beams, steps, stop }) {
   const room = Math.min(steps, model.config.block_size - ids.length);
-  if (room < 1) throw new Error(`${ids.length} tokens leave no room in the context of ${model.config.block_size}: shorten the prompt`);
-  const root = new Text(model, ids), nodes = [];
-  let live = [{ node: -1, logp: 0, text: root }], finished = [];
+  if (room < 1)
+    throw new Error(
+      `${ids.length} tokens leave no room in the context of ${model.config.block_size}: shorten the prompt`,
+    );
+  const root = new Text(model, ids),
+    nodes = [];
+  let live = [{ node: -1, logp: 0, text: root }],
+    finished = [];
   for (let depth = 0; depth < room && live.length; depth++) {
     const grown = extensions(live, beams - finished.length + 2);
     const places = new Map();
     live = [];
     grown.forEach(({ from, id, logp }, rank) => {
-      const kept = rank < beams - finished.length, ended = stop.includes(id);
+      const kept = rank < beams - finished.length,
+        ended = stop.includes(id);
       nodes.push({ id, parent: from.node, logp, depth, kept, ended, best: false });
       if (kept) places.set(nodes.length - 1, { from, id, logp, ended });
     });

@@ -1,9 +1,20 @@
 // What the page knows: the run, the prompt, its analysis, the chosen token. The worker answers questions by `ask`.
 
 /** The run's head, the tokens, the analysis of the prompt, the chosen position `at`, the view that is open. */
-export const state = { head: null, info: null, text: "", tokens: [], ids: [], words: [], analysis: null, at: 0, view: "tokens" };
+export const state = {
+  head: null,
+  info: null,
+  text: "",
+  tokens: [],
+  ids: [],
+  words: [],
+  analysis: null,
+  at: 0,
+  view: "tokens",
+};
 
-let worker = null, count = 0;
+let worker = null,
+  count = 0;
 const waiting = new Map();
 
 /** Begins the worker from its source text. */
@@ -20,7 +31,8 @@ export function startWorker(source) {
 
 /** Asks the worker and returns a promise of its answer; `tell` hears what comes before it. */
 export function ask(name, options = {}, tell = () => {}) {
-  const call = ++count, promise = new Promise((resolve, reject) => waiting.set(call, { resolve, reject, tell }));
+  const call = ++count,
+    promise = new Promise((resolve, reject) => waiting.set(call, { resolve, reject, tell }));
   worker.postMessage({ call, name, options });
   promise.stop = () => worker.postMessage({ stop: call });
   return promise;
@@ -42,6 +54,7 @@ export function change(values) {
 
 /** Returns the probability that the model gave to each token, null for the first. */
 export function believed() {
-  const { lens } = state.analysis, last = (lens.points - 1) * lens.T;
+  const { lens } = state.analysis,
+    last = (lens.points - 1) * lens.T;
   return state.ids.map((_, t) => (t ? Math.exp(lens.logp[last + t - 1]) : null));
 }

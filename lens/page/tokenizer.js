@@ -2,19 +2,23 @@
 
 // bpe/pretokenize.py's patterns in JavaScript's spelling: \s is Unicode's White_Space there, (?i:…) is written out, and
 // the one possessive quantifier is a look-ahead with a back reference.
-const SPACE = "\\p{White_Space}", OTHER = "\\P{White_Space}";
+const SPACE = "\\p{White_Space}",
+  OTHER = "\\P{White_Space}";
 const CONTRACTION = "(?:'[sStTmMdD\\u017f]|'[lL][lL]|'[vV][eE]|'[rR][eE])";
-const UPPER = "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]", LOWER = "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]";
+const UPPER = "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]",
+  LOWER = "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]";
 const SIGNS = `[^${SPACE}\\p{L}\\p{N}]`;
-const LLAMA3 = `${CONTRACTION}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?${SIGNS}+[\\r\\n]*|${SPACE}*[\\r\\n]`
-  + `|${SPACE}+(?!${OTHER})|${SPACE}`;
+const LLAMA3 =
+  `${CONTRACTION}|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?${SIGNS}+[\\r\\n]*|${SPACE}*[\\r\\n]` +
+  `|${SPACE}+(?!${OTHER})|${SPACE}`;
 const PATTERNS = {
   gpt2: `'(?:[sdmt]|ll|ve|re)| ?\\p{L}+| ?\\p{N}+| ?${SIGNS}+|${SPACE}+(?!${OTHER})|${SPACE}+`,
   llama3: LLAMA3,
   qwen2: LLAMA3.replace("\\p{N}{1,3}", "\\p{N}"),
   cl100k: LLAMA3.replace(`|${SPACE}*[\\r\\n]|`, `|(?=(${SPACE}+))\\1(?!${OTHER})|${SPACE}*[\\r\\n]|`),
-  o200k: `[^\\r\\n\\p{L}\\p{N}]?${UPPER}*${LOWER}+${CONTRACTION}?|[^\\r\\n\\p{L}\\p{N}]?${UPPER}+${LOWER}*${CONTRACTION}?`
-    + `|\\p{N}{1,3}| ?${SIGNS}+[\\r\\n/]*|${SPACE}*[\\r\\n]+|${SPACE}+(?!${OTHER})|${SPACE}+`,
+  o200k:
+    `[^\\r\\n\\p{L}\\p{N}]?${UPPER}*${LOWER}+${CONTRACTION}?|[^\\r\\n\\p{L}\\p{N}]?${UPPER}+${LOWER}*${CONTRACTION}?` +
+    `|\\p{N}{1,3}| ?${SIGNS}+[\\r\\n/]*|${SPACE}*[\\r\\n]+|${SPACE}+(?!${OTHER})|${SPACE}+`,
 };
 const NEVER = 2 ** 31;
 
@@ -35,7 +39,9 @@ export class Tokenizer {
       this.made.push(merges[at + 2]);
     }
     this.ofByte = new Int32Array(256).fill(-1);
-    this.bytes.forEach((bytes, id) => { if (bytes.length === 1 && !this.names.has(id)) this.ofByte[bytes[0]] = id; });
+    this.bytes.forEach((bytes, id) => {
+      if (bytes.length === 1 && !this.names.has(id)) this.ofByte[bytes[0]] = id;
+    });
     this.known = new Map(); // pre-token -> ids
   }
 
@@ -74,7 +80,8 @@ export class Tokenizer {
 
   /** Merges the adjacent pair of lowest rank, the leftmost first, until none is left; `tell` hears of each merge. */
   merge(symbols, tell = () => {}) {
-    const ids = [...symbols], rank = (i) => this.ranks.get(ids[i] * this.size + ids[i + 1]) ?? NEVER;
+    const ids = [...symbols],
+      rank = (i) => this.ranks.get(ids[i] * this.size + ids[i + 1]) ?? NEVER;
     const ranks = ids.map((_, i) => (i + 1 < ids.length ? rank(i) : NEVER));
     while (ids.length > 1) {
       let place = 0;
@@ -94,14 +101,19 @@ export class Tokenizer {
   tree(pretoken) {
     const start = this.bytesOf(pretoken);
     const nodes = start.map((id) => ({ id }));
-    this.merge(start, (place, id, rank) => nodes.splice(place, 2, { id, rank, left: nodes[place], right: nodes[place + 1] }));
+    this.merge(start, (place, id, rank) =>
+      nodes.splice(place, 2, { id, rank, left: nodes[place], right: nodes[place + 1] }),
+    );
     return nodes;
   }
 
   /** Returns the pre-token that each token of `text` belongs to, in order; null for a special token. */
   words(text, special = false) {
-    return this.splitSpecial(text, special).flatMap((part, place) => place % 2 ? [null]
-      : (part.match(this.pattern) ?? []).flatMap((word) => this.encodePretoken(word).map(() => word)));
+    return this.splitSpecial(text, special).flatMap((part, place) =>
+      place % 2
+        ? [null]
+        : (part.match(this.pattern) ?? []).flatMap((word) => this.encodePretoken(word).map(() => word)),
+    );
   }
 
   /** Returns the bytes of ids, joined; an id without a token has none. */
@@ -109,7 +121,10 @@ export class Tokenizer {
     const parts = ids.map((id) => this.bytes[id] ?? new Uint8Array());
     const joined = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
     let at = 0;
-    for (const part of parts) { joined.set(part, at); at += part.length; }
+    for (const part of parts) {
+      joined.set(part, at);
+      at += part.length;
+    }
     return joined;
   }
 
@@ -127,7 +142,10 @@ export class Tokenizer {
     } catch {
       return Array.from(bytes, (byte) => (byte > 32 && byte < 127 ? String.fromCharCode(byte) : hex(byte))).join("");
     }
-    return text.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/ /g, "·")
+    return text
+      .replace(/\n/g, "⏎")
+      .replace(/\t/g, "⇥")
+      .replace(/ /g, "·")
       .replace(/[\p{C}\p{Z}]/gu, (character) => `\\u${character.codePointAt(0).toString(16).padStart(4, "0")}`);
   }
 }

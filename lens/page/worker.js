@@ -1,7 +1,17 @@
 // The worker: holds the weights and answers the page: {call, name, options} by {call, answer} or {call, error}.
 
-import { attribution, headMeasures, inductionScores, logitLens, neighbours, nextLogp, principal, streamLengths,
-  strongestUnits, unitLogits } from "./analysis.js";
+import {
+  attribution,
+  headMeasures,
+  inductionScores,
+  logitLens,
+  neighbours,
+  nextLogp,
+  principal,
+  streamLengths,
+  strongestUnits,
+  unitLogits,
+} from "./analysis.js";
 import { largest, logSumExp } from "./maths.js";
 import { Edits, Model, sines } from "./model.js";
 import { checkHead, decodeBase64, readTensor, readTensors } from "./payload.js";
@@ -28,10 +38,12 @@ export class Lens {
     checkHead(this.head, this.filled);
     this.tokenizer = new Tokenizer(this.head.tokenizer);
     this.model = new Model(this.head.config, readTensors(this.bytes, this.head.tensors));
-    const { special, size } = this.tokenizer, ids = new Set(special.values());
+    const { special, size } = this.tokenizer,
+      ids = new Set(special.values());
     this.ordinary = Array.from({ length: Math.min(size, this.model.V) }, (_, id) => id).filter((id) => !ids.has(id));
     this.induction = inductionScores(this.model, this.ordinary);
-    const { L, H, K, C, D, V, inner } = this.model, { block_size } = this.head.config;
+    const { L, H, K, C, D, V, inner } = this.model,
+      { block_size } = this.head.config;
     const most = Math.min(block_size, Math.floor(Math.sqrt(MOST_WEIGHTS / (L * H))));
     return { L, H, K, C, D, V, inner, most, induction: this.induction, end: this.tokenizer.end };
   }
@@ -40,14 +52,24 @@ export class Lens {
   tokenize({ text, begin, special }) {
     if (text.length > LONGEST_TEXT)
       throw new Error(`the prompt has ${text.length} characters, the lens reads ${LONGEST_TEXT}: shorten it`);
-    const { tokenizer } = this, start = begin && tokenizer.end !== null ? [tokenizer.end] : [];
+    const { tokenizer } = this,
+      start = begin && tokenizer.end !== null ? [tokenizer.end] : [];
     const ids = [...start, ...tokenizer.encode(text, special)];
-    return { ids, start: start.length, tokens: ids.map((id) => this.token(id)),
-      words: [...start.map(() => null), ...tokenizer.words(text, special)] };
+    return {
+      ids,
+      start: start.length,
+      tokens: ids.map((id) => this.token(id)),
+      words: [...start.map(() => null), ...tokenizer.words(text, special)],
+    };
   }
 
   token(id) {
-    return { id, shown: this.tokenizer.shown(id), bytes: Array.from(this.tokenizer.bytes[id] ?? []), special: this.tokenizer.names.has(id) };
+    return {
+      id,
+      shown: this.tokenizer.shown(id),
+      bytes: Array.from(this.tokenizer.bytes[id] ?? []),
+      special: this.tokenizer.names.has(id),
+    };
   }
 
   /** Returns what is drawn for ids. */
@@ -57,38 +79,52 @@ export class Lens {
 
   /** Returns the merges of a word as trees, with what is drawn for each node. */
   tree({ word }) {
-    const named = (node) => ({ ...node, shown: this.tokenizer.shown(node.id),
-      ...(node.left ? { left: named(node.left), right: named(node.right) } : {}) });
+    const named = (node) => ({
+      ...node,
+      shown: this.tokenizer.shown(node.id),
+      ...(node.left ? { left: named(node.left), right: named(node.right) } : {}),
+    });
     return this.tokenizer.tree(word).map(named);
   }
 
   /** Runs a prompt and keeps all that is computed. Returns what every view needs of it. */
   analyse({ ids }) {
-    const { model } = this, trace = {};
+    const { model } = this,
+      trace = {};
     if (!ids.length) throw new Error("the prompt is empty: write something");
     const final = model.run(ids, model.cache(ids.length), trace);
     trace.logits = model.logits(final, ids.length);
     this.ids = ids;
     this.trace = trace;
-    const lens = logitLens(model, trace, ids), shown = new Map();
+    const lens = logitLens(model, trace, ids),
+      shown = new Map();
     const tops = Array.from(lens.top, (id) => shown.get(id) ?? shown.set(id, this.tokenizer.shown(id)).get(id));
-    return { lengths: streamLengths(model, trace), attention: trace.layers.map(({ weights }) => weights.slice()),
-      heads: headMeasures(model, trace), lens, tops, units: this.loudest() };
+    return {
+      lengths: streamLengths(model, trace),
+      attention: trace.layers.map(({ weights }) => weights.slice()),
+      heads: headMeasures(model, trace),
+      lens,
+      tops,
+      units: this.loudest(),
+    };
   }
 
   /** Returns the largest |value| of any unit of each MLP, (L, T). */
   loudest() {
     const { inner } = this.model;
-    return this.trace.layers.map(({ hidden }) => Float32Array.from({ length: this.trace.T }, (_, t) => {
-      let top = 0;
-      for (let i = t * inner; i < (t + 1) * inner; i++) top = Math.max(top, Math.abs(hidden[i]));
-      return top;
-    }));
+    return this.trace.layers.map(({ hidden }) =>
+      Float32Array.from({ length: this.trace.T }, (_, t) => {
+        let top = 0;
+        for (let i = t * inner; i < (t + 1) * inner; i++) top = Math.max(top, Math.abs(hidden[i]));
+        return top;
+      }),
+    );
   }
 
   /** Returns one of the numbers that the forward pass made: {values, rows, columns}. */
   part({ name, layer }) {
-    const { C, D, K, V, inner } = this.model, { T } = this.trace;
+    const { C, D, K, V, inner } = this.model,
+      { T } = this.trace;
     const source = layer === null ? this.trace : this.trace.layers[layer];
     const columns = { hidden: inner, k: K * D, v: K * D, logits: V }[name] ?? C;
     return { values: source[name].slice(), rows: T, columns };
@@ -106,22 +142,37 @@ export class Lens {
 
   /** Returns one unit: its values over the prompt, the tokens it raises and lowers, and the texts of the index. */
   unit({ layer, unit }) {
-    const { inner } = this.model, { hidden } = this.trace.layers[layer];
+    const { inner } = this.model,
+      { hidden } = this.trace.layers[layer];
     const { raises, lowers } = unitLogits(this.model, layer, unit, 8);
-    return { values: Float32Array.from({ length: this.trace.T }, (_, t) => hidden[t * inner + unit]),
-      raises: this.tokens({ ids: raises }), lowers: this.tokens({ ids: lowers }), examples: this.examples(layer, unit) };
+    return {
+      values: Float32Array.from({ length: this.trace.T }, (_, t) => hidden[t * inner + unit]),
+      raises: this.tokens({ ids: raises }),
+      lowers: this.tokens({ ids: lowers }),
+      examples: this.examples(layer, unit),
+    };
   }
 
   examples(layer, unit) {
     const { index } = this.head;
     if (!index) return null;
-    this.index ??= Object.fromEntries(Object.entries(index).map(([name, tensor]) => [name, readTensor(this.bytes, tensor)]));
-    const [, inner, best] = index.places.shape, width = index.ids.shape[1], from = (layer * inner + unit) * best;
+    this.index ??= Object.fromEntries(
+      Object.entries(index).map(([name, tensor]) => [name, readTensor(this.bytes, tensor)]),
+    );
+    const [, inner, best] = index.places.shape,
+      width = index.ids.shape[1],
+      from = (layer * inner + unit) * best;
     return Array.from({ length: best }, (_, k) => {
-      const place = this.index.places[from + k], column = place % width, row = place - column;
-      const first = Math.max(0, column - 12), last = Math.min(width, column + 5);
-      return { value: this.index.values[from + k], at: column - first,
-        tokens: this.tokens({ ids: Array.from(this.index.ids.subarray(row + first, row + last)) }) };
+      const place = this.index.places[from + k],
+        column = place % width,
+        row = place - column;
+      const first = Math.max(0, column - 12),
+        last = Math.min(width, column + 5);
+      return {
+        value: this.index.values[from + k],
+        at: column - first,
+        tokens: this.tokens({ ids: Array.from(this.index.ids.subarray(row + first, row + last)) }),
+      };
     });
   }
 
@@ -129,18 +180,25 @@ export class Lens {
   compare({ ids, off, patch, other, rules }) {
     check(rules);
     const patches = patch ? [this.patched(patch, other)] : [];
-    const plain = this.lastLogits(ids), edited = off.length + patches.length > 0;
+    const plain = this.lastLogits(ids),
+      edited = off.length + patches.length > 0;
     const changed = edited ? this.lastLogits(ids, new Edits(off, patches)) : plain;
-    const before = probabilities(plain, rules), after = probabilities(changed, rules);
+    const before = probabilities(plain, rules),
+      after = probabilities(changed, rules);
     const found = [...new Set([...largest(before, 8), ...largest(after, 8)])];
     found.sort((a, b) => Math.max(before[b], after[b]) - Math.max(before[a], after[a]));
-    return { divergence: divergence(plain, changed), kept: after.reduce((sum, p) => sum + (p > 0), 0),
-      rows: found.slice(0, 12).map((id) => ({ ...this.token(id), before: before[id], after: after[id] })) };
+    return {
+      divergence: divergence(plain, changed),
+      kept: after.reduce((sum, p) => sum + (p > 0), 0),
+      rows: found.slice(0, 12).map((id) => ({ ...this.token(id), before: before[id], after: after[id] })),
+    };
   }
 
   /** Returns the logits (V,) after a prompt; without edits those of the analysis, if it began with this prompt. */
   lastLogits(ids, edits = null) {
-    const { model } = this, { C, V } = model, last = ids.length - 1;
+    const { model } = this,
+      { C, V } = model,
+      last = ids.length - 1;
     if (!edits && this.begins(ids)) return this.trace.logits.subarray(last * V, (last + 1) * V);
     const final = model.run(ids, model.cache(ids.length), null, edits ?? undefined);
     return model.logits(final.subarray(last * C), 1);
@@ -153,19 +211,33 @@ export class Lens {
 
   /** Returns the patch that puts the numbers of the prompt `other` in place of this one's. */
   patched({ site, layer, position, from }, other) {
-    const trace = {}, { C } = this.model;
+    const trace = {},
+      { C } = this.model;
     if (from >= other.length) throw new Error(`the other prompt has ${other.length} tokens, there is no token ${from}`);
     this.model.run(other, this.model.cache(other.length), trace);
-    const source = site === "stream" ? (layer < 0 ? trace.embedding : trace.layers[layer].stream) : trace.layers[layer][`${site}Out`];
+    const source =
+      site === "stream"
+        ? layer < 0
+          ? trace.embedding
+          : trace.layers[layer].stream
+        : trace.layers[layer][`${site}Out`];
     return { site, layer, position, vector: source.slice(from * C, (from + 1) * C) };
   }
 
   /** Returns how switching off each part alone changes log P of `target` after the prompt: names -> nats. */
   sweep({ ids, target }) {
-    const { L, H } = this.model, logp = (logits) => logits[target] - logSumExp(logits), plain = logp(this.lastLogits(ids));
+    const { L, H } = this.model,
+      logp = (logits) => logits[target] - logSumExp(logits),
+      plain = logp(this.lastLogits(ids));
     const names = Array.from({ length: L }, (_, layer) => [
-      ...Array.from({ length: H }, (_, head) => `head ${layer} ${head}`), `attention ${layer}`, `mlp ${layer}`]).flat();
-    return { plain, changes: Object.fromEntries(names.map((name) => [name, logp(this.lastLogits(ids, new Edits([name]))) - plain])) };
+      ...Array.from({ length: H }, (_, head) => `head ${layer} ${head}`),
+      `attention ${layer}`,
+      `mlp ${layer}`,
+    ]).flat();
+    return {
+      plain,
+      changes: Object.fromEntries(names.map((name) => [name, logp(this.lastLogits(ids, new Edits([name]))) - plain])),
+    };
   }
 
   /** Begins a text that grows, under a name. */
@@ -177,9 +249,15 @@ export class Lens {
   /** Returns the distribution of a text's next token under rules: the likeliest ids with and without the rules. */
   next({ name, rules, count }) {
     check(rules);
-    const { logits, ids, cache } = this.texts.get(name), norm = logSumExp(logits), p = probabilities(logits, rules);
-    return { used: cache.used, length: ids.length, kept: p.reduce((sum, value) => sum + (value > 0), 0),
-      rows: largest(logits, count).map((id) => ({ ...this.token(id), raw: Math.exp(logits[id] - norm), p: p[id] })) };
+    const { logits, ids, cache } = this.texts.get(name),
+      norm = logSumExp(logits),
+      p = probabilities(logits, rules);
+    return {
+      used: cache.used,
+      length: ids.length,
+      kept: p.reduce((sum, value) => sum + (value > 0), 0),
+      rows: largest(logits, count).map((id) => ({ ...this.token(id), raw: Math.exp(logits[id] - norm), p: p[id] })),
+    };
   }
 
   append({ name, id }) {
@@ -194,14 +272,17 @@ export class Lens {
   /** Draws up to `count` tokens, tells of each, and stops at a stop id or when the page says so. */
   async generate({ name, rules, count, seed, stop }, tell, stopped) {
     check(rules);
-    const text = this.texts.get(name), next = random(seed);
+    const text = this.texts.get(name),
+      next = random(seed);
     let rest = performance.now();
     for (let done = 0; done < count && !stopped(); done++) {
-      const p = probabilities(text.logits, rules), id = draw(p, next());
+      const p = probabilities(text.logits, rules),
+        id = draw(p, next());
       tell({ ...this.token(id), p: p[id], end: stop.includes(id) });
       if (stop.includes(id)) return;
       text.append(id);
-      if (performance.now() - rest > 30) { // lets a message that stops it in
+      if (performance.now() - rest > 30) {
+        // lets a message that stops it in
         await new Promise((go) => setTimeout(go));
         rest = performance.now();
       }
@@ -209,42 +290,67 @@ export class Lens {
   }
 
   beam({ ids, beams, steps, stop }) {
-    return beamTree(this.model, ids, { beams, steps, stop }).map((node) => ({ ...node, shown: this.tokenizer.shown(node.id) }));
+    return beamTree(this.model, ids, { beams, steps, stop }).map((node) => ({
+      ...node,
+      shown: this.tokenizer.shown(node.id),
+    }));
   }
 
   /** Returns log P of each next token of a prompt at one kept step, the likeliest last tokens, and attention (L, H T T). */
   film({ ids, frame }) {
-    const model = new Model(this.head.config, readTensors(this.bytes, this.head.film[frame].tensors)), trace = {}, { V } = model;
-    const logits = model.logits(model.run(ids, model.cache(ids.length), trace), ids.length), from = (ids.length - 1) * V;
+    const model = new Model(this.head.config, readTensors(this.bytes, this.head.film[frame].tensors)),
+      trace = {},
+      { V } = model;
+    const logits = model.logits(model.run(ids, model.cache(ids.length), trace), ids.length),
+      from = (ids.length - 1) * V;
     const norm = logSumExp(logits, from, from + V);
-    return { logp: nextLogp(logits, ids, V), attention: trace.layers.map(({ weights }) => weights),
-      rows: largest(logits, 8, from, from + V).map((id) => ({ ...this.token(id), p: Math.exp(logits[from + id] - norm) })) };
+    return {
+      logp: nextLogp(logits, ids, V),
+      attention: trace.layers.map(({ weights }) => weights),
+      rows: largest(logits, 8, from, from + V).map((id) => ({
+        ...this.token(id),
+        p: Math.exp(logits[from + id] - norm),
+      })),
+    };
   }
 
   /** Returns the map of the embeddings: ids, x and y of each, the shares of the variance, what is drawn for each. */
   map() {
-    const { C } = this.model, table = this.model.get("wte.weight");
-    const words = this.ordinary.filter((id) => /^ \p{L}{2,}$/u.test(this.tokenizer.decode([id]))), ids = words.length > 50 ? words : this.ordinary;
+    const { C } = this.model,
+      table = this.model.get("wte.weight");
+    const words = this.ordinary.filter((id) => /^ \p{L}{2,}$/u.test(this.tokenizer.decode([id]))),
+      ids = words.length > 50 ? words : this.ordinary;
     const { mean, directions, shares } = principal(table, C, ids.slice(0, 4000));
-    const along = (direction) => Float32Array.from(ids, (id) => {
-      let sum = 0;
-      for (let i = 0; i < C; i++) sum += (table[id * C + i] - mean[i]) * direction[i];
-      return sum;
-    });
+    const along = (direction) =>
+      Float32Array.from(ids, (id) => {
+        let sum = 0;
+        for (let i = 0; i < C; i++) sum += (table[id * C + i] - mean[i]) * direction[i];
+        return sum;
+      });
     this.mapped = ids;
-    return { ids, x: along(directions[0]), y: along(directions[1]), shares, tokens: this.tokens({ ids }).map(({ shown }) => shown) };
+    return {
+      ids,
+      x: along(directions[0]),
+      y: along(directions[1]),
+      shares,
+      tokens: this.tokens({ ids }).map(({ shown }) => shown),
+    };
   }
 
   near({ id, count }) {
     const { model } = this;
-    return neighbours(model.get("wte.weight"), model.C, id, this.mapped ?? this.ordinary, count)
-      .map((found) => ({ ...this.token(found.id), cosine: found.cosine }));
+    return neighbours(model.get("wte.weight"), model.C, id, this.mapped ?? this.ordinary, count).map((found) => ({
+      ...this.token(found.id),
+      cosine: found.cosine,
+    }));
   }
 
   /** Returns the table of positions: learned, or what rotary and sinusoidal positions compute. */
   positions() {
-    const { config, C, D, angles } = this.model, rows = config.block_size;
-    if (config.positions === "learned") return { kind: "learned", values: this.model.get("wpe.weight").slice(), rows, columns: C };
+    const { config, C, D, angles } = this.model,
+      rows = config.block_size;
+    if (config.positions === "learned")
+      return { kind: "learned", values: this.model.get("wpe.weight").slice(), rows, columns: C };
     if (config.positions === "rotary") return { kind: "rotary", values: angles.slice(), rows, columns: D };
     if (config.positions === "none") return { kind: "none" };
     const values = new Float32Array(rows * C);
@@ -254,16 +360,28 @@ export class Lens {
 
   /** Returns the ids of a conversation before the next answer; marks in a message are plain text. */
   conversation({ turns }) {
-    const { start, user_to_assistant, assistant_to_user, answer } = this.head.chat, { tokenizer } = this;
-    const texts = turns.flatMap((turn, place) => [{ text: turn },
-      { marks: place === turns.length - 1 ? answer : place % 2 ? assistant_to_user : user_to_assistant }]);
+    const { start, user_to_assistant, assistant_to_user, answer } = this.head.chat,
+      { tokenizer } = this;
+    const texts = turns.flatMap((turn, place) => [
+      { text: turn },
+      { marks: place === turns.length - 1 ? answer : place % 2 ? assistant_to_user : user_to_assistant },
+    ]);
     const ids = [];
     let plain = "";
-    const flush = () => { ids.push(...tokenizer.encode(plain)); plain = ""; };
+    const flush = () => {
+      ids.push(...tokenizer.encode(plain));
+      plain = "";
+    };
     for (const { text, marks } of [{ marks: start }, ...texts]) {
-      if (text !== undefined) { plain += text; continue; }
+      if (text !== undefined) {
+        plain += text;
+        continue;
+      }
       tokenizer.splitSpecial(marks, true).forEach((part, place) => {
-        if (place % 2) { flush(); ids.push(tokenizer.special.get(part)); } else plain += part;
+        if (place % 2) {
+          flush();
+          ids.push(tokenizer.special.get(part));
+        } else plain += part;
       });
     }
     flush();
@@ -278,7 +396,8 @@ function check(rules) {
 
 /** Returns Σ p log(p / q) of two rows of logits, in nats. */
 function divergence(plain, changed) {
-  const a = logSumExp(plain), b = logSumExp(changed);
+  const a = logSumExp(plain),
+    b = logSumExp(changed);
   return plain.reduce((sum, value, i) => sum + Math.exp(value - a) * (value - a - changed[i] + b), 0);
 }
 
@@ -287,13 +406,20 @@ export function serve(scope) {
   let lens = null;
   const stops = new Set();
   scope.onmessage = async ({ data }) => {
-    if (data.stop !== undefined) { stops.add(data.stop); return; }
+    if (data.stop !== undefined) {
+      stops.add(data.stop);
+      return;
+    }
     const { call, name, options } = data;
     try {
       let answer = null;
       if (name === "open") lens = new Lens(options.head);
       else if (name === "generate") {
-        await lens.generate(options, (part) => scope.postMessage({ call, part }), () => stops.has(call));
+        await lens.generate(
+          options,
+          (part) => scope.postMessage({ call, part }),
+          () => stops.has(call),
+        );
         stops.delete(call);
       } else answer = lens[name](options);
       scope.postMessage({ call, answer });

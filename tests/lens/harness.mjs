@@ -9,9 +9,14 @@ const answers = [lens.ready()];
 for (const [name, options] of asks) {
   if (name === "generate") {
     const parts = [];
-    await lens.generate(options, (part) => parts.push(part), () => false);
+    await lens.generate(
+      options,
+      (part) => parts.push(part),
+      () => false,
+    );
     answers.push(parts);
   } else answers.push(lens[name](options));
 }
-const plain = (_, value) => (ArrayBuffer.isView(value) ? Array.from(value, (x) => (Number.isFinite(x) ? x : null)) : value);
+const plain = (_, value) =>
+  ArrayBuffer.isView(value) ? Array.from(value, (x) => (Number.isFinite(x) ? x : null)) : value;
 process.stdout.write(JSON.stringify(answers, plain));

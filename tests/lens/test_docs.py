@@ -45,7 +45,7 @@ def test_examples_on_the_page_and_in_the_code_run():
 
 def test_every_view_has_its_section():
     views = (path.read_text(encoding="utf-8") for path in (assemble.PAGE / "views").glob("*.js"))
-    named = [re.search(r'doc: "([\w-]+)", code: "([\w./]+)"', text).groups() for text in views]
+    named = [re.search(r'doc: "([\w-]+)",\s+code: "([\w./]+)"', text).groups() for text in views]
     headings = re.findall(r"^## (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     anchors = {heading.lower().replace(" ", "-") for heading in headings}
     assert len(named) == 10

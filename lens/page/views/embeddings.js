@@ -8,29 +8,72 @@ import { ask, state } from "../state.js";
 const map = { found: null, id: null };
 
 export const embeddingsView = {
-  id: "embeddings", title: "Embeddings", doc: "embeddings", code: "model/embeddings.py",
-  about: ["Each token of the vocabulary has a row of numbers, its embedding; tokens that are used alike come to lie near each other.",
-    "The map shows the two directions in which words differ most; the list compares whole rows, so trust it more than the map."],
+  id: "embeddings",
+  title: "Embeddings",
+  doc: "embeddings",
+  code: "model/embeddings.py",
+  about: [
+    "Each token of the vocabulary has a row of numbers, its embedding; tokens that are used alike come to lie near each other.",
+    "The map shows the two directions in which words differ most; the list compares whole rows, so trust it more than the map.",
+  ],
   async draw(root) {
-    const area = h("section", { class: "card" }), side = h("section", { class: "card", "aria-live": "polite" }), places = h("section", { class: "card" });
+    const area = h("section", { class: "card" }),
+      side = h("section", { class: "card", "aria-live": "polite" }),
+      places = h("section", { class: "card" });
     root.append(h("div", { class: "two" }, area, side), places);
     map.found ??= await ask("map");
     const shownInPrompt = state.ids[state.at];
-    if (map.id === null) map.id = map.found.ids.includes(shownInPrompt) ? shownInPrompt : map.found.ids[Math.min(120, map.found.ids.length - 1)];
-    const pick = (id) => { map.id = id; drawMap(area, pick); return drawNear(side, pick); };
+    if (map.id === null)
+      map.id = map.found.ids.includes(shownInPrompt)
+        ? shownInPrompt
+        : map.found.ids[Math.min(120, map.found.ids.length - 1)];
+    const pick = (id) => {
+      map.id = id;
+      drawMap(area, pick);
+      return drawNear(side, pick);
+    };
     await Promise.all([pick(map.id), drawPositions(places)]);
   },
 };
 
 function drawMap(root, pick) {
-  const { ids, x, y, shares, tokens } = map.found, canvas = h("canvas", { class: "map", role: "img", "aria-label": `map of ${ids.length} words; the list beside it names the neighbours of the chosen one` });
-  fill(root, h("h3", {}, "Map of the words"), canvas, h("p", { class: "note" }, `${ids.length.toLocaleString("en")} words by PCA: the two directions hold ${percent(shares[0] + shares[1])} of what differs. Point to read a word, click to choose it.`));
+  const { ids, x, y, shares, tokens } = map.found,
+    canvas = h("canvas", {
+      class: "map",
+      role: "img",
+      "aria-label": `map of ${ids.length} words; the list beside it names the neighbours of the chosen one`,
+    });
+  fill(
+    root,
+    h("h3", {}, "Map of the words"),
+    canvas,
+    h(
+      "p",
+      { class: "note" },
+      `${ids.length.toLocaleString("en")} words by PCA: the two directions hold ${percent(shares[0] + shares[1])} of what differs. Point to read a word, click to choose it.`,
+    ),
+  );
   let width = canvas.clientWidth;
-  new ResizeObserver(() => { if (canvas.clientWidth !== width) { width = canvas.clientWidth; paintMap(canvas, map.found, map.id); } }).observe(canvas);
+  new ResizeObserver(() => {
+    if (canvas.clientWidth !== width) {
+      width = canvas.clientWidth;
+      paintMap(canvas, map.found, map.id);
+    }
+  }).observe(canvas);
   const nearest = (event) => {
-    const box = canvas.getBoundingClientRect(), px = event.clientX - box.left, py = event.clientY - box.top, at = placed(canvas, map.found);
-    let best = 0, least = Infinity;
-    for (let i = 0; i < ids.length; i++) { const d = (at.x(x[i]) - px) ** 2 + (at.y(y[i]) - py) ** 2; if (d < least) { least = d; best = i; } }
+    const box = canvas.getBoundingClientRect(),
+      px = event.clientX - box.left,
+      py = event.clientY - box.top,
+      at = placed(canvas, map.found);
+    let best = 0,
+      least = Infinity;
+    for (let i = 0; i < ids.length; i++) {
+      const d = (at.x(x[i]) - px) ** 2 + (at.y(y[i]) - py) ** 2;
+      if (d < least) {
+        least = d;
+        best = i;
+      }
+    }
     return best;
   };
   hover(canvas, (event) => tokens[nearest(event)]);
@@ -45,18 +88,34 @@ function range(values) {
 
 function placed(canvas, found) {
   found.ranges ??= [range(found.x), range(found.y)];
-  const pad = 26, [w, hgt] = [canvas.clientWidth, canvas.clientHeight], [[x0, x1], [y0, y1]] = found.ranges, clamp = (share) => Math.max(0, Math.min(1, share));
-  return { x: (value) => pad + clamp((value - x0) / (x1 - x0 || 1)) * (w - 2 * pad), y: (value) => pad + clamp((value - y0) / (y1 - y0 || 1)) * (hgt - 2 * pad) };
+  const pad = 26,
+    [w, hgt] = [canvas.clientWidth, canvas.clientHeight],
+    [[x0, x1], [y0, y1]] = found.ranges,
+    clamp = (share) => Math.max(0, Math.min(1, share));
+  return {
+    x: (value) => pad + clamp((value - x0) / (x1 - x0 || 1)) * (w - 2 * pad),
+    y: (value) => pad + clamp((value - y0) / (y1 - y0 || 1)) * (hgt - 2 * pad),
+  };
 }
 
 function paintMap(canvas, found, chosen) {
-  const ratio = devicePixelRatio || 1, { ids, x, y, tokens } = found, context = canvas.getContext("2d"), at = placed(canvas, found), near = new Set(map.near?.map(({ id }) => id));
+  const ratio = devicePixelRatio || 1,
+    { ids, x, y, tokens } = found,
+    context = canvas.getContext("2d"),
+    at = placed(canvas, found),
+    near = new Set(map.near?.map(({ id }) => id));
   canvas.width = canvas.clientWidth * ratio;
   canvas.height = canvas.clientHeight * ratio;
   context.scale(ratio, ratio);
-  const size = Math.max(11, parseFloat(getComputedStyle(canvas).fontSize) * 0.75), taken = [], ink = isDark() ? "#c9d3df" : "#39424e", blue = css(scale(1)(0.62)), strong = isDark() ? "#ffb072" : "#b4521d";
+  const size = Math.max(11, parseFloat(getComputedStyle(canvas).fontSize) * 0.75),
+    taken = [],
+    ink = isDark() ? "#c9d3df" : "#39424e",
+    blue = css(scale(1)(0.62)),
+    strong = isDark() ? "#ffb072" : "#b4521d";
   context.font = `${size}px system-ui, sans-serif`;
-  const order = ids.map((id, i) => [id === chosen ? 0 : near.has(id) ? 1 : 2, i]).sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+  const order = ids
+    .map((id, i) => [id === chosen ? 0 : near.has(id) ? 1 : 2, i])
+    .sort((a, b) => a[0] - b[0] || a[1] - b[1]);
   for (const [kind, i] of [...order].reverse()) {
     context.fillStyle = kind < 2 ? strong : blue;
     context.globalAlpha = kind < 2 ? 1 : 0.55;
@@ -65,11 +124,19 @@ function paintMap(canvas, found, chosen) {
     context.fill();
   }
   context.globalAlpha = 1;
-  for (const [kind, i] of order) { // words where there is room, the chosen one and its neighbours first
+  for (const [kind, i] of order) {
+    // words where there is room, the chosen one and its neighbours first
     if (taken.length > 160) break;
-    const width = context.measureText(tokens[i]).width, left = Math.min(at.x(x[i]) + 6, canvas.clientWidth - width - 2), top = at.y(y[i]) - size / 2;
+    const width = context.measureText(tokens[i]).width,
+      left = Math.min(at.x(x[i]) + 6, canvas.clientWidth - width - 2),
+      top = at.y(y[i]) - size / 2;
     const box = [left, top, left + width, top + size];
-    if (taken.some((other) => box[0] < other[2] + 4 && other[0] < box[2] + 4 && box[1] < other[3] + 2 && other[1] < box[3] + 2)) continue;
+    if (
+      taken.some(
+        (other) => box[0] < other[2] + 4 && other[0] < box[2] + 4 && box[1] < other[3] + 2 && other[1] < box[3] + 2,
+      )
+    )
+      continue;
     taken.push(box);
     context.fillStyle = kind < 2 ? strong : ink;
     context.font = `${kind === 0 ? "bold " : ""}${size}px system-ui, sans-serif`;
@@ -78,27 +145,86 @@ function paintMap(canvas, found, chosen) {
 }
 
 async function drawNear(root, pick) {
-  const id = map.id, { ids, tokens } = map.found, near = await ask("near", { id, count: 12 });
+  const id = map.id,
+    { ids, tokens } = map.found,
+    near = await ask("near", { id, count: 12 });
   if (id !== map.id) return;
   map.near = near;
-  const input = h("input", { type: "search", placeholder: "find a word", "aria-label": "find a word", "data-key": "find", onchange: ({ target }) => {
-    const word = target.value.trim(), found = tokens.findIndex((token) => token.replace(/^·/, "") === word);
-    if (found < 0) { note.textContent = `“${word}” is not one token of this vocabulary.`; return; }
-    pick(ids[found]);
-  } }), note = h("p", { class: "wrong", role: "status" });
-  fill(root, h("h3", {}, "Nearest to “", h("b", {}, tokens[ids.indexOf(id)] ?? String(id)), "”"), input, note,
-    bars(near.map((row) => ({ key: row.id, label: row.shown, value: Math.max(0, row.cosine), shown: number(row.cosine), pick: () => pick(row.id) })), { top: 1, label: "cosine of the embeddings" }),
-    h("p", { class: "note" }, "The figure is the cosine of the two rows: 1 is the same direction, 0 none in common."));
+  const input = h("input", {
+      type: "search",
+      placeholder: "find a word",
+      "aria-label": "find a word",
+      "data-key": "find",
+      onchange: ({ target }) => {
+        const word = target.value.trim(),
+          found = tokens.findIndex((token) => token.replace(/^·/, "") === word);
+        if (found < 0) {
+          note.textContent = `“${word}” is not one token of this vocabulary.`;
+          return;
+        }
+        pick(ids[found]);
+      },
+    }),
+    note = h("p", { class: "wrong", role: "status" });
+  fill(
+    root,
+    h("h3", {}, "Nearest to “", h("b", {}, tokens[ids.indexOf(id)] ?? String(id)), "”"),
+    input,
+    note,
+    bars(
+      near.map((row) => ({
+        key: row.id,
+        label: row.shown,
+        value: Math.max(0, row.cosine),
+        shown: number(row.cosine),
+        pick: () => pick(row.id),
+      })),
+      { top: 1, label: "cosine of the embeddings" },
+    ),
+    h("p", { class: "note" }, "The figure is the cosine of the two rows: 1 is the same direction, 0 none in common."),
+  );
   const canvas = root.parentElement.querySelector("canvas.map");
   if (canvas) paintMap(canvas, map.found, id);
 }
 
 async function drawPositions(root) {
   const { kind, values, rows, columns } = await ask("positions");
-  const words = { learned: "One learned row for each position, added to the token's.", sinusoidal: "Sines and cosines of ever longer waves, added to the token's row; nothing is learned.",
-    rotary: "Cosine and sine of the angle by which each pair of numbers in a query and a key is turned; nothing is added to the stream." };
-  if (kind === "none") { fill(root, h("h3", {}, "Positions"), h("p", { class: "note" }, "This model is not told positions: only the causal mask and the window tell it what comes first.")); return; }
-  const top = kind === "learned" ? Math.min(peak(values), 4 * Math.sqrt(values.reduce((sum, v) => sum + v * v, 0) / values.length)) : 1;
-  fill(root, h("h3", {}, `Positions: ${kind}`), h("p", { class: "note" }, `${words[kind]} A row is a position, a column one of ${columns} numbers.`),
-    h("div", { class: "heatbox" }, heatMap(values, rows, columns, { signed: true, top, label: `${kind} positions`, name: (row, column, value) => `position ${row} · column ${column} · ${number(value)}` })), legend(`−${number(top)}`, number(top), true));
+  const words = {
+    learned: "One learned row for each position, added to the token's.",
+    sinusoidal: "Sines and cosines of ever longer waves, added to the token's row; nothing is learned.",
+    rotary:
+      "Cosine and sine of the angle by which each pair of numbers in a query and a key is turned; nothing is added to the stream.",
+  };
+  if (kind === "none") {
+    fill(
+      root,
+      h("h3", {}, "Positions"),
+      h(
+        "p",
+        { class: "note" },
+        "This model is not told positions: only the causal mask and the window tell it what comes first.",
+      ),
+    );
+    return;
+  }
+  const top =
+    kind === "learned"
+      ? Math.min(peak(values), 4 * Math.sqrt(values.reduce((sum, v) => sum + v * v, 0) / values.length))
+      : 1;
+  fill(
+    root,
+    h("h3", {}, `Positions: ${kind}`),
+    h("p", { class: "note" }, `${words[kind]} A row is a position, a column one of ${columns} numbers.`),
+    h(
+      "div",
+      { class: "heatbox" },
+      heatMap(values, rows, columns, {
+        signed: true,
+        top,
+        label: `${kind} positions`,
+        name: (row, column, value) => `position ${row} · column ${column} · ${number(value)}`,
+      }),
+    ),
+    legend(`−${number(top)}`, number(top), true),
+  );
 }

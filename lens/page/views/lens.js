@@ -9,9 +9,14 @@ const TOP = 5; // as in analysis.js
 const wanted = { target: "likeliest" };
 
 export const lensView = {
-  id: "lens", title: "Logit lens", doc: "logit-lens", code: "model/gpt.py",
-  about: ["If the model stopped after this layer, what would it say next? Each layer's own stream goes through the final norm and the head.",
-    "Below, the chosen logit is taken apart: it is exactly the sum of what each head and MLP wrote into the stream."],
+  id: "lens",
+  title: "Logit lens",
+  doc: "logit-lens",
+  code: "model/gpt.py",
+  about: [
+    "If the model stopped after this layer, what would it say next? Each layer's own stream goes through the final norm and the head.",
+    "Below, the chosen logit is taken apart: it is exactly the sum of what each head and MLP wrote into the stream.",
+  ],
   draw(root) {
     const parts = h("section", { class: "card" });
     const words = lensTable();
@@ -25,37 +30,144 @@ export const lensView = {
 const pointName = (point) => (point ? `block ${point - 1}` : "embedding");
 
 function lensTable() {
-  const { lens } = state.analysis, colour = scale(1), { tops } = state.analysis;
+  const { lens } = state.analysis,
+    colour = scale(1),
+    { tops } = state.analysis;
   const rows = Array.from({ length: lens.points }, (_, i) => lens.points - 1 - i);
-  return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "the likeliest token at each layer and place" }, h("table", { class: "lens" },
-    h("tbody", {}, rows.map((point) => h("tr", {}, h("th", { scope: "row" }, pointName(point)), state.tokens.map((_, t) => {
-      const place = point * lens.T + t, p = lens.p[place * TOP], right = lens.top[place * TOP] === state.ids[t + 1];
-      const cell = h("td", { class: `${t === state.at ? "at" : ""}${right ? " right" : ""}`, style: onColour(colour(p)), onclick: () => change({ at: t }) }, tops[place * TOP]);
-      return hover(cell, () => `${pointName(point)} after “${state.tokens[t].shown}”: ` + Array.from({ length: 3 }, (_, k) => `${tops[place * TOP + k]} ${percent(lens.p[place * TOP + k])}`).join(", "));
-    })))),
-    h("tfoot", {}, h("tr", {}, h("th", { scope: "row" }, "text"), state.tokens.map(({ shown }, t) => h("td", { class: t === state.at ? "at" : null }, shown))))));
+  return h(
+    "div",
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": "the likeliest token at each layer and place" },
+    h(
+      "table",
+      { class: "lens" },
+      h(
+        "tbody",
+        {},
+        rows.map((point) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, pointName(point)),
+            state.tokens.map((_, t) => {
+              const place = point * lens.T + t,
+                p = lens.p[place * TOP],
+                right = lens.top[place * TOP] === state.ids[t + 1];
+              const cell = h(
+                "td",
+                {
+                  class: `${t === state.at ? "at" : ""}${right ? " right" : ""}`,
+                  style: onColour(colour(p)),
+                  onclick: () => change({ at: t }),
+                },
+                tops[place * TOP],
+              );
+              return hover(
+                cell,
+                () =>
+                  `${pointName(point)} after “${state.tokens[t].shown}”: ` +
+                  Array.from(
+                    { length: 3 },
+                    (_, k) => `${tops[place * TOP + k]} ${percent(lens.p[place * TOP + k])}`,
+                  ).join(", "),
+              );
+            }),
+          ),
+        ),
+      ),
+      h(
+        "tfoot",
+        {},
+        h(
+          "tr",
+          {},
+          h("th", { scope: "row" }, "text"),
+          state.tokens.map(({ shown }, t) => h("td", { class: t === state.at ? "at" : null }, shown)),
+        ),
+      ),
+    ),
+  );
 }
 
 function byLayer() {
-  const { lens } = state.analysis, at = state.at, next = state.tokens[at + 1], points = [...Array(lens.points).keys()];
-  const ticks = points.map((x) => ({ x, text: x ? String(x - 1) : "emb" })), of = (array) => points.map((point) => array[point * lens.T + at]);
-  const entropy = lines([{ values: of(lens.entropy), kind: "main" }], { ticks, low: 0, height: 150, label: "entropy of the prediction by layer" });
-  return h("section", { class: "card" }, h("h3", {}, "After “", h("b", {}, state.tokens[at].shown), "”"), next
-    ? [h("p", { class: "note" }, `The probability of “${next.shown}”, the token that comes next in the text, by layer; its rank was ${of(lens.rank).map(number).join(" → ")}.`),
-      lines([{ values: of(lens.logp).map(Math.exp), kind: "main" }], { ticks, low: 0, high: 1, height: 150, format: percent, label: "probability of the next token by layer" })]
-    : h("p", { class: "note" }, "This is the last token: the text says nothing of what comes next."),
-  h("h4", {}, "Uncertainty, nats"), entropy);
+  const { lens } = state.analysis,
+    at = state.at,
+    next = state.tokens[at + 1],
+    points = [...Array(lens.points).keys()];
+  const ticks = points.map((x) => ({ x, text: x ? String(x - 1) : "emb" })),
+    of = (array) => points.map((point) => array[point * lens.T + at]);
+  const entropy = lines([{ values: of(lens.entropy), kind: "main" }], {
+    ticks,
+    low: 0,
+    height: 150,
+    label: "entropy of the prediction by layer",
+  });
+  return h(
+    "section",
+    { class: "card" },
+    h("h3", {}, "After “", h("b", {}, state.tokens[at].shown), "”"),
+    next
+      ? [
+          h(
+            "p",
+            { class: "note" },
+            `The probability of “${next.shown}”, the token that comes next in the text, by layer; its rank was ${of(lens.rank).map(number).join(" → ")}.`,
+          ),
+          lines([{ values: of(lens.logp).map(Math.exp), kind: "main" }], {
+            ticks,
+            low: 0,
+            high: 1,
+            height: 150,
+            format: percent,
+            label: "probability of the next token by layer",
+          }),
+        ]
+      : h("p", { class: "note" }, "This is the last token: the text says nothing of what comes next."),
+    h("h4", {}, "Uncertainty, nats"),
+    entropy,
+  );
 }
 
 async function drawParts(root) {
-  const { lens } = state.analysis, at = state.at, last = ((lens.points - 1) * lens.T + at) * TOP;
-  const likeliest = lens.top[last], next = state.ids[at + 1], target = wanted.target === "next" && next !== undefined ? next : likeliest;
+  const { lens } = state.analysis,
+    at = state.at,
+    last = ((lens.points - 1) * lens.T + at) * TOP;
+  const likeliest = lens.top[last],
+    next = state.ids[at + 1],
+    target = wanted.target === "next" && next !== undefined ? next : likeliest;
   const shown = target === likeliest ? state.analysis.tops[last] : state.tokens[at + 1].shown;
   const { parts, logit } = await ask("attribution", { position: at, target });
   const cap = state.head.config.logit_softcap;
-  const rows = [...parts].sort((a, b) => Math.abs(b.value) - Math.abs(a.value)), shownRows = rows.slice(0, 14), rest = rows.slice(14);
-  fill(root, h("h3", {}, "Who wrote the logit of “", h("b", {}, shown), "”"),
-    choice("logit", [["likeliest", "likeliest token"], ["next", "next in the text"]], wanted.target, (value) => { wanted.target = value; drawParts(root); }),
-    bars([...shownRows, ...(rest.length ? [{ label: `${rest.length} smaller parts`, value: rest.reduce((sum, { value }) => sum + value, 0) }] : [])], { signed: true, label: "parts of the logit" }),
-    h("p", { class: "note" }, `Together ${number(parts.reduce((sum, { value }) => sum + value, 0))}, the logit${cap ? ` before the soft cap (after it ${number(logit)})` : ` (${number(logit)})`}. Norms are taken with the mean and deviation that they had here.`));
+  const rows = [...parts].sort((a, b) => Math.abs(b.value) - Math.abs(a.value)),
+    shownRows = rows.slice(0, 14),
+    rest = rows.slice(14);
+  fill(
+    root,
+    h("h3", {}, "Who wrote the logit of “", h("b", {}, shown), "”"),
+    choice(
+      "logit",
+      [
+        ["likeliest", "likeliest token"],
+        ["next", "next in the text"],
+      ],
+      wanted.target,
+      (value) => {
+        wanted.target = value;
+        drawParts(root);
+      },
+    ),
+    bars(
+      [
+        ...shownRows,
+        ...(rest.length
+          ? [{ label: `${rest.length} smaller parts`, value: rest.reduce((sum, { value }) => sum + value, 0) }]
+          : []),
+      ],
+      { signed: true, label: "parts of the logit" },
+    ),
+    h(
+      "p",
+      { class: "note" },
+      `Together ${number(parts.reduce((sum, { value }) => sum + value, 0))}, the logit${cap ? ` before the soft cap (after it ${number(logit)})` : ` (${number(logit)})`}. Norms are taken with the mean and deviation that they had here.`,
+    ),
+  );
 }
