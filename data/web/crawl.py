@@ -44,7 +44,7 @@ MEDIA = {  # of a Content-Type
 }
 LONGEST_HEADER = 1 << 16  # bytes of one header line, and number of lines that are read as one header at most
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, OSError)
-TypeOf = re.compile(r"\s*([\w.+-]+/[\w.+-]+)(?:.*?charset=[\"']?([\w-]+))?", re.IGNORECASE)
+TYPE_AND_CHARSET = re.compile(r"\s*([\w.+-]+/[\w.+-]+)(?:.*?charset=[\"']?([\w-]+))?", re.IGNORECASE)
 
 
 def find_files(patterns: tuple[str, ...]) -> list[str]:
@@ -222,7 +222,7 @@ def page_of_record(data: bytes, headers: dict[str, str], page: Page, max_bytes: 
         if isinstance(body, str):
             return Fault(body, page.file, page.record, page.url)
         data = body
-    found = TypeOf.match(content_type)
+    found = TYPE_AND_CHARSET.match(content_type)
     media = MEDIA.get(found[1].lower()) if found else None
     if media is None:
         return None

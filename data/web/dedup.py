@@ -355,10 +355,10 @@ def _collect(prints: Iterable[Prints], folder: Path) -> list[tuple[Prints, np.nd
 
 def _find_exact(corpus: Corpus, fate: np.ndarray, kept: np.ndarray) -> None:
     """Mark all but one of the documents with the same text: the first, which is as long as the others."""
-    open_ = np.flatnonzero(fate == KEPT)
-    new = SeenHashes().add(corpus.hashes[open_])
-    first = open_[new][np.argsort(corpus.hashes[open_[new]])]
-    again = open_[~new]
+    left = np.flatnonzero(fate == KEPT)
+    new = SeenHashes().add(corpus.hashes[left])
+    first = left[new][np.argsort(corpus.hashes[left[new]])]
+    again = left[~new]
     fate[again] = EXACT
     kept[again] = first[np.searchsorted(corpus.hashes[first], corpus.hashes[again])]
 

@@ -120,17 +120,6 @@ def distinct(hashes: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.nda
     return np.concatenate(parts) if parts else hashes, np.cumsum(sizes)
 
 
-def jaccard(left: np.ndarray, right: np.ndarray) -> float:
-    """Return |A ∩ B| / |A ∪ B| of two arrays of distinct hashes; 1.0 for two empty ones.
-
-    >>> jaccard(np.array([1, 2, 3]), np.array([2, 3, 4]))
-    0.5
-    """
-    common = len(np.intersect1d(left, right, assume_unique=True))
-    union = len(left) + len(right) - common
-    return common / union if union else 1.0
-
-
 @functools.lru_cache(maxsize=4)
 def _donors(k: int) -> np.ndarray:
     """Return (rounds, k) int64: the bin from which each empty bin borrows, round after round; in the end all in

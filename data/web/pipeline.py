@@ -26,10 +26,9 @@ from data.web.ngrams import NgramModel
 from data.web.records import Fault, Page
 from data.web.rules import Rule
 from data.web.settings import Pipeline
-from data.web.steps import EXTRACTION, Outcome, Steps, all_rules, stages_of
+from data.web.steps import EXTRACTION, READING, Outcome, Steps, all_rules, stages_of
 from data.web.tally import EXCERPT, Tally
 
-READING = "reading"
 DOCUMENTS = "documents"
 
 

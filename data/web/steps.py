@@ -15,7 +15,13 @@ from data.web.records import Document, Page
 from data.web.settings import Pipeline
 from data.web.text import Text
 
-EXTRACTION, LANGUAGE, C4_LINES, MASKING = "extraction", "language", "c4 lines", "personal data"
+READING, EXTRACTION, LANGUAGE, C4_LINES, MASKING = (
+    "reading",
+    "extraction",
+    "language",
+    "c4 lines",
+    "personal data",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +125,7 @@ def stages_of(pipeline: Pipeline) -> list[str]:
     """Return the names of the stages in their order, before deduplication."""
     families = dict.fromkeys(rule.family for rule in pipeline.rules.chosen())
     return [
-        "reading",
+        READING,
         EXTRACTION,
         *([LANGUAGE] if pipeline.language.keep else []),
         *([C4_LINES] if pipeline.rules.c4_lines else []),

@@ -48,13 +48,6 @@ def test_blocks_change_nothing(monkeypatch):
         assert np.array_equal(ours, theirs)
 
 
-def test_similarity_is_that_of_the_sets():
-    a, b = "the owl hunts at night and sleeps by day", "the owl hunts at night and sleeps by night"
-    one, two = (minhash.distinct(*minhash.shingles([text], 3))[0] for text in (a, b))
-    left, right = by_python(a, 3), by_python(b, 3)
-    assert minhash.jaccard(one, two) == len(left & right) / len(left | right)
-
-
 @pytest.mark.parametrize("signature", [minhash.signatures, minhash.k_permutations])
 @pytest.mark.parametrize("size", [40, 600])  # with 40 of 128 bins most are borrowed
 def test_estimates_are_right_on_average(signature, size):
