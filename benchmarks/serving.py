@@ -7,7 +7,6 @@ quickstart's shape, random weights, greedy. llama.cpp gets the same weights as G
 its library (benchmarks/llama_cpp.py), without it there is no such peer. All sides take turns.
 """
 
-import asyncio
 import contextlib
 import dataclasses
 import itertools
@@ -214,18 +213,16 @@ def many_clients(options: Options, size: str) -> list[Row]:
     for precision, kind in PRECISIONS.items():
         text_model = packed(base, precision)
         gpt = text_model.model
-        engine = Engine(text_model, Limits(cache_mb=256, running=CLIENTS))
-        engine.start()
+        scheduler = Scheduler(gpt, Limits(cache_mb=256))
         firsts: list[float] = []
         with peer(base, kind, CLIENTS, options.threads) as theirs:
             calls = {
                 "raw": partial(generate_batch, gpt, [middle] * CLIENTS, count, temperature=0),
-                "engine": partial(serve_crowd, engine, jobs, firsts),
+                "engine": partial(serve_crowd, scheduler, jobs, firsts),
             }
             if theirs:
                 calls["llama.cpp"] = partial(theirs.greedy, [middle] * CLIENTS, count)
             times = medians(calls, options.repeat)
-        engine.close()
         ours, raw = drawn / times["engine"], CLIENTS * count / times["raw"]
         name = f"serve {CLIENTS} clients, {size}, {precision}"
         rows.append(Row(name, ours, "tokens/s", f"one batch of {CLIENTS}", raw, goal=0.85))
@@ -246,24 +243,25 @@ def mixed(config: GPTConfig, count: int) -> list[tuple[list[int], int]]:
     ]
 
 
-def serve_crowd(engine: Engine, jobs: Sequence[tuple[list[int], int]], firsts: list[float]) -> None:
-    """Let the clients do all jobs, and add the seconds to each first piece to `firsts`."""
-    firsts += asyncio.run(crowd(engine, jobs))
+def serve_crowd(scheduler: Scheduler, jobs: Sequence[tuple[list[int], int]], firsts: list[float]) -> None:
+    """Let 16 clients do all jobs, each asking again at once; add the seconds to each first token to `firsts`."""
+    scheduler.tree.evict(scheduler.pool.count)  # no prompt is known from the time before
+    left, begun = iter(jobs), {}
 
+    def ask() -> None:
+        for prompt, count in itertools.islice(left, 1):
+            request = Request(prompt, count, GREEDY)
+            begun[request] = time.perf_counter()
+            scheduler.add(request)
 
-async def crowd(engine: Engine, jobs: Sequence[tuple[list[int], int]]) -> list[float]:
-    """Let 16 clients do all jobs; return the seconds to the first piece of each."""
-    left, firsts = iter(jobs), []
-
-    async def client() -> None:
-        for prompt, count in left:
-            start, first = time.perf_counter(), None
-            async for _ in engine.submit(Request(prompt, count, GREEDY)):
-                first = first or time.perf_counter() - start
-            firsts.append(first)
-
-    await asyncio.gather(*(client() for _ in range(CLIENTS)))
-    return firsts
+    for _ in range(CLIENTS):
+        ask()
+    while not scheduler.is_idle:
+        for drawn in scheduler.step():
+            if drawn.text.request in begun:
+                firsts.append(time.perf_counter() - begun.pop(drawn.text.request))
+            if drawn.is_last:
+                ask()
 
 
 def reuse(options: Options, size: str) -> list[Row]:

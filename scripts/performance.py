@@ -21,6 +21,7 @@ BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 COMMANDS = {
     "gpu": "scripts/gpu_check.sh",
     "kernels": "python -m kernels bench",
+    "serving": "SLM_LLAMA_CPP=DIR python benchmarks/serving.py --threads 1",
     "train against nanoGPT": "python benchmarks/train.py --nanogpt DIR --text FILE",
     "train with busy loops": "python benchmarks/train.py --busy 1 2 3 --threads 2",
 }
