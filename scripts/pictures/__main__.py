@@ -2,7 +2,7 @@
 
     python -m scripts.pictures [--run RUN] [--only NAME …] [--out DIR]
 
-Those of `FROM_A_RUN` show a trained model and are left out, with a line that says so, where RUN is not one.
+Those of `FROM_A_RUN` show a trained model. Where RUN cannot show one it is left out, with a line that says why.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common import cli, files
 from scripts.pictures import kernels, learning, model, sampling, serving, words
+from scripts.pictures.svg import Picture
 
 ROOT = Path(__file__).resolve().parents[2]
 DRAWN = {
@@ -59,16 +60,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = options.only or (*DRAWN, *FROM_A_RUN)
     if unknown := set(names) - set(DRAWN) - set(FROM_A_RUN):
         cli.fail(f"no picture {min(unknown)!r}: choose from {', '.join((*DRAWN, *FROM_A_RUN))}")
-    trained = (options.run / "best").is_dir()
     for name in names:
-        if name in DRAWN:
-            files.write_text(options.out / f"{name}.svg", DRAWN[name]().svg())
-        elif trained:
-            files.write_text(options.out / f"{name}.svg", FROM_A_RUN[name](options.run).svg())
-        elif options.only:
-            cli.fail(f"{name} shows a trained model, and {options.run} is none: make train, or give --run")
+        try:
+            picture = DRAWN[name]() if name in DRAWN else _of_a_run(name, options.run)
+        except ValueError as reason:
+            if options.only:
+                raise
+            print(f"{name} is left out: {reason}")
         else:
-            print(f"{name} is left out: it shows a trained model, and {options.run} is none (--run)")
+            files.write_text(options.out / f"{name}.svg", picture.svg())
+
+
+def _of_a_run(name: str, run: Path) -> Picture:
+    """Return a picture of a trained model; ValueError if the run cannot show it."""
+    if not (run / "best").is_dir():
+        raise ValueError(f"it shows a trained model, and {run} is none: make train, or give --run")
+    return FROM_A_RUN[name](run)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from inference.run import load_tokenizer
-from kernels.reference import seen
+from kernels.reference import rotate, seen
 from model import GPT
 from model.layers import position_angles
 from scripts.pictures.svg import Axes, Picture
@@ -119,8 +119,11 @@ def activations() -> Picture:
 
 def positions(run: Path) -> Picture:
     """Show a learned table, the waves of sinusoidal positions, and the turning pairs of rotary ones."""
+    gpt = GPT.from_pretrained(run / "best")
+    if gpt.config.positions != "learned":
+        raise ValueError(f"{run} has {gpt.config.positions} positions: train with --model.positions learned")
+    table = gpt.wpe.weight[:144:6, :16].detach()  # (24, 16)
     picture = Picture(640, 268, "Learned, sinusoidal and rotary positions")
-    table = GPT.from_pretrained(run / "best").wpe.weight[:144:6, :16].detach()  # (24, 16)
     for number, name in enumerate(("learned", "sinusoidal", "rotary")):
         picture.text(8 + 218 * number, 18, name, "strong")
     for row, values in enumerate(table / table.abs().max()):
@@ -172,13 +175,19 @@ def attention(run: Path) -> Picture:
 
 @torch.no_grad()
 def attention_weights(gpt: GPT, ids: list[int], layer: int) -> Tensor:
-    """Return the attention weights (H, T, T) of a layer with GPT-2's positions for a text."""
-    caught: list[Tensor] = []
-    hook = gpt.h[layer].attn.c_attn.register_forward_hook(lambda _, __, out: caught.append(out))
+    """Return the attention weights (H, T, T) of a layer with as many heads of keys as of queries, for a text."""
+    caught: list[tuple[Tensor, Tensor | None]] = []
+    attn = gpt.h[layer].attn
+    hook = attn.register_forward_pre_hook(lambda _, inputs: caught.append(inputs[:2]))
     gpt(torch.tensor([ids]))
     hook.remove()
-    qkv = caught[0][0].unflatten(-1, (3, gpt.config.n_head, -1))  # (T, 3 C) -> (T, 3, H, D)
-    q, k, _ = qkv.permute(1, 2, 0, 3)  # three of (H, T, D)
+    x, angles = caught[0]
+    q, k, _ = (
+        attn.c_attn(x).unflatten(-1, (3, gpt.config.n_head, -1)).unbind(2)
+    )  # (1, T, 3 C) -> three of (1, T, H, D)
+    if angles is not None:
+        q, k = rotate(q, angles), rotate(k, angles)
+    q, k = q[0].transpose(0, 1), k[0].transpose(0, 1)  # (T, H, D) -> (H, T, D)
     scores = q @ k.mT / math.sqrt(q.shape[-1])  # (H, T, T)
     return scores.masked_fill(~seen(len(ids), None), -math.inf).softmax(-1)
 

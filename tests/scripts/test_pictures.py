@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from model import GPT
+from model import GPT, GPTConfig, layouts
 from scripts.pictures import kernels, model
 from scripts.pictures.__main__ import DRAWN, FROM_A_RUN, main
 
@@ -47,7 +47,7 @@ def test_pictures_of_a_run_are_drawn_from_any_run(babble, tmp_path):
         (["--only", "mona_lisa"], "no picture 'mona_lisa': choose from"),
         (
             ["--only", "loss", "--run", "nowhere"],
-            "loss shows a trained model, and nowhere is none: make train",
+            "it shows a trained model, and nowhere is none: make train",
         ),
     ],
 )
@@ -65,6 +65,19 @@ def test_the_attention_map_is_that_of_transformers(babble):
         weights = theirs(torch.tensor([ids]), output_attentions=True).attentions[0][0]
     ours = model.attention_weights(GPT.from_pretrained(babble / "best"), ids, 0)
     torch.testing.assert_close(ours, weights, rtol=1e-4, atol=1e-5)
+
+
+def test_the_attention_map_of_rotary_positions_is_that_of_transformers(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    shape = {"vocab_size": 50, "block_size": 16, "n_layer": 1, "n_head": 2, "n_embd": 16}
+    llama = {"norm": "rmsnorm", "positions": "rotary", "mlp": "swiglu", "bias": False, "n_inner": 32}
+    gpt = GPT(GPTConfig(**shape, **llama))
+    layouts.save(tmp_path, gpt.config, gpt.state_dict())
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
+    ids = [5, 30, 7, 8]
+    with torch.no_grad():
+        weights = theirs(torch.tensor([ids]), output_attentions=True).attentions[0][0]
+    torch.testing.assert_close(model.attention_weights(gpt, ids, 0), weights, rtol=1e-4, atol=1e-5)
 
 
 def test_the_charts_of_the_ladder_show_every_rung_of_its_tables():
