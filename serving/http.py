@@ -162,7 +162,8 @@ class Server:
     async def _pieces(self, tickets: list[Ticket], start: float) -> AsyncIterator[tuple[int, list[Piece]]]:
         """Yield the number of a prompt and pieces of its texts, as they come; when this is closed, they end."""
         late = EngineError(f"the request took longer than {self.access.timeout:g} seconds", 504)
-        clock = asyncio.get_running_loop().call_later(self.access.timeout, tickets[0].fail, late)
+        loop = asyncio.get_running_loop()
+        clocks = [loop.call_later(self.access.timeout, ticket.fail, late) for ticket in tickets]
         is_first = True
         try:
             async for number, pieces in _merged(tickets):
@@ -174,8 +175,8 @@ class Server:
         except EngineError as error:
             raise Refusal(str(error), status=error.status, kind="server_error") from None
         finally:
-            clock.cancel()
-            for ticket in tickets:
+            for clock, ticket in zip(clocks, tickets, strict=True):
+                clock.cancel()
                 ticket.cancel()
 
     async def _whole(self, request: Request, writer: Writer, tickets: list[Ticket], start: float) -> Response:
