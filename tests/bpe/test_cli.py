@@ -84,7 +84,7 @@ def test_compare_prints_every_scheme(trained, capsys):
 def test_view_takes_a_text_or_a_file(trained, capsys):
     tokenizer = str(trained / "tokenizer.json")
     main(["view", "<script>", "--tokenizer", tokenizer])
-    assert "<script>" in capsys.readouterr().out
+    assert "<script>" in capsys.readouterr().out.replace("│", "")
     main(
         [
             "view",

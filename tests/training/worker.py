@@ -39,9 +39,9 @@ def leave_at(step: int | None, leaving_ranks: list[int]) -> None:
 def main() -> None:
     finish = loop.Trainer.finish
 
-    def note_and_finish(trainer):
+    def note_and_finish(trainer, bar):
         note_memory(trainer)
-        return finish(trainer)
+        return finish(trainer, bar)
 
     loop.Trainer.finish = note_and_finish
     for case in json.loads(Path(sys.argv[1]).read_text()):
