@@ -42,9 +42,14 @@ def save(figure: "Figure", path: str | Path, dpi: int = 120) -> None:
 
 
 def log_losses(axes: "Axes") -> None:
-    """Give losses a logarithmic axis, on which a late gain is as visible as an early one, with plain numbers."""
+    """Give losses a logarithmic axis, on which a late gain is as visible as an early one, with plain numbers.
+
+    Call it after drawing: losses of reinforcement learning, which have any sign, keep their axis.
+    """
     from matplotlib.ticker import LogLocator, NullLocator
 
+    if axes.dataLim.y0 <= 0:
+        return
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.2, 1.5, 2, 3, 4, 5, 7)))
     axes.yaxis.set_minor_locator(NullLocator())

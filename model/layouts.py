@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model import pretrained, ssm
+from model import llama, pretrained, ssm
 from model.config import GPTConfig
 from model.experts import BALANCE
 
@@ -31,19 +31,7 @@ COMMON = {
     "logit_softcap": None,
     "mup_width": None,
 }
-# Parts of our names, in this order, and theirs; before them those of a single architecture.
-NAMES = {
-    r"^wte\.": "model.embed_tokens.",
-    r"^ln_f\.": "model.norm.",
-    r"^h\.": "model.layers.",
-    r"\.ln_1\.": ".input_layernorm.",
-    r"\.ln_2\.": ".post_attention_layernorm.",
-    r"\.attn\.c_proj\.": ".self_attn.o_proj.",
-    r"\.attn\.": ".self_attn.",
-    r"\.c_gate\.": ".gate_proj.",
-    r"\.c_fc\.": ".up_proj.",
-    r"\.c_proj\.": ".down_proj.",
-}
+# What single architectures name otherwise than Llama; it comes before llama.PARTS.
 OWN_NAMES = {
     "mixtral": {
         r"\.mlp\.router\.": ".block_sparse_moe.gate.",
@@ -175,7 +163,7 @@ def _mamba(config: GPTConfig) -> dict[str, Any]:
 
 def to_names(config: GPTConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of a state dict under the names of the config's layout."""
-    named, names = {}, [*OWN_NAMES.get(layout(config), {}).items(), *NAMES.items()]
+    named, names = {}, [*OWN_NAMES.get(layout(config), {}).items(), *llama.renamings(llama.PARTS).items()]
     for name, tensor in state.items():
         if name.startswith("ahead."):  # for training alone
             continue

@@ -7,6 +7,7 @@ llama2.c turns neighbours too.
 
 import re
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,20 +40,29 @@ UNCHANGED: dict[str, tuple[Any, ...]] = {
     "pretraining_tp": (None, 1),
     "quantization_config": (None,),
 }
-# Parts of their names, in this order, and ours.
-NAMES = {
-    r"^model\.embed_tokens\.": "wte.",
-    r"^model\.norm\.": "ln_f.",
-    r"^model\.layers\.": "h.",
-    r"\.input_layernorm\.": ".ln_1.",
-    r"\.post_attention_layernorm\.": ".ln_2.",
-    r"\.self_attn\.o_proj\.": ".attn.c_proj.",
-    r"\.self_attn\.": ".attn.",
-    r"\.gate_proj\.": ".c_gate.",
-    r"\.up_proj\.": ".c_fc.",
-    r"\.down_proj\.": ".c_proj.",
-}
+# Parts of our names, in this order, and Hugging Face's; one that has no dot in front begins a name.
+PARTS = (
+    ("wte.", "model.embed_tokens."),
+    ("ln_f.", "model.norm."),
+    ("h.", "model.layers."),
+    (".ln_1.", ".input_layernorm."),
+    (".ln_2.", ".post_attention_layernorm."),
+    (".attn.c_proj.", ".self_attn.o_proj."),
+    (".attn.", ".self_attn."),
+    (".c_gate.", ".gate_proj."),
+    (".c_fc.", ".up_proj."),
+    (".c_proj.", ".down_proj."),
+)
 HEADER = struct.Struct("<7i")  # llama2.c: width, inner, layers, heads, KV heads, ids, context
+
+
+def renamings(parts: Iterable[tuple[str, str]]) -> dict[str, str]:
+    r"""Return regular expressions and replacements that turn the first parts of names into the second.
+
+    >>> renamings([("h.", "model.layers."), (".ln_1.", ".norm.")])
+    {'^h\\.': 'model.layers.', '\\.ln_1\\.': '.norm.'}
+    """
+    return {("" if old[0] == "." else "^") + re.escape(old): new for old, new in parts}
 
 
 def fields(content: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -86,7 +96,7 @@ def from_names(weights: dict[str, Tensor], config: GPTConfig) -> dict[str, Tenso
     for name, tensor in weights.items():
         if name.endswith("rotary_emb.inv_freq"):  # a constant that old files carry
             continue
-        for pattern, replacement in NAMES.items():
+        for pattern, replacement in renamings((theirs, ours) for ours, theirs in PARTS).items():
             name = re.sub(pattern, replacement, name)
         if match := re.fullmatch(r"(.*\.attn\.)([qkv])_proj\.weight", name):
             parts.setdefault(match[1] + "c_attn.weight", {})[match[2]] = tensor

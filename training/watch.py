@@ -94,9 +94,7 @@ def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), label=key.replace("_", " "), **style)
     axes.set(xlabel="step", ylabel="loss, nats per token")
-    drawn = [record[key] for record in records for key in ("loss", "val_loss") if key in record]
-    if drawn and min(drawn) > 0:  # those of reinforcement learning have any sign
-        plots.log_losses(axes)
+    plots.log_losses(axes)
     axes.grid(alpha=0.3)
     axes.legend()
     plots.save(figure, path)

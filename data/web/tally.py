@@ -5,7 +5,6 @@ Samples are those whose hash is least: the same whichever machine read which fil
 """
 
 import dataclasses
-import heapq
 from typing import Any
 
 from data.splitting import text_hash
@@ -118,7 +117,7 @@ class Tally:
                 counts[1] += size
         for mine, theirs in ((self.samples, other.samples), (self.misses, other.misses)):
             for name, samples in theirs.items():
-                mine[name] = heapq.nsmallest(SAMPLES, mine.get(name, []) + samples)
+                _keep(mine.setdefault(name, []), *samples)
         for name, histogram in other.histograms.items():
             known = self.histograms.setdefault(name, Histogram(histogram.top, histogram.low, histogram.high))
             known.counts = [a + b for a, b in zip(known.counts, histogram.counts, strict=True)]
@@ -145,8 +144,8 @@ class Tally:
         return cls(**{**values, "stages": stages, "histograms": histograms})
 
 
-def _keep(samples: list[Sample], sample: Sample) -> None:
-    """Insert a sample, and keep the least few."""
-    samples.append(sample)
+def _keep(samples: list[Sample], *more: Sample) -> None:
+    """Insert samples, and keep the least few."""
+    samples += more
     samples.sort()
     del samples[SAMPLES:]

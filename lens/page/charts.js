@@ -170,6 +170,11 @@ export function distribution(rows, pick = null) {
   );
 }
 
+/** Returns a picture of this size, in which a view has drawn a tree. */
+export function treePicture(label, width, height, ...parts) {
+  return s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "tree", role: "img", "aria-label": label }, parts);
+}
+
 /** Returns a line chart: series are {name, values, kind ("main", "other", "faint"), x?}. Options: ticks (labels of x),
  * height, low, high, mark (x), pick(x), label, format. */
 export function lines(series, options = {}) {

@@ -20,15 +20,18 @@ function filled(element, properties, children) {
     else if (key === "value" || key === "checked") element[key] = value;
     else element.setAttribute(key, value === true ? "" : value);
   }
-  element.append(...children.flat(9).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(...present(children));
   return element;
+}
+
+/** Returns the children in nested lists that are there. */
+function present(children) {
+  return children.flat(9).filter((child) => child !== null && child !== undefined && child !== false);
 }
 
 /** Puts children in place of what is inside an element. */
 export function fill(element, ...children) {
-  element.replaceChildren(
-    ...children.flat(9).filter((child) => child !== null && child !== undefined && child !== false),
-  );
+  element.replaceChildren(...present(children));
   return element;
 }
 

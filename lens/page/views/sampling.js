@@ -1,6 +1,6 @@
 // Sampling, live: a text that grows token by token, the distribution it is drawn from, the cache; and beam search.
 
-import { distribution, hover } from "../charts.js";
+import { distribution, hover, treePicture } from "../charts.js";
 import { fill, h, number, percent, s } from "../dom.js";
 import { ask, rules, state } from "../state.js";
 import { ruleControls } from "./interventions.js";
@@ -267,17 +267,5 @@ function beamDrawing(nodes) {
   });
   const width = 140 + (deepest + 1) * step - 80,
     height = 20 + Math.max(...columns.values()) * rise;
-  return s(
-    "svg",
-    {
-      viewBox: `0 0 ${width} ${height}`,
-      width,
-      height,
-      class: "tree",
-      role: "img",
-      "aria-label": "beam search as a tree",
-    },
-    s("circle", { cx: 14, cy: 20, r: 5 }),
-    parts,
-  );
+  return treePicture("beam search as a tree", width, height, s("circle", { cx: 14, cy: 20, r: 5 }), parts);
 }

@@ -1,5 +1,6 @@
 // Text in: the tokens of the prompt with ids and bytes, and the merges that made a word.
 
+import { treePicture } from "../charts.js";
 import { fill, h, number, s } from "../dom.js";
 import { ask, change, state } from "../state.js";
 
@@ -122,16 +123,5 @@ function treeDrawing(trees) {
   trees.forEach((tree) => place(tree, true));
   const width = 60 + step * Math.max(1, leaves - 1),
     height = 52 + levels * rise;
-  return s(
-    "svg",
-    {
-      viewBox: `0 0 ${width} ${height}`,
-      width,
-      height,
-      class: "tree",
-      role: "img",
-      "aria-label": "the merges of the word as a tree",
-    },
-    parts,
-  );
+  return treePicture("the merges of the word as a tree", width, height, parts);
 }
