@@ -178,8 +178,9 @@ def test_guesses_change_no_text_and_save_steps():
     counts = {}
     for lookup in (0, 4):
         engine = scheduler(gpt, lookup=lookup)
-        found = run(engine, [Request(p, 40, Rules(temperature=0)) for p in given])
-        assert found == [alone(gpt, p, 40, temperature=0) for p in given]
+        repeating = Request([1, 2], 70, Rules(temperature=0), bias={77: 100.0})
+        found = run(engine, [*(Request(p, 40, Rules(temperature=0)) for p in given), repeating])
+        assert found == [*(alone(gpt, p, 40, temperature=0) for p in given), [77] * 70]
         counts[lookup] = engine.counters
     assert counts[4].steps < counts[0].steps
     assert 0 < counts[4].accepted_tokens <= counts[4].guessed_tokens
