@@ -14,7 +14,7 @@ BUILT     := $(VENV)/.built
 CSRC      := $(shell find kernels/csrc -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sample lens chat serve test lint bench gpu-check clean
+.PHONY: help setup train sample lens chat serve docs test lint bench gpu-check clean
 
 help:
 	@echo 'make setup        .venv with everything built, which all other targets make first'
@@ -23,6 +23,7 @@ help:
 	@echo 'make lens         a page that runs it and shows what is inside it, opened in the browser'
 	@echo 'make chat         teach it to follow instructions, and talk to it'
 	@echo "make serve        put it behind OpenAI's API at http://127.0.0.1:8000/v1"
+	@echo 'make docs         the pages as a site with search that needs no network: build/site/index.html'
 	@echo 'make test lint    what must be green before a change lands'
 	@echo 'make bench        every benchmark beside its peers'
 	@echo 'make gpu-check    build, test and measure the CUDA kernels on a machine with a GPU'
@@ -73,6 +74,16 @@ chat: $(BUILT) tokens/chat/meta.json
 
 serve: $(BUILT)
 	$(RUN_IN) -m serving $(RUN) $(ARGS)
+
+# The packages of the extra docs, which nothing else needs.
+$(VENV)/.docs: $(INSTALLED) pyproject.toml
+	$(RUN_IN) -m pip install --quiet --disable-pip-version-check -c requirements.lock \
+		$$($(RUN_IN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	@touch $@
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(RUN_IN) -m mkdocs build --quiet --strict
+	@echo 'open build/site/index.html'
 
 test: $(BUILT)
 	$(RUN_IN) -m pytest -n 2 --dist loadfile $(ARGS)
