@@ -2,6 +2,7 @@
 
     python sample.py --prompt "One day" --show-probs         each token by its probability
     python sample.py --score "The cat sat." stories.txt      how likely texts are
+    python sample.py --score pages.jsonl --out scored.jsonl  the same as columns, for python -m data web
     python sample.py --interactive                           write a story in turns
     python sample.py --chat --run runs/sft                   talk to a model that follows instructions
     python sample.py --prompt-file prompts.txt --out samples.jsonl
@@ -83,9 +84,11 @@ class SampleConfig:
     show_probs: bool = False
     """Colour each token by its probability and list the runners-up."""
     score: tuple[str, ...] = ()
-    """Texts, or files of lines: print how likely each is instead of sampling."""
+    """Texts, files of lines or of JSON lines with a field text: print how likely each is instead of sampling."""
     out: Path | None = None
-    """Write the samples here as JSON lines instead of printing them; they are sampled in batches."""
+    """Write the samples here as JSON lines instead of printing them; they are sampled in batches. With --score: write
+    each text, or its JSON line, with the fields perplexity and bits_per_byte.
+    """
     batch_size: int = 16
     """Samples at a time with --out."""
     precision: Literal["float32", "bfloat16", "int8"] = "float32"
@@ -105,7 +108,7 @@ class SampleConfig:
         if self.prompt and self.prompt_file:
             raise ValueError("both --prompt and --prompt-file are given: choose one")
         modes = [name for name in MODES if getattr(self, name)]
-        if len(modes) > 1:
+        if len(modes) > 1 and modes != ["score", "out"]:
             raise ValueError(f"--{' and --'.join(modes).replace('_', '-')} exclude each other: choose one")
         self._check_unused(modes[0] if modes else None)
         if self.seed is not None:
@@ -228,11 +231,16 @@ def search(config: SampleConfig, text_model: "TextModel", prompt: str, ids: list
 
 
 def score(config: SampleConfig, text_model: "TextModel") -> None:
-    """Print log P, perplexity and bits per byte of each text."""
+    """Print log P, perplexity and bits per byte of each text, or write them."""
     from rich.console import Console
 
     from inference import scoring
 
+    if config.out:
+        print(
+            f"{scoring.write_scores(text_model, config.score, config.out):,} scored texts written to {config.out}"
+        )
+        return
     texts = scoring.texts_of(config.score)
     Console().print(scoring.table(scoring.score_texts(text_model, texts)))
 

@@ -14,15 +14,15 @@ import tyro
 
 from bpe import END_OF_TEXT
 from bpe.tokenizer import BLOCK, Tokenizer
-from common import cli
+from common import cli, cluster
 from common.files import atomic, check_start
 from common.textfiles import TextFile, glob_matches
 
 Argument = tyro.conf.Positional
 
 
-@dataclasses.dataclass(frozen=True)
-class Train:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train(cluster.Machines):
     """Learn a tokenizer from text files."""
 
     input: tuple[Path, ...]
@@ -41,6 +41,9 @@ class Train:
     """Number of processes; chosen by the length of the input by default."""
     max_bytes: int | None = None
     """Learn from this many bytes at the beginning of the input only."""
+
+    def __post_init__(self) -> None:
+        self.check_machines()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,15 +120,16 @@ def run_train(options: Train) -> None:
     """Train, save, and print what was learnt."""
     from bpe.trainer import train
 
-    tokenizer = train(
-        _sources(options),
-        options.vocab_size,
-        pattern=options.pattern,
-        special_tokens=options.special_tokens,
-        end_of_text=options.end_of_text,
-        num_workers=options.num_workers,
-        max_bytes=options.max_bytes,
-    )
+    with cluster.engine(options, options.num_workers):
+        tokenizer = train(
+            _sources(options),
+            options.vocab_size,
+            pattern=options.pattern,
+            special_tokens=options.special_tokens,
+            end_of_text=options.end_of_text,
+            num_workers=options.num_workers,
+            max_bytes=options.max_bytes,
+        )
     tokenizer.save(options.out)
     print(f"{options.out}: {tokenizer.vocab_size:,} ids, {len(tokenizer.merges):,} of them merges")
 

@@ -38,9 +38,19 @@ class Machines:
         if self.address and self.engine != "ray":
             raise ValueError("--address is for --engine ray: add it, or leave the address out")
         if self.address and self.address != "auto":
-            host, colon, port = self.address.rpartition(":")
-            if not (host and colon and port.isdigit()):
-                raise ValueError(f"--address {self.address} must be auto or HOST:PORT, such as 10.0.0.5:6379")
+            host_and_port(self.address)
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Return the parts of HOST:PORT; ValueError for another text.
+
+    >>> host_and_port("10.0.0.5:6379")
+    ('10.0.0.5', 6379)
+    """
+    host, _, port = address.rpartition(":")
+    if not (host and port.isascii() and port.isdigit()):
+        raise ValueError(f"--address {address} must be auto or HOST:PORT, such as 10.0.0.5:6379")
+    return host, int(port)
 
 
 @contextlib.contextmanager
@@ -67,9 +77,8 @@ def connected(address: str | None, num_workers: int | None) -> Any:
     except ImportError as error:
         raise ValueError(f"--engine ray needs the library ray ({error}): pip install 'slm[ray]'") from error
     if address and address != "auto":
-        host, _, port = address.rpartition(":")
         try:
-            socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
+            socket.create_connection(host_and_port(address), ANSWER_SECONDS).close()
         except (OSError, OverflowError) as error:
             raise ValueError(
                 f"no Ray cluster answers at {address} ({error}): start one by ray start --head"

@@ -1,9 +1,12 @@
 """Scoring texts: the log-probability of each token, perplexity, bits per byte."""
 
 import dataclasses
+import itertools
+import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table
@@ -11,9 +14,14 @@ from rich.text import Text
 from torch import Tensor
 
 from common import files
+from common.textfiles import text_files
+from data.tables import json_rows
 from inference.text import TextModel
 from model import GPT
 
+COLUMNS = ("perplexity", "bits_per_byte")  # of a scored row
+LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz", ".jsonl.zst", ".ndjson.zst")
+ROWS = 256  # that are scored at a time
 BATCH_LOGITS = 1 << 25  # numbers in the logits of one batch: 128 MiB in float32
 
 
@@ -100,19 +108,57 @@ def _forward(model: GPT, rows: Sequence[Sequence[int]]) -> list[Tensor]:
 
 
 def texts_of(arguments: Sequence[str]) -> list[str]:
-    """Return each argument, or the non-empty lines of the file that it names."""
-    texts = []
-    for argument in arguments:
-        if _is_file(argument):
-            lines = files.read_text(argument).splitlines()
-            texts += [line for line in lines if line.strip()]
-        else:
-            texts.append(argument)
+    """Return each argument, or the texts of the file that it names."""
+    texts = [row["text"] for row in rows_of(arguments)]
     if not texts:
         raise ValueError(
             f"there is nothing to score in {', '.join(arguments)}: give a text or a file of lines"
         )
     return texts
+
+
+def rows_of(arguments: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """Yield {"text": …} for each argument or each non-empty line of the file that it names; JSON lines as they are."""
+    for argument in arguments:
+        if not _is_file(argument):
+            yield {"text": argument}
+        elif argument.lower().endswith(LINES):
+            yield from _json_lines(argument)
+        else:
+            lines = files.read_text(argument).splitlines()
+            yield from ({"text": line} for line in lines if line.strip())
+
+
+def _json_lines(path: str) -> Iterator[Mapping[str, Any]]:
+    for file in text_files(path):
+        for line, row in json_rows(file):
+            if not isinstance(row.get("text"), str):
+                raise ValueError(
+                    f"{file.name}: line {line:,} holds no text in 'text', which is what is scored"
+                )
+            yield row
+
+
+def write_scores(text_model: TextModel, arguments: Sequence[str], out: Path) -> int:
+    """Write the rows of `rows_of` as JSON lines with COLUMNS added (null for an empty text); return their number."""
+    count = 0
+    with files.atomic(out) as file:
+        rows = rows_of(arguments)
+        while group := list(itertools.islice(rows, ROWS)):
+            for row in scored(text_model, group):
+                file.write((json.dumps(row, ensure_ascii=False) + "\n").encode(errors="replace"))
+            count += len(group)
+        if not count:
+            raise ValueError(f"there is nothing to score in {', '.join(arguments)}: give files with texts")
+    return count
+
+
+def scored(text_model: TextModel, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield each row with COLUMNS."""
+    scores = iter(score_texts(text_model, [row["text"] for row in rows if row["text"]]))
+    for row in rows:
+        score = next(scores) if row["text"] else None
+        yield {**row, **{name: score and round(getattr(score, name), 6) for name in COLUMNS}}
 
 
 def _is_file(argument: str) -> bool:

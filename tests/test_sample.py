@@ -8,6 +8,7 @@ import tokenizers
 
 import sample
 from bpe import Tokenizer
+from inference.scoring import score_texts
 from inference.text import TextModel
 
 
@@ -185,6 +186,39 @@ def test_probabilities_and_scores_are_shown(babble, capsys, tmp_path):
     scored = run_sample(babble, capsys, "--score", str(tmp_path / "lines.txt"), "a [bold]text[/bold]")
     assert "bits per byte" in scored and scored.count("day") == 2
     assert "[bold]" in scored
+
+
+def test_scores_are_written_beside_what_the_rows_hold(babble, capsys, tmp_path, refused):
+    """Lines and JSON lines with the numbers that are printed; a text that is empty has none."""
+    rows = [
+        {"text": "One day", "url": "a"},
+        {"text": "", "url": "b"},
+        {"text": "day \ud800 <", "bits_per_byte": 0},
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "lines.txt").write_text("One day\n\nday One\n")
+    sources = [str(tmp_path / "rows.jsonl"), str(tmp_path / "lines.txt"), "One day"]
+    out = tmp_path / "new" / "scored.jsonl"
+    assert "6 scored texts" in run_sample(babble, capsys, "--score", *sources, "--out", str(out))
+    found = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [row["text"] for row in found] == ["One day", "", "day ? <", "One day", "day One", "One day"]
+    assert [row.get("url") for row in found[:3]] == ["a", "b", None]
+    assert found[1] == {**rows[1], "perplexity": None, "bits_per_byte": None}
+    (expected,) = score_texts(TextModel.load(babble), ["One day"])
+    for row in (found[0], found[3], found[5]):
+        assert row["perplexity"] == pytest.approx(expected.perplexity, rel=1e-4)
+        assert row["bits_per_byte"] == pytest.approx(expected.bits_per_byte, rel=1e-4)
+    assert found[2]["bits_per_byte"] > 0
+
+    (tmp_path / "bad.jsonl").write_text('{"text": "One day"}\n{"body": "One day"}\n')
+    for name, complaint in (
+        ("bad.jsonl", "line 2 holds no text in 'text'"),
+        ("none.jsonl", "nothing to score"),
+    ):
+        (tmp_path / "none.jsonl").touch()
+        flags = ("--run", str(babble), "--score", str(tmp_path / name), "--out", str(tmp_path / "x.jsonl"))
+        assert complaint in refused(sample.main, *flags)
+        assert not (tmp_path / "x.jsonl").exists()
 
 
 def test_a_story_told_in_turns(babble, capsys, monkeypatch):

@@ -13,10 +13,11 @@ import json
 import lzma
 import os
 import re
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from common.textfiles import matching_files
 from data.web.records import Fault, MissingLibrary, Page
@@ -147,8 +148,22 @@ def line_pages(stream: IO[bytes], name: str, max_bytes: int) -> Iterator[Page | 
         url, title, date = (
             row[key] if isinstance(row.get(key), str) else "" for key in ("url", "title", "date")
         )
-        numbers = tuple((key, float(value)) for key, value in row.items() if type(value) in (int, float))
-        yield Page(text, "text", name, record, url, date, "utf-8", title, numbers)
+        yield Page(text, "text", name, record, url, date, "utf-8", title, numbers_of(row))
+
+
+def numbers_of(row: dict[str, Any]) -> tuple[tuple[str, float], ...]:
+    """Return the finite numbers of a JSON line, and those that an earlier pipeline noted in its field "scores".
+
+    >>> numbers_of({"text": "Hi.", "record": 3, "bits": 2, "ok": True, "scores": {"language": 0.9}})
+    (('language', 0.9), ('bits', 2.0))
+    """
+    scores = row.get("scores")
+    found = {**scores, **row} if isinstance(scores, dict) else row
+    return tuple(
+        (key, float(value))
+        for key, value in found.items()
+        if type(value) in (int, float) and abs(value) <= sys.float_info.max and key != "record"
+    )
 
 
 def warc_pages(stream: IO[bytes], name: str, max_bytes: int) -> Iterator[Page | Fault]:

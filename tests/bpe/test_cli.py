@@ -111,7 +111,8 @@ def test_every_flag_has_help(command, capsys):
         main([command, "--help"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out.lower()
-    source = inspect.getsource(COMMANDS[command][0]).splitlines()
+    classes = [kind for kind in COMMANDS[command][0].__mro__ if kind is not object]
+    source = [line for kind in classes for line in inspect.getsource(kind).splitlines()]
     for name in COMMANDS[command][0].__dataclass_fields__:
         assert name.replace("_", "-") in shown
         line = next(number for number, line in enumerate(source) if line.strip().startswith(f"{name}:"))

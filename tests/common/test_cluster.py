@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from bpe.__main__ import main as bpe_main
 from common import cluster, workers
 from common.cluster import Machines
 from data.__main__ import main as data_main
+from data.stories import corpus
 from data.web.__main__ import main as web_main
 from data.web.synthetic import write
 
@@ -28,7 +30,7 @@ def test_jobs_go_where_the_block_says():
     assert calls == [10]
 
 
-@pytest.mark.parametrize("main", [web_main, data_main])
+@pytest.mark.parametrize("main", [web_main, data_main, bpe_main])
 def test_a_cluster_that_does_not_answer_is_said_before_anything_is_written(main, tmp_path, refused):
     pytest.importorskip("ray")
     (tmp_path / "a.md").write_text("Text.")
@@ -36,10 +38,13 @@ def test_a_cluster_that_does_not_answer_is_said_before_anything_is_written(main,
     command = {
         web_main: ("extract", "--source", str(tmp_path / "a.md")),
         data_main: ("prepare", "--source", f"text:{tmp_path}/a.md", "--vocab-size", "300"),
+        bpe_main: ("train", "--input", str(tmp_path / "a.md"), "--vocab-size", "300"),
     }[main]
     ray = ("--out", out, "--engine", "ray", "--address")
     assert "no Ray cluster answers at 127.0.0.1:1" in refused(main, *command, *ray, "127.0.0.1:1")
-    assert "must be auto or HOST:PORT" in refused(main, *command, *ray, "nowhere")
+    for address in ("nowhere", ":6379", "host:", "host:²"):
+        assert "must be auto or HOST:PORT" in refused(main, *command, *ray, address)
+    assert "add it, or leave the address out" in refused(main, *command, "--out", out, "--address", "auto")
     assert not Path(out).exists()
 
 
@@ -97,9 +102,14 @@ def test_a_killed_worker_is_replaced(two_machines, tmp_path):
 def test_two_machines_write_what_one_writes(two_machines, tmp_path):
     pytest.importorskip("resiliparse")
     write(tmp_path / "crawl", 60, per_file=15)
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text("\n".join(corpus(1_500_000, number)), encoding="utf-8")
+    texts = ("--input", *(str(tmp_path / f"{number}.txt") for number in range(3)))
     ray = ("--engine", "ray", "--address", two_machines)
     for name, where in (("here", ("--workers", "1")), ("there", ray)):
         out = tmp_path / name
+        learn = ["train", *texts, "--vocab-size", "600", "--out", str(out / "tokenizer.json")]
+        bpe_main([*learn, *(ray if where == ray else ())])
         web_main(["run", "--source", str(tmp_path / "crawl"), "--out", str(out / "web"), *where])
         source = ("--source", "stories", "--stories-bytes", "3000000", "--vocab-size", "400")
         data_main(["prepare", *source, "--out", str(out / "tokens"), *where])

@@ -4,6 +4,7 @@ interrupted.
 
 import gzip
 import json
+import math
 import re
 import shutil
 import sys
@@ -302,6 +303,8 @@ def test_classifier_and_perplexity_are_stages(tmp_path, crawl):
 def test_numbers_of_other_programs_can_decide(tmp_path):
     rows = [{"text": f"Text number {i}.", "bits": bits} for i, bits in enumerate([0.5, 1.5, 1])]
     rows += [{"text": "No number."}, {"text": "No number either.", "bits": "1"}]
+    rows += [{"text": "Beyond a float.", "bits": -(10**400)}, {"text": "Less than all.", "bits": -math.inf}]
+    rows += [{"text": "An earlier run's.", "record": 3, "scores": {"bits": 0.25, "language": 0.9}}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "p.toml").write_text('[[column]]\nname = "bits"\nhigh = 1\n[dedup]\nnear = false\n')
     source = ("--source", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out"), "--workers", "1")
@@ -309,8 +312,10 @@ def test_numbers_of_other_programs_can_decide(tmp_path):
     assert [(row["text"], row["scores"]["bits"]) for row in rows_in(tmp_path / "out")] == [
         ("Text number 0.", 0.5),
         ("Text number 2.", 1),
+        ("An earlier run's.", 0.25),
     ]
-    assert report.read(tmp_path / "out").stages["column"].documents == 3
+    assert rows_in(tmp_path / "out")[-1]["scores"] == {"bits": 0.25, "language": 0.9}
+    assert report.read(tmp_path / "out").stages["column"].documents == 5
 
 
 def test_dedup_alone_keeps_other_fields(tmp_path, capsys):
