@@ -2,6 +2,8 @@
 
 import ctypes
 import faulthandler
+import functools
+import itertools
 import mmap
 import multiprocessing
 import resource
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 import kernels
+from kernels import decode
 from tests.kernels import cases
 from tests.kernels.cases import AttentionCase, Backend, by
 
@@ -78,6 +81,69 @@ def run_between_guards(backend: Backend) -> None:
                     x, weight = cases.randn(*shape, dtype=dtype), cases.randn(shape[-1], dtype=dtype)
                     assert_as_a_copy(kernels.layer_norm, [guarded(x, edge), guarded(weight, edge)])
                     assert_as_a_copy(kernels.layer_norm, [guarded(x[:1].expand(4, -1), edge), weight])
+                    assert_as_a_copy(kernels.rms_norm, [guarded(x, edge), guarded(weight, edge)])
+                    assert_as_a_copy(kernels.gelu, [guarded(x, edge), guarded(weight, edge)])
+                    twice = [guarded(x, edge), guarded(x, edge), guarded(weight, edge), guarded(weight, edge)]
+                    assert_as_a_copy(kernels.swiglu, twice)
+                run_losses(edge, dtype)
+                run_turned_and_divided(edge, dtype)
+            run_decoding(edge)
+            run_adamw(edge)
+
+
+def run_losses(edge: str, dtype: torch.dtype) -> None:
+    for rows, width, ids in ((1, 1, 1), (5, 24, 53), (33, 48, 1030)):
+        hidden, weight = cases.randn(rows, width, dtype=dtype), cases.randn(ids, width, dtype=dtype)
+        targets = guarded(torch.arange(rows) * 7 % ids, edge)
+        loss = functools.partial(row_of_one, kernels.linear_cross_entropy, targets=targets)
+        assert_as_a_copy(loss, [guarded(hidden, edge), guarded(weight, edge)])
+
+
+def row_of_one(op, *inputs: torch.Tensor, **options) -> torch.Tensor:
+    return op(*inputs, **options)[None]
+
+
+def run_turned_and_divided(edge: str, dtype: torch.dtype) -> None:
+    """Rotary positions, as an op and in attention's load; documents of 1, 0, 16 and 23 tokens."""
+    ends = guarded(torch.tensor([0, 1, 1, 17, 40]), edge)
+    for size in (2, 12, 16, 40):
+        q, k, v = (guarded(cases.randn(40, 2, size, seed=seed, dtype=dtype), edge) for seed in range(3))
+        angles = guarded(cases.randn(40, size // 2), edge)
+        assert_as_a_copy(lambda x, turns=angles: kernels.rotary(x, turns), [q[None]])
+        for turns in (None, angles):
+            attend = functools.partial(kernels.document_attention, ends=ends, angles=turns)
+            assert_as_a_copy(attend, [q, k, v])
+            attend = functools.partial(kernels.causal_attention, angles=turns)
+            assert_as_a_copy(attend, [q[None], k[None], v[None]])
+
+
+def single(*shape: int, seed: int = 0) -> torch.Tensor:
+    return cases.randn(*shape, seed=seed, dtype=torch.float32)
+
+
+def run_decoding(edge: str) -> None:
+    for width, outputs, kind in itertools.product((1, 24, 130), (1, 65), (torch.float32, torch.bfloat16)):
+        weight = decode.pack_weight(single(outputs, width).to(kind))
+        x, bias = guarded(single(3, width), edge), guarded(single(outputs), edge)
+        residual = guarded(single(3, outputs), edge)
+        packed = guarded(weight, edge)
+        found = decode.packed_linear(x, packed, outputs, bias=bias, activation="gelu", residual=residual)
+        assert found.isfinite().all()
+    for size, length in ((2, 3), (12, 17), (64, 33)):
+        keys, values = (guarded(single(2, 1, length, size, seed=seed), edge) for seed in (1, 2))
+        qkv = guarded(single(2, 1, 4, size), edge)
+        angles = guarded(single(2, 1, size // 2), edge)
+        last = guarded(torch.tensor([[length - 1], [0]]), edge)
+        assert decode.cached_attention(qkv, keys, values, last, angles=angles).isfinite().all()
+        pages = guarded(torch.tensor([[0], [1]]), edge)
+        assert decode.cached_attention(qkv, keys, values, last, pages=pages).isfinite().all()
+
+
+def run_adamw(edge: str) -> None:
+    for size in (1, 7, 130):
+        four = [[guarded(single(size, seed=seed).abs(), edge)] for seed in range(4)]
+        kernels.adamw_(*four, step=1, lr=0.1)
+        assert four[0][0].isfinite().all()
 
 
 def assert_as_a_copy(op, inputs: list[torch.Tensor]) -> None:
