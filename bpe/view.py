@@ -30,16 +30,34 @@ class Span:
         return self.token.hex(" ")
 
 
-def spans(tokenizer: Tokenizer, text: str) -> list[Span]:
+class Tokens(tuple[Span, ...]):
+    """The tokens of a text: printed with a bar between two of them, in a notebook as coloured spans."""
+
+    def __str__(self) -> str:
+        return "│".join(span.shown for span in self)
+
+    def _repr_html_(self) -> str:
+        return f'<pre style="color:#111;white-space:pre-wrap">{self.coloured()}</pre>'
+
+    def coloured(self) -> str:
+        """Return HTML spans with id and bytes in their titles; everything that comes from the text is escaped."""
+        return "".join(
+            f'<span style="background:{COLOURS[index % len(COLOURS)]}" title="{html.escape(_title(index, span))}">'
+            f"{html.escape(span.shown)}</span>"
+            for index, span in enumerate(self)
+        )
+
+
+def spans(tokenizer: Tokenizer, text: str) -> Tokens:
     r"""Return the tokens of `text`; special tokens are recognised.
 
     Parts of a character are shown by their bytes.
 
-    >>> [span.shown for span in spans(Tokenizer([(b"h", b"i")]), "hié")]
-    ['hi', '\\xc3', '\\xa9']
+    >>> print(spans(Tokenizer([(b"h", b"i")]), "hihié"))
+    hi│hi│\xc3│\xa9
     """
     tokens = [(id, tokenizer.vocab[id]) for id in tokenizer.encode(text, allowed_special="all")]
-    return [Span(id, token, _shown(token)) for id, token in tokens]
+    return Tokens(Span(id, token, _shown(token)) for id, token in tokens)
 
 
 def _shown(token: bytes) -> str:
@@ -65,7 +83,7 @@ def render_terminal(
     for name, tokenizer in tokenizers.items():
         found = spans(tokenizer, text)
         shown = [(span.shown, f"black on {COLOURS[i % len(COLOURS)]}") for i, span in enumerate(found)]
-        line = Text.assemble(*shown) if coloured else Text("│".join(span.shown for span in found))
+        line = Text.assemble(*shown) if coloured else Text(str(found))
         parts += [Text(name, style="bold"), line, Text(summary(text, found)), _token_table(found, rows)]
     return Group(*parts)
 
@@ -86,10 +104,9 @@ def write_html(path: Path, text: str, tokenizers: dict[str, Tokenizer]) -> None:
 def html_page(text: str, tokenizers: dict[str, Tokenizer]) -> str:
     """Return one HTML page that needs nothing else: spans with id and bytes in their titles, counts above."""
     columns = "".join(_column(name, text, spans(tokenizer, text)) for name, tokenizer in tokenizers.items())
-    colours = "".join(f".c{index}{{background:{colour}}}" for index, colour in enumerate(COLOURS))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Tokens</title>\n'
-        f"<style>{_STYLE}{colours}</style></head>\n<body><main>{columns}</main></body></html>\n"
+        f"<style>{_STYLE}</style></head>\n<body><main>{columns}</main></body></html>\n"
     )
 
 
@@ -103,13 +120,8 @@ span:hover{outline:2px solid #333}
 """
 
 
-def _column(name: str, text: str, found: Sequence[Span]) -> str:
-    body = "".join(
-        f'<span class="c{index % len(COLOURS)}" title="{html.escape(_title(index, span))}">'
-        f"{html.escape(span.shown)}</span>"
-        for index, span in enumerate(found)
-    )
-    return f"<section><h2>{html.escape(name)}</h2><p>{summary(text, found)}</p><pre>{body}</pre></section>\n"
+def _column(name: str, text: str, found: Tokens) -> str:
+    return f"<section><h2>{html.escape(name)}</h2><p>{summary(text, found)}</p><pre>{found.coloured()}</pre></section>\n"
 
 
 def _title(index: int, span: Span) -> str:

@@ -23,6 +23,7 @@ LANGUAGES = {".cuh": "cuda", ".h": "cpp", ".cff": "yaml"}
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages outside docs/ and, for each file or folder that any page links to, a page that shows it."""
     texts = {path: (ROOT / path).read_text("utf-8") for path in PAGES}
+    texts |= {str(file.relative_to(ROOT)): notebook(file) for file in (ROOT / "notebooks").glob("*.py")}
     for path, text in texts.items():
         files.append(File.generated(config, site_path(path), content=text))
     texts |= {f"docs/{file.src_uri}": file.content_string for file in files.documentation_pages()}
@@ -49,11 +50,13 @@ def target(page: str, link: str) -> str | None:
 def site_path(path: str) -> str:
     """Return where the site has a file or folder of the repository.
 
-    >>> [site_path(path) for path in ("README.md", "CHANGELOG.md", "docs/kernels/README.md", "bpe/view.py")]
-    ['index.md', 'CHANGELOG.md', 'kernels/README.md', 'source/bpe/view.py.md']
+    >>> [site_path(path) for path in ("README.md", "docs/data.md", "notebooks/2_model.py", "bpe/view.py")]
+    ['index.md', 'data.md', 'notebooks/2_model.md', 'source/bpe/view.py.md']
     """
     if path in PAGES:
         return "index.md" if path == "README.md" else path
+    if path.startswith("notebooks/"):
+        return path.replace(".py", ".md")
     if path.startswith("docs/"):
         return path.removeprefix("docs/") + ("/README.md" if (ROOT / path).is_dir() else "")
     return f"source/{path}/index.md" if (ROOT / path).is_dir() else f"source/{path}.md"
@@ -63,6 +66,17 @@ def inside(path: str) -> list[str]:
     """Return the files of text in a folder; none in a file."""
     found = (ROOT / path).glob("[!.]*") if (ROOT / path).is_dir() else []
     return sorted(str(file.relative_to(ROOT)) for file in found if file.is_file() and file.suffix != ".so")
+
+
+def notebook(path: Path) -> str:
+    """Return a file with cells as Markdown."""
+    cells = [cell.partition("\n") for cell in path.read_text("utf-8").split("# %%")[1:]]
+    return "\n\n".join(
+        re.sub("^# ?", "", body, flags=re.MULTILINE)
+        if "markdown" in kind
+        else f"```python\n{body.strip()}\n```"
+        for kind, _, body in cells
+    )
 
 
 def folder(path: str) -> str:
@@ -87,7 +101,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
     here = page.file.src_uri
     if here.startswith("source/"):
         return markdown
-    path = next((path for path in PAGES if site_path(path) == here), f"docs/{here}")
+    outside = (*PAGES, here.replace(".md", ".py"))
+    path = next((path for path in outside if site_path(path) == here), f"docs/{here}")
 
     def on_the_site(link: re.Match) -> str:
         there = target(path, link[0])

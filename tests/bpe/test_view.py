@@ -63,6 +63,15 @@ def test_the_page_shows_markup_and_does_not_run_it():
     assert any("id 256" in title and "61 6c" in title for title in reader.titles)
 
 
+def test_a_notebook_shows_markup_and_does_not_run_it():
+    shown = spans(PLAIN, EVIL + "pale<|end|>")
+    reader = Reader(shown._repr_html_())
+    assert reader.tags == {"pre", "span"}
+    assert reader.text == "".join(span.shown for span in shown)
+    assert len(reader.titles) == len(shown) == len(PLAIN.encode(EVIL + "pale")) + 1
+    assert str(shown).endswith("p│al│e│<|end|>")
+
+
 def test_two_tokenizers_stand_side_by_side():
     other = Tokenizer([])
     page = html_page("all", {"one": PLAIN, "two": other})
