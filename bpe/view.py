@@ -121,7 +121,8 @@ span:hover{outline:2px solid #333}
 
 
 def _column(name: str, text: str, found: Tokens) -> str:
-    return f"<section><h2>{html.escape(name)}</h2><p>{summary(text, found)}</p><pre>{found.coloured()}</pre></section>\n"
+    heading = f"<h2>{html.escape(name)}</h2><p>{summary(text, found)}</p>"
+    return f"<section>{heading}<pre>{found.coloured()}</pre></section>\n"
 
 
 def _title(index: int, span: Span) -> str:
