@@ -12,6 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 import tyro
 from rich.console import Console
@@ -132,13 +133,41 @@ def moved(curves: Curves, rates: tuple[float, ...]) -> int:
     return max(places) - min(places)
 
 
+def valley(losses: dict[float, float]) -> float:
+    """Return the learning rate at the bottom of the parabola through the best rate and its neighbours, over log rate.
+
+    At an end of the grid, where there is only one neighbour, the best rate itself.
+
+    >>> round(valley({0.1: 5.0, 0.2: 2.0, 0.4: 1.0, 0.8: 2.0}), 6)
+    0.4
+    >>> valley({0.1: 1.0, 0.2: 2.0, 0.4: 3.0})
+    0.1
+    """
+    rates = sorted(losses)
+    best = min(range(len(rates)), key=lambda place: losses[rates[place]])
+    if best in (0, len(rates) - 1):
+        return rates[best]
+    around = np.array(rates[best - 1 : best + 2])
+    curvature, slope, _ = np.polyfit(
+        np.log(around / rates[best]), [losses[rate] for rate in around.tolist()], 2
+    )
+    return float(rates[best] * np.exp(-slope / (2 * curvature)))
+
+
 def best_table(curves: dict[str, Curves], options: Transfer) -> Table:
-    """Return the best rate of each width, and how far it moves."""
-    table = Table("width", *curves, title="best learning rate (loss, nats per token)", title_justify="left")
+    """Return the best rate of each width on the grid and between its points, and how far it moves."""
+    table = Table(
+        "width", *curves, title="best learning rate (valley; loss, nats per token)", title_justify="left"
+    )
     for width in options.widths:
-        found = [(best_rates(each)[width], min(each[width].values())) for each in curves.values()]
-        table.add_row(str(width), *(f"{rate:g} ({loss:.4f})" for rate, loss in found))
+        found = [(best_rates(each)[width], each[width]) for each in curves.values()]
+        table.add_row(
+            str(width), *(f"{rate:g} ({valley(each):.2g}; {min(each.values()):.4f})" for rate, each in found)
+        )
     table.add_row("grid steps moved", *(str(moved(each, options.rates)) for each in curves.values()))
+    narrow, wide = options.widths[0], options.widths[-1]
+    ratios = [valley(each[wide]) / valley(each[narrow]) for each in curves.values()]
+    table.add_row(f"valley, {wide} / {narrow}", *(f"{ratio:.2f}" for ratio in ratios))
     return table
 
 
