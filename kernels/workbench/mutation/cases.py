@@ -134,6 +134,8 @@ BENT = [
     Norm(5, 33, poisoned="gate", poison=math.inf),
 ]
 LOGITS = [
+    # rows end before their first pack of 16 bytes; a thread has several packs
+    *(Norm(5, 3), Norm(2, 4101)),
     *(Norm(3, 7), Norm(2, 300), Norm(5, 1025), Norm(1, 1), Norm(0, 9)),
     *(Norm(3, 300, poisoned="logits", poison=value) for value in (math.nan, math.inf, -math.inf)),
 ]
