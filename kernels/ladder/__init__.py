@@ -2,6 +2,7 @@
 
     layer_norm/forward_1_thread_per_row.cuh … forward_5_shipped.cuh, backward_1_… to backward_5_…
     attention/forward_1_materialized.cuh … forward_7_shipped.cuh, backward_1_… to backward_5_…
+    cross_entropy/loss_1_thread_per_row.cuh … loss_5_shipped.cuh, the loss's statistics and its gradient
 
 Each file is a rung of the ladder. It exports `extern "C" void OP_NAME(void** tensors, const long long* numbers)`, as in
 `layer_norm_forward_thread_per_row`; arguments.cuh in the same folder lists the tensors and numbers. A C++ compiler
@@ -10,8 +11,8 @@ builds it for the emulator, nvcc for a GPU, where it runs on torch's current str
     compiler = Compiler("build/ladder")
     out, mean, rstd = Emulated(compiler).run(rungs("layer_norm_forward")[0], [x, weight, bias])
 
-All tensors are bfloat16; attention has D = 64. docs/kernels/ladder.md explains each rung, `python -m kernels ladder`
-measures them.
+Inputs are bfloat16, targets int64; attention has D = 64. docs/kernels/ladder.md explains each rung, `python -m kernels
+ladder` measures them.
 """
 
 import ctypes
@@ -30,7 +31,13 @@ from kernels.workbench.emulator import AccessCount, Compiler, Library
 
 HERE = Path(__file__).parent
 WIDTH = 64  # D in attention/arguments.cuh
-OPS = ("layer_norm_forward", "layer_norm_backward", "attention_forward", "attention_backward")
+OPS = (
+    "layer_norm_forward",
+    "layer_norm_backward",
+    "cross_entropy_loss",
+    "attention_forward",
+    "attention_backward",
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +83,10 @@ class Call:
 
 
 def prepare(op: str, inputs: Sequence[Tensor], sm_count: int, stream: int) -> Call:
-    """Allocate the outputs of an op. inputs: contiguous bfloat16, statistics float32, as arguments.cuh lists them."""
+    """Allocate the outputs of an op. inputs: contiguous, as arguments.cuh lists them.
+
+    They are bfloat16, statistics float32, targets int64.
+    """
     if not all(x.is_contiguous() for x in inputs):
         raise ValueError("a rung takes contiguous tensors only: call .contiguous() on them")
     if inputs[0].dtype != torch.bfloat16:
@@ -86,6 +96,7 @@ def prepare(op: str, inputs: Sequence[Tensor], sm_count: int, stream: int) -> Ca
     make = {
         "layer_norm_forward": _layer_norm_forward,
         "layer_norm_backward": _layer_norm_backward,
+        "cross_entropy_loss": _cross_entropy_loss,
         "attention_forward": _attention_forward,
         "attention_backward": _attention_backward,
     }[op]
@@ -104,6 +115,12 @@ def _layer_norm_backward(grad_out, x, weight, mean, rstd, *, sm_count):
     outputs = [torch.empty_like(like) for like in (x, weight, weight)]
     lines = 16 * sm_count  # partial_lines in arguments.cuh
     return outputs, mean.new_empty(lines, 2, size), [rows, size]
+
+
+def _cross_entropy_loss(logits, targets, scale, *, sm_count):
+    rows, size = logits.shape
+    statistics = [scale.new_empty(rows) for _ in range(3)]  # largest, total, logit of the target
+    return [logits.clone(), *statistics], scale.new_empty(1), [rows, size]  # the copy becomes the gradient
 
 
 def _attention_forward(q, k, v, *, sm_count):

@@ -19,14 +19,19 @@ from torch import Tensor
 
 from common import bench, cli
 from kernels import reference
+from kernels.chunked_loss import IGNORED
 from kernels.ladder import OPS, Cuda, Emulated, Rung, prepare, rungs
 from kernels.workbench import bench_gpu
 from kernels.workbench.bench_cases import Turn
 from kernels.workbench.emulator import Compiler
 
-# (rows, C) and (B, T, H, D): of 32768 rows one SM processes about 256.
-COUNTED_SHAPES = {"layer_norm": (256, 384), "attention": (1, 256, 1, 64)}
-TIMED_SHAPES = {"layer_norm": (32768, 384), "attention": (16, 1024, 12, 64)}
+# (rows, C), (rows, V) and (B, T, H, D): of 32768 rows one SM processes about 256.
+COUNTED_SHAPES = {"layer_norm": (256, 384), "cross_entropy": (64, 4096), "attention": (1, 256, 1, 64)}
+TIMED_SHAPES = {
+    "layer_norm": (32768, 384),
+    "cross_entropy": (4096, 50304),
+    "attention": (16, 1024, 12, 64),
+}
 SECTOR_BYTES = 32
 
 
@@ -35,7 +40,7 @@ class Options:
     """Count the cost of each rung of the ladder, and time it if there is a GPU."""
 
     op: Annotated[str, tyro.conf.Positional] = "all"
-    """layer_norm_forward, layer_norm_backward, attention_forward or attention_backward"""
+    """layer_norm_forward, layer_norm_backward, cross_entropy_loss, attention_forward or attention_backward"""
     repeat: int = 20
     """runs on a GPU; their median is reported"""
     json: str | None = None
@@ -68,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def make_inputs(op: str, shape: tuple[int, ...], device: str = "cpu") -> list[Tensor]:
-    """Return inputs of seeded normal numbers for the rungs of `op`. shape: (rows, C) or (B, T, H, 64)."""
+    """Return inputs of seeded normal numbers for the rungs of `op`. shape: (rows, C), (rows, V) or (B, T, H, 64)."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*size: int) -> Tensor:
@@ -78,6 +83,11 @@ def make_inputs(op: str, shape: tuple[int, ...], device: str = "cpu") -> list[Te
         x, weight, bias, grad_out = draw(*shape), 1 + 0.3 * draw(shape[1]), draw(shape[1]), draw(*shape)
         statistics = [x.squeeze(1) for x in reference.moments(x.float(), eps=1e-5)]
         return [x, weight, bias] if op.endswith("forward") else [grad_out, x, weight, *statistics]
+    if op == "cross_entropy_loss":
+        targets = torch.randint(shape[1], shape[:1], generator=generator)
+        targets[1::5] = IGNORED
+        scale = 1 / (targets != IGNORED).sum()  # of the mean loss
+        return [3 * draw(*shape), targets.to(device), scale[None].to(device)]
     q, k, v, grad_out = (draw(*shape) for _ in range(4))
     if op.endswith("forward"):
         return [q, k, v]
@@ -128,7 +138,9 @@ def timed(op: str, cuda: Cuda, repeat: int) -> list[bench.Row]:
     inputs = make_inputs(op, shape, "cuda")
     climbed = [rung for rung in rungs(op) if not rung.ships]
     call = cuda.prepare(op, inputs)
-    peers = {"shipped": shipped(op, inputs), "PyTorch": torchs(op, inputs)}
+    has_op = op != "cross_entropy_loss"  # no op has these kernels alone, without the products
+    ships = shipped(op, inputs) if has_op else functools.partial(cuda.enqueue, rungs(op)[-1], call)
+    peers = {"shipped": ships, "PyTorch": torchs(op, inputs)}
     turns = {rung.name: Turn(functools.partial(cuda.enqueue, rung, call)) for rung in climbed}
     turns |= {name: Turn(peer) for name, peer in peers.items()}
     seconds = bench_gpu.eager_seconds(turns, repeat)
@@ -157,6 +169,9 @@ def shipped(op: str, inputs: list[Tensor]) -> Callable[[], object]:
 
 def torchs(op: str, inputs: list[Tensor]) -> Callable[[], object]:
     """Return a call of PyTorch's op with the inputs of a rung; a backward repeats over one forward."""
+    if op == "cross_entropy_loss":
+        logits = inputs[0].detach().requires_grad_()
+        return lambda: torch.autograd.grad(F.cross_entropy(logits, inputs[1]), logits)
     if op == "layer_norm_forward":
         x, weight, bias = inputs
         return lambda: F.layer_norm(x, weight.shape, weight, bias)

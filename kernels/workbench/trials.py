@@ -284,14 +284,18 @@ def _cross_entropy(case: Norm, dtype: str) -> tuple[list, dict[str, Tensor]]:
     targets = torch.arange(case.rows) * 7 % case.columns
     targets[1:2] = -100
     targets[2:3] = case.columns  # beyond the vocabulary: it has no logit
-    exact, kept, known = logits.double(), targets != -100, (targets >= 0) & (targets < case.columns)
+    return [logits, targets, _statistic(scale, dtype)], exact_cross_entropy(logits, targets, scale)
+
+
+def exact_cross_entropy(logits: Tensor, targets: Tensor, scale: Tensor) -> dict[str, Tensor]:
+    """Return what the passes of cross-entropy store, in float64: the gradient (rows, V) and the statistics (rows,)."""
+    exact, kept, known = logits.double(), targets != -100, (targets >= 0) & (targets < logits.shape[1])
     largest = exact.amax(-1)
-    hit = torch.nn.functional.one_hot(targets.where(known, 0), case.columns) * known[:, None]
-    gradient = ((exact.softmax(-1) - hit) * 0.5).masked_fill(~kept[:, None], 0)
+    hit = torch.nn.functional.one_hot(targets.where(known, 0), logits.shape[1]) * known[:, None]
+    gradient = ((exact.softmax(-1) - hit) * scale).masked_fill(~kept[:, None], 0)
     total = (exact - largest[:, None]).exp().sum(-1)
     target = exact.gather(1, targets.where(known, 0)[:, None])[:, 0].masked_fill(~known, math.nan)
-    found = {"gradient": gradient, "largest": largest, "total": total, "target": target}
-    return [logits, targets, _statistic(scale, dtype)], found
+    return {"gradient": gradient, "largest": largest, "total": total, "target": target}
 
 
 def _turn(case: Turn, dtype: str) -> tuple[list, dict[str, Tensor]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common import cli, files
+from kernels.ladder import OPS
 from scripts.pictures import kernels, learning, model, sampling, serving, words
 from scripts.pictures.svg import Picture
 
@@ -29,7 +30,7 @@ DRAWN = {
     "tiles": kernels.tiles,
     "coalescing": kernels.coalescing,
     "banks": kernels.banks,
-    **{f"ladder_{op}": kernels.ladder(op) for op in kernels.OPS},
+    **{f"ladder_{op}": kernels.ladder(op) for op in OPS},
 }
 FROM_A_RUN = {
     "tokens": words.tokens,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from scripts.pictures.svg import Picture
 
-OPS = ("layer_norm_forward", "layer_norm_backward", "attention_forward", "attention_backward")
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "kernels" / "ladder.md"
 LEFT = 206  # where the bars of a ladder begin
 SCORES = ((1.0, 3.0), (2.0, 5.0), (4.0, 0.0))  # the worked example of docs/kernels/attention.md

@@ -12,7 +12,7 @@ import torch
 from kernels import ladder, reference, toolchain
 from kernels.__main__ import main
 from kernels.ladder import OPS, Cuda, Emulated, Rung, measure
-from kernels.workbench import resources
+from kernels.workbench import resources, trials
 from tests.kernels import cases
 from tests.kernels.cases import by
 
@@ -23,7 +23,10 @@ UNITS = sorted({rung.unit for rung in RUNGS if not rung.ships})
 RUNS = [pytest.param(rung, id=str(rung), marks=[pytest.mark.slow] * rung.ships) for rung in RUNGS]
 NORM_SHAPES = [(1, 8), (5, 384), (37, 48), (130, 1024)]
 RAGGED_NORM_SHAPES = [(6, 7), (3, 1025)]
-IN_PACKS = ("row_in_registers", "one_pass")
+LOSS_SHAPES = [(1, 8), (5, 384), (7, 2312)]
+RAGGED_LOSS_SHAPES = [(7, 3), (130, 17), (3, 1025)]
+IN_PACKS = ("row_in_registers", "one_pass", "packs")
+LOSSES = [run for run in RUNS if run.values[0].op == "cross_entropy_loss"]
 ATTENTION_SHAPES = [
     (1, 1, 1, 64),
     (2, 17, 1, 64),
@@ -52,11 +55,15 @@ def cuda(compiler) -> Cuda:
 def shapes_of(rung: Rung) -> list[tuple[int, ...]]:
     if rung.op.startswith("attention"):
         return ATTENTION_SHAPES
+    if rung.op.startswith("cross_entropy"):
+        return LOSS_SHAPES + (RAGGED_LOSS_SHAPES if rung.name not in IN_PACKS else [])
     return NORM_SHAPES + (RAGGED_NORM_SHAPES if rung.name not in IN_PACKS else [])
 
 
 def exact(op: str, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
     """What the rungs of `op` compute, in float64."""
+    if op == "cross_entropy_loss":
+        return list(trials.exact_cross_entropy(*(x.cpu() for x in inputs)).values())
     inputs = [x.cpu().double() for x in inputs]
     if op == "layer_norm_forward":
         return [reference.layer_norm(*inputs), *(x.squeeze(1) for x in reference.moments(inputs[0], 1e-5))]
@@ -76,21 +83,35 @@ def check(rung: Rung, run, inputs: list[torch.Tensor]) -> None:
     torchs = torchs if isinstance(torchs, tuple) else (torchs,)
     ours, true = run(rung, inputs), exact(rung.op, inputs)
     assert len(ours) == len(true)
-    forward = rung.op.endswith("forward")
+    factor = 3 if rung.op.endswith("backward") else 2
     cancels = (
         1.0 if rung.op == "attention_backward" else 0.0
     )  # terms of the size of grad_out cancel to nothing
     for our, torch_own, value in zip(ours, torchs, true, strict=False):
-        cases.assert_as_exact_as(our, torch_own, value, factor=2 if forward else 3, size=cancels)
+        cases.assert_as_exact_as(our, torch_own, value, factor=factor, size=cancels)
     for our, value in zip(ours[len(torchs) :], true[len(torchs) :], strict=True):
         assert our.dtype == torch.float32
-        torch.testing.assert_close(our.cpu().double(), value, rtol=2e-6, atol=2e-6)
+        torch.testing.assert_close(our.cpu().double(), value, rtol=2e-6, atol=2e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("rung", RUNS)
 def test_rung_is_as_exact_as_torch_and_free_of_races(emulated, rung):
     for shape in shapes_of(rung):
         check(rung, lambda *call: emulated.run(*call, seed=1), measure.make_inputs(rung.op, shape))
+
+
+@pytest.mark.parametrize("rung", LOSSES)
+def test_losses_without_a_target_or_of_what_is_not_finite(emulated, rung):
+    logits, targets, scale = measure.make_inputs(rung.op, (9, 40))
+    targets[1:5] = torch.tensor([-100, -1, 40, 39])  # ignored, outside on both sides, the last
+    logits[5, :24] = -torch.inf  # packs of nothing else
+    logits[7, 7], logits[8, 8] = torch.nan, torch.inf
+    gradient, *statistics = emulated.run(rung, [logits, targets, scale], seed=1)
+    true, *true_statistics = exact(rung.op, [logits, targets, scale])
+    assert not gradient[1].any() and gradient[7:].isnan().all() and true[:7].isfinite().all()
+    torch.testing.assert_close(gradient.double(), true, rtol=2**-8, atol=2**-12, equal_nan=True)
+    for our, value in zip(statistics, true_statistics, strict=True):
+        torch.testing.assert_close(our.double(), value, rtol=2e-6, atol=2e-6, equal_nan=True)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU")
@@ -130,11 +151,27 @@ def test_sectors_of_layer_norm_are_those_of_its_loads(emulated, name, reads):
     assert sum(c.cost for c in found if c.space == "global") == 16 * 24 * (reads + 1 + 2) + statistics
 
 
+# A row of 512 bfloat16 is two full turns of a block that takes them one by one, and a quarter of one in packs.
+@pytest.mark.parametrize(
+    ("name", "sweeps", "width"), [("block_per_row", 3, 1), ("online_sum", 2, 1), ("packs", 2, 8)]
+)
+def test_requests_of_cross_entropy_are_those_of_its_sweeps(emulated, name, sweeps, width):
+    (rung,) = (rung for rung in ladder.rungs("cross_entropy_loss") if rung.name == name)
+    found = emulated.counts(rung, measure.make_inputs(rung.op, (4, 512)))
+    moved = [count for count in found if count.space == "global" and count.bytes == 2 * width]
+    reads, writes = (
+        sum(count.warp_accesses for count in moved if count.access == access) for access in ("read", "write")
+    )
+    of_targets = 3 if width == 1 else 0  # their logits; one row is ignored
+    assert (reads, writes) == (4 * sweeps * 16 // width + of_targets, 4 * 16 // width)
+
+
 @pytest.mark.parametrize("name", IN_PACKS)
 def test_rows_that_do_not_fit_are_refused(emulated, name):
     (rung,) = (rung for rung in RUNGS if rung.name == name)
-    for size in (1025, 2048, 12):
-        with pytest.raises(RuntimeError, match="a multiple of 8 elements, at most 1024"):
+    at_most = "" if rung.op.startswith("cross_entropy") else ", at most 1024"
+    for size in (1025, 12, *[2048] * bool(at_most)):
+        with pytest.raises(RuntimeError, match=f"a multiple of 8 elements{at_most}"):
             emulated.run(rung, measure.make_inputs(rung.op, (2, size)))
 
 
@@ -154,7 +191,8 @@ def test_peers_on_a_gpu_compute_the_same(op):
     """The calls beside which a GPU times the rungs, run here by the kernels for the CPU."""
     shape = (1, 65, 2, 64) if op.startswith("attention") else (37, 48)
     inputs = measure.make_inputs(op, shape)
-    for call in (measure.shipped(op, inputs), measure.torchs(op, inputs)):
+    has_op = op != "cross_entropy_loss"  # what ships is the last rung itself
+    for call in (measure.shipped(op, inputs),) * has_op + (measure.torchs(op, inputs),):
         found = call()
         for one, true in zip(
             found if isinstance(found, tuple) else (found,), exact(op, inputs), strict=False
