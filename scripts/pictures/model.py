@@ -1,6 +1,7 @@
 """Pictures of the model: its block, masks, activations, positions, attention and cache."""
 
 import math
+import re
 from pathlib import Path
 
 import torch
@@ -14,7 +15,6 @@ from model.layers import position_angles
 from scripts.pictures.svg import Axes, Picture
 
 TEXT = "Once there was a girl named Lily. One day, Lily lost her red ball. She was sad."
-SHOWN = ((1, 0), (3, 1))  # the layer and head of each map, counted from 0
 
 
 def block() -> Picture:
@@ -152,23 +152,32 @@ def positions(run: Path) -> Picture:
 
 
 def attention(run: Path) -> Picture:
-    """Show two heads of a trained model: each row is a token, and the row's darkest cells are where it looks."""
+    """Show two heads of a trained model: each row is a token, and the row's darkest cells are where it looks.
+
+    They are the head in which the tokens after a name look most at it, and the one in which punctuation looks most at
+    the word "named".
+    """
     gpt, tokenizer = GPT.from_pretrained(run / "best"), load_tokenizer(run)
     ids = [tokenizer.special_tokens["<|endoftext|>"], *tokenizer.encode(TEXT)][: gpt.config.block_size]
     names = ["⟨end⟩", *(tokenizer.decode([token]).strip() for token in ids[1:])]
+    weights = torch.stack([attention_weights(gpt, ids, layer) for layer in range(gpt.config.n_layer)])
+    lily, marks, named = (
+        [len(tokenizer.encode(TEXT[: found.end()])) for found in re.finditer(word, TEXT)]
+        for word in ("Lily", "[.,]", "named")
+    )
     size = 268 / len(ids)
     picture = Picture(640, 380, "Attention maps of two heads of a trained model")
-    for number, (layer, head) in enumerate(SHOWN):
-        layer = min(layer, gpt.config.n_layer - 1)
+    for number, (rows, columns) in enumerate(((range(lily[-1], lily[-1] + 4), lily), (marks, named))):
+        looks = weights[:, :, [*rows]][..., columns].sum((-2, -1))  # (L, H)
+        layer, head = divmod(int(looks.argmax()), gpt.config.n_head)
         left = 58 + 322 * number
-        weights = attention_weights(gpt, ids, layer)[head]
         picture.text(left + 134, 372, f"layer {layer + 1}, head {head + 1}", "strong", "middle")
         for row, name in enumerate(names):
             y = 84 + size * row
             picture.text(left - 5, y + size * 0.8, name, "tiny", "end")
             picture.text(left + size * (row + 0.75), 78, name, "tiny", turn=-60)
             for column in range(row + 1):
-                weight = weights[row, column].item()
+                weight = weights[layer, head, row, column].item()
                 picture.rect(left + size * column, y, size - 1, size - 1, "a", 1.5, max(weight**0.7, 0.05))
     return picture
 
