@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # a checkout that 
 
 from common import cli, files
 from common.bench import Row, report
+from common.workers import available_cores
 from data.prepare import Prepare, prepare
 from experiments.scaling import command, transfer
 from experiments.scaling.ledger import Ledger
@@ -40,12 +41,15 @@ class Options:
 
 
 def grid_rows(options: Options) -> list[Row]:
-    """Return the rows of the grid: its minutes, and the size of its runs."""
+    """Return the row of the grid: the minutes that its runs would take on two cores, by the core-minutes they took."""
     command.run(command.Run(out=options.out, jobs=options.jobs))
     runs = Ledger(options.out / "ledger.json", np.inf).entries.values()
-    minutes = sum(entry.result["wall_seconds"] for entry in runs) / options.jobs / 60
-    name = f"scaling: {len(runs)} runs, {options.jobs} at once"
-    return [Row(name, minutes, "minutes", "the most", MOST_MINUTES, less_is_better=True, goal=1.0)]
+    threads = max(1, available_cores() // options.jobs)
+    minutes = sum(entry.result["wall_seconds"] for entry in runs) * threads / 60
+    name, note = f"scaling: {len(runs)} runs, on two cores", f"{minutes:.0f} core-minutes"
+    return [
+        Row(name, minutes / 2, "minutes", "the most", MOST_MINUTES, less_is_better=True, goal=1.0, note=note)
+    ]
 
 
 def prediction_rows(out: Path) -> list[Row]:

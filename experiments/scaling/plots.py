@@ -29,13 +29,8 @@ def _frontier(axes, fitted: Fitted) -> None:
     span = np.geomspace(runs.c.min(), runs.c.max(), 50)
     best = [fitted.surface.loss(*fitted.surface.optimum(c, fitted.per_token)) for c in span]
     axes.plot(span, best, "k--", lw=1, label="frontier of the fit")
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="training FLOPs",
-        ylabel="nats per token",
-        title="loss over compute",
-    )
+    axes.set(xscale="log", xlabel="training FLOPs", ylabel="nats per token", title="loss over compute")
+    plots.log_losses(axes)
     axes.legend()
 
 
@@ -52,6 +47,8 @@ def _isoflops(axes, fitted: Fitted) -> None:
             axes.plot(n, parabola(n), "-", lw=1, color=colour)
             axes.plot(parabola.n, parabola.loss, "kx", ms=6)
     axes.set(xscale="log", xlabel="parameters", ylabel="nats per token", title="IsoFLOP curves")
+    axes.xaxis.set_minor_formatter("")
+    plots.log_losses(axes)
     axes.legend(title="FLOPs", fontsize=7)
 
 
@@ -76,4 +73,5 @@ def _fan(axes, fitted: Fitted, beyond: float) -> None:
     axes.plot(lowest.c, lowest.loss, "k.", label="lowest run")
     axes.axvline(runs.c.max(), color="k", lw=0.8, ls=":")
     axes.set(xscale="log", xlabel="training FLOPs", ylabel="nats per token", title="prediction")
+    plots.log_losses(axes)
     axes.legend()
