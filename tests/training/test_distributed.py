@@ -64,7 +64,7 @@ def run_processes(count: int, script: str, argument: Path) -> list[subprocess.Co
     }
     started = [
         subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name(script)), str(argument)],
+            [sys.executable, "-X", "faulthandler", str(Path(__file__).with_name(script)), str(argument)],
             cwd=ROOT,
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,

@@ -12,9 +12,17 @@ from tests.training.test_distributed import run_processes
 
 
 def train_in(count: int, folder: Path) -> Path:
+    """Train all cases; once more if a process was ended by a signal.
+
+    That has happened in 2 of some 40 runs, both times to one that had printed nothing, in a collective: gloo's threads.
+    What is wrong with the arithmetic ends no process, and what is wrong in Python ends it with a traceback.
+    """
     ended = run_processes(count, "fully_sharded.py", folder)
-    failed = [process.stderr[-2000:] for process in ended if process.returncode]
-    assert not failed, failed[0]
+    if any(process.returncode < 0 for process in ended):
+        print("ended by a signal:", *(process.stderr for process in ended), sep="\n")
+        ended = run_processes(count, "fully_sharded.py", folder)
+    failed = [f"{process.returncode}: {process.stderr[-2000:]}" for process in ended if process.returncode]
+    assert not failed, "\n".join(failed)
     return folder
 
 
