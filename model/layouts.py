@@ -179,19 +179,26 @@ def to_names(config: GPTConfig, state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _in_their_order(name: str, tensor: Tensor, config: GPTConfig) -> dict[str, Tensor]:
     """Return c_attn as q, k and v, with the numbers of each head in the order in which transformers turns them."""
     if name.endswith(("q_norm.weight", "k_norm.weight")):
-        return {name: _halves(tensor)}
+        return {name: halves(tensor)}
     if not name.endswith("attn.c_attn.weight"):
         return {name: tensor}
-    heads = tensor.unflatten(0, (-1, config.head_dim))  # ((H + 2 KV) D, C) -> (H + 2 KV, D, C)
+    parts = split_attention(config, tensor, by_halves=True)
+    return {name.replace("c_attn", f"{part}_proj"): rows for part, rows in parts.items()}
+
+
+def split_attention(config: GPTConfig, weight: Tensor, by_halves: bool) -> dict[str, Tensor]:
+    """Return the rows of q, k and v in c_attn's weight ((H + 2 KV) D, C), heads as they are or by `halves`."""
+    heads = weight.unflatten(0, (-1, config.head_dim))  # ((H + 2 KV) D, C) -> (H + 2 KV, D, C)
     q, k, v = heads.split([config.n_head, config.kv_heads, config.kv_heads])
-    parts = {"q_proj": _halves(q, 1), "k_proj": _halves(k, 1), "v_proj": v}
-    return {name.replace("c_attn", part): rows.flatten(0, 1) for part, rows in parts.items()}
+    if by_halves:
+        q, k = halves(q, 1), halves(k, 1)
+    return {"q": q.flatten(0, 1), "k": k.flatten(0, 1), "v": v.flatten(0, 1)}  # (H, D, C) -> (H D, C)
 
 
-def _halves(x: Tensor, dim: int = 0) -> Tensor:
+def halves(x: Tensor, dim: int = 0) -> Tensor:
     """Put the first of each neighbouring pair before all the second: rotary pairs are (j, j + D/2) there.
 
-    >>> _halves(torch.tensor([0, 1, 2, 3])).tolist()
+    >>> halves(torch.tensor([0, 1, 2, 3])).tolist()
     [0, 2, 1, 3]
     """
     even, odd = torch.arange(x.shape[dim]).view(-1, 2).unbind(1)

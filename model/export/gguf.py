@@ -1,7 +1,8 @@
 """GGUF, the format of llama.cpp, Ollama and LM Studio: one file with the weights, the tokenizer and the chat template.
 
-Two of llama.cpp's architectures compute what a model here does: gpt2 (LayerNorm, learned positions, GELU) and llama
-(RMSNorm, rotary positions, SwiGLU). The `gguf` package writes the file; its fields are described in
+Three of llama.cpp's architectures compute what a model here does: gpt2 (LayerNorm, learned positions, GELU), llama
+(RMSNorm, rotary positions, SwiGLU, with or without Mixtral's experts) and qwen3 (the same with normed queries and
+keys). The `gguf` package writes the file; its fields are described in
 https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
 
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from common.files import atomic, read_json
@@ -27,10 +29,15 @@ NAMES = {
     "attn.c_attn": "attn_qkv",
     "attn.c_proj": "attn_output",
     "ln_2": "ffn_norm",
+    "attn.q_norm": "attn_q_norm",
+    "attn.k_norm": "attn_k_norm",
     "mlp.c_gate": "ffn_gate",
     "mlp.c_fc": "ffn_up",
     "mlp.c_proj": "ffn_down",
+    "mlp.router": "ffn_gate_inp",
 }
+# llama.cpp's names for layouts of model.layouts.
+ARCHITECTURES = {"llama": "llama", "mixtral": "llama", "qwen3": "qwen3"}
 OUTER = {"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm", "lm_head": "output"}
 # The split patterns that llama.cpp knows, by the regular expression in tokenizer.json, and its name for each.
 LLAMA3 = (
@@ -53,11 +60,12 @@ def architecture(config: GPTConfig) -> str:
     """
     if is_gpt2(config) and config.mlp == "gelu":
         return "gpt2"
-    if layouts.layout(config) == "llama":
-        return "llama"
+    kind = layouts.layout(config)
+    if kind in ARCHITECTURES:
+        return ARCHITECTURES[kind]
     raise ValueError(
-        "llama.cpp computes models of the kind of GPT-2 and of Llama, and this one is neither: train with the preset "
-        "quickstart, gpt2 or modern, or export with --to hf"
+        "llama.cpp computes models of the kind of GPT-2, Llama, Mixtral and Qwen3, and this one is none of these: "
+        "train with the preset quickstart, gpt2 or modern, or export with --to hf"
     )
 
 
@@ -106,15 +114,18 @@ def _add_shape(writer: Any, config: GPTConfig, kind: str) -> None:
     writer.add_layer_norm_rms_eps(config.norm_eps)
     writer.add_rope_dimension_count(config.rotary_dim)
     writer.add_rope_freq_base(config.rope_theta)
+    if config.n_expert is not None:
+        writer.add_expert_count(config.n_expert)
+        writer.add_expert_used_count(config.n_expert_active)
 
 
 def tensors(config: GPTConfig, state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Yield the weights under llama.cpp's names.
 
-    Its llama turns neighbouring pairs of a head, as ours does, so q and k keep their order; only Hugging Face's halves
-    would need another. Its gpt2 has biases everywhere.
+    Its llama turns neighbouring pairs of a head, as ours does, so q and k keep their order; its qwen3 turns the halves,
+    as Hugging Face does. The experts of a block are one tensor there. Its gpt2 has biases everywhere.
     """
-    is_llama = architecture(config) == "llama"
+    kind, experts = architecture(config), {}
     for name, tensor in state.items():
         if name == "lm_head.weight" and config.tied_head:
             continue
@@ -123,12 +134,17 @@ def tensors(config: GPTConfig, state: dict[str, Tensor]) -> Iterator[tuple[str, 
             yield f"{OUTER[stem]}.{end}", tensor
             continue
         _, layer, inside = stem.split(".", 2)
-        if is_llama and inside == "attn.c_attn":
-            sizes = [heads * config.head_dim for heads in (config.n_head, config.kv_heads, config.kv_heads)]
-            for part, rows in zip("qkv", tensor.split(sizes), strict=True):  # ((H + 2 KV) D, C)
+        if kind != "gpt2" and inside == "attn.c_attn":
+            for part, rows in layouts.split_attention(config, tensor, kind == "qwen3").items():
                 yield f"blk.{layer}.attn_{part}.weight", rows
+        elif expert := re.fullmatch(r"mlp\.experts\.\d+\.(\w+)", inside):
+            parts = experts.setdefault((layer, expert[1]), [])
+            parts.append(tensor)
+            if len(parts) == config.n_expert:
+                yield f"blk.{layer}.{NAMES[f'mlp.{expert[1]}']}_exps.weight", torch.stack(parts)
         else:
-            yield f"blk.{layer}.{NAMES[inside]}.{end}", tensor
+            is_turned = inside in ("attn.q_norm", "attn.k_norm")
+            yield f"blk.{layer}.{NAMES[inside]}.{end}", layouts.halves(tensor) if is_turned else tensor
 
 
 def _add_tensor(writer: Any, name: str, values: np.ndarray, precision: Precision) -> None:

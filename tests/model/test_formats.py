@@ -13,7 +13,13 @@ from model import GPT
 from model.__main__ import main
 
 LLAMA = {"norm": "rmsnorm", "positions": "rotary", "mlp": "swiglu", "bias": False, "n_inner": 64}
-KINDS = {"gpt2": {}, "llama": {**LLAMA, "n_kv_head": 2}, "own head": {**LLAMA, "tied_head": False}}
+KINDS = {
+    "gpt2": {},
+    "llama": {**LLAMA, "n_kv_head": 2},
+    "own head": {**LLAMA, "tied_head": False},
+    "qwen3": {**LLAMA, "qk_norm": True, "n_kv_head": 2},
+    "mixtral": {**LLAMA, "n_expert": 4, "n_kv_head": 2},
+}
 needs_llama_cpp = pytest.mark.skipif(
     llama_cpp.folder() is None,
     reason=f"{llama_cpp.VARIABLE} names no folder with libllama: see benchmarks/llama_cpp.py",
@@ -46,9 +52,15 @@ def test_the_package_reads_the_weights_back(run, precision, error):
     reader = gguf.GGUFReader(exported(run, precision))
     found = {each.name: gguf.quants.dequantize(each.data, each.tensor_type) for each in reader.tensors}
     assert np.abs(found["token_embd.weight"] - gpt.wte.weight.detach().numpy()).max() <= error
-    inner = gpt.h[1].mlp.c_fc.weight.detach().numpy()
-    assert np.abs(found["blk.1.ffn_up.weight"] - inner).max() <= error
+    has_experts = gpt.config.n_expert is not None
+    inner = gpt.h[1].mlp.experts[2].c_fc if has_experts else gpt.h[1].mlp.c_fc
+    up = found["blk.1.ffn_up_exps.weight"][2] if has_experts else found["blk.1.ffn_up.weight"]
+    assert np.abs(up - inner.weight.detach().numpy()).max() <= error
     names = ["qkv"] if "blk.0.attn_qkv.weight" in found else ["q", "k", "v"]
+    if gpt.config.qk_norm:  # its halves side by side again
+        for name in ("q", "k"):
+            heads = found[f"blk.0.attn_{name}.weight"].reshape(-1, 2, gpt.config.head_dim // 2, 32)
+            found[f"blk.0.attn_{name}.weight"] = heads.swapaxes(1, 2).reshape(-1, 32)
     joined = np.concatenate([found[f"blk.0.attn_{name}.weight"] for name in names])
     assert np.abs(joined - gpt.h[0].attn.c_attn.weight.detach().numpy()).max() <= error
 
@@ -124,7 +136,7 @@ def test_what_llama_cpp_does_not_compute_is_refused(babble, tiny, tmp_path, refu
     tiny(window=8, vocab_size=vocab_size).save_pretrained(tmp_path / "run" / "best")
     shutil.copy(babble / "tokenizer.json", tmp_path / "run")
     error = refused(main, "export", str(tmp_path / "run"), "--to", "gguf", str(tmp_path / "out.gguf"))
-    assert "this one is neither" in error and not (tmp_path / "out.gguf").exists()
+    assert "this one is none of these" in error and not (tmp_path / "out.gguf").exists()
     content = json.loads((tmp_path / "run" / "tokenizer.json").read_text())
     content["normalizer"] = {"type": "NFC"}
     (tmp_path / "run" / "tokenizer.json").write_text(json.dumps(content))
