@@ -20,6 +20,9 @@ def available(device_type: str = "cpu") -> bool:
     return device_type == "cpu" and dispatch.runs_on("cpu") == "fused"
 
 
+HAS_STEP = dispatch.has_op("decode_step")
+
+
 def pack_weight(weight: Tensor) -> Tensor:
     """Return weight (out, in) of any dtype as (panels, in, 64), the order in which packed_linear reads it.
 
@@ -85,6 +88,50 @@ def cached_attention(
     return reference.cached_attention(*arguments)
 
 
+def step(
+    ids: list[Tensor],
+    positions: list[Tensor],
+    pages: list[Tensor],
+    wanted: Tensor | None,
+    keys: list[Tensor],
+    values: list[Tensor],
+    weights: list[Tensor | None],
+    norm: str,
+    eps: float,
+    activation: str,
+    window: int | None = None,
+) -> Tensor:
+    """Return logits (rows, V) after new tokens that go through a whole packed model, in one call of the C++ kernels.
+
+    The tokens come in segments of b texts with t each: ids and positions (b, t), and pages (b, n) as for
+    cached_attention, into keys and values (pages, Hkv, L, D), one of each a block. wanted (rows,) are the tokens,
+    counted through all segments, whose logits are returned (None: all). weights: csrc/ops.h tells their order. The rest
+    is as for packed_linear; the activation is the gate's where there is one. There is no reference: the op is
+    packed_linear and cached_attention in turn, as model.pack calls them one by one. ValueError that names the argument
+    for a mistake.
+    """
+    return torch.ops.slm.decode_step.default(
+        ids, positions, pages, wanted, keys, values, weights, norm, eps, activation, window
+    )
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """Return the id of the largest of each row, (B, V) -> (B,), of equals the first; V for a row that holds a NaN.
+
+    >>> likeliest(torch.tensor([[1.0, 3.0, 3.0], [2.0, float("nan"), 1.0]])).tolist()
+    [1, 3]
+    """
+    if (
+        HAS_STEP
+        and logits.dtype == torch.float32
+        and logits.is_contiguous()
+        and available(logits.device.type)
+    ):
+        return torch.ops.slm.likeliest.default(logits)
+    largest = logits.max(-1)
+    return largest.indices.masked_fill(largest.values.isnan(), logits.shape[-1])
+
+
 def _fake_packed_linear(x, weight, outputs, *_):
     check(x.shape[-1] == weight.shape[1], "weight has shape {}, x {}", list(weight.shape), list(x.shape))
     return x.new_empty((*x.shape[:-1], outputs))
@@ -95,5 +142,12 @@ def _fake_cached_attention(qkv, keys, values, positions, rows, angles, window, p
     return qkv.new_empty((batch, length, heads - 2 * keys.shape[1], width))
 
 
+def _fake_step(ids, positions, pages, wanted, keys, values, weights, *_):
+    rows = sum(each.numel() for each in ids) if wanted is None else len(wanted)
+    return weights[0].new_empty((rows, len(weights[0])))
+
+
+dispatch.register("decode_step", _fake_step)
+dispatch.register("likeliest", lambda logits: logits.new_empty(len(logits), dtype=torch.int64))
 dispatch.register("packed_linear", _fake_packed_linear)
 dispatch.register("cached_attention", _fake_cached_attention)

@@ -200,15 +200,22 @@ Context = Any  # torch's autograd context
 Gradients = Callable[..., tuple[Tensor | None, ...]]
 
 
+def has_op(op: str, library: str = "slm") -> bool:
+    """True if a library has the op; one that was built from older sources may not (`doctor` says so)."""
+    return hasattr(getattr(torch.ops, library), op)
+
+
 def register(
     op: str, fake: Callable, save: Callable | None = None, gradients: Gradients | None = None
 ) -> None:
     """Register an op of every library that is loaded; `save` and `gradients` only if it has a derivative.
 
     `fake` takes the op's arguments and returns empty results of the right shapes. `save(ctx, inputs, output)` keeps
-    what `gradients(library, ctx, *grads)` needs.
+    what `gradients(library, ctx, *grads)` needs. Nothing happens for a library that has no such op: see `has_op`.
     """
     for name in libraries():
+        if not has_op(op, name):
+            continue
         torch.library.register_fake(f"{name}::{op}", fake)
         if gradients is not None:
             derivative = _bound(gradients, getattr(torch.ops, name))

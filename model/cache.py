@@ -134,6 +134,8 @@ class KVCache:
         widest = max(lengths)
         # Padding comes after a row's tokens, none of which sees it.
         padded = [[*ids, *[0] * (widest - len(ids))] for ids in contexts]
+        if self.gpt.fused_step is not None and self.fused and self.step is None:
+            return self._read_at_once(padded, lengths, starts, rows)
         step = self.step if widest == 1 and len(rows) == self.rows else None
         place = self._place(starts, lengths, rows, whole=step is not None)
         for layer in self.layers:
@@ -141,6 +143,17 @@ class KVCache:
         idx = torch.tensor(padded, device=self.device)  # (B, T)
         hidden = (step or self.gpt.hidden)(idx, place.positions, self.layers)  # (B, T, C)
         return self.gpt.logits(_last(hidden, [length - 1 for length in lengths]))
+
+    def _read_at_once(
+        self, padded: list[list[int]], lengths: list[int], starts: Sequence[int], rows: Sequence[int]
+    ) -> Tensor:
+        """Do as `read` by the model's fused step, for which a row of the cache is one page."""
+        widest, positions, wanted = len(padded[0]), torch.tensor(starts)[:, None], None  # (B, 1)
+        if widest > 1:
+            positions = positions + torch.arange(widest)  # (B, T)
+            wanted = torch.tensor([row * widest + length - 1 for row, length in enumerate(lengths)])
+        pages = torch.tensor(rows)[:, None]  # (B, 1)
+        return self.gpt.fused_step([torch.tensor(padded)], [positions], [pages], self.layers, wanted)
 
     def _place(
         self, starts: Sequence[int], lengths: Sequence[int], rows: Sequence[int], whole: bool

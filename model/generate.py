@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels import decode
 from model.cache import KVCache, context_start
 from model.gpt import GPT, check_ids, evaluating
 
@@ -63,8 +64,7 @@ class Rules:
         if present is not None and self.repetition_penalty != 1:
             logits = penalize_repetition(logits, present, self.repetition_penalty)
         if self.greedy:
-            largest = logits.max(-1)
-            return largest.indices.masked_fill(largest.values.isnan(), logits.shape[-1])
+            return decode.likeliest(logits)
         return draw(self.probabilities(logits), uniform)
 
     def log_probability(self, logits: Tensor, ids: Tensor) -> Tensor:

@@ -32,6 +32,7 @@ from model.layers import (
     sines,
 )
 from model.ssm import StateCache, StateSpace
+from model.step import Step
 
 INIT_STD = 0.02
 
@@ -93,6 +94,9 @@ def _positions(config: GPTConfig) -> nn.Module | None:
 
 class GPT(nn.Module):
     """A decoder-only transformer. `GPT(config)(idx)` is `(logits, None)`; with targets `(logits, loss)`."""
+
+    fused_step: Step | None = None
+    """A pass over cached tokens in one call, where model.pack has one for the model."""
 
     def __init__(self, config: GPTConfig):
         super().__init__()

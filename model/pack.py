@@ -6,8 +6,9 @@ A decode step multiplies each weight with one number, so it takes as long as rea
     bfloat16   half the bytes: 8 bits of mantissa
     int8       a quarter: each row of a weight is 127 steps of its own size; CPU only
 
-On the CPU a block becomes five calls of kernels.decode, with float32 between and inside them. A packed model cannot
-compute a loss, train or be saved: keep the original for that.
+On the CPU a block becomes five calls of kernels.decode, with float32 between and inside them, and a step of generation
+one call, if the op knows the model (model.step). A packed model cannot compute a loss, train or be saved: keep the
+original for that.
 """
 
 import copy
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels import decode
+from model import step
 from model.attention import Cache
 from model.config import GPTConfig
 from model.gpt import GPT, Block, check_unpacked
@@ -33,9 +35,10 @@ class PackedLinear(nn.Module):
     ):
         super().__init__()
         weight, scales = quantize(linear.weight.detach(), precision)
-        bias = None if linear.bias is None else linear.bias.detach()
-        self.weight = decode.pack_weight(weight)
-        self.arguments = linear.out_features, scales, bias, *_norm_arguments(norm), activation
+        self.weight, self.scales = decode.pack_weight(weight), scales
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.norm = _norm_arguments(norm)
+        self.arguments = linear.out_features, scales, self.bias, *self.norm, activation
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Map x (…, in) and residual (…, out) of float32 to (…, out) of float32."""
@@ -128,6 +131,8 @@ def pack(gpt: GPT, precision: Precision = "float32") -> GPT:
     packed.h = nn.ModuleList(PackedBlock(block, precision) for block in packed.h)
     packed.lm_head = PackedLinear(packed.lm_head, precision, packed.ln_f)
     packed.ln_f = nn.Identity()
+    if decode.HAS_STEP and step.is_plain(gpt.config):
+        packed.fused_step = step.Step(packed)
     return packed
 
 

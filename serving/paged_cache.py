@@ -156,6 +156,8 @@ class PagedCache:
         The tokens are numbered through all segments. With the fused kernels they go through the model together, so that
         its weights are read once: a row's result does not depend on the others. Without, a segment at a time.
         """
+        if self.fused and self.gpt.fused_step is not None:
+            return self._read_at_once(segments, wanted)
         if self.fused:
             hidden = self._hidden(segments)
         else:
@@ -163,6 +165,15 @@ class PagedCache:
         if wanted is not None and len(wanted) < len(hidden):
             hidden = hidden[torch.tensor(wanted, device=self.device)]  # (N, C) -> (rows, C)
         return self.gpt.logits(hidden)
+
+    def _read_at_once(self, segments: Sequence[Segment], wanted: Sequence[int] | None) -> Tensor:
+        """Do the same by the model's fused step."""
+        ids, positions, pages = (
+            [getattr(each, name) for each in segments] for name in ("ids", "positions", "pages")
+        )
+        are_all = wanted is None or len(wanted) == sum(each.numel() for each in ids)
+        rows = None if are_all else torch.tensor(wanted)
+        return self.gpt.fused_step(ids, positions, pages, self.layers, rows)
 
     def _hidden(self, segments: Sequence[Segment]) -> Tensor:
         """Return what the head reads for every token of the segments, (N, C)."""

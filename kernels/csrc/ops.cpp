@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <vector>
 
 namespace slm {
@@ -340,6 +341,60 @@ void check_cached_attention(const at::Tensor& qkv, const at::Tensor& keys, const
                     ": it must be at least 1 (the query's own key), or None for no limit");
 }
 
+int64_t check_decode_step(at::TensorList ids, at::TensorList positions, at::TensorList pages,
+                          const std::optional<at::Tensor>& wanted, at::TensorList keys, at::TensorList values,
+                          const std::vector<std::optional<at::Tensor>>& weights) {
+  const size_t layers = keys.size();
+  TORCH_CHECK_VALUE(!ids.empty() && positions.size() == ids.size() && pages.size() == ids.size(), "there are ", ids.size(),
+                    " segments of ids, ", positions.size(), " of positions and ", pages.size(), " of pages: these must be as many");
+  TORCH_CHECK_VALUE(values.size() == layers && weights.size() == step::kOuter + layers * step::kBlock, "there are ", layers,
+                    " blocks of keys, ", values.size(), " of values and ", weights.size(), " weights: it must be ",
+                    static_cast<int>(step::kOuter), " and for each block ", static_cast<int>(step::kBlock));
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const bool inside = i >= step::kOuter;
+    const int place = inside ? (i - step::kOuter) % step::kBlock : i;
+    const bool needed = inside ? place == step::kNorm1 || place == step::kQkv || place == step::kProjection ||
+                                     place == step::kNorm2 || place == step::kUp || place == step::kDown
+                               : place == step::kTokens || place == step::kNorm || place == step::kHead;
+    TORCH_CHECK_VALUE(weights[i] || !needed, "weight ", i, " is missing");
+  }
+  const at::Tensor& tokens = *weights[step::kTokens];
+  const auto check_table = [](const char* name, const at::Tensor& x, int64_t width) {
+    check_sizes(name, x, {x.dim() > 0 ? x.size(0) : 0, width}, at::kFloat);
+  };
+  TORCH_CHECK_VALUE(tokens.dim() == 2, "the embedding has shape ", tokens.sizes(), ": it must be (V, C)");
+  check_table("the embedding", tokens, tokens.size(1));
+  int64_t places = std::numeric_limits<int64_t>::max(), count = 0;
+  if (weights[step::kPositions]) {
+    check_table("the embedding of positions", *weights[step::kPositions], tokens.size(1));
+    places = weights[step::kPositions]->size(0);
+  }
+  TORCH_CHECK_VALUE(weights[step::kCos].has_value() == weights[step::kSin].has_value(), "cos and sin: pass both or neither");
+  for (const size_t i : {step::kCos, step::kSin}) {
+    if (!weights[i] || layers == 0) continue;
+    check_table("the table of angles", *weights[i], keys[0].dim() == 4 ? keys[0].size(3) / 2 : 0);
+    places = std::min(places, weights[i]->size(0));
+  }
+  for (size_t s = 0; s < ids.size(); ++s) {
+    TORCH_CHECK_VALUE(ids[s].dim() == 2, "ids has shape ", ids[s].sizes(), ": it must be (b, t)");
+    check_whole("ids", ids[s], at::kLong);
+    check_sizes("positions", positions[s], ids[s].sizes(), at::kLong);
+    check_indices("ids", ids[s], tokens.size(0));
+    check_indices("positions", positions[s], places);
+    count += ids[s].numel();
+  }
+  if (wanted) {
+    check_sizes("wanted", *wanted, {wanted->numel()}, at::kLong);
+    check_indices("wanted", *wanted, count);
+  }
+  return count;
+}
+
+void check_likeliest(const at::Tensor& logits) {
+  check_whole("logits", logits, at::kFloat);
+  TORCH_CHECK_VALUE(logits.dim() == 2 && logits.size(1) >= 1, "logits has shape ", logits.sizes(), ": it must be (B, V)");
+}
+
 }  // namespace slm
 
 SLM_EXPAND(TORCH_LIBRARY, SLM_LIBRARY, m) {
@@ -400,6 +455,10 @@ SLM_EXPAND(TORCH_LIBRARY, SLM_LIBRARY, m) {
   m.def(
       "cached_attention(Tensor qkv, Tensor(a!) keys, Tensor(b!) values, Tensor positions, Tensor? rows, Tensor? angles,"
       " int? window, Tensor? pages=None) -> Tensor");
+  m.def(
+      "decode_step(Tensor[] ids, Tensor[] positions, Tensor[] pages, Tensor? wanted, Tensor(a!)[] keys, Tensor(b!)[] values,"
+      " Tensor?[] weights, str norm, float eps, str activation, int? window) -> Tensor");
+  m.def("likeliest(Tensor logits) -> Tensor");
 }
 
 // The same on every device. hidden and weight are there so that a second derivative is refused, not wrong.
@@ -414,7 +473,7 @@ SLM_EXPAND(TORCH_LIBRARY_IMPL, SLM_LIBRARY, CompositeExplicitAutograd, m) {
 
 // Without this a backward through them would leave gradients out, and only warn.
 SLM_EXPAND(TORCH_LIBRARY_IMPL, SLM_LIBRARY, Autograd, m) {
-  for (const char* name : {"packed_linear", "cached_attention", "layer_norm_backward", "causal_attention_backward",
+  for (const char* name : {"packed_linear", "cached_attention", "decode_step", "layer_norm_backward", "causal_attention_backward",
                            "causal_attention_qkvpacked_backward", "rms_norm_backward", "gelu_backward",
                            "swiglu_backward", "linear_cross_entropy_backward", "adamw_"}) {
     m.impl(name, torch::autograd::autogradNotImplementedFallback());

@@ -9,6 +9,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 // The emulated kernels are a second library with the same schemas, so that both can be loaded at once.
 #ifndef SLM_LIBRARY
@@ -112,6 +113,27 @@ void check_cached_attention(const at::Tensor& qkv, const at::Tensor& keys, const
                             const at::Tensor& positions, const std::optional<at::Tensor>& rows,
                             const std::optional<at::Tensor>& angles, std::optional<int64_t> window,
                             const std::optional<at::Tensor>& pages);
+
+// Where the tensors of a packed model are in the list of weights of decode_step: those of the whole, then of each block. A
+// linear layer is weight, scales and bias, a norm weight and bias. Without rotary positions there is no cos and sin (places,
+// D / 2), without learned ones no kPositions (places, C), without a gate no kGate, and where there is no scale or bias none.
+namespace step {
+enum Outer { kTokens, kPositions, kCos, kSin, kNorm, kHead = kNorm + 2, kOuter = kHead + 3 };
+enum Block {
+  kNorm1, kQkv = kNorm1 + 2, kProjection = kQkv + 3, kNorm2 = kProjection + 3, kGate = kNorm2 + 2, kUp = kGate + 3,
+  kDown = kUp + 3, kBlock = kDown + 3
+};
+}  // namespace step
+
+// Three lists with a place for each segment of a pass, whose b texts have t new tokens each: ids and positions (b, t), pages
+// (b, n). wanted: (rows) int64, which of the tokens have logits; keys and values: (pages, Hkv, L, D) for each block. Returns
+// how many tokens there are. What a linear layer or attention is given, its own check sees.
+int64_t check_decode_step(at::TensorList ids, at::TensorList positions, at::TensorList pages,
+                          const std::optional<at::Tensor>& wanted, at::TensorList keys, at::TensorList values,
+                          const std::vector<std::optional<at::Tensor>>& weights);
+
+// logits: (B, V) contiguous float32.
+void check_likeliest(const at::Tensor& logits);
 
 // float32 for float32, float16 and bfloat16; float64 for float64.
 at::ScalarType statistics_type(const at::Tensor& x);

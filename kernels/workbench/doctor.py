@@ -12,7 +12,7 @@ from common import cli
 from kernels import decode, dispatch, toolchain
 
 OPS = ("layer_norm", "add_layer_norm", "causal_attention", "causal_attention_qkvpacked")
-DECODE_OPS = ("packed_linear", "cached_attention")  # CPU only
+DECODE_OPS = ("packed_linear", "cached_attention", "decode_step", "likeliest")  # CPU only
 
 
 @dataclasses.dataclass(frozen=True)

@@ -183,6 +183,94 @@ def test_the_reference_is_torchs_causal_attention():
     assert torch.equal(keys[:, :, :9], k.transpose(1, 2)) and not keys[:, :, 9:].any()
 
 
+@each_choice
+@pytest.mark.parametrize("size", [1, 5, 16, 255, 256, 257, 1000])
+def test_the_likeliest_is_the_first_of_the_largest(choice, size):
+    logits = randn(40, size).float().round(decimals=1)  # so that many are equal
+    logits[1] = -torch.inf
+    logits[2, size // 2] = torch.inf
+    expected = [row.tolist().index(row.max()) for row in logits]
+    logits[3, -1], expected[3] = torch.nan, size
+    with kernels.use(choice):
+        assert decode.likeliest(logits).tolist() == expected
+
+
+def step_arguments(changes=None):
+    """A gated model of one block, 4 heads of 8 numbers, 2 of keys and values, 70 ids; texts with 3 and 1 new tokens.
+
+    `changes` are arguments by name, and weights by their place.
+    """
+
+    def linear(outputs, inputs):
+        return [decode.pack_weight(randn(outputs, inputs).float()), None, None]
+
+    norm = [torch.ones(32), None]
+    weights = [randn(70, 32).float(), None, *torch.ones(2, 16, 4), *norm, *linear(70, 32)]
+    weights += [
+        *norm,
+        *linear(64, 32),
+        *linear(32, 32),
+        *norm,
+        *linear(80, 32),
+        *linear(80, 32),
+        *linear(32, 80),
+    ]
+    changes = changes or {}
+    weights = [changes.get(place, weight) for place, weight in enumerate(weights)]
+    named = {name: value for name, value in changes.items() if isinstance(name, str)}
+    return {
+        "ids": [torch.tensor([[1, 2, 3]]), torch.tensor([[4]])],
+        "positions": [torch.tensor([[0, 1, 2]]), torch.tensor([[5]])],
+        "pages": [torch.tensor([[0]]), torch.tensor([[1, 2]])],
+        "wanted": torch.tensor([2, 3]),
+        "keys": [torch.zeros(3, 2, 4, 8)],
+        "values": [torch.zeros(3, 2, 4, 8)],
+        "weights": weights,
+        "norm": "rmsnorm",
+        "eps": 1e-5,
+        "activation": "silu",
+        "window": None,
+        **named,
+    }
+
+
+STEP_MISTAKES = {
+    "no segment": ({"ids": [], "positions": [], "pages": []}, "there are 0 segments of ids"),
+    "positions for one segment": (
+        {"positions": [torch.tensor([[0, 1, 2]])]},
+        "2 segments of ids, 1 of positions",
+    ),
+    "ids of rank 1": ({"ids": [torch.tensor([1, 2, 3]), torch.tensor([[4]])]}, "ids has shape"),
+    "an id beyond": ({"ids": [torch.tensor([[1, 2, 70]]), torch.tensor([[4]])]}, "ids holds 70"),
+    "a position beyond": (
+        {"positions": [torch.tensor([[0, 1, 2]]), torch.tensor([[16]])]},
+        "positions holds 16",
+    ),
+    "a token beyond": ({"wanted": torch.tensor([4])}, "wanted holds 4"),
+    "wanted of int32": ({"wanted": torch.tensor([1]).int()}, "wanted is Int"),
+    "no values": ({"values": []}, "1 blocks of keys, 0 of values"),
+    "too few weights": ({"weights": [torch.ones(3, 4)]}, "1 weights: it must be 9 and for each block 19"),
+    "no embedding": ({0: None}, "weight 0 is missing"),
+    "no second projection": ({14: None}, "weight 14 is missing"),
+    "cos alone": ({3: None}, "cos and sin: pass both or neither"),
+    "angles of another width": (
+        {2: torch.ones(16, 3), 3: torch.ones(16, 3)},
+        "the table of angles has shape",
+    ),
+    "positions of another width": ({1: torch.ones(16, 31)}, "the embedding of positions has shape"),
+    "a page beyond": ({"pages": [torch.tensor([[3]]), torch.tensor([[1, 2]])]}, "pages holds 3"),
+    "a matrix too narrow": ({11: torch.ones(1, 31, 64)}, "weight has shape"),
+}
+
+
+@needs_kernels
+@pytest.mark.parametrize("changes, message", STEP_MISTAKES.values(), ids=STEP_MISTAKES)
+def test_a_mistake_of_a_step_is_named(changes, message):
+    assert decode.step(**step_arguments()).shape == (2, 70)
+    with pytest.raises(ValueError, match=message):
+        decode.step(**step_arguments(changes))
+
+
 def linear_arguments(**changes):
     packed = decode.pack_weight(torch.ones(5, 4))
     return {"x": torch.ones(2, 4), "weight": packed, "outputs": 5, **changes}
@@ -275,3 +363,7 @@ def test_opcheck():
     torch.library.opcheck(
         torch.ops.slm.cached_attention.default, (), attention_case(angles=True, rows=(1, 0, 4))
     )
+    step = step_arguments()
+    weights = step.pop("weights")
+    torch.library.opcheck(torch.ops.slm.decode_step.default, (), {**step, "weights": weights})
+    torch.library.opcheck(torch.ops.slm.likeliest.default, (torch.randn(3, 40),), {})

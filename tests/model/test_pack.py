@@ -4,9 +4,11 @@ import pytest
 import torch
 
 import kernels
-from model.cache import context_start
+from kernels import decode
+from model.cache import KVCache, context_start
 from model.generate import generate_batch, stream
 from model.pack import pack, quantize_rows
+from model.step import is_plain
 
 
 @pytest.fixture
@@ -67,6 +69,28 @@ def test_without_the_kernels_torch_computes_the_same(tiny, variant, idx, precisi
         with kernels.use("torch"):
             expected = pack(gpt, precision)(idx)[0]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.skipif(not decode.available(), reason="the C++ kernels are not built")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_one_call_computes_what_its_blocks_do(tiny, variant, precision):
+    packed = pack(tiny(**variant), precision)
+    if not is_plain(packed.config):
+        assert packed.fused_step is None
+        return
+    contexts = [[5, 6, 7, 8], [9, 10], [11, 12, 13]]
+
+    def logits():
+        cache = KVCache(packed, 4, 32)
+        with torch.inference_mode():
+            found = [cache.read(contexts, [0, 0, 0], [2, 0, 1])]
+            return [*found, cache.read([[1], [2], [3]], [2, 3, 4], [0, 1, 2])]
+
+    at_once = logits()
+    packed.fused_step = None
+    # The cosines of rotary positions are torch's here and the C library's there.
+    tolerance = 1e-5 if packed.config.positions == "rotary" else 0
+    torch.testing.assert_close(at_once, logits(), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "../ops.h"
-#include "rotary.h"
+#include "decode.h"
 #include "vec.h"
 
 namespace slm::CPU_CAPABILITY {
@@ -40,46 +40,63 @@ void softmax(float* scores, int64_t size) {
 
 class CachedAttention {
  public:
-  CachedAttention(const at::Tensor& qkv, at::Tensor& keys, at::Tensor& values, const at::Tensor& positions,
-                  const std::optional<at::Tensor>& rows, const std::optional<at::Tensor>& angles,
-                  std::optional<int64_t> window, const std::optional<at::Tensor>& pages)
+  CachedAttention(const at::Tensor& qkv, const at::Tensor& keys, const at::Tensor& values, const at::Tensor& positions,
+                  const std::optional<at::Tensor>& rows, std::optional<int64_t> window,
+                  const std::optional<at::Tensor>& pages)
       : batch(qkv.size(0)), length(qkv.size(1)), kv_heads(keys.size(1)), heads(qkv.size(2) - 2 * kv_heads),
         width(qkv.size(3)), page(keys.size(2)), row_pages(pages ? pages->size(1) : 1), room(page * row_pages),
         window_(std::min(window.value_or(room), room)),
         qkv_(qkv.const_data_ptr<float>()), keys_(keys.mutable_data_ptr<float>()),
         values_(values.mutable_data_ptr<float>()), positions_(positions.const_data_ptr<int64_t>()),
         position_stride_(positions.size(0) == 1 ? 0 : length), rows_(rows ? rows->const_data_ptr<int64_t>() : nullptr),
-        pages_(pages ? pages->const_data_ptr<int64_t>() : nullptr) {
-    if (!angles) return;
-    row_tokens_ = angles->size(0) == 1 ? 0 : length;
-    const float* from = angles->const_data_ptr<float>();
-    for (int64_t i = 0; i < angles->numel(); ++i) {
+        pages_(pages ? pages->const_data_ptr<int64_t>() : nullptr) {}
+
+  // Turns q and k by angles (1 or B, T, D / 2) of the tokens.
+  void turn_tokens(const at::Tensor& angles) {
+    row_tokens_ = angles.size(0) == 1 ? 0 : length;
+    const float* from = angles.const_data_ptr<float>();
+    for (int64_t i = 0; i < angles.numel(); ++i) {
       cos_.push_back(std::cos(from[i]));
       sin_.push_back(std::sin(from[i]));
     }
     angles_ = {cos_.data(), sin_.data(), width / 2};
   }
 
+  // Turns them by the angles of their positions.
+  void turn_by_position(const Angles<float>& angles) {
+    angles_ = angles;
+    by_position_ = true;
+  }
+
+  // The attention of all rows: (B, T, H, D).
+  at::Tensor run() const {
+    at::Tensor out = at::empty({batch, length, heads, width}, at::kFloat);
+    float* to = out.mutable_data_ptr<float>();
+    const int64_t work = 2 * length * room * width * heads / kv_heads + 1;
+    at::parallel_for(0, batch * kv_heads, kGrain / work + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) run_row(i / kv_heads, i % kv_heads, to);
+    });
+    return out;
+  }
+
+ private:
   // All tokens of one row of the batch, in order, and the queries that share one head of keys and values.
-  void run(int64_t b, int64_t kv_head, float* out) const {
+  void run_row(int64_t b, int64_t kv_head, float* out) const {
     std::vector<float> query(width), scores(room);
     for (int64_t t = 0; t < length; ++t) {
       const int64_t position = positions_[b * position_stride_ + t], token = b * length + t;
+      const int64_t turned = by_position_ ? position : b * row_tokens_ + t;
       const float *from = qkv_ + token * (heads + 2 * kv_heads) * width, *k = from + (heads + kv_head) * width;
       const int64_t place = place_of(b, kv_head, position / page, position % page);
-      turn_or_scale(k, angles_, b * row_tokens_ + t, 1.0f, width, keys_ + place);
+      turn_or_scale(k, angles_, turned, 1.0f, width, keys_ + place);
       std::copy_n(k + kv_heads * width, width, values_ + place);
       for (int64_t h = kv_head * heads / kv_heads; h < (kv_head + 1) * heads / kv_heads; ++h) {
-        turn_or_scale(from + h * width, angles_, b * row_tokens_ + t, 1 / std::sqrt(static_cast<float>(width)), width, query.data());
+        turn_or_scale(from + h * width, angles_, turned, 1 / std::sqrt(static_cast<float>(width)), width, query.data());
         attend(query.data(), b, kv_head, position, scores.data(), out + (token * heads + h) * width);
       }
     }
   }
 
-  const int64_t batch, length, kv_heads, heads, width;
-  const int64_t page, row_pages, room;  // positions of a page, pages of a row, positions of a row; without pages a row is one
-
- private:
   // Where place `at` of a page of row b is in the cache.
   int64_t place_of(int64_t b, int64_t kv_head, int64_t number, int64_t at) const {
     const int64_t row = pages_ ? pages_[b * row_pages + number] : rows_ ? rows_[b] : b;
@@ -114,6 +131,8 @@ class CachedAttention {
     });
   }
 
+  const int64_t batch, length, kv_heads, heads, width;
+  const int64_t page, row_pages, room;  // positions of a page, pages of a row, positions of a row; without pages a row is one
   const int64_t window_;
   const float* qkv_;
   float *keys_, *values_;
@@ -121,6 +140,7 @@ class CachedAttention {
   const int64_t position_stride_;
   const int64_t *rows_, *pages_;  // of each row of the batch: its row in the cache, or its pages
   int64_t row_tokens_ = 0;  // between the angles of two rows
+  bool by_position_ = false;
   std::vector<float> cos_, sin_;
   Angles<float> angles_;  // in these
 };
@@ -129,17 +149,21 @@ at::Tensor cached_attention(const at::Tensor& qkv, at::Tensor& keys, at::Tensor&
                             const std::optional<at::Tensor>& rows, const std::optional<at::Tensor>& angles,
                             std::optional<int64_t> window, const std::optional<at::Tensor>& pages) {
   check_cached_attention(qkv, keys, values, positions, rows, angles, window, pages);
-  const CachedAttention a(qkv, keys, values, positions, rows, angles, window, pages);
-  at::Tensor out = at::empty({a.batch, a.length, a.heads, a.width}, qkv.options());
-  float* to = out.mutable_data_ptr<float>();
-  const int64_t work = 2 * a.length * a.room * a.width * a.heads / a.kv_heads + 1;
-  at::parallel_for(0, a.batch * a.kv_heads, kGrain / work + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) a.run(i / a.kv_heads, i % a.kv_heads, to);
-  });
-  return out;
+  CachedAttention attention(qkv, keys, values, positions, rows, window, pages);
+  if (angles) attention.turn_tokens(*angles);
+  return attention.run();
 }
 
 }  // namespace
+
+at::Tensor paged_attention(const at::Tensor& qkv, const at::Tensor& keys, const at::Tensor& values,
+                           const at::Tensor& positions, const at::Tensor& pages, const Angles<float>& angles,
+                           std::optional<int64_t> window) {
+  check_cached_attention(qkv, keys, values, positions, std::nullopt, std::nullopt, window, pages);
+  CachedAttention attention(qkv, keys, values, positions, std::nullopt, window, pages);
+  attention.turn_by_position(angles);
+  return attention.run();
+}
 
 void register_cached_attention(torch::Library& m) { m.impl("cached_attention", cached_attention); }
 

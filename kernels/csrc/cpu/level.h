@@ -10,7 +10,7 @@
 
 #define SLM_FOR_EACH_CPU_FILE(DO)                                                                                      \
   DO(layer_norm) DO(rms_norm) DO(attention_forward) DO(attention_backward) DO(rotary) DO(activation)                     \
-  DO(cross_entropy) DO(adamw) DO(packed_linear) DO(cached_attention)
+  DO(cross_entropy) DO(adamw) DO(packed_linear) DO(cached_attention) DO(decode_step)
 
 namespace slm::CPU_CAPABILITY {
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../ops.h"
+#include "decode.h"
 #include "memory.h"
 #include "norm.h"
 #include "vec.h"
@@ -161,6 +162,8 @@ void forward(Matrix x, int64_t rows, const at::Tensor& weight, int64_t outputs, 
   });
 }
 
+}  // namespace
+
 at::Tensor packed_linear(const at::Tensor& x, const at::Tensor& weight, int64_t outputs,
                          const std::optional<at::Tensor>& scales, const std::optional<at::Tensor>& bias,
                          c10::string_view norm_kind, const std::optional<at::Tensor>& norm_weight,
@@ -186,8 +189,6 @@ at::Tensor packed_linear(const at::Tensor& x, const at::Tensor& weight, int64_t 
   }
   return out;
 }
-
-}  // namespace
 
 void register_packed_linear(torch::Library& m) { m.impl("packed_linear", packed_linear); }
 
