@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 import kernels
@@ -269,7 +270,7 @@ class GPT(nn.Module):
         No weight is read and no memory taken for them.
         """
         config = pretrained.read_config(directory, **changes)
-        with torch.device("meta"):
+        with torch.device("meta"), _Undrawn():
             shapes = cls(config).state_dict()
         pretrained.check_weights(directory, config, shapes, crop="block_size" in changes)
         return config
@@ -321,6 +322,19 @@ class GPT(nn.Module):
         """Write config.json, model.safetensors and a tokenizer, if given; see model.pretrained.save."""
         check_unpacked(self, "be saved")
         pretrained.save(directory, self.config, self.state_dict(), tokenizer)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Inside a with block parameters keep the values that they have: no random number is drawn for them.
+
+    On the meta device, which has no values, torch would import its compiler only to draw none, which takes a second.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        draws = func is Tensor.normal_ or getattr(func, "__module__", None) == "torch.nn.init"
+        if draws:
+            return kwargs["tensor"] if not args else args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def stream_dtype(x: Tensor) -> torch.dtype:

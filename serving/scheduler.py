@@ -22,6 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from kernels.decode import likeliest
 from model.generate import AHEAD, Rules
 from model.gpt import GPT
 from serving.lookup import guess
@@ -93,7 +94,10 @@ class Text:
         self.reason: Reason | None = None
         self._generator = torch.Generator().manual_seed(request.seeds[index])
         self._uniforms: list[float] = []
-        penalized = request.rules.repetition_penalty != 1
+        self.rules = request.rules
+        penalized = self.rules.repetition_penalty != 1
+        self.is_plain = self.rules.greedy and not penalized and not request.bias
+        """True if the likeliest token is taken, whatever came before."""
         self.seen = set(tokens) if penalized else None  # for the penalty
 
     def uniform(self, number: int) -> float:
@@ -109,23 +113,17 @@ class Feed:
 
     text: Text
     count: int
-    guesses: list[int]
+    guesses: Sequence[int]
+    draws: bool
+    """True if all of its tokens have been read after this, so that the next one is drawn."""
+    scores: bool
+    """True if the logits after each of its tokens are wanted, as the prompt's own chances are asked for."""
 
     @property
     def ids(self) -> list[int]:
         """Return the ids that the model reads."""
         first = self.text.computed
-        return self.text.tokens[first : first + self.count] + self.guesses
-
-    @property
-    def draws(self) -> bool:
-        """True if all of its tokens have been read after this, so that the next one is drawn."""
-        return self.text.computed + self.count == len(self.text.tokens)
-
-    @property
-    def scores(self) -> bool:
-        """True if the logits after each of its tokens are wanted, as the prompt's own chances are asked for."""
-        return self.text.request.score_prompt and not self.text.drawn
+        return [*self.text.tokens[first : first + self.count], *self.guesses]
 
 
 @dataclass(slots=True)
@@ -223,8 +221,10 @@ class Scheduler:
     def _plan(self) -> list[Feed]:
         """Return what to feed, after giving each text the pages that it needs for it."""
         plan, budget = [], self.limits.chunk
+        preemptions = self.counters.preemptions
         for text in list(self.running):
-            if text in self.running:  # else it has just lost its pages to one before it
+            # One that is no longer running has just lost its pages to one before it.
+            if self.counters.preemptions == preemptions or text in self.running:
                 budget -= self._feed(text, budget, plan)
         while self.waiting and budget > 0 and self._admit(self.waiting[0]):
             text = self.waiting.pop(0)
@@ -242,10 +242,11 @@ class Scheduler:
         if left > 1 and budget <= 0:
             return 0
         count = 1 if left == 1 else min(left, budget)
-        feed = Feed(text, count, self._guesses(text) if self.limits.lookup and left == 1 else [])
-        if not self._reserve(text, text.computed + count + len(feed.guesses)):
+        guesses = self._guesses(text) if self.limits.lookup and left == 1 else ()
+        if not self._reserve(text, text.computed + count + len(guesses)):
             return 0
-        plan.append(feed)
+        scores = text.request.score_prompt and not text.drawn
+        plan.append(Feed(text, count, guesses, count == left, scores))
         return count if left > 1 else 0
 
     def _guesses(self, text: Text) -> list[int]:
@@ -278,15 +279,15 @@ class Scheduler:
 
     def _reserve(self, text: Text, tokens: int) -> bool:
         """Give a text the pages for so many tokens, of its own where it will write; False if it lost its turn."""
-        first = text.computed // PAGE
-        while len(text.pages) < pages_of(tokens):
+        needed, holders = pages_of(tokens), self.pool.holders
+        while len(text.pages) < needed:
             page = self._take(text)
             if page is None:
                 return False
             text.pages.append(page)
-        for number in range(first, pages_of(tokens)):
+        for number in range(text.computed // PAGE, needed):
             shared = text.pages[number]
-            if self.pool.holders[shared] == 1:
+            if holders[shared] == 1:
                 continue
             page = self._take(text)  # copy on write: texts of one prompt share its last, half full page
             if page is None:
@@ -391,12 +392,13 @@ class Scheduler:
         """
         ids: list[int] = [0] * len(draws)
         chances: list[Chance | None] = [None] * len(draws)
-        groups: dict[Rules, list[int]] = {}
+        groups: dict[Rules | None, list[int]] = {}  # None: the likeliest, for which no rule is looked at
         for place, draw in enumerate(draws):
-            groups.setdefault(draw.text.request.rules, []).append(place)
+            groups.setdefault(None if draw.text.is_plain else draw.text.rules, []).append(place)
         for rules, places in groups.items():
             group = [draws[place] for place in places]
-            chosen = self._choose_alike(logits, group, rules)
+            rows = _selected(logits, [draw.row for draw in group])
+            chosen = likeliest(rows).tolist() if rules is None else self._choose_alike(rows, group, rules)
             for place, id in zip(places, chosen, strict=True):
                 ids[place] = id
         for place, draw in enumerate(draws):
@@ -406,9 +408,7 @@ class Scheduler:
         return ids, chances
 
     def _choose_alike(self, logits: Tensor, draws: list[Draw], rules: Rules) -> list[int]:
-        """Return the ids of draws by the same rules."""
-        rows = [draw.row for draw in draws]
-        logits = logits if rows == list(range(len(logits))) else logits[rows]
+        """Return the ids of draws by the same rules, logits (draws, V)."""
         if any(draw.text.request.bias for draw in draws):
             logits = logits.clone()
             for row, draw in enumerate(draws):
@@ -440,9 +440,11 @@ class Scheduler:
             if feed.count > 1 or not text.drawn:
                 self.counters.prompt_tokens += feed.count
             text.computed += feed.count
-            if draws and text.drawn:
+            if draws and text.drawn and not feed.guesses:
+                kept.append(self._add(text, *next(drawn)))
+            elif draws and text.drawn:
                 found = list(itertools.islice(drawn, len(feed.guesses) + 1))
-                kept += self._keep_next(text, found, feed.guesses)
+                kept += self._keep_guessed(text, found, feed.guesses)
             elif draws:
                 kept += self._keep_first(text, drawn)
         return kept
@@ -461,12 +463,10 @@ class Scheduler:
             return [Drawn(each, None) for each in request.texts]
         return [self._add(each, *next(drawn)) for each in request.texts]
 
-    def _keep_next(
-        self, text: Text, found: list[tuple[int, Chance | None]], guesses: list[int]
+    def _keep_guessed(
+        self, text: Text, found: list[tuple[int, Chance | None]], guesses: Sequence[int]
     ) -> list[Drawn]:
         """Add the tokens drawn for a text, up to the first wrong guess: after it the logits were wrong."""
-        if not guesses:
-            return [self._add(text, *found[0])]
         kept = []
         self.counters.guessed_tokens += len(guesses)
         for number, (id, chance) in enumerate(found):
@@ -496,6 +496,11 @@ class Scheduler:
         if is_last:
             self.finish(text, "length")
         return Drawn(text, id, chance, is_last)
+
+
+def _selected(logits: Tensor, rows: list[int]) -> Tensor:
+    """Return these rows of logits (N, V), without a copy if they are all of them."""
+    return logits if rows == list(range(len(logits))) else logits[rows]
 
 
 def _chance(logits: Tensor, id: int, count: int) -> Chance:

@@ -16,6 +16,7 @@ import kernels
 from kernels import decode
 from tests.kernels import cases
 from tests.kernels.cases import AttentionCase, Backend, by
+from tests.kernels.test_decode import step_arguments
 
 PAGE = mmap.PAGESIZE
 ON_THE_CPU = [backend for backend in cases.BACKENDS if backend.device == "cpu" and backend.choice != "torch"]
@@ -137,6 +138,14 @@ def run_decoding(edge: str) -> None:
         assert decode.cached_attention(qkv, keys, values, last, angles=angles).isfinite().all()
         pages = guarded(torch.tensor([[0], [1]]), edge)
         assert decode.cached_attention(qkv, keys, values, last, pages=pages).isfinite().all()
+    for size in (1, 5, 255, 300):
+        logits = guarded(single(2, size), edge)
+        assert decode.likeliest(logits).tolist() == logits.argmax(-1).tolist()
+    step = {
+        name: [x if x is None else guarded(x, edge) for x in value] if isinstance(value, list) else value
+        for name, value in step_arguments().items()
+    }
+    assert decode.step(**step).isfinite().all()
 
 
 def run_adamw(edge: str) -> None:

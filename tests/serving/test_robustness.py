@@ -127,6 +127,13 @@ def test_a_killed_server_starts_again_on_its_port(chat_run):
     process.stdout.close()
 
 
+def test_a_model_is_loaded_without_torchs_compiler(chat_run):
+    """Which takes a second to import, of the three that a server may take to its first token."""
+    code = "TextModel.load(Path(sys.argv[1]), 'cpu', 'int8'); sys.exit('torch._dynamo' in sys.modules)"
+    code = f"import sys; from pathlib import Path; from inference.text import TextModel; {code}"
+    subprocess.run([sys.executable, "-c", code, str(chat_run)], cwd=ROOT, check=True)
+
+
 def test_a_port_in_use_is_one_line(chat_run, refused):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
