@@ -88,7 +88,9 @@ def connected(address: str | None, num_workers: int | None) -> Any:
     )
     environment = {"env_vars": {"PYTHONPATH": str(ROOT)}}
     try:
-        ray.init(address, log_to_driver=False, logging_level="error", runtime_env=environment, **own)
+        ray.init(
+            address or "local", log_to_driver=False, logging_level="error", runtime_env=environment, **own
+        )
     except (ConnectionError, RuntimeError) as error:
         raise ValueError(
             f"no Ray cluster at {address or 'this machine'} ({str(error).splitlines()[0]})"

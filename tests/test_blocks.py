@@ -32,8 +32,8 @@ ELSEWHERE = {
     "docs/kernels/emulator.md": "tests/emulator",
     "docs/kernels/mutation.md": "tests/emulator/test_mutation.py",
     "docs/lens.md": "tests/lens/test_docs.py",
-    "docs/scaling.md": "tests/experiments",
-    "docs/scaling-out.md": "tests/data/web",
+    "docs/scaling.md": "tests/experiments/test_scaling_runner.py",
+    "docs/scaling-out.md": "tests/common/test_cluster.py, its Python by tests/data/web/test_rules.py",
     "docs/serving.md": "tests/serving",
     "docs/web.md": "tests/data/web/test_page.py",
 }

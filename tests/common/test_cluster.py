@@ -1,6 +1,7 @@
 """Jobs on a cluster give what jobs here give, also if workers die; what cannot be reached is said at once."""
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bpe import Tokenizer
 from bpe.__main__ import main as bpe_main
 from common import cluster, workers
 from common.cluster import Machines
@@ -116,6 +118,29 @@ def test_two_machines_write_what_one_writes(two_machines, tmp_path):
     here, there = files_of(tmp_path / "here"), files_of(tmp_path / "there")
     assert here == there
     assert len(here) > 6
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_commands_of_the_page_run(two_machines, tmp_path, monkeypatch):
+    """docs/scaling-out.md, with a smaller vocabulary; without --address a cluster is started, whatever runs here."""
+    pytest.importorskip("resiliparse")
+    page = (Path(__file__).parents[2] / "docs" / "scaling-out.md").read_text(encoding="utf-8")
+    text = page.replace("10.0.0.5:6379", two_machines).replace("32768", "400")
+    commands = [
+        shlex.split(line, comments=True)[2:] for line in text.splitlines() if line.startswith("python ")
+    ]
+    assert [words[0] for words in commands] == ["data", "data", "data", "bpe"]
+    assert sum(two_machines in words for words in commands) == 1
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "crawl", 60, per_file=15)
+    (tmp_path / "books").mkdir()
+    (tmp_path / "books" / "1.txt").write_text("\n".join(corpus(100_000)), encoding="utf-8")
+    for room, *words in commands:
+        {"data": data_main, "bpe": bpe_main}[room](words)
+    assert (tmp_path / "corpus" / "report.html").exists()
+    assert (tmp_path / "tokens" / "web" / "meta.json").exists()
+    assert Tokenizer.load("tokenizer.json").vocab_size == 400
 
 
 @pytest.mark.slow

@@ -1,12 +1,17 @@
 """The runner asks train.py for what the plan says, pays for it once, and survives failures."""
 
 import dataclasses
+import itertools
 import json
+import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from data.__main__ import main as data_main
+from data.stories import corpus
 from data.tokenfile import Meta
 from experiments.__main__ import main
 from experiments.scaling.fit import Surface
@@ -33,9 +38,8 @@ class Programs:
     def __call__(self, arguments, threads) -> None:
         words = list(arguments)
         self.calls.append(words)
-        given = dict(zip(words[2::2], words[3::2], strict=False))
+        given = {name: value for name, value in itertools.pairwise(words) if name.startswith("--")}
         if words[:2] == ["-m", "data"]:
-            given = dict(zip(words[3::2], words[4::2], strict=False))
             folder = Path(given["--out"])
             folder.mkdir(parents=True)
             tokens = int(int(given["--stories-bytes"]) / 2.7)
@@ -182,3 +186,35 @@ def test_too_few_finished_runs_are_named(refused, tmp_path, programs):
     made.measure_all(made.grid()[:4])
     (tmp_path / "plan.json").write_text(json.dumps(dataclasses.asdict(PLAN)))
     assert "4 runs are too few to fit five constants" in refused(main, "scaling", "fit", str(tmp_path))
+
+
+SHORT = {
+    "fit": ["--draws", "8"],
+    "predict": ["--draws", "8"],
+    "transfer": shlex.split("--preset small.toml --widths 16 32 --rates 1e-3 2e-3 4e-3 --seeds 1"),
+}
+
+
+@pytest.mark.slow
+def test_the_page_runs(tmp_path, monkeypatch, capsys):
+    """docs/scaling.md from its first command to its last: a plan's runs are stood in for, those of the sweep short."""
+    root = Path(__file__).parents[2]
+    page = (root / "docs" / "scaling.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("experiments.scaling.runner.run_python", Programs(read_plan("cpu")))
+    preset = (root / "presets" / "transfer.toml").read_text(encoding="utf-8")
+    Path("small.toml").write_text(re.sub(r"(?m)^(steps|warmup_steps) = (\d+)\d", r"\1 = \2", preset))
+    Path("my.txt").write_text("\n".join(corpus(100_000)), encoding="utf-8")
+    commands = re.findall(r"^    python -m (.*)$", page, flags=re.MULTILINE)
+    assert len(commands) == 5
+    for command in commands:
+        room, *words = shlex.split(command, comments=True)
+        {"data": data_main, "experiments": main}[room]([*words, *SHORT.get(words[1], [])])
+    assert "of the prediction" in capsys.readouterr().out
+    assert all(
+        Path("runs", name).exists()
+        for name in ("scaling/fit.json", "scaling/verify.json", "transfer/transfer.png")
+    )
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    exec(block, {})
+    assert "FLOPs left" in capsys.readouterr().out
