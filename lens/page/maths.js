@@ -1,71 +1,82 @@
 // Products, norms and activations on Float32Arrays; sums are float64. Shapes: n rows, each of a width, row after row.
 
+// What `tile` multiplies, in float64 so that each number is converted once: tokens in pairs, three rows side by side.
+// The arrays never change and places are masked, so that the compiled loop knows addresses and ends: a parameter's would
+// be read and checked at every step.
+const MOST = 1 << 15;
+const tokens = new Float64Array(MOST + 2),
+  threeRows = new Float64Array(MOST + 3);
+
 /** Writes out (n, rows) = x (n, width) · wᵀ + bias, for w (rows, width) as torch keeps it; bias may be undefined. */
 export function linear(out, x, n, w, rows, width, bias) {
-  const paired = n - (n % 2),
-    fours = rows - (rows % 4);
-  for (let row = 0; paired && row < fours; row += 4) {
-    packRows(w, row, width);
-    for (let token = 0; token < paired; token += 2) twoTokens(out, x, token, row, rows, width);
+  if (n < 2 || rows < 3 || 3 * width > MOST) for (let t = 0; t < n; t++) oneToken(out, x, t, w, rows, width);
+  else {
+    const most = 2 * Math.floor(MOST / (2 * width)); // tokens that are packed at once
+    for (let from = 0; from < n; from += most) pairs(out, x, from, Math.min(n, from + most), w, rows, width);
   }
-  for (let row = fours; row < rows; row++)
-    for (let token = 0; token < paired; token++) out[token * rows + row] = dot(x, token * width, w, row * width, width);
-  if (paired < n) oneToken(out, x, paired, w, rows, width);
   if (bias) for (let t = 0, i = 0; t < n; t++) for (let row = 0; row < rows; row++, i++) out[i] += bias[row];
   return out;
 }
 
-let packed = new Float64Array(4096); // four rows side by side in float64, so that each number is converted once
-
-function packRows(w, row, width) {
-  if (packed.length < 4 * width) packed = new Float64Array(4 * width);
-  for (let i = 0, from = row * width, to = 0; i < width; i++, from++, to += 4) {
-    packed[to] = w[from];
-    packed[to + 1] = w[from + width];
-    packed[to + 2] = w[from + 2 * width];
-    packed[to + 3] = w[from + 3 * width];
+/** Multiplies the tokens from … end; the last pair and the last three rows overlap those before, if some are left over. */
+function pairs(out, x, from, end, w, rows, width) {
+  packTokens(x, from, end, width);
+  for (let r = 0; r < rows; r += 3) {
+    const row = Math.min(r, rows - 3);
+    packRows(w, row, width);
+    for (let t = from, at = 0; t < end; t += 2, at += 2 * width)
+      tile(out, Math.min(t, end - 2) * rows + row, rows, at, width);
   }
 }
 
-/** Multiplies two tokens by the packed rows: eight products of six numbers. */
-function twoTokens(out, x, token, row, rows, width) {
-  const p = packed,
-    x0 = token * width,
-    x1 = x0 + width,
-    first = token * rows + row,
-    second = first + rows;
+function packTokens(x, from, end, width) {
+  for (let t = from, to = 0; t < end; t += 2) {
+    const first = Math.min(t, end - 2) * width;
+    for (let i = first; i < first + width; i++) {
+      tokens[to++] = x[i];
+      tokens[to++] = x[i + width];
+    }
+  }
+}
+
+function packRows(w, row, width) {
+  for (let i = row * width, to = 0; to < 3 * width; i++) {
+    threeRows[to++] = w[i];
+    threeRows[to++] = w[i + width];
+    threeRows[to++] = w[i + 2 * width];
+  }
+}
+
+/** Multiplies the packed pair that begins at `at` by the packed rows. Six sums and what they need fit into the sixteen
+ * registers; a seventh would wait in memory, and each step for it. `| 0` and shifts need no check for overflow. */
+function tile(out, to, rows, at, width) {
   let a = 0,
     b = 0,
     c = 0,
     d = 0,
     e = 0,
-    f = 0,
-    g = 0,
-    h = 0;
-  for (let i = 0, z = 0; i < width; i++, z += 4) {
-    const u = x[x0 + i],
-      v = x[x1 + i],
-      q = p[z],
-      r = p[z + 1],
-      s = p[z + 2],
-      t = p[z + 3];
-    a += u * q;
-    b += u * r;
-    c += u * s;
-    d += u * t;
-    e += v * q;
-    f += v * r;
-    g += v * s;
-    h += v * t;
+    f = 0;
+  for (let i = 0; i < width; i = (i + 1) | 0) {
+    const z = (i + (i << 1)) & (MOST - 1),
+      k = (at + (i << 1)) & (MOST - 1),
+      x0 = tokens[k],
+      x1 = tokens[k + 1],
+      w0 = threeRows[z],
+      w1 = threeRows[z + 1],
+      w2 = threeRows[z + 2];
+    a += x0 * w0;
+    b += x0 * w1;
+    c += x0 * w2;
+    d += x1 * w0;
+    e += x1 * w1;
+    f += x1 * w2;
   }
-  out[first] = a;
-  out[first + 1] = b;
-  out[first + 2] = c;
-  out[first + 3] = d;
-  out[second] = e;
-  out[second + 1] = f;
-  out[second + 2] = g;
-  out[second + 3] = h;
+  out[to] = a;
+  out[to + 1] = b;
+  out[to + 2] = c;
+  out[to + rows] = d;
+  out[to + rows + 1] = e;
+  out[to + rows + 2] = f;
 }
 
 /** Multiplies one token by all rows, eight at a time. */

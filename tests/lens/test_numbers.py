@@ -46,6 +46,22 @@ def test_logits_equal_torch(name, precision, tokenizer, tmp_path):
         torch.testing.assert_close(rows.sum(-1), torch.ones(len(rows)))
 
 
+def test_any_number_of_tokens_and_rows(tokenizer, tmp_path):
+    """Products are made of pairs of tokens and three rows at a time: here neither number divides."""
+    gpt = small(n_inner=41)
+    head, data = export.payload(gpt, tokenizer, tmp_path)
+    lengths = (1, 2, 11)
+    asks = [
+        each
+        for n in lengths
+        for each in (("analyse", {"ids": IDS[:n]}), ("part", {"name": "logits", "layer": None}))
+    ]
+    found = ask(head, data, *asks)[2::2]
+    for n, part in zip(lengths, found, strict=True):
+        theirs = as_rounded(gpt, "float16")(torch.tensor([IDS[:n]]))[0][0].detach()
+        torch.testing.assert_close(torch.tensor(part["values"]).view(n, -1), theirs, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_attribution_sums_to_the_logit(name, tokenizer, tmp_path):
     gpt = small(**{**VARIANTS[name], "logit_softcap": None})
