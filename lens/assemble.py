@@ -2,14 +2,14 @@
 
 The modules of lens/page import each other, so that node and an editor read them as they are. Here they are joined in
 the order of READ and SHOW, without their import lines and the word export. A content security policy names the hashes
-of the two scripts and the style: nothing else can run, whatever a prompt or a token holds.
+of the script and the styles: nothing else can run, whatever a prompt or a token holds.
 """
 
 import base64
-import hashlib
 import html
 import json
 import re
+from hashlib import sha256
 from pathlib import Path
 
 from common import files
@@ -45,11 +45,13 @@ def plain(module: str) -> str:
 
 def page(head: Head, data: bytes, root: str | None = None) -> str:
     """Return the page for a payload; `root` is the way from its folder to the source, for links, if there is one."""
-    style, script = files.read_text(PAGE / "page.css"), joined(SHOW)
+    style, dark = (files.read_text(PAGE / f"{name}.css") for name in ("page", "dark"))
+    script = joined(SHOW)
     parts = {
-        "policy": policy(script, style),
+        "policy": policy(script, style, dark),
         "title": html.escape(head["name"]),
         "style": style,
+        "dark": dark,
         "head": to_json({**head, "root": root, "bytes": len(data)}),
         "worker": json.dumps(joined(READ)).replace("<", "\\u003c"),
         "script": script,
@@ -59,16 +61,17 @@ def page(head: Head, data: bytes, root: str | None = None) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], template)
 
 
-def policy(script: str, style: str) -> str:
-    """Return the content security policy: this script, this style, a worker made of text on this page."""
-    hashes = {
-        name: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-        for name, text in (("script", script), ("style", style))
-    }
+def policy(script: str, *styles: str) -> str:
+    """Return the content security policy: this script, these styles, a worker made of text on this page."""
     return (
-        f"default-src 'none'; script-src 'sha256-{hashes['script']}'; style-src 'sha256-{hashes['style']}'; "
+        f"default-src 'none'; script-src {_sources(script)}; style-src {_sources(*styles)}; "
         "worker-src blob:; img-src data:; base-uri 'none'; form-action 'none'"
     )
+
+
+def _sources(*texts: str) -> str:
+    """Return the sources of a policy that allow just these texts: their hashes."""
+    return " ".join(f"'sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}'" for text in texts)
 
 
 def _chunks(data: bytes) -> list[str]:

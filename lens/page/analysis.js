@@ -5,36 +5,41 @@ import { random } from "./sampling.js";
 
 export const TOP = 5; // tokens that the lens names at each place
 
-/** Returns the logit lens: for the embedding and each block's stream, what the head says after the final norm.
+/** Returns an empty logit lens: for the embedding and each block's stream, what the head says after the final norm.
  * top, p (points, T, TOP): likeliest ids, their probabilities; rank, logp (points, T): of the next token of the text. */
-export function logitLens(model, trace, ids) {
-  const { T } = trace,
-    { V, C } = model,
-    points = model.L + 1;
-  const found = {
-    points,
-    T,
-    top: new Int32Array(points * T * TOP),
-    p: new Float32Array(points * T * TOP),
-    rank: new Int32Array(points * T).fill(-1),
-    logp: new Float32Array(points * T),
-    entropy: new Float32Array(points * T),
-  };
-  for (let point = 0; point < points; point++) {
-    const stream = point ? trace.layers[point - 1].stream : trace.embedding;
-    const logits =
-      point === model.L
-        ? trace.logits
-        : model.logits(model.finalNorm ? norm(stream, T, C, model.finalNorm) : stream, T);
-    for (let t = 0; t < T; t++) readRow(found, logits, t * V, V, point * T + t, ids[t + 1]);
-  }
+export function emptyLens(points, T) {
+  return { points, T, ...emptyRows(points * T) };
+}
+
+const emptyRows = (n) => ({
+  top: new Int32Array(n * TOP),
+  p: new Float32Array(n * TOP),
+  rank: new Int32Array(n).fill(-1),
+  logp: new Float32Array(n),
+  entropy: new Float32Array(n),
+});
+
+/** Returns the lens of rows of the stream, (n, C); `nexts` (n,) are the ids that follow in the text, -1 for none. */
+export function readStream(head, stream, nexts) {
+  return readLogits(head.logits(head.final(stream, nexts.length), nexts.length), head.V, nexts);
+}
+
+/** Returns the lens of rows of logits, (n, V). */
+export function readLogits(logits, V, nexts) {
+  const found = emptyRows(nexts.length);
+  nexts.forEach((next, place) => readRow(found, logits, place * V, V, place, next));
   return found;
+}
+
+/** Writes the lens of some rows into the whole lens, from row `at` on. */
+export function putRows(lens, rows, at) {
+  for (const [name, values] of Object.entries(rows)) lens[name].set(values, at * (values.length / rows.rank.length));
 }
 
 function readRow(found, logits, from, V, place, next) {
   const likeliest = largest(logits, TOP, from, from + V),
     top = logits[from + likeliest[0]];
-  const wanted = next === undefined ? Infinity : logits[from + next];
+  const wanted = next < 0 ? Infinity : logits[from + next];
   let sum = 0,
     weighted = 0,
     rank = 1;
@@ -51,7 +56,7 @@ function readRow(found, logits, from, V, place, next) {
     found.top[place * TOP + k] = id;
     found.p[place * TOP + k] = Math.exp(logits[from + id] - norm);
   });
-  if (next === undefined) return;
+  if (next < 0) return;
   found.rank[place] = rank;
   found.logp[place] = wanted - norm;
 }

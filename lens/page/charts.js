@@ -1,6 +1,6 @@
 // Drawings: heat maps on canvas; bars, lines, reading strips in SVG and HTML. Colours come from colour.js and page.css.
 
-import { css, onColour, scale } from "./colour.js";
+import { css, onColour, paint, scale } from "./colour.js";
 import { h, number, percent, s } from "./dom.js";
 
 const tip = h("div", { class: "tip", role: "presentation", hidden: true });
@@ -45,16 +45,8 @@ export function heatMap(values, rows, columns, options = {}) {
   });
   const context = canvas.getContext("2d"),
     image = context.createImageData(columns, rows),
-    { data } = image;
-  const colour = scale(root ? Math.sqrt(top) : top, signed);
-  for (let i = 0; i < rows * columns; i++) {
-    const rgb = colour(root ? Math.sqrt(values[i]) : values[i]),
-      to = 4 * i;
-    data[to] = rgb[0];
-    data[to + 1] = rgb[1];
-    data[to + 2] = rgb[2];
-    data[to + 3] = 255;
-  }
+    pixels = new Uint32Array(image.data.buffer);
+  paint(pixels, values, top, signed, root);
   context.putImageData(image, 0, 0);
   const cell = (event) => {
     const box = canvas.getBoundingClientRect();
@@ -172,7 +164,11 @@ export function distribution(rows, pick = null) {
 
 /** Returns a picture of this size, in which a view has drawn a tree. */
 export function treePicture(label, width, height, ...parts) {
-  return s("svg", { viewBox: `0 0 ${width} ${height}`, width, height, class: "tree", role: "img", "aria-label": label }, parts);
+  return s(
+    "svg",
+    { viewBox: `0 0 ${width} ${height}`, width, height, class: "tree", role: "img", "aria-label": label },
+    parts,
+  );
 }
 
 /** Returns a line chart: series are {name, values, kind ("main", "other", "faint"), x?}. Options: ticks (labels of x),

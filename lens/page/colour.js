@@ -14,10 +14,14 @@ const SCALES = {
 const STEPS = 256;
 const tables = new Map();
 
-export const isDark = () => {
-  const chosen = document.documentElement.dataset.theme;
-  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-};
+// The style of the dark colours holds while its condition does: at first what the system wants, then what was chosen.
+const darkStyle = document.getElementById("dark");
+
+export const isDark = () => matchMedia(darkStyle.media).matches;
+
+export function setDark(dark) {
+  darkStyle.media = dark ? "all" : "not all";
+}
 
 /** Returns the 256 colours of a scale, as [r, g, b]. */
 function table(name) {
@@ -38,18 +42,39 @@ function interpolated(stops) {
 /** Returns value -> [r, g, b]: 0 … top on the unsigned scale, -top … top on the signed one. */
 export function scale(top, signed = false) {
   const colours = table(signed ? "signed" : "unsigned"),
-    safe = top > 0 ? top : 1;
+    step = stepsOf(top, signed);
+  return (value) => colours[step(value)];
+}
+
+/** Returns value -> place in a table of 256 colours; what is no number is 0. */
+function stepsOf(top, signed) {
+  const last = STEPS - 1,
+    factor = (signed ? last / 2 : last) / (top > 0 ? top : 1),
+    step = new Uint8ClampedArray(1); // rounds, and keeps 0 … 255
   return (value) => {
-    const share = signed ? (value / safe + 1) / 2 : value / safe;
-    return colours[Math.max(0, Math.min(STEPS - 1, Math.round((Number.isFinite(share) ? share : 0) * (STEPS - 1))))];
+    step[0] = signed ? last / 2 + value * factor : value * factor;
+    return step[0];
   };
+}
+
+/** Writes the colours of values, or of their square roots, into the pixels of an ImageData, one number each. */
+export function paint(pixels, values, top, signed, root) {
+  const colours = table(signed ? "signed" : "unsigned"),
+    packed = new Uint32Array(Uint8Array.from(colours.flatMap((rgb) => [...rgb, 255])).buffer),
+    step = stepsOf(root ? Math.sqrt(top) : top, signed);
+  for (let i = 0; i < pixels.length; i++) pixels[i] = packed[step(root ? Math.sqrt(values[i]) : values[i])];
 }
 
 export const css = ([r, g, b]) => `rgb(${r} ${g} ${b})`;
 
+const styles = new WeakMap(); // of each colour of a scale: its style
+
 /** Returns a style with a colour as background, and the ink that is read on it: the one of higher contrast. */
 export function onColour(colour) {
-  const [r, g, b] = colour.map((value) => (value / 255) ** 2.2),
-    light = 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  return { "background-color": css(colour), color: light > 0.2 ? "#0b0d10" : "#ffffff" };
+  if (!styles.has(colour)) {
+    const [r, g, b] = colour.map((value) => (value / 255) ** 2.2),
+      light = 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    styles.set(colour, { "background-color": css(colour), color: light > 0.2 ? "#0b0d10" : "#ffffff" });
+  }
+  return styles.get(colour);
 }

@@ -1,7 +1,7 @@
 // The page: opens the payload, reads the prompt, shows the view that is chosen. Everything is drawn anew on a change.
 
 import { reading } from "./charts.js";
-import { isDark } from "./colour.js";
+import { isDark, setDark } from "./colour.js";
 import { fill, h, percent } from "./dom.js";
 import { ask, believed, change, onChange, startWorker, state } from "./state.js";
 import { attentionView } from "./views/attention.js";
@@ -27,14 +27,14 @@ const ALL = [
   embeddingsView,
   chatView,
 ];
+const NARROW = matchMedia("(max-width: 56rem)"); // as in page.css: tabs and tokens are rows that scroll
 const at = (id) => document.getElementById(id);
 let views = ALL;
 
 async function open() {
   try {
     state.head = JSON.parse(at("head").textContent);
-    startWorker(JSON.parse(at("worker").textContent));
-    await ask("open", { head: state.head });
+    await startWorker(JSON.parse(at("worker").textContent), state.head);
     for (const element of document.querySelectorAll("script.data")) {
       await ask("add", { base64: element.textContent });
       element.remove();
@@ -95,7 +95,7 @@ function begin() {
   at("tabs").addEventListener("keydown", moveTab);
   at("strip").addEventListener("keydown", moveToken);
   at("theme").addEventListener("click", () => {
-    document.documentElement.dataset.theme = isDark() ? "light" : "dark";
+    setDark(!isDark());
     draw();
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
@@ -200,8 +200,7 @@ function draw() {
     const chosen = button.dataset.view === state.view;
     button.setAttribute("aria-selected", String(chosen));
     button.tabIndex = chosen ? 0 : -1;
-    if (chosen && button.parentElement.scrollWidth > button.parentElement.clientWidth)
-      button.parentElement.scrollLeft = button.offsetLeft - 60;
+    if (chosen && NARROW.matches) button.parentElement.scrollLeft = button.offsetLeft - 60;
   }
   if (!state.analysis) return;
   drawStrip();
@@ -218,24 +217,35 @@ function draw() {
       ?.focus({ preventScroll: true });
 }
 
+let stripOf = null; // what the strip shows: an analysis, in light or dark
+
+/** Draws the strip of tokens if it shows another prompt, and marks the chosen token. */
 function drawStrip() {
-  const p = believed(),
-    strip = reading(state.tokens, p, {
-      top: 1,
-      at: state.at,
-      pick: (place) => change({ at: place }),
-      name: (t) =>
-        t
-          ? `“${state.tokens[t].shown}” · id ${state.ids[t]} · expected at ${percent(p[t])}`
-          : `“${state.tokens[t].shown}” · id ${state.ids[t]} · given`,
-    });
-  for (const token of strip.children) token.setAttribute("aria-pressed", String(token.classList.contains("at")));
-  strip.querySelector(".at").tabIndex = 0;
   const held = at("strip").contains(document.activeElement);
-  fill(at("strip"), strip);
-  if (held) strip.querySelector(".at").focus();
-  const chosen = strip.querySelector(".at");
-  if (strip.scrollWidth > strip.clientWidth) strip.scrollLeft = chosen.offsetLeft - strip.clientWidth / 2;
+  if (stripOf?.analysis !== state.analysis || stripOf.dark !== isDark()) {
+    stripOf = { analysis: state.analysis, dark: isDark() };
+    const p = believed();
+    fill(
+      at("strip"),
+      reading(state.tokens, p, {
+        top: 1,
+        pick: (place) => change({ at: place }),
+        name: (t) =>
+          `“${state.tokens[t].shown}” · id ${state.ids[t]} · ${t ? `expected at ${percent(p[t])}` : "given"}`,
+      }),
+    );
+  }
+  const strip = at("strip").firstElementChild,
+    chosen = strip.children[state.at];
+  if (chosen.getAttribute("aria-pressed") !== "true") {
+    for (const token of strip.children) {
+      token.classList.toggle("at", token === chosen);
+      token.setAttribute("aria-pressed", String(token === chosen));
+      token.tabIndex = token === chosen ? 0 : -1;
+    }
+    if (held) chosen.focus();
+  }
+  if (NARROW.matches) strip.scrollLeft = chosen.offsetLeft - strip.clientWidth / 2;
 }
 
 /** Returns links to the docs and the code where the page lies among its source, else their names. */

@@ -6,17 +6,15 @@
 
 import { ACTIVATIONS, linear, norm, softmax } from "./maths.js";
 
-export class Model {
+/** The end of a model: the final norm and the head, which say what comes next after a row of the stream. */
+export class Head {
   constructor(config, weights) {
-    const { n_layer: L, n_head: H, n_embd: C, vocab_size: V } = config;
-    Object.assign(this, { config, weights, L, H, C, V, K: config.n_kv_head ?? H, D: C / H });
-    this.inner = config.n_inner ?? 4 * C;
+    const { n_embd: C, vocab_size: V } = config;
+    Object.assign(this, { config, weights, C, V });
     this.ratio = config.mup_width ? C / config.mup_width : 1;
     this.post = config.norm_place === "post";
     this.head = weights.get("lm_head.weight") ?? weights.get("wte.weight");
     this.finalNorm = this.post ? null : this.normOf("ln_f");
-    this.blocks = Array.from({ length: L }, (_, layer) => this.block(`h.${layer}.`));
-    this.angles = config.positions === "rotary" ? turns(config.block_size, this.D) : null;
   }
 
   normOf(name) {
@@ -28,6 +26,31 @@ export class Model {
     const found = this.weights.get(name);
     if (!found) throw new Error(`the payload lacks the weight ${name}: make the page again with python -m lens`);
     return found;
+  }
+
+  /** Returns the final norm of n rows of the stream, (n, C). */
+  final(x, n) {
+    return this.finalNorm ? norm(x, n, this.C, this.finalNorm) : x;
+  }
+
+  /** Returns logits (n, V) of what `run` returns, (n, C). */
+  logits(final, n) {
+    const out = linear(new Float32Array(n * this.V), final, n, this.head, this.V, this.C);
+    const { logit_softcap: cap } = this.config;
+    if (this.ratio !== 1) for (let i = 0; i < out.length; i++) out[i] /= this.ratio;
+    if (cap) for (let i = 0; i < out.length; i++) out[i] = cap * Math.tanh(out[i] / cap);
+    return out;
+  }
+}
+
+export class Model extends Head {
+  constructor(config, weights) {
+    super(config, weights);
+    const { n_layer: L, n_head: H } = config;
+    Object.assign(this, { L, H, K: config.n_kv_head ?? H, D: this.C / H });
+    this.inner = config.n_inner ?? 4 * this.C;
+    this.blocks = Array.from({ length: L }, (_, layer) => this.block(`h.${layer}.`));
+    this.angles = config.positions === "rotary" ? turns(config.block_size, this.D) : null;
   }
 
   block(at) {
@@ -66,7 +89,10 @@ export class Model {
     let x = this.embed(ids, start);
     const embedding = x;
     edits.patch("stream", -1, x, C, start);
-    if (trace) Object.assign(trace, { T: n, embedding: x.slice(), layers: [] });
+    if (trace) {
+      Object.assign(trace, { T: n, embedding: x.slice(), layers: [] });
+      trace.heard?.(trace.embedding, 0);
+    }
     this.blocks.forEach((block, layer) => {
       const kept = trace ? {} : null;
       if (this.config.residual_scalars) x = this.mixed(x, embedding, layer);
@@ -93,10 +119,11 @@ export class Model {
       if (kept) {
         kept.stream = x.slice();
         trace.layers.push(kept);
+        trace.heard?.(kept.stream, layer + 1);
       }
     });
     cache.used += n;
-    const final = this.finalNorm ? norm(x, n, C, this.finalNorm) : x;
+    const final = this.final(x, n);
     if (trace) trace.final = final;
     return final;
   }
@@ -236,15 +263,6 @@ export class Model {
     } else ACTIVATIONS[config.mlp](hidden);
     if (kept) kept.hidden = hidden;
     return linear(new Float32Array(n * C), hidden, n, block.mlp_proj.weight, C, inner, block.mlp_proj.bias);
-  }
-
-  /** Returns logits (n, V) of what `run` returns, (n, C). */
-  logits(final, n) {
-    const out = linear(new Float32Array(n * this.V), final, n, this.head, this.V, this.C);
-    const { logit_softcap: cap } = this.config;
-    if (this.ratio !== 1) for (let i = 0; i < out.length; i++) out[i] /= this.ratio;
-    if (cap) for (let i = 0; i < out.length; i++) out[i] = cap * Math.tanh(out[i] / cap);
-    return out;
   }
 }
 

@@ -17,9 +17,10 @@ let worker = null,
   count = 0;
 const waiting = new Map();
 
-/** Begins the worker from its source text. */
-export function startWorker(source) {
-  worker = new Worker(URL.createObjectURL(new Blob([source], { type: "text/javascript" })));
+/** Begins the worker from its source text, opens the payload's head, and lends it a second worker on a second core. */
+export function startWorker(source, head) {
+  const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+  worker = new Worker(url);
   worker.onmessage = ({ data: { call, answer, error, part } }) => {
     const { resolve, reject, tell } = waiting.get(call);
     if (part !== undefined) return tell(part);
@@ -27,13 +28,17 @@ export function startWorker(source) {
     if (error !== undefined) reject(new Error(error));
     else resolve(answer);
   };
+  if (!(navigator.hardwareConcurrency > 1)) return ask("open", { head });
+  const { port1, port2 } = new MessageChannel();
+  new Worker(url).postMessage({ serve: port1 }, [port1]);
+  return ask("open", { head }, undefined, port2);
 }
 
-/** Asks the worker and returns a promise of its answer; `tell` hears what comes before it. */
-export function ask(name, options = {}, tell = () => {}) {
+/** Asks the worker and returns a promise of its answer; `tell` hears what comes before it. A port is handed over. */
+export function ask(name, options = {}, tell = () => {}, port = null) {
   const call = ++count,
     promise = new Promise((resolve, reject) => waiting.set(call, { resolve, reject, tell }));
-  worker.postMessage({ call, name, options });
+  worker.postMessage({ call, name, options, port }, port ? [port] : []);
   promise.stop = () => worker.postMessage({ stop: call });
   return promise;
 }

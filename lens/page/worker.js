@@ -2,18 +2,21 @@
 
 import {
   attribution,
+  emptyLens,
   headMeasures,
   inductionScores,
-  logitLens,
   neighbours,
   nextLogp,
   principal,
+  putRows,
+  readLogits,
+  readStream,
   streamLengths,
   strongestUnits,
   unitLogits,
 } from "./analysis.js";
 import { largest, logSumExp } from "./maths.js";
-import { Edits, Model, sines } from "./model.js";
+import { Edits, Head, Model, sines } from "./model.js";
 import { checkHead, decodeBase64, readTensor, readTensors } from "./payload.js";
 import { beamTree, draw, fault, probabilities, random, Text } from "./sampling.js";
 import { Tokenizer } from "./tokenizer.js";
@@ -28,6 +31,7 @@ export class Lens {
     this.bytes = new Uint8Array(Math.ceil((head?.bytes ?? 0) / 4) * 4);
     this.filled = 0;
     this.texts = new Map(); // texts that grow, by the name that the page gives them
+    this.port = null; // the way to a second worker, if there is one
   }
 
   add({ base64 }) {
@@ -42,6 +46,7 @@ export class Lens {
       ids = new Set(special.values());
     this.ordinary = Array.from({ length: Math.min(size, this.model.V) }, (_, id) => id).filter((id) => !ids.has(id));
     this.induction = inductionScores(this.model, this.ordinary);
+    this.assistant = this.port ? new Assistant(this.port, this.model) : null;
     const { L, H, K, C, D, V, inner } = this.model,
       { block_size } = this.head.config;
     const most = Math.min(block_size, Math.floor(Math.sqrt(MOST_WEIGHTS / (L * H))));
@@ -88,32 +93,47 @@ export class Lens {
   }
 
   /** Runs a prompt and keeps all that is computed. Returns what every view needs of it. */
-  analyse({ ids }) {
-    const { model } = this,
-      trace = {};
-    if (!ids.length) throw new Error("the prompt is empty: write something");
-    const final = model.run(ids, model.cache(ids.length), trace);
-    trace.logits = model.logits(final, ids.length);
-    this.ids = ids;
-    this.trace = trace;
-    const lens = logitLens(model, trace, ids),
-      shown = new Map();
-    const tops = Array.from(lens.top, (id) => shown.get(id) ?? shown.set(id, this.tokenizer.shown(id)).get(id));
-    return {
+  async analyse({ ids }) {
+    const { model, assistant } = this,
+      { C, L, V } = model,
+      T = ids.length;
+    if (!T) throw new Error("the prompt is empty: write something");
+    const nexts = Int32Array.from(ids, (_, t) => ids[t + 1] ?? -1),
+      lens = emptyLens(L + 1, T),
+      given = assistant ? assistant.rows(model, T) : 0,
+      elsewhere = [];
+    const trace = {
+      heard: (stream, point) => {
+        const rows = Math.min(T, given - point * T);
+        if (rows > 0) elsewhere.push(assistant.read(stream.slice(0, rows * C), nexts.slice(0, rows)));
+      },
+    };
+    trace.logits = model.logits(model.run(ids, model.cache(T), trace), T);
+    for (let point = 0; point < L; point++) {
+      const from = Math.max(0, Math.min(T, given - point * T)),
+        stream = point ? trace.layers[point - 1].stream : trace.embedding;
+      if (from < T) putRows(lens, readStream(model, stream.subarray(from * C), nexts.subarray(from)), point * T + from);
+    }
+    putRows(lens, readLogits(trace.logits, V, nexts), L * T);
+    const answer = {
       lengths: streamLengths(model, trace),
       attention: trace.layers.map(({ weights }) => weights.slice()),
       heads: headMeasures(model, trace),
-      lens,
-      tops,
-      units: this.loudest(),
+      units: this.loudest(trace),
     };
+    for (const [point, rows] of (await Promise.all(elsewhere)).entries()) putRows(lens, rows, point * T);
+    this.ids = ids;
+    this.trace = trace;
+    const shown = new Map(),
+      tops = Array.from(lens.top, (id) => shown.get(id) ?? shown.set(id, this.tokenizer.shown(id)).get(id));
+    return { ...answer, lens, tops };
   }
 
   /** Returns the largest |value| of any unit of each MLP, (L, T). */
-  loudest() {
+  loudest({ layers, T }) {
     const { inner } = this.model;
-    return this.trace.layers.map(({ hidden }) =>
-      Float32Array.from({ length: this.trace.T }, (_, t) => {
+    return layers.map(({ hidden }) =>
+      Float32Array.from({ length: T }, (_, t) => {
         let top = 0;
         for (let i = t * inner; i < (t + 1) * inner; i++) top = Math.max(top, Math.abs(hidden[i]));
         return top;
@@ -153,12 +173,17 @@ export class Lens {
     };
   }
 
+  /** Reads the index's numbers, once. */
+  readIndex() {
+    this.index ??= Object.fromEntries(
+      Object.entries(this.head.index).map(([name, tensor]) => [name, readTensor(this.bytes, tensor)]),
+    );
+  }
+
   examples(layer, unit) {
     const { index } = this.head;
     if (!index) return null;
-    this.index ??= Object.fromEntries(
-      Object.entries(index).map(([name, tensor]) => [name, readTensor(this.bytes, tensor)]),
-    );
+    this.readIndex();
     const [, inner, best] = index.places.shape,
       width = index.ids.shape[1],
       from = (layer * inner + unit) * best;
@@ -318,7 +343,7 @@ export class Lens {
   map() {
     const { C } = this.model,
       table = this.model.get("wte.weight");
-    const words = this.ordinary.filter((id) => /^ \p{L}{2,}$/u.test(this.tokenizer.decode([id]))),
+    const words = this.words(),
       ids = words.length > 50 ? words : this.ordinary;
     const { mean, directions, shares } = principal(table, C, ids.slice(0, 4000));
     const along = (direction) =>
@@ -335,6 +360,20 @@ export class Lens {
       shares,
       tokens: this.tokens({ ids }).map(({ shown }) => shown),
     };
+  }
+
+  /** Returns the ids of words: letters after a space. Beginnings of longer words are among them, unless there is an
+   * index: then only those count that end a word somewhere in its texts. */
+  words() {
+    const texts = this.ordinary.map((id) => [id, this.tokenizer.decode([id])]),
+      words = texts.filter(([, text]) => /^ \p{L}{2,}$/u.test(text)).map(([id]) => id);
+    if (!this.head.index) return words;
+    this.readIndex();
+    const goesOn = new Set(texts.filter(([, text]) => /^[\p{L}']/u.test(text)).map(([id]) => id)),
+      { ids } = this.index,
+      width = this.head.index.ids.shape[1],
+      whole = new Set(ids.filter((_, place) => (place + 1) % width && !goesOn.has(ids[place + 1])));
+    return words.filter((id) => whole.has(id));
   }
 
   near({ id, count }) {
@@ -401,7 +440,55 @@ function divergence(plain, changed) {
   return plain.reduce((sum, value, i) => sum + Math.exp(value - a) * (value - a - changed[i] + b), 0);
 }
 
-/** Answers messages with a Lens, one after another; {stop: call} ends a generation. */
+/** A second worker of the same script, which reads a part of the logit lens while this one computes: see Reader. */
+class Assistant {
+  /** Gives it what it needs of the model; `port` is the way to it. */
+  constructor(port, { config, head, finalNorm }) {
+    this.ready = false;
+    this.waiting = []; // answers come in the order of the questions
+    this.port = port;
+    port.onmessage = ({ data: { answer, error } }) => {
+      const { resolve, reject } = this.waiting.shift();
+      if (error === undefined) resolve(answer);
+      else reject(new Error(error));
+    };
+    // slices, as a vector is a view of all bytes, which would be sent with it
+    const [weight, bias] = [finalNorm?.weight?.slice(), finalNorm?.bias?.slice()],
+      weights = { "lm_head.weight": head, "ln_f.weight": weight, "ln_f.bias": bias };
+    this.ask("assist", { config, weights }).then(() => (this.ready = true));
+  }
+
+  ask(name, options) {
+    this.port.postMessage({ call: 0, name, options });
+    return new Promise((resolve, reject) => this.waiting.push({ resolve, reject }));
+  }
+
+  read(stream, nexts) {
+    return this.ask("read", { stream, nexts });
+  }
+
+  /** Returns of how many rows, from the first of the embedding on, the lens is left to it: half of all products, or
+   * all rows before the last block's. */
+  rows({ L, C, V, inner, blocks: [{ c_attn, c_gate }] }, T) {
+    if (!this.ready) return 0;
+    const layer = c_attn.weight.length + C * C + (c_gate ? 3 : 2) * inner * C;
+    return Math.min(L * T, Math.round((T * (L * layer + (L + 1) * V * C)) / (2 * V * C)));
+  }
+}
+
+/** What the assistant is: it has the final norm and the head, and answers with the lens of rows of the stream. */
+class Reader {
+  constructor({ config, weights }) {
+    this.head = new Head(config, new Map(Object.entries(weights)));
+  }
+
+  read({ stream, nexts }) {
+    return readStream(this.head, stream, nexts);
+  }
+}
+
+/** Answers messages with a Lens or a Reader, one after another; {stop: call} ends a generation. {serve: port} makes
+ * this worker the assistant of the one at the other end. */
 export function serve(scope) {
   let lens = null;
   const stops = new Set();
@@ -410,10 +497,12 @@ export function serve(scope) {
       stops.add(data.stop);
       return;
     }
-    const { call, name, options } = data;
+    if (data.serve) return serve(data.serve);
+    const { call, name, options, port } = data;
     try {
       let answer = null;
-      if (name === "open") lens = new Lens(options.head);
+      if (name === "open") lens = Object.assign(new Lens(options.head), { port });
+      else if (name === "assist") lens = new Reader(options);
       else if (name === "generate") {
         await lens.generate(
           options,
@@ -421,7 +510,7 @@ export function serve(scope) {
           () => stops.has(call),
         );
         stops.delete(call);
-      } else answer = lens[name](options);
+      } else answer = await lens[name](options);
       scope.postMessage({ call, answer });
     } catch (error) {
       scope.postMessage({ call, error: error.message });

@@ -19,12 +19,22 @@ HARNESS = Path(__file__).with_name("harness.mjs")
 SMALL = {"vocab_size": 300, "block_size": 24, "n_layer": 2, "n_head": 4, "n_embd": 32}
 
 
-def ask(head: dict[str, Any], data: bytes, *asks: tuple[str, dict[str, Any]]) -> list[Any]:
-    """Return what the page's worker answers: first what `ready` says, then the answer to each (name, options)."""
+def ask(
+    head: dict[str, Any], data: bytes, *asks: tuple[str, dict[str, Any]], assisted: bool = False
+) -> list[Any]:
+    """Return what the page's worker answers: first what `ready` says, then the answer to each (name, options).
+
+    With a second worker to assist it, last how often that was asked to read.
+    """
     if NODE is None:
         pytest.skip("there is no node to run the page's modules")
     text = json.dumps(
-        {"head": {**head, "bytes": len(data)}, "data": base64.b64encode(data).decode(), "asks": asks}
+        {
+            "head": {**head, "bytes": len(data)},
+            "data": base64.b64encode(data).decode(),
+            "asks": asks,
+            "assisted": assisted,
+        }
     )
     done = subprocess.run([NODE, HARNESS], input=text, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -156,6 +156,17 @@ def test_arrow_keys_move_through_views_and_tokens(pages, opened):
         assert page.evaluate(nameless) == 0, view
 
 
+def test_light_and_dark_follow_the_system_until_one_is_chosen(pages, opened):
+    ground = "getComputedStyle(document.body).backgroundColor"
+    light = opened(pages["plain"], color_scheme="light").evaluate(ground)
+    page = opened(pages["plain"], color_scheme="dark")
+    dark = page.evaluate(ground)
+    page.click("#theme")
+    chosen = page.evaluate(ground)
+    page.click("#theme")
+    assert (chosen, page.evaluate(ground)) == (light, dark) and light != dark
+
+
 def test_a_text_grows_and_shrinks(pages, opened):
     page = opened(pages["plain"])
     show(page, "sampling")

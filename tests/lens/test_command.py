@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bpe import Tokenizer
+from data.tokenfile import TokenFile
+from inference.run import load_tokenizer
 from lens import assemble, export
 from lens.__main__ import main
 from model import GPT
@@ -48,14 +50,15 @@ def test_the_file_is_whole_and_asks_nothing_of_a_network(page):
     assert not re.search(r"\son[a-z]+=", page.split("<script", 1)[0])
 
 
-def test_the_policy_names_exactly_the_script_and_the_style(page):
+def test_the_policy_names_exactly_the_script_and_the_styles(page):
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
     script = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
-    style = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
-    for kind, texts in (("script", script), ("style", style)):
-        assert len(texts) == 1
-        digest = base64.b64encode(hashlib.sha256(texts[0].encode()).digest()).decode()
-        assert f"{kind}-src 'sha256-{digest}';" in policy
+    styles = re.findall(r"<style[^>]*>(.*?)</style>", page, re.DOTALL)
+    assert (len(script), len(styles)) == (1, 2)
+    for kind, texts in (("script", script), ("style", styles)):
+        digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts)
+        sources = " ".join(f"'sha256-{digest}'" for digest in digests)
+        assert f"{kind}-src {sources};" in policy
     assert policy.startswith("default-src 'none';") and "unsafe" not in policy
 
 
@@ -125,6 +128,18 @@ def test_the_index_names_the_places_of_the_largest_values(babble, corpus):
     )
     best = kept[0].amax(1).sort(0, descending=True).values[:3]  # (9, 20, inner) -> (3, inner)
     torch.testing.assert_close(best.T, values[0])
+
+
+def test_the_map_shows_words_of_the_training_text_not_beginnings(babble, corpus):
+    head, data = export.export(babble, index=corpus)
+    with_index, without = (
+        ask({**head, "index": index}, data, ("words", {}))[1] for index in (head["index"], None)
+    )
+    assert set(with_index) < set(without)
+    tokenizer = load_tokenizer(babble)
+    text = tokenizer.decode(TokenFile.open(corpus, "train").tokens.tolist())
+    for id in with_index:
+        assert re.search(rf"{tokenizer.decode([id])}(?![a-zA-Z'])", text), id
 
 
 def test_the_film_is_made_of_what_the_run_kept(run, tmp_path):

@@ -117,6 +117,16 @@ def test_the_lens_of_an_early_layer_is_its_own_stream_through_the_final_norm(tok
     assert lens["rank"][T : 2 * T] == [*ranks, -1]
 
 
+@pytest.mark.parametrize("name", ["gpt2", "first transformer"])
+def test_a_second_worker_changes_no_number(name, tokenizer, tmp_path):
+    head, data = export.payload(small(**VARIANTS[name]), tokenizer, tmp_path)
+    asks = [("analyse", {"ids": ids}) for ids in (IDS, IDS[:1])]
+    alone = ask(head, data, *asks)
+    *assisted, reads = ask(head, data, *asks, assisted=True)
+    assert assisted == alone
+    assert reads > len(asks)
+
+
 def test_parts_that_are_off_are_zero(tokenizer, tmp_path):
     gpt = small()
     head, data = export.payload(gpt, tokenizer, tmp_path)

@@ -88,11 +88,9 @@ function matrixOf(weights, head) {
   const { H } = state.info,
     size = state.analysis.lens.T ** 2;
   if (head < H) return weights.subarray(head * size, (head + 1) * size);
-  return Float32Array.from({ length: size }, (_, i) => {
-    let sum = 0;
-    for (let each = 0; each < H; each++) sum += weights[each * size + i];
-    return sum / H;
-  });
+  const mean = new Float32Array(size);
+  for (let i = 0; i < H * size; i++) mean[i % size] += weights[i] / H;
+  return mean;
 }
 
 const nameOf = (layer, head) => (head === state.info.H ? `${layer} mean` : `${layer}.${head}`);

@@ -53,18 +53,14 @@ function drawMap(root, pick) {
       `${ids.length.toLocaleString("en")} words by PCA: the two directions hold ${percent(shares[0] + shares[1])} of what differs. Point to read a word, click to choose it.`,
     ),
   );
-  let width = canvas.clientWidth;
   new ResizeObserver(() => {
-    if (canvas.clientWidth !== width) {
-      width = canvas.clientWidth;
-      paintMap(canvas, map.found, map.id);
-    }
+    if (canvas.isConnected && map.near && !same(map.size, sizeOf(canvas))) paintMap(canvas, map.found, map.id);
   }).observe(canvas);
   const nearest = (event) => {
     const box = canvas.getBoundingClientRect(),
       px = event.clientX - box.left,
       py = event.clientY - box.top,
-      at = placed(canvas, map.found);
+      at = placed(map.size, map.found);
     let best = 0,
       least = Infinity;
     for (let i = 0; i < ids.length; i++) {
@@ -86,61 +82,77 @@ function range(values) {
   return [sorted[Math.floor(sorted.length * 0.004)], sorted[Math.ceil(sorted.length * 0.996) - 1]];
 }
 
-function placed(canvas, found) {
+const sizeOf = (canvas) => ({ width: canvas.clientWidth, height: canvas.clientHeight });
+const same = (a, b) => a?.width === b.width && a?.height === b.height;
+
+function placed({ width, height }, found) {
   found.ranges ??= [range(found.x), range(found.y)];
   const pad = 26,
-    [w, hgt] = [canvas.clientWidth, canvas.clientHeight],
     [[x0, x1], [y0, y1]] = found.ranges,
     clamp = (share) => Math.max(0, Math.min(1, share));
   return {
-    x: (value) => pad + clamp((value - x0) / (x1 - x0 || 1)) * (w - 2 * pad),
-    y: (value) => pad + clamp((value - y0) / (y1 - y0 || 1)) * (hgt - 2 * pad),
+    x: (value) => pad + clamp((value - x0) / (x1 - x0 || 1)) * (width - 2 * pad),
+    y: (value) => pad + clamp((value - y0) / (y1 - y0 || 1)) * (height - 2 * pad),
   };
 }
 
 function paintMap(canvas, found, chosen) {
   const ratio = devicePixelRatio || 1,
-    { ids, x, y, tokens } = found,
+    { ids, x, y } = found,
+    size = sizeOf(canvas), // before the canvas changes, which costs a layout
+    letters = Math.max(11, parseFloat(getComputedStyle(canvas).fontSize) * 0.75),
     context = canvas.getContext("2d"),
-    at = placed(canvas, found),
-    near = new Set(map.near?.map(({ id }) => id));
-  canvas.width = canvas.clientWidth * ratio;
-  canvas.height = canvas.clientHeight * ratio;
-  context.scale(ratio, ratio);
-  const size = Math.max(11, parseFloat(getComputedStyle(canvas).fontSize) * 0.75),
-    taken = [],
-    ink = isDark() ? "#c9d3df" : "#39424e",
-    blue = css(scale(1)(0.62)),
+    at = placed(size, found),
+    near = new Set(map.near.map(({ id }) => id)),
+    kindOf = (id) => (id === chosen ? 0 : near.has(id) ? 1 : 2),
     strong = isDark() ? "#ffb072" : "#b4521d";
-  context.font = `${size}px system-ui, sans-serif`;
-  const order = ids
-    .map((id, i) => [id === chosen ? 0 : near.has(id) ? 1 : 2, i])
-    .sort((a, b) => a[0] - b[0] || a[1] - b[1]);
-  for (const [kind, i] of [...order].reverse()) {
-    context.fillStyle = kind < 2 ? strong : blue;
-    context.globalAlpha = kind < 2 ? 1 : 0.55;
+  map.size = size;
+  canvas.width = size.width * ratio;
+  canvas.height = size.height * ratio;
+  context.scale(ratio, ratio);
+  const dots = ids.map((id, i) => ({
+    kind: kindOf(id),
+    x: at.x(x[i]),
+    y: at.y(y[i]),
+    word: found.tokens[i].replace(/^·/, ""),
+  }));
+  dots.sort((a, b) => a.kind - b.kind);
+  const styles = [
+    { radius: 5, colour: strong, alpha: 1 },
+    { radius: 3.5, colour: strong, alpha: 1 },
+    { radius: 2.2, colour: css(scale(1)(0.62)), alpha: 0.55 },
+  ];
+  for (const { kind, x, y } of dots.toReversed()) {
+    const { radius, colour, alpha } = styles[kind];
+    context.fillStyle = colour;
+    context.globalAlpha = alpha;
     context.beginPath();
-    context.arc(at.x(x[i]), at.y(y[i]), kind === 0 ? 5 : kind === 1 ? 3.5 : 2.2, 0, 7);
+    context.arc(x, y, radius, 0, 7);
     context.fill();
   }
   context.globalAlpha = 1;
-  for (const [kind, i] of order) {
-    // words where there is room, the chosen one and its neighbours first
-    if (taken.length > 160) break;
-    const width = context.measureText(tokens[i]).width,
-      left = Math.min(at.x(x[i]) + 6, canvas.clientWidth - width - 2),
-      top = at.y(y[i]) - size / 2;
-    const box = [left, top, left + width, top + size];
-    if (
-      taken.some(
-        (other) => box[0] < other[2] + 4 && other[0] < box[2] + 4 && box[1] < other[3] + 2 && other[1] < box[3] + 2,
-      )
-    )
-      continue;
-    taken.push(box);
-    context.fillStyle = kind < 2 ? strong : ink;
-    context.font = `${kind === 0 ? "bold " : ""}${size}px system-ui, sans-serif`;
-    context.fillText(tokens[i].replace(/^·/, ""), left, top + size - 2);
+  writeWords(context, dots, letters, size, [strong, strong, isDark() ? "#c9d3df" : "#39424e"]);
+}
+
+/** Writes the chosen word, then its neighbours and others where there is room: right of the dot, or left of it. */
+function writeWords(context, dots, letters, size, inks) {
+  const own = dots.filter(({ kind }) => kind < 2),
+    taken = own.map(({ x, y }) => [x - 3.5, y - 3.5, x + 3.5, y + 3.5]);
+  const free = (box) =>
+    taken.every((other) => box[0] > other[2] || other[0] > box[2] || box[1] > other[3] || other[1] > box[3]);
+  for (const { kind, x, y, word } of dots) {
+    if (taken.length > own.length + 160) break;
+    context.font = `${kind === 0 ? "bold " : ""}${letters}px system-ui, sans-serif`;
+    const width = context.measureText(word).width,
+      top = y - 0.7 * letters;
+    for (const left of [x + 7, x - 7 - width]) {
+      const box = [left - 3, top - 2, left + width + 3, top + 1.4 * letters + 2];
+      if (box[0] < 0 || box[2] > size.width || (kind > 0 && !free(box))) continue;
+      taken.push(box);
+      context.fillStyle = inks[kind];
+      context.fillText(word, left, y + 0.35 * letters);
+      break;
+    }
   }
 }
 

@@ -92,7 +92,7 @@ function switches(update) {
       grid,
       h("span"),
       Array.from({ length: H }, (_, head) => h("span", { class: "top" }, `head ${head}`)),
-      h("span", { class: "top" }, "all heads"),
+      h("span", { class: "top" }, "all"),
       h("span", { class: "top" }, "MLP"),
       Array.from({ length: L }, (_, layer) => [
         h("span", { class: "side" }, `block ${layer}`),

@@ -30,50 +30,55 @@ export const lensView = {
 const pointName = (point) => (point ? `block ${point - 1}` : "embedding");
 
 function lensTable() {
-  const { lens } = state.analysis,
+  const { lens, tops } = state.analysis,
     colour = scale(1),
-    { tops } = state.analysis;
-  const rows = Array.from({ length: lens.points }, (_, i) => lens.points - 1 - i);
+    rows = Array.from({ length: lens.points }, (_, i) => lens.points - 1 - i);
+  const cell = (point, t) => {
+    const place = point * lens.T + t,
+      right = lens.top[place * TOP] === state.ids[t + 1];
+    return h(
+      "td",
+      {
+        class: `${t === state.at ? "at" : ""}${right ? " right" : ""}`,
+        style: onColour(colour(lens.p[place * TOP])),
+      },
+      tops[place * TOP],
+    );
+  };
+  const body = h(
+    "tbody",
+    {},
+    rows.map((point) =>
+      h(
+        "tr",
+        {},
+        h("th", { scope: "row" }, pointName(point)),
+        state.tokens.map((_, t) => cell(point, t)),
+      ),
+    ),
+  );
+  const placeOf = ({ target }) => {
+    const found = target.closest("td");
+    return found && { point: rows[found.parentElement.sectionRowIndex], t: found.cellIndex - 1 };
+  };
+  body.addEventListener("click", (event) => {
+    const found = placeOf(event);
+    if (found) change({ at: found.t });
+  });
+  hover(body, (event) => {
+    const found = placeOf(event);
+    if (!found) return "";
+    const first = (found.point * lens.T + found.t) * TOP;
+    const said = Array.from({ length: 3 }, (_, k) => `${tops[first + k]} ${percent(lens.p[first + k])}`);
+    return `${pointName(found.point)} after “${state.tokens[found.t].shown}”: ${said.join(", ")}`;
+  });
   return h(
     "div",
     { class: "scroll", tabindex: "0", role: "region", "aria-label": "the likeliest token at each layer and place" },
     h(
       "table",
       { class: "lens" },
-      h(
-        "tbody",
-        {},
-        rows.map((point) =>
-          h(
-            "tr",
-            {},
-            h("th", { scope: "row" }, pointName(point)),
-            state.tokens.map((_, t) => {
-              const place = point * lens.T + t,
-                p = lens.p[place * TOP],
-                right = lens.top[place * TOP] === state.ids[t + 1];
-              const cell = h(
-                "td",
-                {
-                  class: `${t === state.at ? "at" : ""}${right ? " right" : ""}`,
-                  style: onColour(colour(p)),
-                  onclick: () => change({ at: t }),
-                },
-                tops[place * TOP],
-              );
-              return hover(
-                cell,
-                () =>
-                  `${pointName(point)} after “${state.tokens[t].shown}”: ` +
-                  Array.from(
-                    { length: 3 },
-                    (_, k) => `${tops[place * TOP + k]} ${percent(lens.p[place * TOP + k])}`,
-                  ).join(", "),
-              );
-            }),
-          ),
-        ),
-      ),
+      body,
       h(
         "tfoot",
         {},
