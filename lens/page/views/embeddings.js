@@ -5,7 +5,7 @@ import { css, isDark, scale } from "../colour.js";
 import { fill, h, number, percent } from "../dom.js";
 import { ask, state } from "../state.js";
 
-const map = { found: null, id: null };
+const map = { found: null, places: null, near: null, size: null, id: null };
 
 export const embeddingsView = {
   id: "embeddings",
@@ -143,10 +143,12 @@ function writeWords(context, dots, letters, size, inks) {
   for (const { kind, x, y, word } of dots) {
     if (taken.length > own.length + 160) break;
     context.font = `${kind === 0 ? "bold " : ""}${letters}px system-ui, sans-serif`;
-    const width = context.measureText(word).width,
-      top = y - 0.7 * letters;
+    const top = y - 0.7 * letters - 2,
+      bottom = y + 0.7 * letters + 2;
+    if (kind > 0 && !free([x + 4, top, x + 9, bottom]) && !free([x - 9, top, x - 4, bottom])) continue;
+    const { width } = context.measureText(word);
     for (const left of [x + 7, x - 7 - width]) {
-      const box = [left - 3, top - 2, left + width + 3, top + 1.4 * letters + 2];
+      const box = [left - 3, top, left + width + 3, bottom];
       if (box[0] < 0 || box[2] > size.width || (kind > 0 && !free(box))) continue;
       taken.push(box);
       context.fillStyle = inks[kind];
@@ -200,7 +202,8 @@ async function drawNear(root, pick) {
 }
 
 async function drawPositions(root) {
-  const { kind, values, rows, columns } = await ask("positions");
+  map.places ??= await ask("positions");
+  const { kind, values, rows, columns } = map.places;
   const words = {
     learned: "One learned row for each position, added to the token's.",
     sinusoidal: "Sines and cosines of ever longer waves, added to the token's row; nothing is learned.",
