@@ -29,12 +29,12 @@ PAGES = {
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 ELSEWHERE = {
     "docs/alignment.md": "tests/alignment",
-    "docs/kernels/emulator.md": "tests/emulator",
+    "docs/kernels/emulator.md": "tests/emulator/test_page.py",
     "docs/kernels/mutation.md": "tests/emulator/test_mutation.py",
     "docs/lens.md": "tests/lens/test_docs.py",
     "docs/scaling.md": "tests/experiments/test_scaling_runner.py",
     "docs/scaling-out.md": "tests/common/test_cluster.py, its Python by tests/data/web/test_rules.py",
-    "docs/serving.md": "tests/serving",
+    "docs/serving.md": "tests/serving/test_docs.py",
     "docs/web.md": "tests/data/web/test_page.py",
 }
 EXCERPTS = {
@@ -178,6 +178,25 @@ def test_python_of_a_page_runs(page, clone):
 @pytest.mark.parametrize("page", [page for page in HERE if ">>> " in PAGES[page]])
 def test_examples_of_a_page_run(page):
     assert doctest.testfile(str(ROOT / page), module_relative=False).failed == 0
+
+
+@pytest.mark.parametrize("page", ELSEWHERE)
+def test_commands_that_run_elsewhere_are_there_and_have_the_flags(page, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.chdir(tmp_path)  # help needs no run and no data
+    for command in commands(page):
+        if command.startswith("python -m") and not command.startswith("python -m pytest"):
+            _, _, room, *words = shlex.split(command.partition(" && ")[0])
+            flags = [word for word in words if word.startswith("--")]
+            named = words[: words.index(flags[0])] if flags else words
+            help_all = room == "alignment" and flags  # its everyday help, as train.py's, is not all
+            with contextlib.suppress(SystemExit):
+                importlib.import_module(f"{room}.__main__").main(
+                    [*named, "--help-all" if help_all else "--help"]
+                )
+            shown = capsys.readouterr().out
+            assert "--help" in shown, command
+            assert [flag for flag in flags if flag not in shown] == [], command
 
 
 def test_every_exception_is_of_something_that_is_there():

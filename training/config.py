@@ -409,7 +409,7 @@ def parse_config(
     if early.resume:
         run = Path(early.run) if early.run else start.run_directory
         start = dataclasses.replace(read_config(_saved_config(run), kind), run=run)
-    elif weights:
+    elif weights and not early.help:
         start = dataclasses.replace(start, model=pretrained.read_config(weights_directory(weights)))
     config = parse_flags(argv, start, prog=prog)
     if config.resume:
@@ -451,6 +451,7 @@ def _early_flags(argv: Sequence[str] | None) -> argparse.Namespace:
     first.add_argument("--data", nargs="?")
     first.add_argument("--source", nargs="?", action="append", default=[])
     first.add_argument("--resume", action="store_true")
+    first.add_argument("-h", "--help", "--help-all", action="store_true")  # needs no weights
     first.add_argument("--init-from", "--init_from", nargs="?")
     first.add_argument("--vocab-size", "--vocab_size", nargs="?")
     return first.parse_known_args(argv)[0]

@@ -1,6 +1,6 @@
 """Shows what each lane of a CUDA kernel loads, stores, shuffles and holds in fragments, on the emulator.
 
-    python -m kernels trace causal_attention --shape 1x32x1x32:bfloat16 --line fragments.cuh:98 --thread 0..3
+    python -m kernels trace causal_attention --shape 1x32x1x32:bfloat16 --line fragments.cuh:247 --thread 0..3
     python -m kernels trace FILE.cu PROGRAM --shape 16x64:bfloat16 64x8:bfloat16 16x8:float32 --line 21..25
 
 An op runs the shipped kernels; a FILE exports PROGRAM as kernels/workbench/emulator.py describes. Tensors are
@@ -193,10 +193,10 @@ def _record_file(options: Options, shapes: list[tuple[tuple[int, ...], str]]) ->
 
 def _record_op(options: Options, shapes: list[tuple[tuple[int, ...], str]]) -> Recording:
     family = "attention" if options.target == "causal_attention" else "layer_norm"
-    dimensions = "BxTxHxD" if family == "attention" else "ROWSxC"
+    dimensions, such_as = ("BxTxHxD", "1x32x1x32") if family == "attention" else ("ROWSxC", "4x512")
     if len(shapes) != 1 or len(shapes[0][0]) != dimensions.count("x") + 1:
         raise ValueError(
-            f"{options.target} takes one shape, {dimensions}:DTYPE: write --shape 1x32x1x32:bfloat16"
+            f"{options.target} takes one shape, {dimensions}:DTYPE: write --shape {such_as}:bfloat16"
         )
     sizes, kind = shapes[0]
     _check_op(options, sizes, kind)
@@ -240,6 +240,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     threads = span(options.thread) if options.thread else range(1024 if is_menu else 32)
     recording = record(options)
     chosen = select(recording.events, lines, threads)
+    if not chosen:
+        raise ValueError(
+            f"no event at {options.line or 'any line'}: without --line an op lists those that have some"
+        )
     Console().print(menu(chosen) if is_menu else table(chosen, recording, options.registers))
     if options.plot:
         shown = select(recording.events, lines, range(1024))

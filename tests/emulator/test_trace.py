@@ -131,6 +131,17 @@ def test_ops_show_what_their_lanes_load(compiler: Compiler, op: str, backward: b
     assert " load " in shown and "tensor" not in shown
 
 
+def test_a_line_without_events_is_an_error(compiler: Compiler, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        trace.main(
+            ["layer_norm", "--shape", "2x8:float32", "--line", "9999", "--build", str(compiler.folder)]
+        )
+    assert (
+        capsys.readouterr().err
+        == "error: no event at 9999: without --line an op lists those that have some\n"
+    )
+
+
 @pytest.mark.parametrize(("flag", "value"), [("--line", "a..b"), ("--shape", "16x64:float3")])
 def test_mistakes_are_one_line(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -147,6 +158,10 @@ def test_mistakes_are_one_line(flag: str, value: str, capsys: pytest.CaptureFixt
         (("causal_attention", "--shape", "1x8x4x16:float32", "--kv-heads", "3"), "k has 3 heads but q has 4"),
         (("causal_attention", "--shape", "1x8x2x16:float32", "--window", "0"), "window is 0"),
         (("causal_attention", "--shape", "8x16:float32"), "causal_attention takes one shape, BxTxHxD"),
+        (
+            ("layer_norm", "--shape", "8:float32"),
+            "layer_norm takes one shape, ROWSxC:DTYPE: write --shape 4x512:",
+        ),
         (("layer_norm", "--shape", "2x0:float32"), "x has shape"),
         (("layer_norm", "--shape", "2x8:float32", "--registers", "int8"), "registers is 'int8'"),
     ],
