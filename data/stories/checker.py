@@ -9,7 +9,7 @@ import functools
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from data.stories import beats, words
 from data.stories.beats import Plot
@@ -43,7 +43,7 @@ def check(story: str) -> list[str]:
     ]
 
 
-def _form(story: str, sentences: list[Sentence]) -> Iterator[str]:
+def _form(story: str, sentences: Sequence[Sentence]) -> Iterator[str]:
     """Check length, quotes, full stops, capital letters, odd characters, repetition."""
     count = sum(len(sentence.words) for sentence in sentences)
     if not FEWEST_WORDS <= count <= MOST_WORDS:
@@ -66,7 +66,7 @@ def _form(story: str, sentences: list[Sentence]) -> Iterator[str]:
             yield f"'{text}' is told {times} times"
 
 
-def spelling(sentences: list[Sentence]) -> Iterator[str]:
+def spelling(sentences: Sequence[Sentence]) -> Iterator[str]:
     """Check for unknown words, capitals inside a sentence, a or an."""
     for sentence in sentences:
         for word in sentence.words:
@@ -100,7 +100,7 @@ def vocabulary() -> frozenset[str]:
 OBJECTS = frozenset(thing for plot in PLOTS if plot.is_object for thing in plot.things)
 
 
-def named_things(sentences: list[Sentence]) -> Iterator[str]:
+def named_things(sentences: Sequence[Sentence]) -> Iterator[str]:
     """Check that the story names at most one object, in one colour."""
     seen: dict[str, str] = {}  # "object" and "color" -> what it was called so far
     for sentence in sentences:
@@ -118,7 +118,7 @@ def _keep(seen: dict[str, str], what: str, value: str, number: int) -> Iterator[
         yield f"the {what} was {seen[what]}, but it is {value} in sentence {number}"
 
 
-def _plot(sentences: list[Sentence]) -> Iterator[str]:
+def _plot(sentences: Sequence[Sentence]) -> Iterator[str]:
     """Check for a problem, then its own resolution, then its own lesson at the end, about the same thing."""
     text = plain(sentences)
     found = {beat: beat_facts(beat, text) for beat in BEATS}
@@ -145,7 +145,7 @@ def plot_of(story: str) -> str | None:
     return found[0][0].name if found else None
 
 
-def _ending(sentences: list[Sentence]) -> Iterator[str]:
+def _ending(sentences: Sequence[Sentence]) -> Iterator[str]:
     """Check that one of the last two sentences says what was learned."""
     text = plain(sentences[-2:])
     if not beat_facts("moral", text):

@@ -1,6 +1,6 @@
 """Check the people of a story: each is introduced once, keeps a name, and is called he or she consistently."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from data.stories import words
 from data.stories.reader import Sentence, Word
@@ -14,7 +14,7 @@ PRONOUNS = dict.fromkeys(["he", "him", "his", "himself"], "he") | dict.fromkeys(
 )
 
 
-def people(sentences: list[Sentence]) -> Iterator[str]:
+def people(sentences: Sequence[Sentence]) -> Iterator[str]:
     """Yield what is wrong with the people of a story."""
     cast = _Cast()
     for sentence in sentences:

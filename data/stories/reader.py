@@ -1,14 +1,15 @@
 """Split a story into sentences and words, and mark direct speech; people.py and checker.py judge them."""
 
-import dataclasses
+import functools
 import itertools
 import re
+from collections.abc import Sequence
+from typing import NamedTuple
 
 TOKEN = re.compile(r"[A-Za-z]+(?:[-'][A-Za-z]+)*|[.!?]+|\S")
 
 
-@dataclasses.dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """One word: as written; `quoted` inside quotes; `begins` if a sentence may begin with it."""
 
     text: str
@@ -16,8 +17,7 @@ class Word:
     begins: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class Sentence:
+class Sentence(NamedTuple):
     """Sentence `number` (from 1); `closed` if it ends with a full stop, `!` or `?`."""
 
     number: int
@@ -25,7 +25,8 @@ class Sentence:
     closed: bool
 
 
-def read(story: str) -> list[Sentence]:
+@functools.lru_cache(maxsize=256)  # the checks of one answer all read it
+def read(story: str) -> tuple[Sentence, ...]:
     """Return the sentences of a story. Direct speech belongs to the sentence that names the speaker.
 
     >>> [len(sentence.words) for sentence in read('"Oh no! It broke," said Tom. He ran.')]
@@ -35,7 +36,7 @@ def read(story: str) -> list[Sentence]:
     for paragraph in story.split("\n\n"):
         for words, closed in _split(TOKEN.findall(paragraph)):
             sentences.append(Sentence(len(sentences) + 1, words, closed))
-    return sentences
+    return tuple(sentences)
 
 
 def _split(tokens: list[str]) -> list[tuple[tuple[Word, ...], bool]]:
@@ -55,7 +56,7 @@ def _split(tokens: list[str]) -> list[tuple[tuple[Word, ...], bool]]:
     return [*sentences, (tuple(words), False)] if words else sentences
 
 
-def plain(sentences: list[Sentence]) -> str:
+def plain(sentences: Sequence[Sentence]) -> str:
     """Return the words in lower case with single spaces, each sentence between two full stops.
 
     >>> plain(read("It is Tom's. Is it?"))
