@@ -2,11 +2,13 @@
 
     python benchmarks/serving.py [--only one|many|reuse|start] [--size 15m|quickstart] [--json PATH]
 
-The models: that of benchmarks/decode.py (6 layers, 288 wide, 32,000 ids, a context of 256: 15 M parameters) and the
-quickstart's shape, random weights, greedy. llama.cpp gets the same weights as GGUF; SLM_LLAMA_CPP names the folder of
-its library (benchmarks/llama_cpp.py), without it there is no such peer. All sides take turns.
+The models: that of benchmarks/decode.py (6 layers, 288 wide, 32,000 ids, a context of 256: 15 M parameters) and that
+of presets/quickstart.toml, random weights, greedy. llama.cpp gets the same weights as GGUF; SLM_LLAMA_CPP names the
+folder of its library (benchmarks/llama_cpp.py), without it there is no such peer. All sides take turns. Over HTTP the
+clients are threads of the benchmark, and the server a process of its own.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import itertools
@@ -43,9 +45,10 @@ from serving.http import Access, Server
 from serving.paged_cache import PAGE, page_bytes
 from serving.scheduler import Limits, Request, Scheduler
 
+LLAMA = {"norm": "rmsnorm", "positions": "rotary", "mlp": "swiglu", "n_inner": 344, "bias": False}
 SIZES = {
     "15m": {"vocab_size": 32_000, "block_size": 256, "n_layer": 6, "n_head": 6, "n_embd": 288},
-    "quickstart": {"vocab_size": 2048, "block_size": 384, "n_layer": 4, "n_head": 4, "n_embd": 128},
+    "quickstart": {"vocab_size": 2048, "block_size": 384, "n_layer": 4, "n_head": 4, "n_embd": 128, **LLAMA},
 }
 PRECISIONS = {"float32": "f32", "bfloat16": "f16", "int8": "q8_0"}  # and llama.cpp's of as many bits
 GREEDY = Rules(temperature=0)
@@ -145,6 +148,26 @@ def served(text_model: TextModel, limits: Limits | None = None) -> Iterator[str]
             engine.close()
 
 
+def save(text_model: TextModel, folder: str) -> None:
+    """Write the model as the server's command reads it."""
+    text_model.model.save_pretrained(folder)
+    text_model.tokenizer.save(Path(folder) / "tokenizer.json")
+
+
+@contextlib.contextmanager
+def started(folder: str, precision: str) -> Iterator[str]:
+    """Start the server's command in a process of its own; gives its address."""
+    root = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-m", "serving", folder, "--port", "0", "--precision", precision]
+    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process.stdout.readline().split(" at ")[1].split("/v1")[0]
+    finally:
+        process.terminate()
+        process.wait()
+        process.stdout.close()
+
+
 def one_stream(options: Options, size: str) -> list[Row]:
     """Measure the tokens per second of one text: sample.py's loop, the engine, the server's events, llama.cpp."""
     base, rows, count = random_model(size), [], options.tokens
@@ -206,32 +229,42 @@ def read_events(address: str, prompt: list[int], count: int) -> None:
 def many_clients(options: Options, size: str) -> list[Row]:
     """Measure 16 clients, each of which asks again at once, with prompts and answers of mixed lengths."""
     base, rows = random_model(size), []
-    jobs = mixed(base.model.config, 4 * CLIENTS)
+    with tempfile.TemporaryDirectory() as folder:
+        save(base, folder)
+        for precision in PRECISIONS:
+            rows += crowd(options, base, folder, size, precision)
+    return rows
+
+
+def crowd(options: Options, base: TextModel, folder: str, size: str, precision: str) -> list[Row]:
+    """Measure them in one precision; the server loads the model from `folder`."""
+    jobs, firsts, kind = mixed(base.model.config, 4 * CLIENTS), [], PRECISIONS[precision]
     middle = [1] * round(statistics.mean(len(prompt) for prompt, _ in jobs))
     drawn = sum(count for _, count in jobs)
     count = round(drawn / len(jobs))  # so that all sides read and write as much for each text
-    for precision, kind in PRECISIONS.items():
-        text_model = packed(base, precision)
-        gpt = text_model.model
-        scheduler = Scheduler(gpt, Limits(cache_mb=256))
-        firsts: list[float] = []
-        with peer(base, kind, CLIENTS, options.threads) as theirs:
-            calls = {
-                "raw": partial(generate_batch, gpt, [middle] * CLIENTS, count, temperature=0),
-                "engine": partial(serve_crowd, scheduler, jobs, firsts),
-            }
-            if theirs:
-                calls["llama.cpp"] = partial(theirs.greedy, [middle] * CLIENTS, count)
-            times = medians(calls, options.repeat)
-        ours, raw = drawn / times["engine"], CLIENTS * count / times["raw"]
-        name = f"serve {CLIENTS} clients, {size}, {precision}"
-        rows.append(Row(name, ours, "tokens/s", f"one batch of {CLIENTS}", raw, goal=0.85))
+    gpt = packed(base, precision).model
+    scheduler = Scheduler(gpt, Limits(cache_mb=256))
+    with started(folder, precision) as address, peer(base, kind, CLIENTS, options.threads) as theirs:
+        calls = {
+            "raw": partial(generate_batch, gpt, [middle] * CLIENTS, count, temperature=0),
+            "engine": partial(serve_crowd, scheduler, jobs, firsts),
+            "HTTP": partial(ask_over_http, address, jobs, itertools.count()),
+        }
         if theirs:
-            rate = CLIENTS * count / times["llama.cpp"]
-            rows.append(Row(name, ours, "tokens/s", f"llama.cpp {kind}, batch of {CLIENTS}", rate, goal=1.0))
-        late = 1e3 * statistics.quantiles(firsts, n=20)[-1]
-        rows.append(Row(f"{name}, first token, 95 %", late, "ms", "limit", 150, True, goal=1.0))
-    return rows
+            calls["llama.cpp"] = partial(theirs.greedy, [middle] * CLIENTS, count)
+        times = medians(calls, options.repeat)
+    ours, raw, http = drawn / times["engine"], CLIENTS * count / times["raw"], drawn / times["HTTP"]
+    name, batch = f"serve {CLIENTS} clients, {size}, {precision}", f"one batch of {CLIENTS}"
+    rows = [
+        Row(name, ours, "tokens/s", batch, raw, goal=0.85),
+        Row(f"{name}, over HTTP", http, "tokens/s", batch, raw),
+    ]
+    if theirs:
+        rate, against = CLIENTS * count / times["llama.cpp"], f"llama.cpp {kind}, batch of {CLIENTS}"
+        rows.append(Row(name, ours, "tokens/s", against, rate, goal=1.0))
+        rows.append(Row(f"{name}, over HTTP", http, "tokens/s", against, rate))
+    late = 1e3 * statistics.quantiles(firsts, n=20)[-1]
+    return [*rows, Row(f"{name}, first token, 95 %", late, "ms", "limit", 150, True, goal=1.0)]
 
 
 def mixed(config: GPTConfig, count: int) -> list[tuple[list[int], int]]:
@@ -262,6 +295,15 @@ def serve_crowd(scheduler: Scheduler, jobs: Sequence[tuple[list[int], int]], fir
                 firsts.append(time.perf_counter() - begun.pop(drawn.text.request))
             if drawn.is_last:
                 ask()
+
+
+def ask_over_http(address: str, jobs: Sequence[tuple[list[int], int]], calls: Iterator[int]) -> None:
+    """Let 16 clients do all jobs as streams, each asking again at once; no prompt begins as in an earlier call."""
+    first = next(calls)
+    with concurrent.futures.ThreadPoolExecutor(CLIENTS) as clients:
+        asked = [clients.submit(read_events, address, [first, *prompt[1:]], count) for prompt, count in jobs]
+        for each in asked:
+            each.result()
 
 
 def reuse(options: Options, size: str) -> list[Row]:
@@ -318,20 +360,13 @@ def memory(gpt: GPT, size: str, clients: int = 64, megabytes: float = 24) -> lis
 def cold_start(options: Options, size: str) -> list[Row]:
     """Measure the seconds from the command to the first token over HTTP."""
     text_model, times = random_model(size), []
-    root = Path(__file__).resolve().parents[1]
     with tempfile.TemporaryDirectory() as folder:
-        text_model.model.save_pretrained(folder)
-        text_model.tokenizer.save(Path(folder) / "tokenizer.json")
-        command = [sys.executable, "-m", "serving", folder, "--port", "0", "--precision", "int8"]
+        save(text_model, folder)
         for _ in range(options.repeat):
             start = time.perf_counter()
-            process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
-            address = process.stdout.readline().split(" at ")[1].split("/v1")[0]
-            read_events(address, [1], 1)
-            times.append(time.perf_counter() - start)
-            process.terminate()
-            process.wait()
-            process.stdout.close()
+            with started(folder, "int8") as address:
+                read_events(address, [1], 1)
+                times.append(time.perf_counter() - start)
     return [
         Row(
             f"serve cold start to first token, {size}", statistics.median(times), "s", "limit", 3.0, True, 1.0
