@@ -3,6 +3,7 @@
 When the context is full, its older half is forgotten and the rest is read again (see `context_start`).
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from kernels.reference import visible
 from model import ssm
 from model.config import GPTConfig
 from model.gpt import GPT
+from model.step import integers
 
 
 @dataclass(frozen=True)
@@ -148,12 +150,12 @@ class KVCache:
         self, padded: list[list[int]], lengths: list[int], starts: Sequence[int], rows: Sequence[int]
     ) -> Tensor:
         """Do as `read` by the model's fused step, for which a row of the cache is one page."""
-        widest, positions, wanted = len(padded[0]), torch.tensor(starts)[:, None], None  # (B, 1)
+        widest, positions, wanted = len(padded[0]), integers(starts)[:, None], None  # (B, 1)
         if widest > 1:
             positions = positions + torch.arange(widest)  # (B, T)
-            wanted = torch.tensor([row * widest + length - 1 for row, length in enumerate(lengths)])
-        pages = torch.tensor(rows)[:, None]  # (B, 1)
-        return self.gpt.fused_step([torch.tensor(padded)], [positions], [pages], self.layers, wanted)
+            wanted = integers(row * widest + length - 1 for row, length in enumerate(lengths))
+        ids = integers(itertools.chain.from_iterable(padded)).view(len(padded), widest)
+        return self.gpt.fused_step([ids], [positions], [integers(rows)[:, None]], self.layers, wanted)
 
     def _place(
         self, starts: Sequence[int], lengths: Sequence[int], rows: Sequence[int], whole: bool

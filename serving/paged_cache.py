@@ -8,6 +8,7 @@ ones. Kwon et al. 2023 (PagedAttention) took this from an operating system's vir
     cache.read(segments)                                   logits after new tokens, whose keys and values are stored
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from kernels import decode
 from kernels.reference import visible
 from model.config import GPTConfig
 from model.gpt import GPT
+from model.step import integers
 
 PAGE = 16  # tokens: larger pages waste half of one for each text, smaller ones make longer tables
 
@@ -77,14 +79,15 @@ class Segment:
     ) -> "Segment":
         """Make a segment of b texts from their new ids, the position of the first, and their pages."""
         widest = max(map(len, pages))
-        table: list[int] = []  # flat: torch reads it faster than rows
+        table: list[int] = []
         for row in pages:
             table += row
             table += [0] * (widest - len(row))
-        positions = torch.tensor(starts)[:, None]  # (b, 1)
+        positions = integers(starts)[:, None]  # (b, 1)
         if len(ids[0]) > 1:
             positions = positions + torch.arange(len(ids[0]))  # (b, t)
-        return cls(torch.tensor(ids), positions, torch.tensor(table).view(len(pages), widest))
+        flat = integers(itertools.chain.from_iterable(ids))
+        return cls(flat.view(len(ids), -1), positions, integers(table).view(len(pages), widest))
 
 
 class PagedLayer:
@@ -175,7 +178,7 @@ class PagedCache:
             [getattr(each, name) for each in segments] for name in ("ids", "positions", "pages")
         )
         are_all = wanted is None or len(wanted) == sum(each.numel() for each in ids)
-        rows = None if are_all else torch.tensor(wanted)
+        rows = None if are_all else integers(wanted)
         return self.gpt.fused_step(ids, positions, pages, self.layers, rows)
 
     def _hidden(self, segments: Sequence[Segment]) -> Tensor:
