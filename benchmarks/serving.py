@@ -155,11 +155,12 @@ def save(text_model: TextModel, folder: str) -> None:
 
 
 @contextlib.contextmanager
-def started(folder: str, precision: str) -> Iterator[str]:
+def started(folder: str, precision: str, threads: int) -> Iterator[str]:
     """Start the server's command in a process of its own; gives its address."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     root = Path(__file__).resolve().parents[1]
     command = [sys.executable, "-m", "serving", folder, "--port", "0", "--precision", precision]
-    process = subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
     try:
         yield process.stdout.readline().split(" at ")[1].split("/v1")[0]
     finally:
@@ -244,7 +245,10 @@ def crowd(options: Options, base: TextModel, folder: str, size: str, precision: 
     count = round(drawn / len(jobs))  # so that all sides read and write as much for each text
     gpt = packed(base, precision).model
     scheduler = Scheduler(gpt, Limits(cache_mb=256))
-    with started(folder, precision) as address, peer(base, kind, CLIENTS, options.threads) as theirs:
+    with (
+        started(folder, precision, options.threads) as address,
+        peer(base, kind, CLIENTS, options.threads) as theirs,
+    ):
         calls = {
             "raw": partial(generate_batch, gpt, [middle] * CLIENTS, count, temperature=0),
             "engine": partial(serve_crowd, scheduler, jobs, firsts),
@@ -364,7 +368,7 @@ def cold_start(options: Options, size: str) -> list[Row]:
         save(text_model, folder)
         for _ in range(options.repeat):
             start = time.perf_counter()
-            with started(folder, "int8") as address:
+            with started(folder, "int8", options.threads) as address:
                 read_events(address, [1], 1)
                 times.append(time.perf_counter() - start)
     return [
