@@ -51,7 +51,7 @@ class Embeddings:
     plot: Path | None = None
     """Where to draw: words in two dimensions, and the three kinds of positions as heat maps."""
     labels: int = 150
-    """Words in the plot."""
+    """Words in the plot; a name that would cover another is left out."""
 
 
 @dataclass(frozen=True)

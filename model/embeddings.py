@@ -36,7 +36,7 @@ def show(run: Path, words: Sequence[str], neighbours: int, plot: Path | None, la
     for word, found in near.items():
         print(f"{word}: " + ", ".join(f"{other} {cosine:.2f}" for other, cosine in found))
     if plot is not None:
-        draw(gpt, dict(list(vocabulary.items())[:labels]), plot)
+        draw(gpt, told_apart(table, vocabulary, labels), plot)
         print(f"drawn: {plot}")
 
 
@@ -72,6 +72,25 @@ def nearest(table: Tensor, vocabulary: dict[str, int], word: str, count: int) ->
     cosines = rows @ torch.nn.functional.normalize(table[vocabulary[word]], dim=0)  # (n,)
     best = cosines.topk(min(count, len(others)))
     return [(others[i], value) for value, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+
+
+ALIKE = 0.98  # cosine of two rows that training has pushed the same way; related words are far below
+
+
+def told_apart(table: Tensor, vocabulary: dict[str, int], count: int) -> dict[str, int]:
+    """Return the first `count` words whose row of `table` (V, C) is unlike all others.
+
+    A token that only ever is a part of longer ones, such as " smil", never occurs: training pushes all of these alike.
+
+    >>> table = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.1]])
+    >>> told_apart(table, {"gre": 0, "day": 1, "smil": 2}, 3)
+    {'day': 1}
+    """
+    first = dict(list(vocabulary.items())[: 4 * count])
+    rows = torch.nn.functional.normalize(table[list(first.values())], dim=-1)  # (n, C)
+    alike = (rows @ rows.mT).fill_diagonal_(0).amax(-1) > ALIKE  # (n, n) -> (n,)
+    kept = [word for word, dropped in zip(first, alike.tolist(), strict=True) if not dropped]
+    return {word: first[word] for word in kept[:count]}
 
 
 def principal_components(x: Tensor, count: int = 2) -> Tensor:
@@ -131,7 +150,15 @@ def draw(gpt: GPT, vocabulary: dict[str, int], path: Path) -> None:
 
 
 def _scatter(axes: Any, title: str, points: Tensor, names: list[str]) -> None:
+    """Draw the points, and the names from the first on that cover no other name."""
     axes.scatter(*points.T.numpy(), s=4)
     axes.set_title(title)
+    axes.get_figure(root=True).draw_without_rendering()  # names are measured where they will be
+    taken: list[Any] = []
     for name, (x, y) in zip(names, points.tolist(), strict=True):
-        axes.annotate(name, (x, y), fontsize=8, parse_math=False)
+        label = axes.annotate(name, (x, y), fontsize=8, parse_math=False)
+        box = label.get_window_extent()
+        if box.count_overlaps(taken):
+            label.remove()
+        else:
+            taken.append(box)

@@ -71,6 +71,18 @@ def test_the_command_prints_neighbours_and_draws(run, capsys):
     assert min(image.shape[:2]) > 400 and image[..., :3].std() > 0.05
 
 
+def test_no_name_in_the_plot_covers_another():
+    from common import plots
+    from model.embeddings import _scatter
+
+    axes = plots.figure(8, 8).subplots()
+    close = torch.tensor([[0.0, 0.0], [0.001, 0.0], [1.0, 1.0]])
+    _scatter(axes, "words", close, ["kitten", "puppy", "storm"])
+    assert [text.get_text() for text in axes.texts] == ["kitten", "storm"]
+    one, two = (text.get_window_extent() for text in axes.texts)
+    assert not one.overlaps(two)
+
+
 @pytest.mark.parametrize(
     "argv, message",
     [
