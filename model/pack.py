@@ -131,6 +131,9 @@ def pack(gpt: GPT, precision: Precision = "float32") -> GPT:
     packed.h = nn.ModuleList(PackedBlock(block, precision) for block in packed.h)
     packed.lm_head = PackedLinear(packed.lm_head, precision, packed.ln_f)
     packed.ln_f = nn.Identity()
+    linears = [module for module in packed.modules() if isinstance(module, PackedLinear)]
+    for linear, weight in zip(linears, decode.side_by_side([each.weight for each in linears]), strict=True):
+        linear.weight = weight
     if decode.HAS_STEP and step.is_plain(gpt.config):
         packed.fused_step = step.Step(packed)
     return packed

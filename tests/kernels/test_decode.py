@@ -40,6 +40,13 @@ def test_a_linear_layer_is_as_exact_as_torchs(choice, precision, rows, inputs, o
     assert_as_exact_as(found, torchs, F.linear(x.double(), exact, bias.double()), 2.0, size)
 
 
+def test_weights_side_by_side_are_the_same():
+    given = [weights(precision, 70, 33)[0] for precision in (torch.float32, torch.int8, torch.bfloat16)]
+    for found, weight in zip(decode.side_by_side(given), given, strict=True):
+        assert torch.equal(found, weight) and found.dtype == weight.dtype
+        assert found.is_contiguous() and found.data_ptr() % 64 == 0
+
+
 NORMS = {
     "layernorm": lambda x, w, b: F.layer_norm(x, w.shape, w, b),
     "layernorm without bias": lambda x, w, b: F.layer_norm(x, w.shape, w),
