@@ -13,7 +13,7 @@ from common import cli, cluster, plots
 from common.workers import ordered_map, sensible_workers
 from data.web import classifier as classifiers
 from data.web import report, synthetic
-from data.web.crawl import find_files
+from data.web.crawl import COMPRESSED, find_files, kind_of
 from data.web.dedup import Dedup, Mapper, deduplicate, rows_of
 from data.web.extract import Extractor, Tables
 from data.web.pipeline import DOCUMENTS, run, texts_of
@@ -173,6 +173,11 @@ def run_extract(options: ExtractPages) -> None:
 def run_dedup(options: DedupFiles) -> None:
     """Deduplicate files of JSON lines."""
     paths = [Path(path) for pattern in options.source for path in find_files((pattern,))]
+    for path in paths:
+        if kind_of(str(path)) != "jsonl" or path.suffix in COMPRESSED:
+            raise ValueError(
+                f"{path}: dedup reads plain JSON lines (.jsonl, .ndjson): make them by python -m data web extract"
+            )
     if options.out.exists() and any(options.out.iterdir()):
         raise ValueError(f"{options.out} is not empty: take another --out")
     tally = Tally()

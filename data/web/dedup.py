@@ -25,7 +25,7 @@ from data.clean import SeenHashes
 from data.splitting import text_hash
 from data.web import minhash
 from data.web.crawl import find_files, pages
-from data.web.extract import extract
+from data.web.extract import Refused, extract
 from data.web.records import Fault
 from data.web.tally import Tally
 
@@ -34,6 +34,7 @@ STAGES = {EXACT: "exact duplicate", NEAR: "near duplicate", HELD_OUT: "held-out 
 ENTRY = np.dtype([("key", "<u8"), ("doc", "<i8")])
 # Of up to this many documents with one key every pair is compared; of more, each with the one before it and the first.
 ALL_PAIRS = 8
+MOST_PERMUTATIONS = 4096  # an error of 0.008; each is a number for every document of a batch
 BATCH = 1 << 20  # bytes of text that are read and hashed at a time
 
 Mapper = Callable[
@@ -74,6 +75,10 @@ class Dedup:
         for name in ("shingle", "permutations", "overlap", "memory_mb"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.permutations > MOST_PERMUTATIONS:
+            raise ValueError(f"permutations must be at most {MOST_PERMUTATIONS:,}, not {self.permutations:,}")
+        if not 0 < self.recall < 1:
+            raise ValueError(f"recall must be above 0 and below 1, not {self.recall}")
         minhash.bands_for(self.similarity, self.permutations, self.recall)
 
     @property
@@ -101,7 +106,7 @@ def rows_of(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 row = json.loads(line)
                 row["text"].encode()
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise ValueError(f"{path}: line {number:,} holds no object with a text in 'text'") from error
             yield offset, row
             offset += len(line)
@@ -162,7 +167,11 @@ def held_out_ngrams(patterns: tuple[str, ...], n: int) -> np.ndarray:
         for page in pages(path):
             if isinstance(page, Fault):
                 raise ValueError(f"held-out text {path} cannot be read: {page.reason}")
-            found.append(np.unique(minhash.shingles([extract(page).text], n)[0]))
+            try:
+                text = extract(page).text
+            except Refused as refused:
+                raise ValueError(f"held-out text {path} cannot be read: {refused}") from refused
+            found.append(np.unique(minhash.shingles([text], n)[0]))
     return np.unique(np.concatenate(found))
 
 
@@ -316,10 +325,11 @@ class Fates:
     corpus: Corpus
 
 
-def find_duplicates(paths: Sequence[Path], settings: Dedup, mapper: Mapper, folder: Path) -> Fates:
+def find_duplicates(
+    paths: Sequence[Path], settings: Dedup, held_out: np.ndarray, mapper: Mapper, folder: Path
+) -> Fates:
     """Return what becomes of each document of these files; `folder` takes temporary files."""
     corpus = Corpus(paths, settings)
-    held_out = held_out_ngrams(settings.held_out, settings.overlap)
     parts = _collect(mapper(fingerprint, (settings, held_out), list(paths)), folder)
     corpus.first = np.cumsum([0, *(len(each.hashes) for each, _ in parts)])
     corpus.hashes, corpus.lengths, corpus.offsets, flagged = (
@@ -471,13 +481,14 @@ def deduplicate(paths: Sequence[Path], out: Path, settings: Dedup, mapper: Mappe
 
     A file of which nothing is kept is not written.
     """
+    held_out = held_out_ngrams(settings.held_out, settings.overlap)
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".dedup-") as aside:
         folder = Path(aside)
         if settings.lines != "off":
             tally.enter("duplicate lines")
             paths = drop_lines(paths, settings, mapper, folder, tally)
-        fates = find_duplicates(paths, settings, mapper, folder)
+        fates = find_duplicates(paths, settings, held_out, mapper, folder)
         for stage, wanted in ((EXACT, settings.exact), (HELD_OUT, settings.held_out), (NEAR, settings.near)):
             if wanted:
                 tally.enter(STAGES[stage])

@@ -19,7 +19,7 @@ from pathlib import Path
 from common import files
 from data.web import private, report
 from data.web.crawl import find_files, kind_of, pages
-from data.web.dedup import Mapper, deduplicate, name_of
+from data.web.dedup import Mapper, deduplicate, held_out_ngrams, name_of
 from data.web.extract import Refused, extract
 from data.web.guard import Failure, Guard
 from data.web.ngrams import NgramModel
@@ -135,6 +135,8 @@ def run(
     for path in mapper(process_file, shared, jobs):
         tally.merge(Tally.from_json(files.read_json(path)))
     if not tally.documents:
+        shutil.rmtree(work)
+        (out / "recipe.json").unlink()
         raise ValueError(
             f"no page in {len(paths):,} file{'s' * (len(paths) > 1)}, such as {paths[0]}: check --source"
         )
@@ -148,9 +150,9 @@ def run(
 def check(pipeline: Pipeline, paths: list[str]) -> None:
     """Raise ValueError or OSError for what no page could go on without: a library, a model, a file."""
     Steps(pipeline)
-    others = (*pipeline.perplexity.reference, *pipeline.dedup.held_out)
-    if others:
-        find_files(others)
+    if pipeline.perplexity.reference:
+        find_files(pipeline.perplexity.reference)
+    held_out_ngrams(pipeline.dedup.held_out, pipeline.dedup.overlap)
     kinds = {kind_of(path) for path in paths}
     for media, needed in (("html", kinds & {"html", "warc"}), ("pdf", "pdf" in kinds)):
         if needed:

@@ -46,7 +46,7 @@ def read(out: Path) -> Tally:
         )
     try:
         return Tally.from_json(files.read_json(path))
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no report of data web ({error}): run the pipeline again") from error
 
 

@@ -11,6 +11,7 @@
 """
 
 import dataclasses
+import math
 import tomllib
 import typing
 from pathlib import Path
@@ -22,6 +23,12 @@ from data.web.extract import Extractor, Tables
 
 PRESET = Path(__file__).resolve().parents[2] / "presets" / "web" / "pipeline.toml"
 T = TypeVar("T")
+
+
+def check_range(name: str, low: float | None, high: float | None) -> None:
+    """Raise ValueError if no number is from `low` to `high`."""
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"{name}: low is {low:g} and high {high:g}, so nothing would be kept")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +99,7 @@ class Classifier:
             raise ValueError(
                 f"classifier {self.model}: give low to keep what is positive, or high to drop it"
             )
+        check_range(f"classifier {self.model}", self.low, self.high)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +118,9 @@ class Column:
     def __post_init__(self) -> None:
         if self.low is None and self.high is None:
             raise ValueError(f"column {self.name}: give low, high or both")
+        check_range(f"column {self.name}", self.low, self.high)
+        if self.top <= 0:
+            raise ValueError(f"column {self.name}: top must be above 0, not {self.top:g}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +133,11 @@ class Perplexity:
     """Keep from this perplexity: below is boilerplate."""
     high: float | None = None
     """Keep up to this perplexity: above is no prose."""
+
+    def __post_init__(self) -> None:
+        check_range("perplexity", self.low, self.high)
+        if not self.reference and (self.low, self.high) != (None, None):
+            raise ValueError("perplexity: low and high need reference, the files of good text")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +216,7 @@ def _table(kind: type[T], name: str, values: Any) -> T:
 
 def _value(where: str, hint: Any, value: Any) -> Any:
     """Return a TOML value as its field wants it."""
+    check_finite(where, value)
     choices = typing.get_args(hint)
     if typing.get_origin(hint) is typing.Literal:
         if value not in choices:
@@ -217,3 +234,12 @@ def _value(where: str, hint: Any, value: Any) -> Any:
     if type(value) not in kinds:
         raise ValueError(f"{where} must be {kinds[0].__name__}, not {value!r}")
     return value
+
+
+def check_finite(where: str, value: Any) -> None:
+    """Raise ValueError for nan or inf, which TOML can write, also inside a table."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            check_finite(f"{where} {key}", each)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} must be a finite number, not {value}")

@@ -38,7 +38,8 @@ def write(folder, *files):
 
 
 def fates(folder, options, *files):
-    return dedup.find_duplicates(write(folder, *files), options, here, folder)
+    held_out = dedup.held_out_ngrams(options.held_out, options.overlap)
+    return dedup.find_duplicates(write(folder, *files), options, held_out, here, folder)
 
 
 def run(folder, options, *files):

@@ -215,6 +215,17 @@ def test_users_mistakes_are_one_line(tmp_path, refused, crawl):
         ("extract = 3", "write [extract] above its values"),
         ("[column]\nname = 'bits'\nlow = 1", "write [[column]] above its values"),
         ("[[column]]\nname = 'bits'", "give low, high or both"),
+        ("[[column]]\nname = 'bits'\nlow = 3\nhigh = 1", "low is 3 and high 1, so nothing would be kept"),
+        ("[[column]]\nname = 'bits'\nlow = 1\ntop = 0", "top must be above 0"),
+        ("[[column]]\nname = 'bits'\nlow = nan", "[column] low must be a finite number, not nan"),
+        (
+            "[rules]\nbounds = {'gopher.words' = {low = nan}}",
+            "bounds gopher.words low must be a finite number",
+        ),
+        ("[extract]\nseconds = inf", "[extract] seconds must be a finite number"),
+        ("[perplexity]\nhigh = 9", "low and high need reference"),
+        ("[dedup]\nrecall = 1.0", "recall must be above 0 and below 1"),
+        ("[dedup]\npermutations = 1_000_000_000", "permutations must be at most 4,096"),
         ("[", "is not valid TOML"),
     ):
         rules.write_text(text)
@@ -223,6 +234,7 @@ def test_users_mistakes_are_one_line(tmp_path, refused, crawl):
     (tmp_path / "empty.warc").write_bytes(b"")
     empty = ("extract", "--source", str(tmp_path / "empty.warc"), "--workers", "1", "--out")
     assert "no page in 1 file, such as" in refused(main, *empty, str(tmp_path / "other"))
+    assert not any((tmp_path / "other").iterdir())
     assert "holds the result of other settings" in refused(
         main, "extract", "--source", source, "--out", str(crawl.out)
     )
@@ -339,3 +351,23 @@ def test_dedup_alone_keeps_other_fields(tmp_path, capsys):
     main(["dedup", "--source", str(tmp_path / "a.jsonl"), "--out", str(tmp_path / "out"), "--workers", "1"])
     assert rows_in(tmp_path / "out") == [rows[0], rows[2]]
     assert "exact duplicate" in capsys.readouterr().out
+
+
+def test_mistakes_at_dedup_and_report_leave_nothing(tmp_path, refused):
+    (tmp_path / "a.jsonl").write_text('{"text": "One text."}\n')
+    (tmp_path / "deep.jsonl").write_text('{"text": "a", "b": ' + "[" * 100_000 + "]" * 100_000 + "}\n")
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"text": "One text."}\n'))
+    (tmp_path / "binary.txt").write_bytes(bytes(range(256)))
+    binary = ("--held-out", str(tmp_path / "binary.txt"))
+    for name, flags, complaint in (
+        ("deep.jsonl", (), "line 1 holds no object"),
+        ("a.jsonl.gz", (), "dedup reads plain JSON lines"),
+        ("binary.txt", (), "dedup reads plain JSON lines"),
+        ("a.jsonl", binary, "binary.txt cannot be read"),
+    ):
+        command = ("dedup", "--source", str(tmp_path / name), "--out", str(tmp_path / "out"), *flags)
+        assert complaint in refused(main, *command, "--workers", "1")
+        assert not (tmp_path / "out").exists()
+    for text in ("[1", "[]", '{"stages": 3}'):
+        (tmp_path / "report.json").write_text(text)
+        assert "report.json" in refused(main, "report", str(tmp_path))
