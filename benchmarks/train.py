@@ -444,7 +444,7 @@ def race_rows(original: Path, text: Path, threads: int) -> list[Row]:
         }
         for split, part in parts.items():
             (folder / f"{split}.txt").write_text(part, encoding="utf-8")
-        held_out = (f"text:{folder / 'val.txt'}",)
+        held_out = f"text:{folder / 'val.txt'}"
         config = nanogpt_recipe(folder / "text", folder / "train.txt", val_source=held_out)
         given = {name: getattr(config, name) for name in ("data", "batches", "batch_tokens", "micro_batch")}
         given |= NANOGPT_SHAPE | {
