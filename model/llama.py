@@ -93,10 +93,11 @@ def has_names(weights: dict[str, Tensor]) -> bool:
 def from_names(weights: dict[str, Tensor], config: GPTConfig) -> dict[str, Tensor]:
     """Return the weights under our names and in our order; those that are missing stay so."""
     found, parts = {}, {}
+    renames = renamings((theirs, ours) for ours, theirs in PARTS)
     for name, tensor in weights.items():
         if name.endswith("rotary_emb.inv_freq"):  # a constant that old files carry
             continue
-        for pattern, replacement in renamings((theirs, ours) for ours, theirs in PARTS).items():
+        for pattern, replacement in renames.items():
             name = re.sub(pattern, replacement, name)
         if match := re.fullmatch(r"(.*\.attn\.)([qkv])_proj\.weight", name):
             parts.setdefault(match[1] + "c_attn.weight", {})[match[2]] = tensor
