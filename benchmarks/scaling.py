@@ -28,7 +28,7 @@ MOST_MINUTES, MOST_ERROR, MOST_OF_IMPROVEMENT = 45, 0.02, 0.25
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What is measured and where it is kept."""
+    """Say what is measured and where it is kept."""
 
     out: Path = Path("runs/scaling")
     """Directory of the grid."""

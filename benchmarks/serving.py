@@ -44,11 +44,11 @@ from serving.engine import Engine
 from serving.http import Access, Server
 from serving.paged_cache import PAGE, page_bytes
 from serving.scheduler import Limits, Request, Scheduler
+from training.config import PRESETS, read_config
 
-LLAMA = {"norm": "rmsnorm", "positions": "rotary", "mlp": "swiglu", "n_inner": 344, "bias": False}
 SIZES = {
-    "15m": {"vocab_size": 32_000, "block_size": 256, "n_layer": 6, "n_head": 6, "n_embd": 288},
-    "quickstart": {"vocab_size": 2048, "block_size": 384, "n_layer": 4, "n_head": 4, "n_embd": 128, **LLAMA},
+    "15m": GPTConfig(vocab_size=32_000, block_size=256, n_layer=6, n_head=6, n_embd=288),
+    "quickstart": dataclasses.replace(read_config(PRESETS / "quickstart.toml").model, vocab_size=2048),
 }
 PRECISIONS = {"float32": "f32", "bfloat16": "f16", "int8": "q8_0"}  # and llama.cpp's of as many bits
 GREEDY = Rules(temperature=0)
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def random_model(size: str) -> TextModel:
     """Return a random model with a tokenizer that gives every id some letters."""
     torch.manual_seed(0)
-    gpt = GPT(GPTConfig(**SIZES[size])).eval()
+    gpt = GPT(SIZES[size]).eval()
     letters = [bytes([letter]) for letter in b"abcdefghijklmnopqrstuvwxyz"]
     words, merges = letters, []
     while len(merges) < gpt.config.vocab_size:
@@ -313,7 +313,7 @@ def ask_over_http(address: str, jobs: Sequence[tuple[list[int], int]], calls: It
 def reuse(options: Options, size: str) -> list[Row]:
     """Measure the time to the first token after a beginning of 80 % of a context of 1,024 that is known or not."""
     torch.manual_seed(0)
-    gpt = pack(GPT(GPTConfig(**{**SIZES[size], "block_size": 1024})).eval(), "int8")
+    gpt = pack(GPT(dataclasses.replace(SIZES[size], block_size=1024)).eval(), "int8")
     draw, times = random.Random(0), {"new": [], "known": []}
     scheduler = Scheduler(gpt, Limits(cache_mb=256))
     for _ in range(2 * options.repeat):
