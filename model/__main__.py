@@ -1,6 +1,4 @@
-"""python -m model count PRESET | embeddings RUN | export RUN PATH: what a model costs, what it has learned about
-words, and its weights for other people's tools.
-"""
+"""python -m model count PRESET | export RUN PATH: what a model costs, and its weights for other people's tools."""
 
 import dataclasses
 import importlib.util
@@ -36,22 +34,6 @@ class Count:
     """Whose attention and norms: torch's, ours (fused), or our CUDA on the CPU (emulated)."""
     checkpoint_activations: bool = False
     """Recompute each block in the backward pass."""
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """Print each word's nearest neighbours by cosine, and draw the embeddings."""
-
-    run: tyro.conf.Positional[Path]
-    """A run of train.py, such as runs/quickstart."""
-    words: tuple[str, ...] = ()
-    """Words to find the neighbours of (none: the most common ones)."""
-    neighbours: int = 8
-    """Neighbours per word."""
-    plot: Path | None = None
-    """Where to draw: words in two dimensions, and the three kinds of positions as heat maps."""
-    labels: int = 150
-    """Words in the plot; a name that would cover another is left out."""
 
 
 @dataclass(frozen=True)
@@ -165,14 +147,7 @@ def read_config(name: str) -> GPTConfig:
     return GPTConfig.preset(name)
 
 
-def embeddings(options: Embeddings) -> None:
-    """Print and draw what model.embeddings finds."""
-    from model.embeddings import show
-
-    show(options.run, options.words, options.neighbours, options.plot, options.labels)
-
-
-COMMANDS = {"count": (Count, count), "embeddings": (Embeddings, embeddings), "export": (Export, export)}
+COMMANDS = {"count": (Count, count), "export": (Export, export)}
 
 
 @cli.command

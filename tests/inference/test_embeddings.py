@@ -7,9 +7,9 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from inference.__main__ import main
+from inference.embeddings import nearest, positions, principal_components, read_words
 from model import GPT, GPTConfig
-from model.__main__ import main
-from model.embeddings import nearest, positions, principal_components, read_words
 
 WORDS = ["the", "dog", "cat", "sun", "cold", "warm"]
 
@@ -53,13 +53,14 @@ def test_principal_components_are_the_covariances_eigenvectors():
     np.testing.assert_allclose(principal_components(x).var(0), values[::-1][:2])
 
 
-def test_three_kinds_of_positions_where_the_model_learned_one(run, tiny):
+def test_three_kinds_of_positions_where_the_model_learned_one(run):
     assert list(positions(GPT.from_pretrained(run / "best"))) == [
         "learned",
         "sinusoidal",
         "rotary: cosine of the angle",
     ]
-    assert len(positions(tiny(positions="rotary"))) == 2
+    rotary = GPTConfig(vocab_size=10, block_size=12, n_layer=1, n_head=2, n_embd=16, positions="rotary")
+    assert len(positions(GPT(rotary))) == 2
 
 
 def test_the_command_prints_neighbours_and_draws(run, capsys):
@@ -73,7 +74,7 @@ def test_the_command_prints_neighbours_and_draws(run, capsys):
 
 def test_no_name_in_the_plot_covers_another():
     from common import plots
-    from model.embeddings import _scatter
+    from inference.embeddings import _scatter
 
     axes = plots.figure(8, 8).subplots()
     close = torch.tensor([[0.0, 0.0], [0.001, 0.0], [1.0, 1.0]])

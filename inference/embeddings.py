@@ -1,6 +1,6 @@
 """What the embeddings have learned: neighbours by cosine, a map of the words, and positions as heat maps.
 
-python -m model embeddings runs/quickstart --words dog happy --plot embeddings.png
+python -m inference embeddings runs/quickstart --words dog happy --plot embeddings.png
 """
 
 import importlib.util
