@@ -16,11 +16,11 @@ class Embeddings:
     run: tyro.conf.Positional[Path]
     """A run of train.py, such as runs/quickstart."""
     words: tuple[str, ...] = ()
-    """Words to find the neighbours of (none: the most common ones)."""
+    """Words to find the neighbours of (none: the most common ones); of several tokens: the mean of their embeddings."""
     neighbours: int = 8
     """Neighbours per word."""
     plot: Path | None = None
-    """Where to draw: words in two dimensions, and the three kinds of positions as heat maps."""
+    """Where to draw: words in two dimensions, --words larger, and the three kinds of positions as heat maps."""
     labels: int = 150
     """Words in the plot; a name that would cover another is left out."""
 

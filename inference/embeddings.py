@@ -1,6 +1,8 @@
 """What the embeddings have learned: neighbours by cosine, a map of the words, and positions as heat maps.
 
 python -m inference embeddings runs/quickstart --words dog happy --plot embeddings.png
+
+The embedding of a word of several tokens is the mean of theirs.
 """
 
 import importlib.util
@@ -12,64 +14,81 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bpe import Tokenizer
 from common import plots
-from common.files import read_json, whole_directory
-from model.config import GPTConfig
-from model.gpt import GPT
+from inference.text import TextModel
+from model import GPT, GPTConfig
 from model.layers import SinusoidalPositions, position_angles
-
-SPACE = "Ġ"  # how tokenizer.json spells a leading space
 
 
 def show(run: Path, words: Sequence[str], neighbours: int, plot: Path | None, labels: int) -> None:
     """Print the neighbours of `words` in the model of `run` and, with a path, draw the plot."""
     if neighbours < 1 or labels < 3:
         raise ValueError(f"neighbours is {neighbours} and labels {labels}: they must be at least 1 and 3")
-    vocabulary = read_words(run / "tokenizer.json")
-    gpt = GPT.from_pretrained(whole_directory(run / "best"))
-    if not vocabulary:
-        raise ValueError(f"{run / 'tokenizer.json'} holds no token that is a word: it is too small")
-    if max(vocabulary.values()) >= gpt.config.vocab_size:
-        raise ValueError(f"{run / 'tokenizer.json'} has more tokens than the model's {gpt.config.vocab_size}")
+    text_model = TextModel.load(run, "cpu")
+    gpt, tokenizer = text_model.model, text_model.tokenizer
+    vocabulary = whole_words(tokenizer)
+    if len(vocabulary) < 2:
+        raise ValueError(f"the vocabulary of {run} is too small: it holds no two tokens that are words")
     table = gpt.wte.weight.detach()
-    near = {word: nearest(table, vocabulary, word, neighbours) for word in words or list(vocabulary)[:12]}
-    for word, found in near.items():
-        print(f"{word}: " + ", ".join(f"{other} {cosine:.2f}" for other, cosine in found))
+    asked = {word: word_ids(tokenizer, word) for word in words or list(vocabulary)[:12]}
+    for word, ids in asked.items():
+        found = nearest(table, vocabulary, ids, neighbours)
+        print(
+            f"{_spelled(tokenizer, word, ids)}: " + ", ".join(f"{other} {near:.2f}" for other, near in found)
+        )
     if plot is not None:
-        draw(gpt, told_apart(table, vocabulary, labels), plot)
+        named = {word: asked[word] for word in words}  # the common words of the default are in the map anyway
+        draw(gpt, named, told_apart(table, vocabulary, labels), plot)
         print(f"drawn: {plot}")
 
 
-def read_words(path: Path) -> dict[str, int]:
-    """Return word -> id for the tokens of a tokenizer.json that are a space and at least three ASCII letters.
+def whole_words(tokenizer: Tokenizer) -> dict[str, int]:
+    """Return word -> id for the tokens that are a space and at least three ASCII letters.
 
     They are in the order of their ids, roughly from common to rare: BPE merges frequent pairs first.
+
+    >>> whole_words(Tokenizer([(b"t", b"h"), (b"th", b"e"), (b" ", b"the")]))
+    {'the': 258}
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no {path}: give the directory of a run, such as runs/quickstart")
-    content = read_json(path)
-    try:
-        vocabulary = content["model"]["vocab"]
-        named = sorted((token_id, token) for token, token_id in vocabulary.items())
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no tokenizer.json: it has no model.vocab of tokens and ids") from error
-    return {token[1:]: i for i, token in named if re.fullmatch(SPACE + "[A-Za-z]{3,}", token)}
+    tokens = sorted(tokenizer.vocab.items())
+    return {token[1:].decode(): id for id, token in tokens if re.fullmatch(rb" [A-Za-z]{3,}", token)}
 
 
-def nearest(table: Tensor, vocabulary: dict[str, int], word: str, count: int) -> list[tuple[str, float]]:
-    """Return the `count` words whose rows of `table` (V, C) have the largest cosine with that of `word`.
+def word_ids(tokenizer: Tokenizer, word: str) -> list[int]:
+    """Return the ids of a word as it is in the middle of a text, after a space.
+
+    >>> word_ids(Tokenizer([(b"t", b"h"), (b"th", b"e"), (b" ", b"the")]), "then")
+    [258, 110]
+    """
+    if not word.strip():
+        raise ValueError(f"{word!r} is no word: give one with a letter in it")
+    return tokenizer.encode(" " + word.strip())
+
+
+def _spelled(tokenizer: Tokenizer, word: str, ids: Sequence[int]) -> str:
+    """Return the word, and its tokens if there are several."""
+    if len(ids) == 1:
+        return word
+    return f"{word} (mean of {' + '.join(tokenizer.decode([id]).strip() for id in ids)})"
+
+
+def nearest(
+    table: Tensor, vocabulary: dict[str, int], ids: Sequence[int], count: int
+) -> list[tuple[str, float]]:
+    """Return the `count` words whose rows of `table` (V, C) have the largest cosine with the mean of those of `ids`.
+
+    The tokens in `ids` are left out.
 
     >>> table = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
-    >>> nearest(table, {"right": 0, "up": 1, "between": 2}, "up", 1)
+    >>> nearest(table, {"right": 0, "up": 1, "between": 2}, [1], 1)
     [('between', 0.7071068286895752)]
+    >>> [(word, round(cosine, 4)) for word, cosine in nearest(table, {"right": 0, "between": 2}, [0, 1], 1)]
+    [('between', 0.9487)]
     """
-    if word not in vocabulary:
-        raise ValueError(
-            f"{word!r} is not one token of this vocabulary: try one of {', '.join(list(vocabulary)[:9])}"
-        )
-    others = [other for other in vocabulary if other != word]
+    others = [word for word, id in vocabulary.items() if id not in ids]
     rows = torch.nn.functional.normalize(table[[vocabulary[other] for other in others]], dim=-1)  # (n, C)
-    cosines = rows @ torch.nn.functional.normalize(table[vocabulary[word]], dim=0)  # (n,)
+    cosines = rows @ torch.nn.functional.normalize(table[list(ids)].mean(0), dim=0)  # (n,)
     best = cosines.topk(min(count, len(others)))
     return [(others[i], value) for value, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
 
@@ -132,16 +151,21 @@ def _even(width: int) -> int:
     return width + width % 2
 
 
-def draw(gpt: GPT, vocabulary: dict[str, int], path: Path) -> None:
-    """Draw the words in two dimensions and the positions as heat maps, into a PNG, PDF or SVG."""
-    maps = projections(gpt.wte.weight.detach()[list(vocabulary.values())])
+def draw(gpt: GPT, asked: dict[str, list[int]], vocabulary: dict[str, int], path: Path) -> None:
+    """Draw the words in two dimensions and the positions as heat maps, into a PNG, PDF or SVG.
+
+    The words that were asked for come first, so that no other name covers theirs.
+    """
+    table = gpt.wte.weight.detach()
+    ids = {**asked, **{word: [id] for word, id in vocabulary.items() if word not in asked}}
+    maps = projections(torch.stack([table[each].mean(0) for each in ids.values()]))  # (n, C) -> (n, 2)
     tables = positions(gpt)
     figure = plots.figure(18, 9 * len(maps) + 5)
     words, heat = figure.subfigures(2, 1, height_ratios=[9 * len(maps), 5])
     for axes, (name, points) in zip(
         words.subplots(len(maps), squeeze=False)[:, 0], maps.items(), strict=True
     ):
-        _scatter(axes, f"token embeddings, {name}", points, list(vocabulary))
+        _scatter(axes, f"token embeddings, {name}", points, list(ids), len(asked))
     for axes, (name, table) in zip(heat.subplots(1, len(tables)), tables.items(), strict=True):
         image = axes.imshow(table.numpy(), aspect="auto", cmap="RdBu", interpolation="nearest")
         axes.set(title=f"positions, {name}", xlabel="column", ylabel="position")
@@ -149,9 +173,12 @@ def draw(gpt: GPT, vocabulary: dict[str, int], path: Path) -> None:
     plots.save(figure, path, dpi=80)
 
 
-def _scatter(axes: Any, title: str, points: Tensor, names: list[str]) -> None:
-    """Draw the points, and the names from the first on that cover no other name."""
-    axes.scatter(*points.T.numpy(), s=4)
+def _scatter(axes: Any, title: str, points: Tensor, names: list[str], asked: int = 0) -> None:
+    """Draw the points, the first `asked` ones larger, and the names from the first on that cover no other name."""
+    axes.scatter(*points[asked:].T.numpy(), s=4, label="words of one token")
+    if asked:
+        axes.scatter(*points[:asked].T.numpy(), s=40, label="--words; of several tokens: their mean")
+        axes.legend()
     axes.set_title(title)
     axes.get_figure(root=True).draw_without_rendering()  # names are measured where they will be
     taken: list[Any] = []

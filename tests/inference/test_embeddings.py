@@ -1,46 +1,60 @@
 """The embeddings' view: words read from a tokenizer.json, neighbours, projections, the plot."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
 
+from bpe import Tokenizer
 from inference.__main__ import main
-from inference.embeddings import nearest, positions, principal_components, read_words
+from inference.embeddings import nearest, positions, principal_components, whole_words, word_ids
 from model import GPT, GPTConfig
 
+MERGES = (
+    "t+h th+e _+the d+o do+g _+dog c+a ca+t _+cat s+u su+n _+sun c+o l+d co+ld _+cold w+a r+m wa+rm _+warm"
+)
 WORDS = ["the", "dog", "cat", "sun", "cold", "warm"]
 
 
 @pytest.fixture
-def run(tmp_path):
-    """Return a run's files: six words, four tokens that are none, and a model in which dog is near cat."""
-    tokens = {token: i for i, token in enumerate(["Ġ", "x", "Ġ42", "ing"] + ["Ġ" + word for word in WORDS])}
-    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"vocab": tokens}}), encoding="utf-8")
+def tokenizer():
+    """Return a tokenizer whose vocabulary holds six words."""
+    pairs = (pair.replace("_", " ").encode().split(b"+") for pair in MERGES.split())
+    return Tokenizer([(left, right) for left, right in pairs])
+
+
+@pytest.fixture
+def run(tokenizer, tmp_path):
+    """Return a run's files, with a model in which dog is near cat."""
+    tokenizer.save(tmp_path / "tokenizer.json")
     torch.manual_seed(0)
-    gpt = GPT(GPTConfig(vocab_size=10, block_size=12, n_layer=1, n_head=2, n_embd=16))
+    gpt = GPT(GPTConfig(vocab_size=tokenizer.vocab_size, block_size=12, n_layer=1, n_head=2, n_embd=16))
     with torch.no_grad():
-        gpt.wte.weight[tokens["Ġdog"]] = 3 * gpt.wte.weight[tokens["Ġcat"]] + 1e-3
+        dog, cat = tokenizer.encode(" dog cat")
+        gpt.wte.weight[dog] = 3 * gpt.wte.weight[cat] + 1e-3
     gpt.save_pretrained(tmp_path / "best")
     return tmp_path
 
 
-def test_words_are_tokens_of_a_space_and_letters_in_order_of_id(run):
-    assert list(read_words(run / "tokenizer.json")) == WORDS
+def test_words_are_tokens_of_a_space_and_letters_in_order_of_id(tokenizer):
+    assert list(whole_words(tokenizer)) == WORDS
 
 
-def test_neighbours_are_those_of_the_highest_cosine(run):
-    table, words = torch.randn(10, 16), read_words(run / "tokenizer.json")
-    ours = nearest(table, words, "sun", 5)
+@pytest.mark.parametrize(
+    "asked, left_out", [("sun", ["sun"]), ("sundog", ["sun"]), ("warm cat", ["warm", "cat"])]
+)
+def test_neighbours_are_those_of_the_highest_cosine_with_the_mean_of_the_tokens(tokenizer, asked, left_out):
+    table, words, ids = torch.randn(300, 16), whole_words(tokenizer), word_ids(tokenizer, asked)
+    assert tokenizer.decode(ids) == " " + asked
+    ours = nearest(table, words, ids, 4)
     rows = table.double().numpy()
+    mean = np.mean([rows[i] for i in ids], axis=0)
     expected = {
-        word: rows[i] @ rows[words["sun"]] / np.linalg.norm(rows[i]) / np.linalg.norm(rows[words["sun"]])
+        word: rows[i] @ mean / np.linalg.norm(rows[i]) / np.linalg.norm(mean)
         for word, i in words.items()
-        if word != "sun"
+        if word not in left_out
     }
-    assert [word for word, _ in ours] == sorted(expected, key=expected.get, reverse=True)
+    assert [word for word, _ in ours] == sorted(expected, key=expected.get, reverse=True)[:4]
     for word, cosine in ours:
         assert cosine == pytest.approx(expected[word], abs=1e-5)
 
@@ -65,9 +79,11 @@ def test_three_kinds_of_positions_where_the_model_learned_one(run):
 
 def test_the_command_prints_neighbours_and_draws(run, capsys):
     plot = run / "out.png"
-    main(["embeddings", str(run), "--words", "dog", "sun", "--neighbours", "2", "--plot", str(plot)])
+    words = ["dog", "sun", "doghouse"]
+    main(["embeddings", str(run), "--words", *words, "--neighbours", "2", "--plot", str(plot)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("dog: cat 1.00, ") and lines[1].startswith("sun: ")
+    assert lines[2].startswith("doghouse (mean of dog + h + o + u + s + e): ")
     image = imread(plot)
     assert min(image.shape[:2]) > 400 and image[..., :3].std() > 0.05
 
@@ -87,7 +103,7 @@ def test_no_name_in_the_plot_covers_another():
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (["--words", "zebra"], "'zebra' is not one token of this vocabulary: try one of the, dog"),
+        (["--words", " "], "' ' is no word"),
         (["--plot", "out.qqq"], "qqq"),
         (["--neighbours", "0"], "neighbours is 0"),
     ],
