@@ -18,7 +18,7 @@ CSRC      := $(shell find kernels/csrc -name '*.cpp' -o -name '*.cu' -o -name '*
 
 help:
 	@echo 'make setup        .venv with everything built, which all other targets make first'
-	@echo 'make train        the corpus, a tokenizer and a model, in about three minutes: runs/quickstart'
+	@echo 'make train        the corpus, a tokenizer and a model, in a few minutes: runs/quickstart'
 	@echo 'make sample       a story by it; ARGS=--interactive writes one with you'
 	@echo 'make lens         a page that runs it and shows what is inside it, opened in the browser'
 	@echo 'make chat         teach it to follow instructions, and talk to it'

@@ -1,12 +1,15 @@
-"""Writes the tables and plots of docs/performance.md from benchmarks/results/*.json.
+"""Writes the figures of README and the pages, and the plots of docs/performance.md, from benchmarks/results/*.json.
 
     python scripts/performance.py
 
-The page is written by hand except between its two markers; the plots are docs/plots/NAME.svg.
+Pages are written by hand, except between markers such as <!-- figures: begin --> and <!-- figures: end -->, and but for
+the numbers in SENTENCES, which are those of the quickstart. The plots are docs/plots/NAME.svg.
 """
 
+import re
 import sys
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,31 @@ from common import bench, files, plots
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE = ROOT / "docs" / "performance.md"
-BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+ATTENTION = r"causal_attention \(2, 1024, 12, 64\) float32 forward \+ backward"
+HEADLINES = (  # README's table: what, benchmark, row, factor and form of the figures, peer, what README calls it
+    ("encode familiar words (ours: Python and NumPy)", "bpe_encode", "encode, warm: encode", 1, "{:.0f} MB/s",
+     "tiktoken.encode_to_numpy", "tiktoken"),
+    ("learn a vocabulary from 200 MB", "bpe_train", "train 10,000 ids, (189|200) MB", 1, "{:.1f} s",
+     "tokenizers", "Hugging Face tokenizers"),
+    ("attention, forward and backward, 1,024 tokens", "kernels", ATTENTION, 1e-3, "{:.0f} ms",
+     "SDPA flash", "PyTorch's SDPA"),
+    ("train the quickstart's model with AdamW", "train", "train quickstart with AdamW, 2 threads", 1,
+     "{:,.0f} tokens/s", "plain torch loop", "plain PyTorch loop"),
+    ("decode a model of 15 M, int8 against float32", "decode", "decode batch 1, int8", 1, "{:,.0f} tokens/s",
+     "llama2.c", "llama2.c"),
+)  # fmt: skip
+SENTENCES = {  # the quickstart's figures, wherever a page states them in words
+    "README.md": (
+        "training takes {minutes:.1f} minutes",
+        "from 7.6 nats per token to {validation_loss:.2f} in {steps:,} steps",
+    ),
+    "docs/training.md": (
+        "to 1 after 300 steps and {validation_loss:.2f} after {steps:,}, on",
+        "has {validation_loss:.3f} nats per token and {bytes_per_token:.2f} bytes per token: {bits_per_byte:.3f} bits",
+        "{parameters:,} parameters on cpu in bfloat16 with fused kernels, {steps} steps of",
+    ),
+    "docs/model.md": ("gives it Llama's, with {parameters:,} parameters",),
+}
 COMMANDS = {
     "gpu": "scripts/gpu_check.sh",
     "kernels": "python -m kernels bench",
@@ -115,18 +142,112 @@ def _bars(result: dict[str, Any]) -> dict[str, float]:
     return found if len(found) >= 3 else {}
 
 
-def updated(page: str, tables: str) -> str:
-    """Return the page with these tables between its markers."""
-    before, _, rest = page.partition(BEGIN)
-    _, marker, after = rest.partition(END)
+def latest(results: Path, benchmark: str) -> list[dict[str, Any]]:
+    """Return all results of a benchmark, the last measured first, and before them those of the quickstart's machine."""
+    found = [files.read_json(path) for path in sorted(results.glob("*.json"))]
+    trained = max(
+        (each for each in found if each["benchmark"] == "quickstart"), key=lambda each: each["date"]
+    )
+    chosen = [each for each in found if each["benchmark"] == benchmark]
+    return sorted(
+        chosen, key=lambda each: (each["machine"] == trained["machine"], each["date"]), reverse=True
+    )
+
+
+def headlines(results: Path) -> str:
+    """Return README's table of what is measured beside whom, and on which processor."""
+    lines = [_line(["", "ours", "peer", "", "on"]), "|---|---:|---:|---:|---|"]
+    for what, benchmark, name, factor, form, peer, called in HEADLINES:
+        row, processor = next(
+            (row, result["machine"].partition(",")[0])
+            for result in latest(results, benchmark)
+            for row in result["rows"]
+            if re.fullmatch(name, row["name"]) and row["peer"] == peer
+        )
+        ours, theirs = (form.format(row[side] * factor) for side in ("ours", "peer_value"))
+        theirs = f"{called}: {theirs.partition(' ')[0]}"
+        lines.append(_line([what, ours, theirs, f"{row['ratio']:.1f} ×", processor]))
+    return "\n".join(lines)
+
+
+def quickstart(results: Path) -> dict[str, Any]:
+    """Return the figures of the last quickstart: validation_loss, steps, … minutes, and the story that README tells."""
+    rows = {row["name"]: row for row in latest(results, "quickstart")[0]["rows"]}
+    figures = {name.partition(": ")[2].replace(" ", "_"): row["ours"] for name, row in rows.items()}
+    return {
+        **figures,
+        "minutes": figures["seconds"] / 60,
+        "told": rows["quickstart: story"]["note"],
+    }
+
+
+def ending(figures: Mapping[str, Any]) -> str:
+    """Return what training prints at its end, with one of its stories."""
+    from training.pretraining import Report
+
+    report = Report(
+        val_loss=figures["validation_loss"],
+        train_loss=figures["training_loss"],
+        bits_per_byte=figures["bits_per_byte"],
+        coherence=figures["coherence"] / 100,
+        skipped=0,
+        tokens=figures["tokens"],
+        seconds=figures["seconds"],
+        tokens_per_second=figures["speed"],
+        peak_memory_mb=figures["peak_memory"],
+        parameters=figures["parameters"],
+        stories=[],
+    )
+    lines = [line for line in report.lines(Path()) if not line.startswith("written to")]
+    paragraphs = (textwrap.wrap(paragraph, 116) for paragraph in figures["told"].splitlines())
+    told = [line for paragraph in paragraphs for line in paragraph or [""]]
+    return textwrap.indent("\n".join([*lines, "", f"--- story {figures['story']} ---", *told]), "    ")
+
+
+def with_figures(text: str, sentence: str, figures: Mapping[str, Any]) -> str:
+    """Return the text with the numbers in a sentence replaced by these figures; ValueError without the sentence.
+
+    >>> with_figures("It takes 3.1 minutes, not 9.", "takes {minutes:.1f} minutes", {"minutes": 2.27})
+    'It takes 2.3 minutes, not 9.'
+    """
+    between = re.split(r"\{.*?\}", sentence)
+    words = (re.escape(part).replace(r"\ ", r"\s+") for part in between)
+    found = re.search("([\\d.,]*\\d)".join(f"({part})" for part in words), text)
+    if not found:
+        raise ValueError(f"no page says {sentence!r}: give the sentence in SENTENCES as it is now")
+    numbers = [field.format(**figures) for field in re.findall(r"\{.*?\}", sentence)]
+    parts = list(found.groups())
+    parts[1::2] = numbers
+    return text[: found.start()] + "".join(parts) + text[found.end() :]
+
+
+def updated(page: str, name: str, tables: str) -> str:
+    """Return the page with these tables between the markers of this name."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = page.partition(begin)
+    _, marker, after = rest.partition(end)
     if not marker:
-        raise ValueError(f"{PAGE} has lost its markers: put {BEGIN} and {END} where the tables belong")
-    return f"{before}{BEGIN}\n\n{tables}\n\n{END}{after}"
+        raise ValueError(f"the page has lost its markers: put {begin} and {end} where the tables belong")
+    return f"{before}{begin}\n\n{tables}\n\n{end}{after}"
+
+
+def pages() -> dict[Path, str]:
+    """Return each page that holds figures as it has to be."""
+    figures = quickstart(RESULTS)
+    written = {ROOT / name: (ROOT / name).read_text(encoding="utf-8") for name in SENTENCES}
+    for name, sentences in SENTENCES.items():
+        for sentence in sentences:
+            written[ROOT / name] = with_figures(written[ROOT / name], sentence, figures)
+    readme = updated(written[ROOT / "README.md"], "headlines", headlines(RESULTS))
+    written[ROOT / "README.md"] = updated(readme, "quickstart", ending(figures))
+    written[PAGE] = updated(PAGE.read_text(encoding="utf-8"), "figures", render(RESULTS))
+    return written
 
 
 def main() -> None:
-    """Write page and plots."""
-    files.write_text(PAGE, updated(PAGE.read_text(encoding="utf-8"), render(RESULTS)))
+    """Write pages and plots."""
+    for path, text in pages().items():
+        files.write_text(path, text)
     for path in sorted(RESULTS.glob("*.json")):
         bars = _bars(files.read_json(path))
         if bars:

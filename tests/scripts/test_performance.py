@@ -1,5 +1,6 @@
 """The page of figures is what its files say, and says it in full."""
 
+import doctest
 import json
 import re
 
@@ -18,12 +19,10 @@ ROW = {
 RESULT = {"benchmark": "bpe_encode", "machine": "Z80, 1 cores", "date": "2026-01-02", "rows": [ROW]}
 
 
-def test_the_page_is_up_to_date():
-    page = performance.PAGE.read_text(encoding="utf-8")
-    assert page == performance.updated(page, performance.render(performance.RESULTS)), (
-        "benchmarks/results has changed: run python scripts/performance.py"
-    )
-    for plot in re.findall(r"\]\((plots/[^)]+)\)", page):
+def test_the_pages_are_up_to_date():
+    for path, text in performance.pages().items():
+        assert text == path.read_text(encoding="utf-8"), "run python scripts/performance.py"
+    for plot in re.findall(r"\]\((plots/[^)]+)\)", performance.PAGE.read_text(encoding="utf-8")):
         assert (performance.PAGE.parent / plot).is_file()
 
 
@@ -68,4 +67,23 @@ def test_each_figure_has_a_bar_for_each_peer_but_the_slowest():
 
 def test_a_page_without_markers_is_refused():
     with pytest.raises(ValueError, match="has lost its markers"):
-        performance.updated("# Figures", "| table |")
+        performance.updated("# Figures", "figures", "| table |")
+
+
+def test_a_sentence_that_no_page_says_is_refused():
+    assert doctest.testmod(performance).failed == 0
+    with pytest.raises(ValueError, match="no page says 'takes"):
+        performance.with_figures("It takes long.", "takes {minutes} minutes", {"minutes": 2})
+
+
+def test_headlines_are_of_the_quickstarts_machine_or_else_the_last_measured(tmp_path):
+    for _, benchmark, pattern, _, _, peer, _ in performance.HEADLINES:
+        name = pattern.replace("\\", "").replace("(189|200)", "200")
+        row = {**ROW, "name": name, "peer": peer}
+        write(tmp_path, f"{benchmark}-a.json", benchmark=benchmark, machine="Old, 2 cores", rows=[row])
+        new = {"machine": "New, 2 cores", "date": "2026-02-03", "rows": [{**row, "ratio": 7.0}]}
+        write(tmp_path, f"{benchmark}-b.json", benchmark=benchmark, **new)
+    write(tmp_path, "quickstart-c.json", benchmark="quickstart", machine="Third, 2 cores")
+    assert performance.headlines(tmp_path).count("| 7.0 × | New |") == len(performance.HEADLINES)
+    write(tmp_path, "quickstart-c.json", benchmark="quickstart", machine="Old, 2 cores")
+    assert performance.headlines(tmp_path).count("| 0.4 × | Old |") == len(performance.HEADLINES)
