@@ -218,10 +218,17 @@ class Generation:
         return found
 
     def _read_prompts(self) -> Tensor:
-        """Return logits (B, V) after the prompts."""
+        """Return logits (B, V) after the prompts; those that are equal are read once."""
         longest = min(self.block_size, max(map(len, self.ids)) + self.steps)
-        self.cache = KVCache(self.gpt, len(self.rows), longest, self.step)
-        return self.cache.read(self.ids, [0] * len(self.rows), range(len(self.rows)))
+        prompts = self.ids if self.step else list(dict.fromkeys(map(tuple, self.ids)))  # compiled steps keep their rows
+        self.cache = KVCache(self.gpt, len(prompts), longest, self.step)
+        logits = self.cache.read(prompts, [0] * len(prompts), range(len(prompts)))
+        if len(prompts) == len(self.rows):
+            return logits
+        place = {prompt: number for number, prompt in enumerate(prompts)}
+        chosen = [place[tuple(ids)] for ids in self.ids]
+        self.cache.keep(chosen)
+        return logits[chosen]
 
     def _read_last(self) -> Tensor:
         """Return logits (B, V) after the last token of each row."""

@@ -51,6 +51,16 @@ def test_prompts_of_different_lengths_are_each_continued_as_if_alone(tiny, varia
     assert together == alone
 
 
+def test_equal_prompts_are_read_once_and_continued_each_by_its_own_seed(tiny, variant, monkeypatch):
+    gpt, read = tiny(**variant), []
+    true = KVCache.read
+    monkeypatch.setattr(KVCache, "read", lambda *args: read.append(len(args[1])) or true(*args))
+    prompts = [[7, 8, 9], [5], [7, 8, 9], [7, 8, 9], [5]]
+    together = generate_batch(gpt, prompts, 40, temperature=0.9, seed=11)
+    assert read[:2] == [2, 5]
+    assert together == [list(stream(gpt, p, 40, temperature=0.9, seed=11 + i)) for i, p in enumerate(prompts)]
+
+
 def test_rows_end_at_a_stop_id_and_the_others_go_on(tiny):
     gpt = tiny()
     prompts = [[i] for i in range(40)]
