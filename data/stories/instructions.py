@@ -30,6 +30,7 @@ PRACTICE, EVERYDAY = (
 )  # how many things a request asks for: many, so that each is learned sooner
 END_OF_SENTENCE = re.compile(r"[^A-Za-z]*?[.!?]+\"?(?= |$)")
 JOB = 100  # stories that are asked about at once
+TRIES = 5  # requests written for a story until none of what is asked for together is held out
 ABOUT = ("name", "kind", "nature")  # who the story is about
 # The other facets, in the order in which a story tells them and a request asks for them.
 ORDER = ("begins", "home", "hobby", "day", "thing", "color", "helper", "word", "plot", "without", "ends")
@@ -146,11 +147,16 @@ class _Asker:
     def request(self) -> Request | None:
         """Return a request; None if the one drawn does not fit the story, or is not (or is) to be held out."""
         kind = next(name for name, share in SHARES.items() if self.random() < share)
-        made = getattr(self, f"_{kind}")()
-        if made is None:
+        for _ in range(1 if self.new_combinations else TRIES):
+            made = getattr(self, f"_{kind}")()
+            if made is None:
+                return None
+            facets, messages, answer, check = made
+            if is_held_out(facets) == self.new_combinations:
+                break
+        else:
             return None
-        facets, messages, answer, check = made
-        if is_held_out(facets) != self.new_combinations or any(faults(answer, check).values()):
+        if any(faults(answer, check).values()):
             return None
         return Request(
             kind, messages, answer, {"task": "stories", "constraints": check}, up_to_met(answer, check)
