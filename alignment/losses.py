@@ -22,7 +22,7 @@ def token_log_probabilities(logits: Tensor, ids: Tensor, temperature: float = 1.
     >>> token_log_probabilities(torch.zeros(1, 1, 4), torch.tensor([[2]])).exp().tolist()
     [[0.25]]
     """
-    logits = _wide(logits) / temperature
+    logits = _wide(logits) if temperature == 1 else _wide(logits) / temperature
     chosen = logits.gather(-1, ids[..., None])[..., 0]  # (B, T, V) -> (B, T)
     return chosen - logits.logsumexp(-1)
 

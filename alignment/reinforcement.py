@@ -187,7 +187,8 @@ class Reinforcement(Adapting):
         scored = time.perf_counter()
         self._figures = _describe(rollouts, earned, config.group)
         prepared = self.prepare(model, rollouts, earned)
-        parts = _shortest_first(prepared, config.minibatches)
+        parts = _shortest_first(self.worth_learning(prepared), config.minibatches)
+        self._sampled = int(rollouts.mask.sum())
         self._figures |= {
             "sampling_seconds": sampled - start,
             "reward_seconds": scored - sampled,
@@ -219,6 +220,10 @@ class Reinforcement(Adapting):
         """Return the answers with what their tokens are worth."""
         raise NotImplementedError
 
+    def worth_learning(self, batch: B) -> B:
+        """Return the answers of which something can be learned; all, unless a subclass knows better."""
+        return batch
+
     def fresh(self, rollouts: Rollouts) -> Tensor:
         """Return a mark (N,) for every answer: nothing has been learned from it."""
         return torch.ones(len(rollouts.ids), dtype=torch.bool, device=rollouts.ids.device)
@@ -249,8 +254,7 @@ class Reinforcement(Adapting):
 
     def tokens(self, updates: Sequence[Batch]) -> int:
         """Return the tokens of the answers of a step."""
-        parts = updates[: self.config.minibatches]
-        return self.world_size * sum(int(part.mask.sum()) for part in parts)
+        return self.world_size * self._sampled
 
     def figures(self) -> dict[str, float]:
         """Return rewards, lengths, entropy and more of the last step's answers."""
@@ -363,8 +367,9 @@ def _shortest_first(batch: B, parts: int) -> list[B]:
     Every part gets answers of all lengths.
     """
     order = batch.mask.flip(1).argmax(1).neg().argsort()  # by the place of an answer's last token
-    chosen = [order[part::parts] for part in range(parts)]
-    return [
-        dataclasses.replace(batch, **{name: tensor[rows] for name, tensor in vars(batch).items()})
-        for rows in chosen
-    ]
+    return [rows_of(batch, order[part::parts]) for part in range(parts)]
+
+
+def rows_of(batch: B, rows: Tensor) -> B:
+    """Return some rows of a batch, by their numbers (N,)."""
+    return dataclasses.replace(batch, **{name: tensor[rows] for name, tensor in vars(batch).items()})
