@@ -23,6 +23,7 @@ from model import GPT
 
 NO_SIGNAL = 1e-6  # advantages of equal rewards, up to rounding
 
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Grouping:
     """How advantages are computed and tokens averaged."""

@@ -3,27 +3,30 @@
     python benchmarks/alignment.py [--json PATH]                  speed alone, in a minute
     python benchmarks/alignment.py --seeds 3 [--json PATH]        and the stages of `make chat`, with DPO on the side
 
-The stages start from --base and its --data (python -m alignment data). A figure of a stage is the median over the seeds
-of the fraction of prompts whose greedy answers pass every check; no prompt of the files was trained on.
+With seeds, each stage is the command of the Makefile in a process of its own, so that its seconds and its peak memory
+are those of `make chat`: a base, its instruction data, fine-tuning, GRPO; and from the fine-tuned model, on the side,
+best of n and DPO on pairs of its own answers. Figures are medians over the seeds of greedy answers to prompts of which
+none was trained on. Everything is kept in --work: a benchmark that was stopped continues with the stage it was at.
 """
 
 import dataclasses
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from alignment import dpo, grpo, pairs, sft, tasks
 from alignment.grpo import GRPO, GRPOConfig
-from alignment.instructions import Prompt, read_prompts
 from alignment.rollouts import sample
-from common import cli
+from common import cli, files
 from common.bench import Row, report, seconds
 from inference import devices
 from inference.chat import ChatTemplate
@@ -33,27 +36,35 @@ from model.generate import generate_batch
 from training import loop
 from training.config import preset_path, read_config, with_vocabulary_of_data
 
-FILES = {"held-out combinations": "test", "held-out wordings": "wordings", "held-out sums": "arithmetic"}
+ROOT = Path(__file__).resolve().parents[1]
+FILES = {"new combinations": "test", "new wordings": "wordings", "new sums": "arithmetic"}
+RUNS = ("base", "sft", "best-of", "dpo", "grpo")
+# The stages of `make chat` after the base, whose seconds add up.
+CHAT = ("data", "sft", "grpo", "told")
 GOALS = {
-    "sft test": 0.80,
-    "grpo test": 0.95,
-    "grpo wordings": 0.80,
-    "sft arithmetic": 0.60,
-    "grpo arithmetic": 0.90,
+    "sft: new combinations": 0.80,
+    "grpo: new combinations": 0.95,
+    "grpo: new wordings": 0.80,
+    "sft: new sums": 0.60,
+    "grpo: new sums": 0.90,
 }
-LONGEST = 200
+DPO_GAINS, COHERENCE_MAY_LOSE = 0.03, 0.02
+MOST_SECONDS, MOST_MEGABYTES = 360, 2000
+Figures = dict[str, float]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """Measure sampling, a step of GRPO, and the stages."""
 
+    seeds: int = 0
+    """Runs of every stage, with the seeds from 1 on; 0 measures speed alone."""
+    work: Path = Path("runs/alignment")
+    """Folder of the runs of the stages."""
     base: Path = Path("runs/quickstart")
-    """The run that the stages start from."""
+    """The run that speed is measured with, where no stages are run."""
     data: Path = Path("tokens/chat")
     """Its instruction data."""
-    seeds: int = 0
-    """Runs of every stage; 0 measures speed alone."""
     rows: int = 64
     """Answers sampled at once."""
     tokens: int = 128
@@ -68,19 +79,22 @@ class Options:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
     options = cli.parse(Options, argv, prog="benchmarks/alignment.py")
+    rows = stages(options.work, options.seeds) if options.seeds else []
+    base, data = (
+        (options.work / "1" / "sft", options.work / "1" / "data") if rows else (options.base, options.data)
+    )
     devices.set_up(torch.device("cpu"), tf32=True, deterministic=False)
-    rows = [*sampling(options), *overhead(options)]
-    if options.seeds:
-        rows += stages(options)
+    rows += [*sampling(base, data, options), *overhead(base, data, options.steps)]
     report("alignment", rows, options.json)
 
 
-def sampling(options: Options) -> list[Row]:
+# Speed
+
+
+def sampling(base: Path, data: Path, options: Options) -> list[Row]:
     """Measure the tokens per second of rollouts, next to plain batched decoding."""
-    template = ChatTemplate.load(options.data)
-    model = GPT.from_pretrained(weights_directory(options.base)).with_vocabulary(
-        template.tokenizer.vocab_size
-    )
+    template = ChatTemplate.load(data)
+    model = GPT.from_pretrained(weights_directory(base)).with_vocabulary(template.tokenizer.vocab_size)
     prompts = [[1 + i % 100] * 40 for i in range(options.rows)]
     template.end_of_turn = template.end_of_text = -1  # no answer ends early
     calls = {
@@ -110,17 +124,17 @@ def timed(call: Callable[[], object]) -> float:
         return seconds(call)
 
 
-def overhead(options: Options) -> list[Row]:
+def overhead(base: Path, data: Path, steps: int) -> list[Row]:
     """Measure which part of a GRPO step is neither sampling nor training."""
     with tempfile.TemporaryDirectory() as folder:
-        start = read_config(preset_path("grpo"), GRPOConfig)
-        config = dataclasses.replace(
-            start, init_from=options.base, data=options.data, run=Path(folder) / "run", preset="grpo"
+        start = read_config(preset_path("alignment/grpo"), GRPOConfig)
+        config = with_vocabulary_of_data(
+            dataclasses.replace(start, init_from=base, data=data, run=Path(folder) / "run")
         )
-        trainer = loop.Trainer(with_vocabulary_of_data(config), GRPO(with_vocabulary_of_data(config)))
+        trainer = loop.Trainer(config, GRPO(config))
         trainer.model.train()
         parts, whole = [], []
-        for _ in range(options.steps + 1):
+        for _ in range(steps + 1):
             began = time.perf_counter()
             trainer.step(next(trainer.batches))
             whole.append(time.perf_counter() - began)
@@ -133,52 +147,102 @@ def overhead(options: Options) -> list[Row]:
     ]
 
 
-def stages(options: Options) -> list[Row]:
-    """Run every stage with every seed, and return its rates next to the goals."""
-    rates: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in range(1, options.seeds + 1):
-            runs = train_stages(options, Path(folder) / str(seed), seed)
-            for stage, run in runs.items():
-                for file in FILES.values():
-                    prompts = read_prompts(options.data / "prompts" / f"{file}.jsonl")
-                    rates.setdefault(f"{stage} {file}", []).append(passed(run, prompts))
-    return [
-        Row(
-            f"{stage}, {name}",
-            statistics.median(rates[f"{stage} {file}"]),
-            "passed",
-            "goal" if f"{stage} {file}" in GOALS else "",
-            GOALS.get(f"{stage} {file}"),
-            note=" ".join(f"{rate:.3f}" for rate in rates[f"{stage} {file}"]),
+# The stages
+
+
+def stages(work: Path, seeds: int) -> list[Row]:
+    """Run what is missing of every seed's stages; return their figures next to the goals."""
+    found: dict[str, list[float]] = {}
+    for seed in range(1, seeds + 1):
+        for name, value in measure(work / str(seed), seed).items():
+            found.setdefault(name, []).append(value)
+    return rows_of(found)
+
+
+def measure(folder: Path, seed: int) -> Figures:
+    """Run the stages of one seed that have not been run; return all figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    used = {stage: run_once(folder, stage, words) for stage, words in commands(folder, seed).items()}
+    results = files.read_json(folder / "figures.json")
+    figures = {}
+    for run in RUNS:
+        of_run = results[str(folder / run)]["figures"]
+        figures |= {f"{run}: {name}": of_run[f"{file}: pass@1"] for name, file in FILES.items()}
+        figures[f"{run}: coherent"] = of_run["test: coherent"]
+    figures["base: coherent, unasked"] = files.read_json(folder / "base" / "report.json")["coherence"]
+    figures |= {f"{stage}: seconds": each["seconds"] for stage, each in used.items()}
+    figures["chat: seconds"] = sum(used[stage]["seconds"] for stage in CHAT)
+    figures["chat: peak memory"] = max(used[stage]["megabytes"] for stage in CHAT)
+    return figures
+
+
+def commands(folder: Path, seed: int) -> dict[str, list[str | Path]]:
+    """Return the command of every stage, in their order; `told` and `figures` ask the runs."""
+    base, data, sft, grpo = (folder / name for name in ("base", "data", "sft", "grpo"))
+    pairs = folder / "preferences.jsonl"
+    prompts = data / "prompts" / "train.jsonl"
+    again = ["--seed", str(seed), "--overwrite"]
+    learned = ["--data", data, *again]
+    align = ["-m", "alignment"]
+    ask = [*align, "evaluate", "--data", data, "--base", base, "--samples", "0"]
+    return {
+        "base": [ROOT / "train.py", "--run", base, *again],
+        "data": [*align, "data", "--base", base, "--out", data, *again],
+        "sft": [*align, "sft", "--init-from", base, "--run", sft, *learned],
+        "grpo": [*align, "grpo", "--init-from", sft, "--run", grpo, *learned],
+        "told": [*ask, base, sft, grpo, "--prompts", "200", "--out", folder / "told.json"],
+        "pairs": [*align, "pairs", "--run", sft, "--prompts", prompts, "--out", pairs, "--seed", str(seed)],
+        "dpo": [*align, "dpo", "--init-from", sft, "--preferences", pairs, "--run", folder / "dpo", *learned],
+        "best-of": [*align, "best-of", "--init-from", sft, "--run", folder / "best-of", "--data", folder / "kept",
+                    "--prompts", prompts, *again],
+        "figures": [*ask, *(folder / run for run in RUNS), "--out", folder / "figures.json"],
+    }  # fmt: skip
+
+
+def run_once(folder: Path, stage: str, words: Sequence[str | Path]) -> Figures:
+    """Run a command, unless it has been; return its seconds and its peak memory with those of its processes."""
+    done = folder / f"{stage}.done.json"
+    if done.exists():
+        return files.read_json(done)
+    print(f"{folder}: {stage}", flush=True)
+    began = time.perf_counter()
+    with (folder / f"{stage}.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, *map(str, words)], stdout=log, stderr=subprocess.STDOUT, env=environment()
         )
-        for stage in ("sft", "dpo", "grpo")
-        for name, file in FILES.items()
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise ValueError(f"{stage} failed: {log.name} says why; run the benchmark again to continue")
+    used = {"seconds": time.perf_counter() - began, "megabytes": usage.ru_maxrss / 1024}
+    files.write_json(done, used)
+    return used
+
+
+def environment() -> dict[str, str]:
+    """Return the environment in which this copy of the project is imported, wherever it is called from."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def rows_of(found: dict[str, list[float]]) -> list[Row]:
+    """Return the medians over the seeds, with every seed's figure as a note."""
+    middle = {name: statistics.median(values) for name, values in found.items()}
+    goals = GOALS | {
+        "dpo: new combinations": middle["sft: new combinations"] + DPO_GAINS,
+        "grpo: coherent": middle["base: coherent, unasked"] - COHERENCE_MAY_LOSE,
+    }
+    limits = {"chat: seconds": MOST_SECONDS, "chat: peak memory": MOST_MEGABYTES}
+    return [
+        row(name, values, middle[name], goals.get(name), limits.get(name)) for name, values in found.items()
     ]
 
 
-def train_stages(options: Options, folder: Path, seed: int) -> dict[str, Path]:
-    """Run the stages with one seed; return the run of each."""
-    runs = {stage: folder / stage for stage in ("sft", "dpo", "grpo")}
-    chosen = folder / "preferences.jsonl"
-    common = ["--data", str(options.data), "--seed", str(seed)]
-    sft.main([*common, "--init-from", str(options.base), "--run", str(runs["sft"])])
-    after = [*common, "--init-from", str(runs["sft"])]
-    grpo.main([*after, "--run", str(runs["grpo"])])
-    prompts = options.data / "prompts" / "train.jsonl"
-    pairs.make(pairs.Make(run=runs["sft"], prompts=prompts, out=chosen, seed=seed))
-    dpo.main([*after, "--run", str(runs["dpo"]), "--preferences", str(chosen)])
-    return runs
-
-
-def passed(run: Path, prompts: Sequence[Prompt]) -> float:
-    """Return the fraction of prompts whose greedy answers end and pass every check."""
-    template, model = ChatTemplate.load(run), GPT.from_pretrained(weights_directory(run))
-    found = sample(model, template, [template.prompt(prompt.messages) for prompt in prompts], LONGEST, 0.0)
-    right = [
-        tasks.passes(answer, prompt.check) for answer, prompt in zip(found.answers, prompts, strict=True)
-    ]
-    return (torch.tensor(right) & found.finished).float().mean().item()
+def row(name: str, values: list[float], middle: float, least: float | None, most: float | None) -> Row:
+    """Return one figure next to the least or the most that it should be."""
+    unit = "s" if name.endswith("seconds") else "MB" if name.endswith("memory") else "of answers"
+    goal: dict[str, Any] = {"peer": "goal", "peer_value": least or most} if least or most else {}
+    note = " ".join(f"{value:.3f}" if unit == "of answers" else f"{value:.0f}" for value in values)
+    return Row(name, middle, unit, **goal, less_is_better=unit != "of answers", note=note)
 
 
 if __name__ == "__main__":

@@ -138,6 +138,28 @@ def test_the_gradient_does_not_depend_on_the_micro_batch(config, normalization):
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))
 
 
+def test_groups_whose_answers_earn_the_same_are_left_out_and_have_no_gradient(config):
+    trainer = trainer_of(dataclasses.replace(config, normalization="dr_grpo"))
+    rollouts = trainer.objective.roll_out(trainer.model, [*trainer.objective.val] * 4, 1.0)
+    earned = torch.tensor([0.25] * 8 + [0.0, 1.0, 0.5, 0.1] * 2)
+    whole = trainer.objective.prepare(trainer.model, rollouts, earned)
+    part = trainer.objective.worth_learning(whole)
+    assert torch.equal(part.ids, whole.ids[8:])
+    found = []
+    for batch in (whole, part):
+        trainer.model.zero_grad()
+        (trainer.objective.loss(trainer.model, batch) * len(batch.ids)).backward()
+        found.append([parameter.grad.clone() for parameter in trainer.parameters])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))
+
+
+def test_with_a_kl_divergence_no_group_is_left_out(config):
+    trainer = trainer_of(dataclasses.replace(config, kl=0.1))
+    rollouts = trainer.objective.roll_out(trainer.model, [*trainer.objective.val] * 4, 1.0)
+    batch = trainer.objective.prepare(trainer.model, rollouts, torch.ones(16))
+    assert trainer.objective.worth_learning(batch) is batch
+
+
 def test_later_passes_are_not_fresh_and_see_every_answer_once(config):
     trainer = trainer_of(dataclasses.replace(config, passes=2, minibatches=4))
     parts = updates(trainer)
