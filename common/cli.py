@@ -10,7 +10,7 @@ Set SLM_TRACEBACK=1 to see where an error came from.
 import contextlib
 import dataclasses
 import functools
-import importlib
+import importlib.util
 import inspect
 import io
 import os
@@ -18,7 +18,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, NoReturn, TypeVar
 
 import tyro
@@ -41,14 +41,38 @@ def parse(options: type[T], argv: Sequence[str] | None, *, prog: str, default: T
     known = {} if default is None else {"default": default}
     words = _join_repeated(list(sys.argv[1:] if argv is None else argv), _flags_of_several(options))
     box = io.StringIO()
+    help_asked = {"-h", "--help"} & set(words) and importlib.util.find_spec("docstring_parser")
     try:
-        with contextlib.redirect_stderr(box):
+        with (
+            contextlib.redirect_stderr(box),
+            _joined_docstrings() if help_asked else contextlib.nullcontext(),
+        ):
             return tyro.cli(options, args=words, prog=prog, **known)
     except SystemExit as stop:
         if not stop.code:
             raise
         text = re.sub(r"^Error parsing \w+: ", "", _first_paragraph(box.getvalue()))  # a class, not a flag
         fail(f"{text} (see {prog} --help)")
+
+
+@contextlib.contextmanager
+def _joined_docstrings() -> Iterator[None]:
+    """Join the lines of each field's docstring: tyro's help would break where an indented line of the source begins."""
+    import docstring_parser  # comes with tyro
+
+    original = docstring_parser.parse_from_object
+
+    def joined(obj: Any) -> docstring_parser.Docstring:
+        parsed = original(obj)
+        for field in parsed.params:
+            field.description = " ".join((field.description or "").split()) or None
+        return parsed
+
+    docstring_parser.parse_from_object = joined
+    try:
+        yield
+    finally:
+        docstring_parser.parse_from_object = original
 
 
 def _flags_of_several(options: type) -> set[str]:

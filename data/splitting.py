@@ -4,8 +4,8 @@
     line        at every line break
     break       at a single line break; blank lines separate the paragraphs of one document
     whole       a file is one document
-    auto        separator if the marker occurs, else break if that gives documents of 300 bytes or more
-                on average, else whole: decided on the first megabyte
+    auto        separator if the marker occurs, else break if single line breaks occur and are 300 bytes or more
+                apart on average, else whole: decided on the first megabyte
 
 Works on UTF-8 bytes, block by block, so that a file may be larger than memory.
 """
@@ -49,7 +49,8 @@ def choose(sample: bytes, separator: str) -> str:
     """
     if separator and separator.encode() in sample:
         return "separator"
-    return "break" if len(sample) / (len(LONE_BREAK.findall(sample)) + 1) >= SHORT else "whole"
+    breaks = len(LONE_BREAK.findall(sample))
+    return "break" if breaks and len(sample) / (breaks + 1) >= SHORT else "whole"
 
 
 @dataclasses.dataclass(frozen=True)

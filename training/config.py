@@ -44,8 +44,8 @@ class Everyday:
     """Directory that holds train.bin, val.bin, meta.json and tokenizer.json. The default one is made of the built-in
     stories when it is missing."""
     source: str | None = None
-    """Prepare the data first (see python -m data prepare), such as text:my.txt, into --data or else tokens/RUN; with
-    --init-from, by the tokenizer of those weights."""
+    """Prepare the data first (see python -m data prepare), such as text:my.txt, into --data or else tokens/RUN,
+    by the tokenizer of --init-from if that is given."""
     run: Path | None = None
     """Directory to write: weights, log, plot, report. Default: runs/PRESET."""
     overwrite: bool = False

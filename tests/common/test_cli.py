@@ -16,7 +16,8 @@ class Options:
     count: int = 1
     """How many; this help text is long enough to be wrapped in a terminal of the usual eighty columns."""
     kind: Literal["plain", "fancy"] = "plain"
-    """Which."""
+    """Which of the two: a text that is written in
+    two lines."""
 
     def __post_init__(self) -> None:
         if self.count < 0:
@@ -86,13 +87,17 @@ def test_a_command_gets_its_own_options(capsys, refused):
         assert f"{problem}say what to do: several say" in refused(lambda words: several(*words), *argv)
 
 
-def test_help_names_every_flag(capsys):
+def test_help_names_every_flag(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
     text = capsys.readouterr().out
     assert not stop.value.code
     assert "--count" in text
     assert "How many" in text
+    assert "written in two lines" in " ".join(text.replace("│", " ").split())
+    broken = [line.strip("│ ") for line in text.splitlines() if "Which of the two" in line]
+    assert not broken[0].endswith("written in")
 
 
 @pytest.mark.parametrize(

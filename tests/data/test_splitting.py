@@ -120,6 +120,7 @@ STORY = b"Once there was a cat. " * 20
         (STORY + END + STORY, "separator"),
         ((STORY + b"\n") * 3, "break"),
         ((STORY + b"\n\n" + STORY + b"\n") * 3, "break"),
+        ((STORY + b"\n\n") * 3, "whole"),
         (
             b"First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n\n" * 9,
             "whole",
