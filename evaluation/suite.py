@@ -62,26 +62,35 @@ class Evaluate:
         Rules(temperature=self.temperature)
 
 
-# What each figure says, by the first words of its name.
 MEANINGS = {
-    "bits per byte": "of the validation text: compares across tokenizers; fewer are better",
-    "perplexity": "between how many tokens the model is torn, on average",
+    "bits per byte": "of the validation text; fewer are better, also across tokenizers",
+    "perplexity": "as unsure as a choice among that many equally likely tokens",
     "nats per token": "mean loss on the validation file, as in training",
-    "pairs": "share of pairs of texts of which the right one is likelier",
-    "coherence": "share of stories that the checker of the built-in stories passes",
-    "distinct": "different sequences of n words in the stories, of all such sequences",
-    "repetition": "share of four-word sequences that their story had before",
-    "longest copy": "the longest sequence of a story that the training data holds too",
+    "pairs: agreement": "how often 'Lily was' is likelier than 'Lily were'",
+    "pairs: article": "… 'a kite' than 'an kite'",
+    "pairs: tense": "… 'she felt' than 'she feels': stories are told in the past",
+    "pairs: pronoun": "… 'she' than 'he', of Lily",
+    "pairs: reference": "… the name that was introduced than another one",
+    "pairs: word order": "… 'under the bed' than 'bed under the'",
+    "pairs: selection": "… 'ate a cookie' than 'ate a rusty nail'",
+    "pairs: all": "all pairs together; 0.5 is guessing",
+    "coherence": "fraction of samples that the checker of the built-in stories passes",
+    "distinct-1": "different words, of all words of the samples",
+    "distinct-2": "different pairs of neighbouring words, of all pairs",
+    "distinct-3": "different triples of neighbouring words, of all triples",
+    "repetition": "four-word sequences that the same sample had before, of all",
+    "longest copy, tokens": "longest sequence of a sample that the training data hold too, on average",
+    "longest copy, share": "the same, relative to the length of the sample",
 }
 
 
 def meaning(figure: str) -> str:
     """Return what a figure says.
 
-    >>> meaning("distinct-2")
-    'different sequences of n words in the stories, of all such sequences'
+    >>> meaning("distinct-2"), meaning("pairs: a kind of your own")
+    ('different pairs of neighbouring words, of all pairs', 'how often the right text is likelier')
     """
-    return next(text for start, text in MEANINGS.items() if figure.startswith(start))
+    return MEANINGS.get(figure, "how often the right text is likelier")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -149,7 +149,7 @@ class Bar:
 
     def print_evaluation(self, step: int, figures: Mapping[str, float], texts: Iterable[str]) -> None:
         """Print the figures of an evaluation in one line, and samples of the model's text."""
-        named = ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
+        named = ", ".join(f"{name.replace('_', ' ')} {value:#.4g}" for name, value in figures.items())
         for text in (f"step {step:,}: {named}", *(f"{text}\n" for text in texts)):
             self._history.print(text, markup=False, highlight=False)
 

@@ -4,14 +4,16 @@ import doctest
 
 import pytest
 
-from kernels import decode, dispatch, reference, toolchain
+from kernels import chunked_loss, decode, dispatch, ladder, reference, toolchain
 from kernels.workbench import programs, trace, trace_plot
 from kernels.workbench.mutation import operators
 from kernels.workbench.mutation import report as mutation_report
 
 MODULES = [
+    chunked_loss,
     decode,
     dispatch,
+    ladder,
     reference,
     toolchain,
     programs,

@@ -25,7 +25,9 @@ def test_excerpts_are_the_code(excerpt):
     assert any(excerpt in path.read_text(encoding="utf-8") for path in sources)
 
 
-@pytest.mark.parametrize("name", [module.name for module in pkgutil.iter_modules(model.__path__)])
+@pytest.mark.parametrize(
+    "name", [*(module.name for module in pkgutil.iter_modules(model.__path__)), "export.gguf"]
+)
 def test_examples_in_the_code_run(name):
     assert doctest.testmod(importlib.import_module(f"model.{name}")).failed == 0
 

@@ -152,7 +152,7 @@ def test_the_bar_fits_the_terminal_with_the_loss_and_the_time_left_first(width, 
 
 def test_a_redirected_run_has_a_line_for_each_evaluation(capsys):
     watch.Bar(10, 0).print_evaluation(5, {"train_loss": 1.25, "val_loss": 1.5}, ["Once."])
-    assert capsys.readouterr().out == "step 5: train loss 1.25, val loss 1.5\nOnce.\n\n"
+    assert capsys.readouterr().out == "step 5: train loss 1.250, val loss 1.500\nOnce.\n\n"
     watch.Bar(10, 0, shown=False).print_evaluation(5, {"val_loss": 1.5}, [])
     assert capsys.readouterr().out == ""
 
