@@ -168,9 +168,9 @@ def plot(figures: Mapping[int, Mapping[str, float]], path: Path) -> None:
         axes = figure.add_subplot(-(-len(names) // columns), columns, number)
         axes.plot(list(figures), [found[name] for found in figures.values()], marker="o")
         axes.set(title=name, xscale="log", xlabel="documents")
-        axes.set_xticks(list(figures), [f"{size:,}" for size in figures], minor=False)
-        axes.minorticks_off()
         axes.set_xticks(list(figures), [f"{count:,}" for count in figures])
         axes.minorticks_off()
+        if name.startswith(("pairs", "coherence")):
+            axes.set_ylim(-0.05, 1.05)
         axes.grid(alpha=0.3)
     plots.save(figure, path)

@@ -94,6 +94,7 @@ def plot_loss(records: list[dict[str, Any]], path: Path) -> None:
         if points:
             axes.plot(*zip(*points, strict=True), label=key.replace("_", " "), **style)
     axes.set(xlabel="step", ylabel="loss, nats per token")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     plots.log_losses(axes)
     axes.grid(alpha=0.3)
     axes.legend()
