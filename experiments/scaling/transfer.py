@@ -182,6 +182,8 @@ def draw(
             for step, moves in enumerate(zip(*widths.values(), strict=True), 1):
                 axes.plot(list(widths), moves, line, color=f"C{step}", label=f"{part}, step {step}")
         axes.set(xscale="log", yscale="log", xlabel="width", title=f"{name}: change since the start")
+        axes.set_xticks(sizes := list(found["stream"]), map(str, sizes))
+        axes.xaxis.minorticks_off()
         axes.legend(fontsize=7)
     for axes, (name, widths) in zip(below, curves.items(), strict=True):
         for width, losses in widths.items():

@@ -97,6 +97,7 @@ def timeline() -> Picture:
     for place, (kind, words) in zip((8, 300, 410), legend, strict=True):
         picture.rect(place, y, 14, 14, kind, 2)
         picture.text(place + 20, y + 12, words, "s")
-    told = f"{engine.counters.preemptions} times a text lost its pages to an older one"
+    lost = engine.counters.preemptions
+    told = f"{lost} text{'s' * (lost > 1)} lost pages to an older one"
     picture.text(8, y + 38, f"8 pages of {PAGE}, 24 tokens of prompts a step; {told}", "s m")
     return picture

@@ -1,5 +1,7 @@
 """Plots are saved whole or not at all, in the format that their name says, and never twice differently."""
 
+from xml.etree import ElementTree
+
 import pytest
 
 from common import plots
@@ -42,6 +44,12 @@ def test_the_same_plot_gives_the_same_bytes_on_another_day(tmp_path, kind, monke
         monkeypatch.setenv("SOURCE_DATE_EPOCH", str(ord(name)))  # what matplotlib takes for today
         plots.save(drawn(), tmp_path / f"{name}{kind}")
     assert (tmp_path / f"a{kind}").read_bytes() == (tmp_path / f"b{kind}").read_bytes()
+
+
+def test_an_svg_is_dark_where_the_system_is(tmp_path):
+    plots.save(drawn(), tmp_path / "a.svg")
+    style = ElementTree.parse(tmp_path / "a.svg").find(".//{*}style").text
+    assert "@media (prefers-color-scheme: dark) {svg {filter: invert" in style
 
 
 def test_ratios_are_bars_that_begin_at_one(tmp_path, monkeypatch):
