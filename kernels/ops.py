@@ -18,7 +18,7 @@ from kernels.chunked_loss import FLOAT16_ROWS, IGNORED, LEAST_ROWS
 from kernels.dispatch import autocast, has_tangent, keep, register, statistics
 
 # Bytes of logits in one chunk. On a CPU a chunk of few rows would read and write the whole gradient of the weight for
-# little work; on a GPU it would leave SMs idle.
+# little work (but the logits of the first find room in that gradient's memory); on a GPU it would leave SMs idle.
 BUDGET = {"cpu": 32 * 2**20, "cuda": 2**30}
 
 
@@ -129,8 +129,8 @@ def linear_cross_entropy(
     """Return the mean cross-entropy, in nats, of the logits hidden @ weight.T; 0 if every target is ignored.
 
     hidden: (N, C); weight: (V, C); targets: (N) int64 in 0..V-1, or -100 to be ignored. float32, float16, bfloat16
-    or float64; under autocast the products are in its dtype, and losses and sums always in float32 or better. No
-    more than `budget` bytes of logits (None: BUDGET), or LEAST_ROWS rows, exist at once. The gradients are formed
+    or float64; under autocast the products are in its dtype, and losses and sums always in float32 or better. Logits
+    take no more than `budget` bytes (None: BUDGET), or those of LEAST_ROWS rows. The gradients are formed
     in the forward pass, when autograd is on. With `cap` the logits are soft-capped, cap · tanh(logits / cap), in
     PyTorch's own ops (chunked_loss.py). Returns a scalar. ValueError that names the argument for anything
     else; on a GPU, where looking would stop its queue, a wrong target makes the loss NaN.

@@ -1,9 +1,9 @@
-// Cross-entropy of hidden @ weight.T without the logits of all rows: the walk over chunks of rows and tiles of the
-// vocabulary, for every device.
+// Cross-entropy of hidden @ weight.T without the logits of all rows: what the walks over chunks of rows share, and the
+// walk of a GPU.
 //
-// The products are torch's (BLAS on the CPU, cuBLAS on a GPU); a device's own passes between them see each tile twice,
-// once for the statistics of its rows and once to turn its logits into their gradient, in place. So a chunk of logits is
-// all that is ever alive. The derivation is in docs/kernels/cross_entropy.md.
+// The products are torch's (BLAS on the CPU, cuBLAS on a GPU); a device's own passes between them see the logits twice,
+// once for the statistics of their rows and once to turn them into their gradient. So a chunk of logits is all that is
+// ever alive. The CPU's walk is in cpu/cross_entropy.cpp, the derivation in docs/kernels/cross_entropy.md.
 #pragma once
 
 #include <ATen/TensorOperators.h>
@@ -18,7 +18,6 @@
 
 #include <algorithm>
 #include <tuple>
-#include <vector>
 
 #include "ops.h"
 
@@ -49,67 +48,70 @@ struct RowStatistics {
   at::Tensor largest, total, target;
 };
 
-// Columns of the vocabulary from `first` on, as logits (n, width), and the targets (n) of its rows.
-struct LogitTile {
-  at::Tensor logits, targets;
-  int64_t first;
+// What a walk reads and writes.
+struct HeadLoss {
+  at::Tensor inputs, head, labels;  // (N, C) and (V, C) in the dtype of the products; (N)
+  at::Tensor scale;                 // one number, which gradients are multiplied by
+  at::Tensor statistics;            // (3, N): RowStatistics of all rows
+  at::Tensor grad_hidden, grad_weight;  // (N, C) and (V, C) in the dtype of the losses; (0, 0) if not wanted
 };
 
-// Passes: observe(tile, statistics) adds the tile to the statistics of its rows (`first` 0 begins them); differentiate(tile,
-// statistics, scale) replaces each logit by scale * (softmax - one-hot target), 0 in the row of an ignored target. scale has
-// one element of the dtype of the losses.
-template <typename Passes>
+// walk(loss): fills the statistics and the gradients, of at least one row.
+template <typename Walk>
 std::tuple<at::Tensor, at::Tensor, at::Tensor> linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& weight,
                                                                     const at::Tensor& targets, at::ScalarType dtype,
-                                                                    int64_t rows, bool gradients, int64_t tile_width,
-                                                                    const Passes& passes) {
+                                                                    int64_t rows, bool gradients, const Walk& walk) {
   check_linear_cross_entropy(hidden, weight, targets, dtype, rows);
   const PlainProducts guard;
   const auto wide = hidden.options().dtype(dtype == at::kDouble ? at::kDouble : at::kFloat);
-  const at::Tensor inputs = hidden.to(dtype), head = weight.to(dtype), labels = targets.contiguous();
-  const at::Tensor ignored = at::eq(labels, kIgnoredTarget);
+  HeadLoss loss{hidden.to(dtype), weight.to(dtype), targets.contiguous()};
+  const at::Tensor ignored = at::eq(loss.labels, kIgnoredTarget);
   const at::Tensor share = ignored.logical_not().sum().clamp_min(1).to(wide.dtype()).reciprocal();
   const bool narrow_range = dtype == at::kHalf;  // 1 / count would leave its range
-  const at::Tensor scale = narrow_range ? at::ones({}, wide) : share;
-  const int64_t count = hidden.size(0), vocabulary = weight.size(0), width = std::min(tile_width, vocabulary);
-  const int64_t tiles = (vocabulary + width - 1) / width;
+  loss.scale = narrow_range ? at::ones({}, wide) : share;
+  loss.statistics = at::empty({3, hidden.size(0)}, wide);
+  loss.grad_hidden = at::empty(gradients ? hidden.sizes() : at::IntArrayRef({0, 0}), wide);
+  loss.grad_weight = at::empty(gradients ? weight.sizes() : at::IntArrayRef({0, 0}), wide);
+  if (hidden.size(0) > 0) {
+    walk(loss);
+  } else {
+    loss.grad_weight.zero_();
+  }
+  const RowStatistics all(loss.statistics);
+  const at::Tensor losses = all.total.log() + (all.largest - all.target);
+  const at::Tensor mean = losses.masked_fill(ignored, 0).sum() * share;
+  if (gradients && narrow_range) {
+    loss.grad_hidden.mul_(share);
+    loss.grad_weight.mul_(share);
+  }
+  return {mean, loss.grad_hidden.to(hidden.scalar_type()), loss.grad_weight.to(weight.scalar_type())};
+}
 
-  at::Tensor statistics = at::empty({3, count}, wide);
-  at::Tensor store = at::empty({tiles, std::min(rows, count) * width}, inputs.options());  // each tile in one piece
-  at::Tensor grad_hidden = at::zeros(gradients ? hidden.sizes() : at::IntArrayRef({0, 0}), wide);
-  at::Tensor grad_weight = at::zeros(gradients ? weight.sizes() : at::IntArrayRef({0, 0}), wide);
+// The logits (n, V) of a chunk and the targets (n) of its rows.
+struct ChunkLogits {
+  at::Tensor logits, targets;
+};
+
+// The walk of a GPU, `rows` at a time. Passes: observe(chunk, statistics) finds the statistics of its rows;
+// differentiate(chunk, statistics, scale) replaces each logit by scale * (softmax - one-hot target), 0 in the row of an
+// ignored target. scale has one element of the dtype of the losses.
+template <typename Passes>
+void walk_chunks(const HeadLoss& loss, int64_t rows, bool gradients, const Passes& passes) {
+  const int64_t count = loss.inputs.size(0);
+  at::Tensor store = at::empty({std::min(rows, count), loss.head.size(0)}, loss.inputs.options());
   for (int64_t begin = 0; begin < count; begin += rows) {
     const int64_t size = std::min(rows, count - begin);
-    const at::Tensor part = inputs.narrow(0, begin, size), part_labels = labels.narrow(0, begin, size);
-    const RowStatistics part_statistics(statistics.narrow(1, begin, size));
-    const auto for_each_tile = [&](const auto& step) {
-      for (int64_t t = 0; t < tiles; ++t) {
-        const int64_t first = t * width, columns = std::min(width, vocabulary - first);
-        const at::Tensor logits = store[t].narrow(0, 0, size * columns).view({size, columns});
-        step(LogitTile{logits, part_labels, first}, head.narrow(0, first, columns));
-      }
-    };
-    for_each_tile([&](const LogitTile& tile, const at::Tensor& tile_head) {
-      at::Tensor logits = tile.logits;
-      at::mm_out(logits, part, tile_head.t());  // (n, C) @ (C, width) -> (n, width)
-      passes.observe(tile, part_statistics);
-    });
+    const at::Tensor part = loss.inputs.narrow(0, begin, size);
+    const ChunkLogits chunk{store.narrow(0, 0, size), loss.labels.narrow(0, begin, size)};
+    const RowStatistics statistics(loss.statistics.narrow(1, begin, size));
+    at::Tensor logits = chunk.logits;
+    at::mm_out(logits, part, loss.head.t());  // (n, C) @ (C, V) -> (n, V)
+    passes.observe(chunk, statistics);
     if (!gradients) continue;
-    for_each_tile([&](const LogitTile& tile, const at::Tensor& tile_head) {
-      passes.differentiate(tile, part_statistics, scale);
-      const int64_t columns = tile.logits.size(1);
-      add_product(grad_hidden.narrow(0, begin, size), tile.logits, tile_head, tile.first == 0);  // -> (n, C)
-      add_product(grad_weight.narrow(0, tile.first, columns), tile.logits.t(), part, begin == 0);  // -> (width, C)
-    });
+    passes.differentiate(chunk, statistics, loss.scale);
+    add_product(loss.grad_hidden.narrow(0, begin, size), logits, loss.head, true);  // (n, V) @ (V, C) -> (n, C)
+    add_product(loss.grad_weight, logits.t(), part, begin == 0);                    // (V, n) @ (n, C) -> (V, C)
   }
-  const RowStatistics all(statistics);
-  const at::Tensor losses = all.total.log() + (all.largest - all.target);
-  const at::Tensor loss = losses.masked_fill(ignored, 0).sum() * share;
-  if (gradients && narrow_range) {
-    grad_hidden.mul_(share);
-    grad_weight.mul_(share);
-  }
-  return {loss, grad_hidden.to(hidden.scalar_type()), grad_weight.to(weight.scalar_type())};
 }
 
 }  // namespace slm

@@ -7,11 +7,13 @@ finds memory and caches as a loop of that call would, not as another implementat
 """
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from common import bench, cli, gpus, plots
 from common.process import keep_freed_memory
@@ -27,6 +29,7 @@ CPU_GOALS = {
     ("swiglu", PARTS[2]): 2.0,
     ("linear_cross_entropy", PARTS[2]): 1.15,
 }
+MEMORY_GOALS = {("F.linear, F.cross_entropy", "float32"): 10.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +99,8 @@ def measure_all(options: Options) -> tuple[list[bench.Row], list[str]]:
             for message in differs.values():  # a peer's fault costs only its own rows
                 print(f"left out: {message}", file=sys.stderr)
             rows += measure(case.without(differs), options)
+            if case.op == "linear_cross_entropy" and device == "cpu":
+                rows += memory_rows(case.without(differs), options.resolved_dtype)
             if device == "cuda" and not rows[-1].name.endswith("graph"):
                 wrong.append(f"{case.name}: ours cannot be captured in a CUDA graph")
         if options.json:  # after each case, so that a later crash or time limit loses nothing
@@ -122,6 +127,36 @@ def measure(case: Case, options: Options) -> list[bench.Row]:
             rows += _rows(case, f"{name}, graph", part, work, seconds)
             rows += _share_of_peak(case, f"{name}, graph", part, work / seconds["ours"])
     return rows
+
+
+def memory_rows(case: Case, dtype: str) -> list[bench.Row]:
+    """Return a row for each peer: the memory of forward and backward besides that of inputs and results."""
+    megabytes = {name: temporary_bytes(way, case.inputs) / 1e6 for name, way in case.ways.items()}
+    ours, name = megabytes.pop("ours"), f"{case.name} {dtype} memory"
+    return [
+        bench.Row(name, ours, "MB", peer, value, less_is_better=True, goal=MEMORY_GOALS.get((peer, dtype)))
+        for peer, value in megabytes.items()
+    ]
+
+
+def temporary_bytes(way: Way, inputs: Sequence[Tensor]) -> int:
+    """Return the most bytes that one call's forward and backward hold at once, without the gradients that they return.
+
+    What other threads than this one allocate is not seen: those of linear_cross_entropy hold one tile each.
+    """
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen, way.around():
+        kept = {x.data_ptr() for x in torch.autograd.grad(way.outputs(inputs)[0], inputs)}
+    changes, events = [], list(seen.profiler.kineto_results.experimental_event_tree())
+    while events:
+        event = events.pop()
+        events += event.children
+        if event.tag.name == "Allocation":
+            changes.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
+    changes.sort()
+    # An address is used again and again; what is allocated there last is the result.
+    results = {address: time for time, address, size in changes if address in kept and size > 0}
+    held = [size for time, address, size in changes if results.get(address) != time]
+    return max(itertools.accumulate(held), default=0)
 
 
 def turn(part: str, way: Way, inputs: Sequence[Tensor]) -> Turn:

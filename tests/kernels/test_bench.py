@@ -239,6 +239,12 @@ def test_on_a_gpu_each_part_is_measured_eagerly_and_as_a_graph_beside_the_datash
     assert forward[-1].ratio == pytest.approx(1000 / 3350)
 
 
+def test_temporary_memory_leaves_out_what_is_returned():
+    x, way = torch.randn(1000, requires_grad=True), Way(lambda x: (x.exp() * 2).sum())
+    # exp keeps its result for the backward; then there are the product, and in the backward the gradient of each
+    assert 2 * x.nbytes <= bench.temporary_bytes(way, [x]) < 4 * x.nbytes
+
+
 def goals(op: str, shape: tuple[int, ...]) -> dict:
     """The goals of a case by part and peer."""
     start = f"{op} {shape} bfloat16 "

@@ -1,122 +1,273 @@
-// Cross-entropy on the CPU: the passes over tiles of logits between the products.
+// Cross-entropy on the CPU: a thread takes a tile of the vocabulary through its products and the passes between them.
 //
-// A tile of 512 columns and 128 rows is 256 KB: what the product has written is in the second-level cache when its
-// statistics are taken, and what becomes the gradient is there for the two products that follow. The exponential is taken
-// twice, which is less than to write it and read it again. The derivation is in docs/kernels/cross_entropy.md.
+// Logits are computed as (V, N): a tile is some rows of it, whose logits are still in the second-level cache when their
+// statistics are taken, and the gradient that they become when the two products follow. Threads meet twice a chunk of
+// positions, not at every product, and the statistics of 16 positions are one vector. The exponential is taken twice,
+// which is less than to write it and read it again. The derivation is in docs/kernels/cross_entropy.md.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/sum.h>
 
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "../linear_cross_entropy.h"
 #include "activation.h"
-#include "rows.h"
+#include "matmul.h"
+#include "memory.h"
 #include "vec.h"
 
 namespace slm::CPU_CAPABILITY {
 namespace {
 
-constexpr int64_t kTileWidth = 512;
+constexpr int64_t kTile = 256;            // rows of the vocabulary
+constexpr int64_t kMostPositions = 1024;  // of a chunk
+// Parts of the vocabulary, each of some tiles, which have their own statistics and their own sum of the gradient of
+// hidden: a fixed number, so that the sums do not depend on the number of threads.
+constexpr int64_t kParts = 16;
+constexpr int64_t kLanes = 16;  // positions are padded to a multiple of this, for whole vectors
 
-// The largest number of a row; NaN if there is one.
-template <typename T, typename A = compute_t<T>>
-A row_maximum(const T* x, int64_t size) {
-  const Vec<A> lowest(-std::numeric_limits<A>::infinity());
-  Vec<A> parts[4] = {lowest, lowest, lowest, lowest};
-  for_each_part<A>(size, [&](int64_t i, auto count, int part) {
-    Vec<A> values = load_wide(x + i, count);
-    if constexpr (std::is_same_v<decltype(count), int64_t>) values = Vec<A>::set(lowest, values, count);
-    parts[part] = at::vec::maximum(parts[part], values);
-  });
-  return max_of(at::vec::maximum(at::vec::maximum(parts[0], parts[1]), at::vec::maximum(parts[2], parts[3])));
+int64_t padded(int64_t positions) { return (positions + kLanes - 1) / kLanes * kLanes; }
+
+// result = or += left * right, of matrices, as a single thread. BLAS copies both operands of every call into an order of
+// its own; with vectors of 16 numbers a tile is faster without.
+template <typename T, bool kAdd>
+void tile_product(const at::Tensor& left, const at::Tensor& right, at::Tensor result) {
+  const int64_t rows = left.size(0), columns = right.size(1);
+  if constexpr (std::is_same_v<T, float> && Vec<T>::size() == kLanes) {
+    if (rows % kGroupRows == 0 && columns % kLanes == 0 && right.stride(1) == 1) {
+      const Left<T> a{left.const_data_ptr<T>(), left.stride(0), left.stride(1)};
+      const Right<const T> b{right.const_data_ptr<T>(), right.stride(0)};
+      const Right<T> c{result.mutable_data_ptr<T>(), result.stride(0)};
+      const Depths depths(Span{0, left.size(1)});
+      constexpr int64_t kColumns = kGroupVecs * kLanes;
+      for (int64_t column = 0; column < columns; column += kColumns) {
+        const Span vecs{0, std::min(kColumns, columns - column) / kLanes};
+        for (int64_t row = 0; row < rows; row += kGroupRows) {
+          product<kAdd>(Left<T>{a.data + row * a.row_stride, a.row_stride, a.depth_stride},
+                        Right<const T>{b.data + column, b.stride},
+                        Right<T>{c.data + row * c.stride + column, c.stride}, vecs, depths);
+        }
+      }
+      return;
+    }
+  }
+  add_product(result, left, right, !kAdd);
 }
 
-// The sum of exp(x - maximum) over a row.
-template <typename T, typename A = compute_t<T>>
-A row_sum(const T* x, A maximum, int64_t size) {
-  Sum<A> sum;
-  for_each_part<A>(size, [&](int64_t i, auto count, int part) {
-    const Vec<A> power = exp_negative(load_wide(x + i, count) - Vec<A>(maximum));
-    sum.parts[part] = sum.parts[part] + first_lanes(power, count);
-  });
-  return sum.total();
-}
-
-// One row of a tile, and where its statistics are.
-template <typename T>
-struct TileRow {
-  using A = compute_t<T>;
-  T* logits;
-  int64_t size, target;  // target: within the tile, where it is one of 0..size-1
-  A &largest, &total, &true_logit;
-
-  bool has_target() const { return 0 <= target && target < size; }
-
-  void observe() const {
-    if (has_target()) true_logit = static_cast<A>(logits[target]);
-    const A found = row_maximum(logits, size);
-    const A maximum = found > largest || found != found ? found : largest;
-    if (maximum == -std::numeric_limits<A>::infinity()) return;  // so far nothing but probabilities of 0
-    total = total * std::exp(largest - maximum) + row_sum(logits, maximum, size);
-    largest = maximum;
-  }
-
-  void differentiate(A scale) const {
-    const Vec<A> maximum(largest), factor(scale / total);
-    for_each_vec<A>(size, [&](int64_t i, auto count) {
-      store_narrow(exp_negative(load_wide(logits + i, count) - maximum) * factor, logits + i, count);
-    });
-    if (has_target()) logits[target] = static_cast<T>(std::exp(true_logit - largest) * (scale / total) - scale);
-  }
+// The statistics of positions, side by side: the largest logit so far, and the sum of exp(logit - largest).
+template <typename A>
+struct Sums {
+  explicit Sums(int64_t positions) : largest(positions, -std::numeric_limits<A>::infinity()), total(positions, 0) {}
+  std::vector<A> largest, total;
 };
 
-// Calls body(TileRow) for every row whose target is not ignored, and ignored(logits) for the others, in parallel.
-template <typename T, typename Body, typename Ignored>
-void for_tile_rows(const LogitTile& tile, const RowStatistics& statistics, const Body& body, const Ignored& ignored) {
+// What is subtracted from logits whose maximum this is: 0 where nothing but probabilities of 0 was seen. NaN stays.
+template <typename A>
+Vec<A> shift(const Vec<A>& largest) {
+  return Vec<A>::blendv(largest, Vec<A>(0), largest == Vec<A>(-std::numeric_limits<A>::infinity()));
+}
+
+// Adds to the sums of a vector of positions, at `largest` and `total`, what is known of other logits of theirs.
+template <typename A>
+void add_sums(const Vec<A>& other_largest, const Vec<A>& other_total, A* largest, A* total) {
+  const Vec<A> before = Vec<A>::loadu(largest), maximum = at::vec::maximum(before, other_largest), m = shift(maximum);
+  const Vec<A> sum = Vec<A>::loadu(total) * exp_negative(before - m) + other_total * exp_negative(other_largest - m);
+  maximum.store(largest);
+  sum.store(total);
+}
+
+// A chunk of positions on its way through the vocabulary.
+template <typename T>
+class Chunk {
   using A = compute_t<T>;
-  const int64_t size = tile.logits.size(1);
-  T* logits = tile.logits.mutable_data_ptr<T>();
-  A *largest = statistics.largest.mutable_data_ptr<A>(), *total = statistics.total.mutable_data_ptr<A>();
-  A* true_logit = statistics.target.mutable_data_ptr<A>();
-  const int64_t* labels = tile.targets.const_data_ptr<int64_t>();
-  at::parallel_for(0, tile.logits.size(0), kGrainElements / size + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      if (labels[r] == kIgnoredTarget) {
-        ignored(logits + r * size, size);
-      } else {
-        body(TileRow<T>{logits + r * size, size, labels[r] - tile.first, largest[r], total[r], true_logit[r]});
+  static constexpr int64_t kWidth = Vec<A>::size();
+
+ public:
+  // logits: (V, at least padded(positions)), to be filled; undefined if no gradients are wanted. It may be the gradient of
+  // the weight, whose rows are written when their logits have been read for the last time.
+  Chunk(const HeadLoss& loss, int64_t begin, int64_t positions, at::Tensor logits)
+      : loss_(loss),
+        logits_(std::move(logits)),
+        inputs_(at::constant_pad_nd(loss.inputs.narrow(0, begin, positions), {0, 0, 0, padded(positions) - positions})),
+        inputs_t_(inputs_.t().contiguous()),
+        labels_(loss.labels.const_data_ptr<int64_t>() + begin),
+        begin_(begin),
+        positions_(positions),
+        tiles_((loss.head.size(0) + kTile - 1) / kTile),
+        parts_(std::min(kParts, tiles_)),
+        sums_(parts_, Sums<A>(padded(positions))) {}
+
+  // Fills the statistics of the positions.
+  void observe() {
+    in_parts([&](int64_t part, const at::Tensor& scratch) {
+      in_tiles(part, [&](int64_t first, const at::Tensor& head) {
+        const at::Tensor room = logits_.defined() ? logits_.narrow(0, first, head.size(0)) : scratch;
+        const at::Tensor logits = room.narrow(0, 0, head.size(0)).narrow(1, 0, inputs_.size(0));
+        tile_product<T, false>(head, inputs_t_, logits);  // (rows, C) @ (C, n) -> (rows, n)
+        observe_tile(logits, sums_[part]);
+        keep_targets(logits, first);
+      });
+    });
+    for (int64_t part = 1; part < parts_; ++part) merge(sums_[part], sums_[0]);
+    const RowStatistics found(loss_.statistics.narrow(1, begin_, positions_));
+    std::copy_n(sums_[0].largest.data(), positions_, found.largest.template mutable_data_ptr<A>());
+    std::copy_n(sums_[0].total.data(), positions_, found.total.template mutable_data_ptr<A>());
+  }
+
+  // Fills the gradient of the hidden rows and adds to that of the weight.
+  void differentiate() {
+    const int64_t width = inputs_.size(1);
+    const at::Tensor grad_hidden = at::empty({parts_, inputs_.size(0), width}, loss_.grad_hidden.options());
+    in_parts([&](int64_t part, const at::Tensor& scratch) {
+      grad_hidden[part].zero_();
+      in_tiles(part, [&](int64_t first, const at::Tensor& head) {
+        const at::Tensor gradient = scratch.narrow(0, 0, head.size(0));
+        differentiate_tile(logits_.narrow(0, first, head.size(0)), first, gradient);
+        const at::Tensor grad_weight = loss_.grad_weight.narrow(0, first, head.size(0));
+        tile_product<T, true>(gradient.t(), head, grad_hidden[part]);  // (n, rows) @ (rows, C) -> (n, C)
+        if (begin_ == 0) {
+          tile_product<T, false>(gradient, inputs_, grad_weight);  // (rows, n) @ (n, C) -> (rows, C)
+        } else {
+          tile_product<T, true>(gradient, inputs_, grad_weight);
+        }
+      });
+    });
+    at::Tensor sum = loss_.grad_hidden.narrow(0, begin_, positions_);
+    at::sum_out(sum, grad_hidden.narrow(1, 0, positions_), 0);
+  }
+
+ private:
+  // Calls body(part, scratch of a tile) in parallel.
+  template <typename Body>
+  void in_parts(const Body& body) const {
+    at::parallel_for(0, parts_, 1, [&](int64_t begin, int64_t end) {
+      const PlainProducts guard;  // of this thread
+      const at::Tensor scratch = at::empty({kTile, inputs_.size(0)}, inputs_.options());
+      for (int64_t part = begin; part < end; ++part) body(part, scratch);
+    });
+  }
+
+  // Calls body(first row, rows of the head) for each tile of a part.
+  template <typename Body>
+  void in_tiles(int64_t part, const Body& body) const {
+    for (int64_t t = part * tiles_ / parts_; t < (part + 1) * tiles_ / parts_; ++t) {
+      body(t * kTile, loss_.head.narrow(0, t * kTile, std::min(kTile, loss_.head.size(0) - t * kTile)));
+    }
+  }
+
+  void observe_tile(const at::Tensor& logits, Sums<A>& sums) const {
+    const int64_t rows = logits.size(0), stride = logits.stride(0);
+    const T* first = logits.const_data_ptr<T>();
+    for (int64_t i = 0; i < logits.size(1); i += kWidth) {
+      Vec<A> largest(-std::numeric_limits<A>::infinity());
+      for (int64_t r = 0; r < rows; ++r) largest = at::vec::maximum(largest, load_lanes(first + r * stride + i));
+      const Vec<A> m = shift(largest);
+      Vec<A> total(0);
+      for (int64_t r = 0; r < rows; ++r) total = total + exp_negative(load_lanes(first + r * stride + i) - m);
+      add_sums(largest, total, &sums.largest[i], &sums.total[i]);
+    }
+  }
+
+  static Vec<A> load_lanes(const T* from) { return load_wide(from, std::integral_constant<int64_t, kWidth>{}); }
+
+  // Calls body(position, its target's row in the tile) for the targets in `rows` rows of the vocabulary from `first` on.
+  template <typename Body>
+  void for_targets(int64_t first, int64_t rows, const Body& body) const {
+    for (int64_t i = 0; i < positions_; ++i) {
+      const int64_t row = labels_[i] - first;
+      if (0 <= row && row < rows) body(i, row);
+    }
+  }
+
+  void keep_targets(const at::Tensor& logits, int64_t first) const {
+    A* kept = loss_.statistics[2].template mutable_data_ptr<A>() + begin_;
+    const T* from = logits.const_data_ptr<T>();
+    for_targets(first, logits.size(0), [&](int64_t i, int64_t row) {
+      kept[i] = static_cast<A>(from[row * logits.stride(0) + i]);
+    });
+  }
+
+  static void merge(const Sums<A>& from, Sums<A>& to) {
+    for (size_t i = 0; i < to.total.size(); i += kWidth) {
+      add_sums(Vec<A>::loadu(&from.largest[i]), Vec<A>::loadu(&from.total[i]), &to.largest[i], &to.total[i]);
+    }
+  }
+
+  // gradient (rows, n) = scale * (softmax - one-hot target), 0 at ignored positions.
+  void differentiate_tile(const at::Tensor& logits, int64_t first, const at::Tensor& gradient) const {
+    const int64_t rows = gradient.size(0), count = gradient.size(1), stride = logits.stride(0);
+    const A scale = *loss_.scale.template const_data_ptr<A>();
+    const T* from = logits.const_data_ptr<T>();
+    T* to = gradient.template mutable_data_ptr<T>();
+    for (int64_t i = 0; i < count; i += kWidth) {
+      const Vec<A> kept = kept_lanes(i), largest = Vec<A>::loadu(&sums_[0].largest[i]);
+      const Vec<A> factor = Vec<A>(scale) / Vec<A>::loadu(&sums_[0].total[i]);
+      for (int64_t r = 0; r < rows; ++r) {
+        const Vec<A> softmax = exp_negative(load_lanes(from + r * stride + i) - largest) * factor;
+        store_narrow(Vec<A>::blendv(Vec<A>(0), softmax, kept), to + r * count + i,
+                     std::integral_constant<int64_t, kWidth>{});
       }
     }
-  });
-}
+    for_targets(first, rows, [&](int64_t i, int64_t row) {
+      const A power = std::exp(static_cast<A>(from[row * stride + i]) - sums_[0].largest[i]);
+      to[row * count + i] = static_cast<T>(power * (scale / sums_[0].total[i]) - scale);
+    });
+  }
 
-template <typename T>
-struct Passes {
-  using A = compute_t<T>;
-
-  static void observe(const LogitTile& tile, const RowStatistics& statistics) {
-    if (tile.first == 0) {
-      statistics.largest.fill_(-std::numeric_limits<A>::infinity());
-      statistics.total.zero_();
-      statistics.target.zero_();
+  // A mask of the positions from i on that are not ignored; the padding is.
+  Vec<A> kept_lanes(int64_t i) const {
+    A kept[kWidth];
+    for (int64_t lane = 0; lane < kWidth; ++lane) {
+      kept[lane] = i + lane < positions_ && labels_[i + lane] != kIgnoredTarget;
     }
-    for_tile_rows<T>(tile, statistics, [](const TileRow<T>& row) { row.observe(); }, [](T*, int64_t) {});
+    return Vec<A>::loadu(kept) != Vec<A>(0);
   }
 
-  static void differentiate(const LogitTile& tile, const RowStatistics& statistics, const at::Tensor& scale) {
-    const A factor = *scale.const_data_ptr<A>();
-    for_tile_rows<T>(
-        tile, statistics, [&](const TileRow<T>& row) { row.differentiate(factor); },
-        [](T* logits, int64_t size) { std::fill_n(logits, size, T(0)); });
-  }
+  const HeadLoss& loss_;
+  at::Tensor logits_, inputs_, inputs_t_;  // (V, n), (n, C), (C, n); n = padded(positions)
+  const int64_t* labels_;
+  int64_t begin_, positions_, tiles_, parts_;
+  std::vector<Sums<A>> sums_;  // of each part; in the first, of all
 };
+
+// The logits of the first chunk find room in the gradient of the weight, which is not written before they have become
+// their gradient, tile by tile: so that chunk may have more positions than the others.
+template <typename T>
+void walk(const HeadLoss& loss, int64_t positions) {
+  const int64_t count = loss.inputs.size(0);
+  const bool gradients = loss.grad_weight.numel() > 0;
+  at::Tensor room;
+  if (gradients) {
+    room = loss.grad_weight.view(loss.inputs.scalar_type());
+    prefer_huge_pages(room);
+  }
+  positions = gradients ? std::min(positions, kMostPositions) : kMostPositions;  // without, logits are never kept
+  const int64_t fitting = gradients ? room.size(1) / kLanes * kLanes : kMostPositions;
+  // In float16 sums over more positions may overflow.
+  const int64_t most = std::is_same_v<T, at::Half> ? positions : std::clamp(fitting, positions, kMostPositions);
+  const int64_t others = (std::max<int64_t>(0, count - most) + positions - 1) / positions;
+  const int64_t later = std::min(positions, (count + others) / (others + 1)), first = count - others * later;
+  at::Tensor store;
+  for (int64_t begin = 0, size = first; begin < count; begin += size, size = later) {
+    const bool fits = begin == 0 && size <= fitting;
+    if (gradients && !fits && !store.defined()) {
+      store = empty_output({loss.head.size(0), padded(std::max(size, later))}, loss.inputs.options());
+    }
+    Chunk<T> chunk(loss, begin, size, fits ? room : store);
+    chunk.observe();
+    if (gradients) chunk.differentiate();
+  }
+}
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> op(const at::Tensor& hidden, const at::Tensor& weight,
                                                   const at::Tensor& targets, at::ScalarType dtype, int64_t rows,
                                                   bool gradients) {
   return AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, dtype, "linear_cross_entropy", [&] {
-    return linear_cross_entropy(hidden, weight, targets, dtype, rows, gradients, kTileWidth, Passes<scalar_t>());
+    return linear_cross_entropy(hidden, weight, targets, dtype, rows, gradients,
+                                [&](const HeadLoss& loss) { walk<scalar_t>(loss, rows); });
   });
 }
 

@@ -152,27 +152,27 @@ struct TrainingOps {
         return {found.grad_gate, found.grad_x, found.grad_gate_bias, found.grad_bias};
     }
 
-    // The passes of linear_cross_entropy.h; a tile is a whole chunk.
+    // The passes of linear_cross_entropy.h.
     struct Passes {
         template <class Launcher>
-        static void each(const LogitTile& tile, const RowStatistics& statistics, const at::Tensor& scale,
+        static void each(const ChunkLogits& chunk, const RowStatistics& statistics, const at::Tensor& scale,
                          const Launcher& launcher) {
-            const Device device(tile.logits);
-            with_dtype(tile.logits.scalar_type(), [&](auto zero) {
+            const Device device(chunk.logits);
+            with_dtype(chunk.logits.scalar_type(), [&](auto zero) {
                 using T = decltype(zero);
                 using A = compute_t<T>;
-                launcher(CrossEntropy<T>{data<T>(tile.logits), data<const int64_t>(tile.targets),
+                launcher(CrossEntropy<T>{data<T>(chunk.logits), data<const int64_t>(chunk.targets),
                                          data<A>(statistics.largest), data<A>(statistics.total),
                                          data<A>(statistics.target), scale.defined() ? data<const A>(scale) : nullptr,
-                                         kIgnoredTarget, tile.logits.size(0), as_int("V", tile.logits.size(1))},
+                                         kIgnoredTarget, chunk.logits.size(0), as_int("V", chunk.logits.size(1))},
                          device.stream);
             });
         }
-        static void observe(const LogitTile& tile, const RowStatistics& statistics) {
-            each(tile, statistics, {}, [](const auto& p, cudaStream_t stream) { cross_entropy_observe(p, stream); });
+        static void observe(const ChunkLogits& chunk, const RowStatistics& statistics) {
+            each(chunk, statistics, {}, [](const auto& p, cudaStream_t stream) { cross_entropy_observe(p, stream); });
         }
-        static void differentiate(const LogitTile& tile, const RowStatistics& statistics, const at::Tensor& scale) {
-            each(tile, statistics, scale,
+        static void differentiate(const ChunkLogits& chunk, const RowStatistics& statistics, const at::Tensor& scale) {
+            each(chunk, statistics, scale,
                  [](const auto& p, cudaStream_t stream) { cross_entropy_differentiate(p, stream); });
         }
     };
@@ -181,7 +181,9 @@ struct TrainingOps {
                                                                         const at::Tensor& weight,
                                                                         const at::Tensor& targets, at::ScalarType dtype,
                                                                         int64_t rows, bool gradients) {
-        return linear_cross_entropy(hidden, weight, targets, dtype, rows, gradients, weight.size(0), Passes());
+        return linear_cross_entropy(hidden, weight, targets, dtype, rows, gradients, [&](const HeadLoss& loss) {
+            walk_chunks(loss, rows, gradients, Passes());
+        });
     }
 
     static void adamw(at::TensorList parameters, at::TensorList gradients, at::TensorList averages,
