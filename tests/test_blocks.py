@@ -28,9 +28,9 @@ PAGES = {
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 ELSEWHERE = {
-    "docs/alignment.md": "tests/alignment",
+    "docs/alignment.md": "tests/alignment/test_page.py",
     "docs/kernels/emulator.md": "tests/emulator/test_page.py",
-    "docs/kernels/mutation.md": "tests/emulator/test_mutation.py",
+    "docs/kernels/mutation.md": "tests/emulator/test_mutation.py: the real kernels take half an hour to prepare",
     "docs/lens.md": "tests/lens/test_docs.py",
     "docs/scaling.md": "tests/experiments/test_scaling_runner.py",
     "docs/scaling-out.md": "tests/common/test_cluster.py, its Python by tests/data/web/test_rules.py",
