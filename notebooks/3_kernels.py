@@ -20,7 +20,7 @@ torch.manual_seed(0)
 # ## One pass over a row
 #
 # Softmax needs the largest score (or exp overflows) and the sum of all powers. Both seem to need the whole row first.
-# But they can be mended as we go: when a larger score appears, everything that was added up so far shrinks by one
+# But they can be corrected as we go: when a larger score appears, everything that was added up so far shrinks by one
 # factor.
 
 

@@ -11,7 +11,7 @@ export const embeddingsView = {
   id: "embeddings",
   title: "Embeddings",
   doc: "embeddings",
-  code: "model/embeddings.py",
+  code: "inference/embeddings.py",
   about: [
     "Each token of the vocabulary has a row of numbers, its embedding; tokens that are used alike come to lie near each other.",
     "The map shows the two directions in which words differ most; the list compares whole rows, so trust it more than the map.",
