@@ -45,7 +45,7 @@ class LayerNorm(nn.Module):
 
 
 def gelu(x: Tensor) -> Tensor:
-    """x times the share of a normal distribution below x, in the tanh form that GPT-2 was trained with."""
+    """Return x times the fraction of a normal distribution below x, in the tanh form that GPT-2 was trained with."""
     return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
@@ -55,7 +55,7 @@ def dropout(x: Tensor, p: float, training: bool) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, p: float = 0.0) -> Tensor:
-    """softmax(q kᵀ / √D) v: each query's average of the values, weighted by how well the keys fit."""
+    """Return softmax(q kᵀ / √D) v: each query's average of the values, weighted by how well the keys fit."""
     scores = q @ k.mT / math.sqrt(q.shape[-1])  # (…, T, D) @ (…, D, T) -> (…, T, T)
     if causal:  # a token may look at itself and at earlier ones
         visible = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()  # (T, T)

@@ -99,7 +99,7 @@ class NGram:
         return sum(len(counts) for context, counts in self.followers.items() if len(context) == self.n - 1)
 
     def write(self, count: int, seed: int = 0) -> list[str]:
-        """Return words, each drawn from what followed the words before it; a context nobody saw is shortened."""
+        """Return words, each drawn from what followed the words before it; an unseen context is shortened."""
         rng, words = random.Random(seed), []
         for _ in range(count):
             context = self._last(words)

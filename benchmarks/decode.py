@@ -1,4 +1,4 @@
-"""How fast does a trained model speak, beside llama2.c, and does the cache change a word?
+"""How fast does a trained model speak, compared with llama2.c, and does the cache change a word?
 
     python benchmarks/decode.py [--llama2c RUN] [--tokens 200] [--json PATH]
 
@@ -44,7 +44,7 @@ VARIANTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Times prefill and decoding in float32, bfloat16 and int8 beside llama2.c, and compares with no cache."""
+    """Time prefill and decoding in float32, bfloat16 and int8, and llama2.c; compare with no cache."""
 
     llama2c: Path | None = None
     """Folder with llama2.c's `run` and `tokenizer.bin`; without it there is no peer."""

@@ -214,7 +214,7 @@ def longest_task(trace: dict[str, Any]) -> float:
 
 
 def memory_growth(tab: Any, prompts: int) -> float:
-    """Return the resident memory of the browser's renderers after so many prompts, relative to that after a tenth."""
+    """Return the resident memory of the browser's renderers after this many prompts, relative to a tenth of them."""
     import psutil
 
     def used() -> int:

@@ -1,4 +1,4 @@
-"""How fast is the server beside sample.py's own loop and llama.cpp, and what do paging, reuse and HTTP cost?
+"""How fast is the server compared with sample.py's own loop and llama.cpp, and what do paging, reuse and HTTP cost?
 
     python benchmarks/serving.py [--only one|many|reuse|start] [--size 15m|quickstart] [--json PATH]
 
@@ -57,7 +57,7 @@ CLIENTS = 16
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Times the engine and the server beside sample.py and llama.cpp."""
+    """Time the engine, the server, sample.py and llama.cpp."""
 
     only: Literal["one", "many", "reuse", "start"] | None = None
     """one: a single stream; many: 16 clients; reuse: a shared beginning; start: a cold start (all of them)."""
@@ -356,7 +356,7 @@ def memory(gpt: GPT, size: str, clients: int = 64, megabytes: float = 24) -> lis
         scheduler.step()
         most = max(most, scheduler.pool.count - scheduler.pool.free_count)
     needed = clients * -(-264 // PAGE) * page_bytes(gpt) / 1e6
-    note = f"{needed:.0f} MB if nobody waited; {scheduler.counters.preemptions} preemptions"
+    note = f"{needed:.0f} MB if no client waited; {scheduler.counters.preemptions} preemptions"
     held = most * page_bytes(gpt) / 1e6
     return [Row(f"serve {clients} clients, memory, {size}", held, "MB", "limit", megabytes, True, 1.0, note)]
 

@@ -1,4 +1,4 @@
-"""A training step on a GPU: tokens per second, model FLOPs utilization and peak memory, beside nanoGPT's model.
+"""A training step on a GPU: tokens per second, model FLOPs utilization and peak memory, compared with nanoGPT's model.
 
     python benchmarks/step.py [--nanogpt DIR] [--models tinystories gpt2-124m] [--json PATH]
 
@@ -6,7 +6,7 @@ The peer: the GPT of Karpathy's nanoGPT (--nanogpt names its folder, such as a c
 as its train.py runs it: torch.compile, flash attention, fused AdamW. Without the folder, our own model on torch's
 operators, with flash attention, cross-entropy over all logits and torch.compile. Ours: the fused kernels, with
 torch.compile and without. All sides take the same number of tokens a step in the same micro-batches, under bfloat16
-autocast with float32 weights, and take turns. A step is forward, backward, clipping and AdamW; its batches lie on the
+autocast with float32 weights, and take turns. A step is forward, backward, clipping and AdamW; its batches are on the
 GPU already.
 
 Operations are those of model/accounting.py: masked scores are not counted. The peak of the GPU is its datasheet's where
@@ -73,7 +73,7 @@ MODELS = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Times a training step beside nanoGPT's model."""
+    """Time a training step of ours and of nanoGPT's model."""
 
     nanogpt: Path | None = None
     """A copy of nanoGPT, for its model.py; without it the peer is our model on torch's operators."""

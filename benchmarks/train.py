@@ -151,7 +151,7 @@ class Side:
         self._process = context.Process(target=_serve, args=(theirs, make, config, threads), daemon=True)
         with _environment(process.SPIN_BRIEFLY if make is our_steps else {}):  # as train.py has it
             self._process.start()
-        theirs.close()  # else nobody would notice here that the process has ended
+        theirs.close()  # else the end of the process would go unnoticed here
 
     def __call__(self) -> None:
         self._line.send("train")
@@ -273,7 +273,7 @@ def memory_rows(data: Path) -> list[Row]:
 
 
 def free_port() -> str:
-    """Return a port on which nobody listens."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])

@@ -4,13 +4,13 @@
 
     extract      a WARC file of made-up pages through extraction and all quality rules; the peer is datatrove's local
                  executor with the same extractor and its own filters, one worker on each side
-    signatures   text to a signature of 128 numbers over runs of 5 words, beside datasketch and rensa, for which
+    signatures   text to a signature of 128 numbers over runs of 5 words; the peers are datasketch and rensa, for which
                  Python makes the runs
     classifier   precision and recall at 0.5 of ours and of fastText, trained and tested on the same documents, of which
                  web_classifier.py makes three kinds
     near         1,000,000 made-up documents, a third of them altered copies: recall and precision at a Jaccard
                  similarity of 0.8, which is known for every pair; memory of all processes
-    ray          the pipeline on a Ray cluster of this machine with two workers, beside two processes of our own
+    ray          the pipeline on a Ray cluster of this machine with two workers, and in two processes of our own
 
 A peer that is not installed (extra web-peers, extra ray) is left out, and a line says so.
 """
@@ -53,7 +53,7 @@ Question = Literal["extract", "signatures", "classifier", "near", "ray"]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Time data web beside datatrove, datasketch, rensa, fastText and Ray."""
+    """Time data web, datatrove, datasketch, rensa, fastText and Ray."""
 
     only: tuple[Question, ...] = get_args(Question)
     """Which questions."""
@@ -86,7 +86,7 @@ def here(call: Callable, shared: object, jobs: list) -> Iterator:
 
 
 def measure_extract(options: Options, folder: Path) -> Iterator[Row]:
-    """Yield MB of HTML a second, beside datatrove."""
+    """Yield MB of HTML a second, ours and datatrove's."""
     crawl = folder / "crawl"
     synthetic.write(crawl, options.pages, per_file=options.pages)
     path = crawl / "crawl-00000.warc.gz"
@@ -276,7 +276,7 @@ def measure_near(options: Options, folder: Path) -> Iterator[Row]:
 
 
 def measure_ray(options: Options, folder: Path) -> Iterator[Row]:
-    """Yield the speed of the pipeline on Ray beside that of our processes, two workers each."""
+    """Yield the speed of the pipeline on Ray and in our processes, two workers each."""
     if not installed("ray"):
         return
     synthetic.write(folder / "crawl", options.pages, per_file=max(1, options.pages // 8))

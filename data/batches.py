@@ -307,7 +307,7 @@ def first_fit(lengths: np.ndarray, room: int) -> list[list[int]]:
 
 
 def document_ids(y: torch.Tensor, end_of_text: int) -> torch.Tensor:
-    """(B, T) -> (B, T) int64: 0, 1, … for the documents of a row. Attend where query's and key's are equal.
+    """Return (B, T) int64: 0, 1, … for the documents of a row. Attend where query's and key's are equal.
 
     >>> document_ids(torch.tensor([[5, 6, 0, 7, 0, IGNORED]]), end_of_text=0).tolist()
     [[0, 0, 0, 1, 1, 2]]

@@ -204,7 +204,7 @@ class Corpus:
         return bool(self.is_validation(np.uint64(segment.key)))
 
     def is_validation(self, keys: np.ndarray) -> np.ndarray:
-        """(S,) uint64 hashes -> (S,) bool: True if documents with these hashes are for validation."""
+        """Return, for (S,) uint64 hashes, (S,) bool: True if documents with these hashes are for validation."""
         return keys < np.uint64(self.fraction * 2**64)
 
 

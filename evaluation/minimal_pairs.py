@@ -7,7 +7,7 @@ of built-in stories that no training run reads; the wrong one ends in a sentence
     article      Lily had an kite.                     what begins with a vowel
     tense        Lily feels sad.                       the stories are told in the past
     pronoun      (Lily …) He felt sad.                 if the story checker finds the contradiction
-    reference    (Lily …) Mia looked under the bed.    and nobody has heard of Mia
+    reference    (Lily …) Mia looked under the bed.    and no Mia was introduced
     word order   Lily looked bed under the.            an article or a preposition after its noun
     selection    Lily ate a rusty nail. She felt pink. what cannot be eaten, or felt
 """

@@ -13,7 +13,9 @@ from kernels.chunked_loss import IGNORED
 from model.config import GPTConfig
 from model.layers import make_norm
 
-AHEAD = 0.3  # how much the gradient of the tokens ahead counts beside that of the next; DeepSeek-V3 begins with it
+AHEAD = (
+    0.3  # weight of the gradient of the tokens ahead relative to that of the next; DeepSeek-V3 begins with it
+)
 
 
 class Ahead(nn.Module):

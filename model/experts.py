@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from model.config import GPTConfig
 from model.layers import make_mlp
 
-BALANCE = 0.01  # how much the gradient of the balance counts beside that of the loss
+BALANCE = 0.01  # weight of the balance's gradient relative to that of the loss
 
 
 class Experts(nn.Module):

@@ -160,7 +160,7 @@ def located(name: str | Path) -> Path:
 
 
 def _chat(directory: Path) -> dict[str, Any]:
-    """Return the chat template beside a tokenizer, and the token that ends a turn; nothing if there is none."""
+    """Return the chat template in a tokenizer's directory, and the token that ends a turn; nothing if there is none."""
     path = directory / TOKENIZER_CONFIG
     settings = read_json(path) if path.is_file() else {}
     return {name: settings[name] for name in ("chat_template", "eos_token") if "chat_template" in settings}

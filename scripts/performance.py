@@ -155,7 +155,7 @@ def latest(results: Path, benchmark: str) -> list[dict[str, Any]]:
 
 
 def headlines(results: Path) -> str:
-    """Return README's table of what is measured beside whom, and on which processor."""
+    """Return README's table of our figures, their peers' and the processor."""
     lines = [_line(["", "ours", "peer", "", "on"]), "|---|---:|---:|---:|---|"]
     for what, benchmark, name, factor, form, peer, called in HEADLINES:
         row, processor = next(

@@ -40,7 +40,7 @@ class PagePool:
 
     @property
     def free_count(self) -> int:
-        """Return how many pages nobody holds."""
+        """Return the number of free pages."""
         return len(self._free)
 
     def take(self) -> int | None:

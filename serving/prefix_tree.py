@@ -6,7 +6,7 @@ et al. 2024 (RadixAttention).
 
     tree.find(ids)             the pages of the longest known beginning, for the caller to hold
     tree.insert(ids, pages)    remember the whole pages of a text
-    tree.evict(count)          forget what was used longest ago and nobody holds
+    tree.evict(count)          forget what was used longest ago and no text holds
 """
 
 import heapq

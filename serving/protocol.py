@@ -90,7 +90,7 @@ class Call:
     stops: list[str] = field(default_factory=list)
     echo: bool = False
     top: int | None = None
-    """How many of the likeliest tokens are reported beside each; None: no log probabilities."""
+    """How many of the likeliest tokens are reported with each token; None: no log probabilities."""
     id: str = ""
     created: int = field(default_factory=lambda: int(time.time()))
 

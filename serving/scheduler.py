@@ -41,7 +41,7 @@ class Limits:
     running: int = 64
     """Sequences computed at the same time; further requests wait."""
     chunk: int = 256
-    """Tokens of prompts that a step reads at most, beside a token of each running text."""
+    """Tokens of prompts that a step reads at most, besides one token of each running text."""
     lookup: int = 0
     """Tokens guessed ahead for each text by prompt lookup; 0 guesses none. No text depends on it."""
 
@@ -72,7 +72,7 @@ class Request:
     bias: dict[int, float] = field(default_factory=dict)
     """Added to the logits of single ids."""
     top: int | None = None
-    """Report how likely each token was, and so many of the likeliest; None reports nothing."""
+    """Report how likely each token was, and this many of the likeliest; None reports nothing."""
     score_prompt: bool = False
     """Report the same for the tokens of the prompt, in `prompt_chances`."""
     prompt_chances: list[Chance] = field(default_factory=list)
@@ -278,7 +278,7 @@ class Scheduler:
         return True
 
     def _reserve(self, text: Text, tokens: int) -> bool:
-        """Give a text the pages for so many tokens, of its own where it will write; False if it lost its turn."""
+        """Give a text the pages for that many tokens, unshared where it will write; False if it lost its turn."""
         needed, holders = pages_of(tokens), self.pool.holders
         while len(text.pages) < needed:
             page = self._take(text)

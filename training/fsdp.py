@@ -1,4 +1,4 @@
-"""Fully sharded data parallelism, written out in plain collectives: nobody keeps a whole model (ZeRO stage 3).
+"""Fully sharded data parallelism, written out in plain collectives: no process keeps a whole model (ZeRO stage 3).
 
 Each of W processes keeps 1/W of the rows of every parameter, of its gradient and of the optimizer's state
 (Rajbhandari et al. 2019, section 5.3; Zhao et al. 2023). The parameters of a layer are whole only while it computes:
@@ -182,7 +182,7 @@ class Layer:
 
 
 class FullySharded:
-    """A module whose `layers` are divided among all processes; what lies in none of them stays whole.
+    """A module whose `layers` are divided among all processes; what is in none of them stays whole.
 
     `module` itself may be one of the layers: it then has the parameters outside of the others, and keeps them whole
     from the forward to the backward pass, which begins where the forward pass ends. Parameters become DTensors, in

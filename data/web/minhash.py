@@ -198,7 +198,7 @@ def bands_for(similarity: float, k: int = PERMUTATIONS, recall: float = 0.995) -
 
 
 def band_keys(signature: np.ndarray, bands: int, rows: int) -> np.ndarray:
-    """(texts, k) signatures -> (texts, bands) uint64: a hash of each band and of its number."""
+    """Return (texts, bands) uint64 of (texts, k) signatures: a hash of each band and of its number."""
     texts = len(signature)
     grouped = signature[:, : bands * rows].reshape(texts, bands, rows)  # (texts, k) -> (texts, b, r)
     keys = np.broadcast_to(mixed(np.arange(1, bands + 1, dtype=np.uint64)), (texts, bands)).copy()

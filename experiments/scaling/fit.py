@@ -117,7 +117,7 @@ class Parabola:
 def isoflops(runs: Runs) -> list[Parabola]:
     """Fit a parabola at each budget with at least three sizes (approach 2).
 
-    A budget whose parabola opens downwards, or whose minimum lies outside the sizes tried, says nothing about the
+    A budget whose parabola opens downwards, or whose minimum is outside the sizes tried, says nothing about the
     optimum and is left out.
     """
     found = []

@@ -154,7 +154,7 @@ class Body:
 
 
 def main_loop(code: Sequence[Instruction], products: int) -> Body:
-    """Return the body with so many products of the smallest loop that has one. ValueError if no loop does."""
+    """Return the body, with that many products, of the smallest loop that has one. ValueError if no loop does."""
     for loop in _loops(code):
         if body := _cheapest(loop, products, lambda each: each.moves):
             return Body(tuple(body))
@@ -342,7 +342,7 @@ class Row:
 
 
 def _tool() -> str:
-    """The path of cuobjdump: beside nvcc, on the PATH, or where pip puts it."""
+    """Return the path of cuobjdump: next to nvcc, on the PATH, or where pip puts it."""
     pip = Path(sysconfig.get_path("purelib"), "nvidia").glob("cu*/bin/cuobjdump")
     for place in [Path(toolchain.nvcc()).with_name("cuobjdump"), shutil.which("cuobjdump"), *pip]:
         if place is not None and Path(place).exists():

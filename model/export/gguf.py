@@ -77,7 +77,7 @@ def save(
     precision: Precision = "f32",
     name: str = "slm",
 ) -> None:
-    """Write a GGUF file of a model's state dict and of the tokenizer.json, with the chat template beside that.
+    """Write a GGUF file of a model's state dict and of the tokenizer.json, with the chat template next to it.
 
     Matrices take the precision, everything else float32. ValueError for a model or a tokenizer that llama.cpp would
     compute otherwise, ImportError without the package `gguf`.

@@ -13,7 +13,7 @@ CELL = 30
 
 
 def scheduler(pages: int, **limits: int) -> Scheduler:
-    """Return a scheduler of a tiny model with so many pages."""
+    """Return a scheduler of a tiny model with this many pages."""
     torch.manual_seed(0)
     gpt = GPT(GPTConfig(vocab_size=64, block_size=64, n_layer=1, n_head=1, n_embd=8)).eval()
     return Scheduler(gpt, Limits(cache_mb=(pages + 0.5) * page_bytes(gpt) / 1e6, **limits))
