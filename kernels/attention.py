@@ -28,8 +28,8 @@ def causal_attention(
     """Return softmax(q kᵀ scale) v, query i seeing the keys j <= i, without a T x T matrix (Dao et al. 2022).
 
     q: (B, T, H, D), k and v: (B, T, Hkv, D), any strides with unit last stride, D in 1..128, Hkv a divisor of
-    H; float32, float16, bfloat16 or float64, all alike; autocast casts to its own dtype. scale defaults to 1
-    / sqrt(D). With a window, query i sees only i - window < j <= i. Dropout zeroes each weight with
+    H; all of one dtype: float32, float16, bfloat16 or float64; autocast casts to its own dtype. scale defaults to
+    1 / sqrt(D). With a window, query i sees only i - window < j <= i. Dropout zeroes each weight with
     probability dropout_p (rounded to 1/65536) and divides the others by exactly the probability of staying;
     its mask depends on seed, batch, head, row and column alone. Without a seed one is drawn from torch's
     generator of the device; a seed that is a tensor, one int64 on the device of q, is read by the kernel

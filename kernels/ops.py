@@ -25,7 +25,7 @@ BUDGET = {"cpu": 32 * 2**20, "cuda": 2**30}
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """Return (x - mean) / sqrt(var + eps) * weight + bias over the last dimension (Ba et al. 2016).
 
-    x: (..., C) with unit last stride; weight, bias: (C); float32, float16, bfloat16 or float64, all alike.
+    x: (..., C) with unit last stride; weight, bias: (C); all of one dtype: float32, float16, bfloat16 or float64.
     Statistics are float32 or better. Under autocast weight and bias take the dtype of x: torch's own on a GPU
     would turn x into float32, and move twice the bytes for the same statistics. Returns (..., C). ValueError
     that names the argument for anything else.
@@ -75,7 +75,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-5) -> Tensor:
     """Return x / sqrt(mean(x²) + eps) * weight over the last dimension: layer norm without the mean.
 
     Zhang and Sennrich 2019. x: (..., C) with unit last stride; weight: (C); float32, float16, bfloat16 or float64,
-    both alike. Statistics are float32 or better. Under autocast the weight takes the dtype of x. ValueError that
+    both of one dtype. Statistics are float32 or better. Under autocast the weight takes the dtype of x. ValueError that
     names the argument for anything else.
     """
     x, weight = autocast(x.dtype, x, weight)
@@ -101,7 +101,7 @@ def gelu(x: Tensor, bias: Tensor | None = None, approximate: str = "tanh") -> Te
     """Return GELU(x + bias) in one pass over memory: in GPT-2's "tanh" form, or exactly, by erf ("none").
 
     Hendrycks and Gimpel 2016. x: (..., C) with unit last stride; bias: (C); float32, float16, bfloat16 or float64,
-    both alike. The sum is not rounded before the function is applied. Under autocast the bias takes the dtype of x.
+    both of one dtype. The sum is not rounded first. Under autocast the bias takes the dtype of x.
     ValueError that names the argument for anything else.
     """
     x, bias = autocast(x.dtype, x, bias)

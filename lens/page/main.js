@@ -1,4 +1,4 @@
-// The page: opens the payload, reads the prompt, shows the view that is chosen. Everything is drawn anew on a change.
+// The page: opens the payload, reads the prompt, shows the view that is chosen. Everything is drawn again on a change.
 
 import { reading } from "./charts.js";
 import { isDark, setDark } from "./colour.js";
@@ -248,7 +248,7 @@ function drawStrip() {
   if (NARROW.matches) strip.scrollLeft = chosen.offsetLeft - strip.clientWidth / 2;
 }
 
-/** Returns links to the docs and the code where the page lies among its source, else their names. */
+/** Returns links to the docs and the code if the page is among its source, else their names. */
 function links({ doc, code }) {
   const { root } = state.head,
     page = `docs/lens.md#${doc}`;

@@ -51,7 +51,7 @@ const listeners = [];
 /** Calls `listener` whenever `changed` is called. */
 export const onChange = (listener) => listeners.push(listener);
 
-/** Changes the state and draws anew. */
+/** Changes the state and draws again. */
 export function change(values) {
   Object.assign(state, values);
   for (const listener of listeners) listener();

@@ -13,7 +13,7 @@ export const embeddingsView = {
   doc: "embeddings",
   code: "inference/embeddings.py",
   about: [
-    "Each token of the vocabulary has a row of numbers, its embedding; tokens that are used alike come to lie near each other.",
+    "Each token of the vocabulary has a row of numbers, its embedding; tokens that are used in the same way end up near each other.",
     "The map shows the two directions in which words differ most; the list compares whole rows, so trust it more than the map.",
   ],
   async draw(root) {
@@ -41,7 +41,7 @@ function drawMap(root, pick) {
     canvas = h("canvas", {
       class: "map",
       role: "img",
-      "aria-label": `map of ${ids.length} words; the list beside it names the neighbours of the chosen one`,
+      "aria-label": `map of ${ids.length} words; the list next to it names the neighbours of the chosen one`,
     });
   fill(
     root,
