@@ -50,7 +50,7 @@ export class Model extends Head {
     Object.assign(this, { L, H, K: config.n_kv_head ?? H, D: this.C / H });
     this.inner = config.n_inner ?? 4 * this.C;
     this.blocks = Array.from({ length: L }, (_, layer) => this.block(`h.${layer}.`));
-    this.angles = config.positions === "rotary" ? turns(config.block_size, this.D) : null;
+    this.angles = config.positions === "rotary" ? turns(config.block_size, this.D, config.rope_theta) : null;
   }
 
   block(at) {
@@ -296,13 +296,13 @@ export class Edits {
 
 const NO_EDITS = new Edits();
 
-/** Returns cosine and sine of each pair's angle at each position, in the precision of torch's angles. */
-function turns(positions, width) {
+/** Returns cosine and sine of each pair's angle at each position, in the precision of torch's angles; theta is its base. */
+function turns(positions, width, theta) {
   const half = width / 2,
     table = new Float32Array(positions * width);
   for (let p = 0; p < positions; p++)
     for (let i = 0; i < half; i++) {
-      const angle = Math.fround(p * Math.fround(10000 ** -Math.fround((2 * i) / width)));
+      const angle = Math.fround(p * Math.fround(theta ** -Math.fround((2 * i) / width)));
       table[p * width + 2 * i] = Math.cos(angle);
       table[p * width + 2 * i + 1] = Math.sin(angle);
     }

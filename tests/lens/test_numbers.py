@@ -13,7 +13,7 @@ IDS = [299, 7, 100, 255, 270, 3, 3, 199, 0, 45, 280, 11]
 VARIANTS = {
     "gpt2": {},
     "modern": {"positions": "rotary", "n_kv_head": 2, "mlp": "swiglu", "norm": "rmsnorm", "bias": False},
-    "qk_norm": {"qk_norm": True, "positions": "rotary", "tied_head": False, "n_inner": 40},
+    "qk_norm": {"qk_norm": True, "positions": "rotary", "rope_theta": 1e6, "tied_head": False, "n_inner": 40},
     "first transformer": {"norm_place": "post", "positions": "sinusoidal", "tied_head": False},
     "window": {"window": 4, "n_ahead": 2, "positions": "none", "mlp": "relu2", "logit_softcap": 5.0},
     "speedrun": {"value_embedding": True, "residual_scalars": True, "mlp": "silu", "n_kv_head": 1},
