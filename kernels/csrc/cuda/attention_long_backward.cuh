@@ -37,8 +37,9 @@ struct KeyGradients {
     static constexpr int M = D <= 64 && !Drops ? 2 : 1, kRows = 16 * M * kBackwardWarps;  // keys
     static constexpr int kColumns = 64;                                         // queries of a stage
     static constexpr int kRowBytes = kRows * D * sizeof(T), kColumnBytes = kColumns * D * sizeof(T);
-    // Rows of k and v, two stages of q and grad_out, two of lse and delta; where dq is added up, dS of a stage.
-    static constexpr int kShared = 2 * kRowBytes + 4 * kColumnBytes + 4 * kColumns * sizeof(float);
+    // Rows of k and v, two stages of q, grad_out, lse and delta; where dq is added up, dS of a stage.
+    static constexpr int kStageBytes = 2 * kColumnBytes + 2 * kColumns * sizeof(float);
+    static constexpr int kShared = 2 * kRowBytes + 2 * kStageBytes;
     static constexpr bool kKeeps = M == 1;  // addresses in registers: two row tiles leave none for most of them
     static constexpr int kSharedForSum = kShared + kRows * kColumns * sizeof(T);
 };
@@ -58,14 +59,14 @@ __global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_q
     const int last_key = (min(s.length, at.first + kRows) - 1) / kKeys * kKeys;
     T *q_tile = dynamic_shared<T>(), *grad_tile = q_tile + kRows * D, *stages = grad_tile + kRows * D;
     float *lse = reinterpret_cast<float*>(stages + 4 * kKeys * D), *delta = lse + kRows;
-    Copier k(p.k.head(s, at.batch, kv_head) + last_key * p.k.token_stride, p.k.token_stride);
-    Copier v(p.v.head(s, at.batch, kv_head) + last_key * p.v.token_stride, p.v.token_stride);
+    const auto from_last = [&](const Heads<const T>& x) {
+        return Copier(x.head(s, at.batch, kv_head) + last_key * x.token_stride, x.token_stride);
+    };
+    typename Memory::template PairCopier<kBackwardThreads> tiles{from_last(p.k), from_last(p.v)};
     const ptx::Shared place = ptx::kept(Copier::place(stages));
     const auto load_keys = [&](int key, int stage) {
-        k.start(place + stage, key, kKeys, s.length, s.width);
-        v.start(place + stage + kTileBytes, key, kKeys, s.length, s.width);
-        k.move(-kKeys);
-        v.move(-kKeys);
+        tiles.start(place + stage, key, kKeys, s.length, s.width);
+        tiles.move(-kKeys);
         ptx::cp_async_commit();
     };
     const auto load_rows = [&](T* tile, const Heads<const T>& from) {
@@ -138,13 +139,13 @@ struct QueryWalk {
 template <class T, class Sizes, int D>
 struct QueryTiles {
     using Copier = typename Tile<T, D>::template Copier<kBackwardThreads>;
-    static constexpr int kQueries = Sizes::kColumns, kBytes = Sizes::kColumnBytes;
+    static constexpr int kQueries = Sizes::kColumns;
     static_assert(2 * kQueries == kBackwardThreads);
 
     const AttentionBackward<T>& p;
     int batch;
     QueryWalk walk;
-    Copier q, grad_out;
+    typename Tile<T, D>::template PairCopier<kBackwardThreads> pair;  // q, grad_out
     const float* statistic;
     ptx::Shared tiles, statistics;  // where they go
 
@@ -153,8 +154,7 @@ struct QueryTiles {
         : p(p),
           batch(batch),
           walk(walk),
-          q(of(p.q)),
-          grad_out(of(p.grad_out)),
+          pair{of(p.q), of(p.grad_out)},
           statistic(mine()),
           tiles(ptx::kept(Copier::place(stages), Sizes::kKeeps)),
           statistics(ptx::kept(ptx::shared_address(statistics + threadIdx.x), Sizes::kKeeps)) {}
@@ -167,20 +167,17 @@ struct QueryTiles {
         const float* from = threadIdx.x < kQueries ? p.lse : p.delta;
         return from + p.shape.row(batch, walk.head, walk.query + threadIdx.x % kQueries);
     }
-    // Starts copying the next tile to stage 0 or 1.
-    __device__ __forceinline__ void load(int stage) {
+    // Starts copying the next tile to the stage that begins `stage` bytes after the first.
+    __device__ __forceinline__ void load(unsigned stage) {
         const AttentionShape& s = p.shape;
-        q.start(tiles + stage * 2 * kBytes, walk.query, kQueries, s.length, s.width);
-        grad_out.start(tiles + stage * 2 * kBytes + kBytes, walk.query, kQueries, s.length, s.width);
-        ptx::cp_async<4>(statistics + stage * 2 * kQueries * sizeof(float), statistic,
-                         walk.query + static_cast<int>(threadIdx.x) % kQueries < s.length);
+        pair.start(tiles + stage, walk.query, kQueries, s.length, s.width);
+        const int query = walk.query + static_cast<int>(threadIdx.x) % kQueries;
+        ptx::cp_async<4>(statistics + stage, statistic, query < s.length);
         ptx::cp_async_commit();
-        q.move(kQueries);
-        grad_out.move(kQueries);
+        pair.move(kQueries);
         statistic += kQueries;
         if (!walk.advance(kQueries)) return;
-        q = of(p.q);
-        grad_out = of(p.grad_out);
+        pair = {of(p.q), of(p.grad_out)};
         statistic = mine();
     }
 };
@@ -188,15 +185,16 @@ struct QueryTiles {
 template <class T, int D, bool Drops, bool AddsQueries>
 __global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_kv(const AttentionBackward<T> all) {
     using Sizes = KeyGradients<T, D, Drops>;
-    constexpr int M = Sizes::M, kRows = Sizes::kRows, kQueries = Sizes::kColumns, kTileBytes = Sizes::kColumnBytes;
+    constexpr int M = Sizes::M, kRows = Sizes::kRows, kQueries = Sizes::kColumns;
     using Memory = Tile<T, D>;
     const HeadTile at(all.shape, all.shape.kv_heads, kRows, false);
     if (at.is_empty()) return;
     const AttentionBackward<T> p = at.document(all);
     const AttentionShape& s = p.shape;
     T *k_tile = dynamic_shared<T>(), *v_tile = k_tile + kRows * D, *stages = v_tile + kRows * D;
-    float* statistics = reinterpret_cast<float*>(stages + 4 * kQueries * D);
-    const ScoreGradientTiles<T> exchange(reinterpret_cast<T*>(statistics + 4 * kQueries), Sizes::kKeeps);  // of a query in a row
+    float* statistics = reinterpret_cast<float*>(stages + 2 * kQueries * D);  // of the first stage
+    // of a query in a row
+    const ScoreGradientTiles<T> exchange(stages + 2 * Sizes::kStageBytes / sizeof(T), Sizes::kKeeps);
     const auto load_rows = [&](T* tile, const Heads<const T>& from) {
         Memory::template load_async<kBackwardThreads>(tile, from.head(s, at.batch, at.head), from.token_stride, at.first,
                                                       kRows, s.length, s.width);
@@ -218,12 +216,11 @@ __global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_k
     const ptx::Shared across = ptx::kept(Memory::across(stages));
     const ptx::Shared down = ptx::kept(Memory::down(stages), Sizes::kKeeps);
     const ptx::Shared k_down = ptx::kept(Memory::down(k_tile), Sizes::kKeeps);
-    for (int stage = 0; walk.head < end; stage ^= 1) {
+    for (unsigned stage = 0; walk.head < end; stage ^= Sizes::kStageBytes) {
         ptx::cp_async_wait<0>();
         __syncthreads();
-        if (next.walk.head < end) next.load(stage ^ 1);
-        const float *lse = statistics + stage * 2 * kQueries, *delta = lse + kQueries;
-        const int tiles = stage * 2 * kTileBytes;
+        if (next.walk.head < end) next.load(stage ^ Sizes::kStageBytes);
+        const float *lse = statistics + stage / sizeof(float), *delta = lse + kQueries;
 #pragma unroll
         for (int i = 0; i < kQueries; i += 16 * kStep) {
             const ScoreTile<true> tile{walk.query + i, at.first + row};
@@ -233,14 +230,17 @@ __global__ void __launch_bounds__(kBackwardThreads, 2) attention_long_backward_k
 #pragma unroll
             for (int j = 0; j < kStep; ++j) of[j].load(lse + i + 16 * j, delta + i + 16 * j);
             Accumulator<16> score[kStep][M] = {}, grad[kStep][M] = {};
-            Memory::multiply_rows(k, across + tiles, i, score);
-            Memory::multiply_rows(v, across + tiles, i + kQueries, grad);  // grad_out follows q
+            Memory::multiply_rows(k, across + stage, i, score);
+            Memory::multiply_rows(v, across + stage, i + kQueries, grad);  // grad_out follows q
             differentiate<Drops>(s, scale, dropout, at.batch, walk.head, tile, all_seen, of, score, grad);
             Operand weights[kStep][M], gradients[kStep][M];
             as_operands<T>(score, weights);
             as_operands<T>(grad, gradients);
-            multiply_tiles<T, D>(s, tile, all_seen, weights, down + tiles, i + kQueries, dv);
-            multiply_tiles<T, D>(s, tile, all_seen, gradients, down + tiles, i, dk);
+            const auto multiply = [&](bool all_seen) {
+                multiply_tiles<T, D>(s, tile, all_seen, weights, down + stage, i + kQueries, dv);
+                multiply_tiles<T, D>(s, tile, all_seen, gradients, down + stage, i, dk);
+            };
+            all_seen ? multiply(true) : multiply(false);  // one branch for both
 #pragma unroll
             for (int t = 0; AddsQueries && t < kStep * M; ++t)
                 exchange.store((i / 16 + t / M) * (kRows / 16) + row / 16 + t % M, gradients[t / M][t % M]);

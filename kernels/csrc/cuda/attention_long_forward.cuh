@@ -15,6 +15,8 @@
 // the scores.
 #pragma once
 
+#include <cfloat>
+
 #include "score_tile.cuh"
 
 namespace slm::cuda {
@@ -33,12 +35,19 @@ struct LongRows {
     using Scores = Accumulator<16>[kLongKeys / 16][M];
 
     int query;                            // of the first row
-    float maximum[M][2], sum[M][2] = {};  // of rows g and g + 8 of each tile; the sum of this lane
+    float maximum[M][2], shift[M][2];     // of rows g and g + 8 of each tile; the shift is the maximum times the scale
+    float sum[M][2] = {};                 // of this lane
     Accumulator<D> out[M] = {};
 
-    __device__ __forceinline__ explicit LongRows(int query) : query(query) {
+    // Maxima begin at a number that is below every score and finite, times the scale as well: a window may hide a whole
+    // tile, whose weights then are 0. scale: as of softmax.
+    __device__ __forceinline__ LongRows(int query, float scale) : query(query) {
+        const float least = -FLT_MAX / fmaxf(scale, 1.0f);
 #pragma unroll
-        for (int i = 0; i < 2 * M; ++i) maximum[i / 2][i % 2] = -INFINITY;
+        for (int i = 0; i < 2 * M; ++i) {
+            maximum[i / 2][i % 2] = least;
+            shift[i / 2][i % 2] = rounded_product(least, scale);
+        }
     }
 
     // Calls step(j, m, n, e) for each score of this lane.
@@ -61,17 +70,15 @@ struct LongRows {
     // Scores to weights under the maximum so far; the result so far is rescaled to it. scale: that of the scores, above
     // 0, times log2 e.
     __device__ __forceinline__ void softmax(float scale, Scores& score) {
-        float before[M][2], shift[M][2], rescale[M][2];
-#pragma unroll
-        for (int i = 0; i < 2 * M; ++i) before[i / 2][i % 2] = maximum[i / 2][i % 2];
+        float rescale[M][2];
         each([&](int j, int m, int n, int e) { maximum[m][e / 2] = fmaxf(maximum[m][e / 2], score[j][m][n][e]); });
 #pragma unroll
         for (int i = 0; i < 2 * M; ++i) {
             const int m = i / 2, half = i % 2;
+            const float before = shift[m][half];
             maximum[m][half] = max_over<4>(maximum[m][half]);
-            // a window may hide a whole tile
-            shift[m][half] = maximum[m][half] == -INFINITY ? 0.0f : rounded_product(maximum[m][half], scale);
-            rescale[m][half] = ptx::exp2_approx(rounded_product(before[m][half], scale) - shift[m][half]);
+            shift[m][half] = rounded_product(maximum[m][half], scale);
+            rescale[m][half] = ptx::exp2_approx(before - shift[m][half]);
             sum[m][half] *= rescale[m][half];
         }
 #pragma unroll
@@ -139,15 +146,15 @@ __global__ void __launch_bounds__(kLongThreads, 2) attention_long_forward(const 
     const int first_key = max(0, at.first - s.window + 1) / kLongKeys * kLongKeys;
     const int last_key = (min(s.length, at.first + kRows) - 1) / kLongKeys * kLongKeys;
     const int kv_head = s.kv_head(at.head);
-    Copier k(p.k.head(s, at.batch, kv_head) + last_key * p.k.token_stride, p.k.token_stride);
-    Copier v(p.v.head(s, at.batch, kv_head) + last_key * p.v.token_stride, p.v.token_stride);
+    const auto from_last = [&](const Heads<const T>& x) {
+        return Copier(x.head(s, at.batch, kv_head) + last_key * x.token_stride, x.token_stride);
+    };
+    typename Memory::template PairCopier<kLongThreads> tiles{from_last(p.k), from_last(p.v)};
     T *q_tile = dynamic_shared<T>(), *stages = q_tile + kRows * D;
     const ptx::Shared place = ptx::kept(Copier::place(stages));
     const auto load_keys = [&](int key, int stage) {
-        k.start(place + stage, key, kLongKeys, s.length, s.width);
-        v.start(place + stage + kTileBytes, key, kLongKeys, s.length, s.width);
-        k.move(-kLongKeys);
-        v.move(-kLongKeys);
+        tiles.start(place + stage, key, kLongKeys, s.length, s.width);
+        tiles.move(-kLongKeys);
         ptx::cp_async_commit();
     };
     Memory::template load_async<kLongThreads>(q_tile, p.q.head(s, at.batch, at.head), p.q.token_stride, at.first, kRows,
@@ -156,7 +163,7 @@ __global__ void __launch_bounds__(kLongThreads, 2) attention_long_forward(const 
 
     const float scale = static_cast<float>(s.scale * kLog2E);
     const int row = warp_of_block() * 16 * M;
-    LongRows<T, D, M, Drops> rows(at.first + row);
+    LongRows<T, D, M, Drops> rows(at.first + row, scale);
     typename LongRows<T, D, M, Drops>::Queries q;
     q.load(q_tile, row);
     const ptx::Shared across = ptx::kept(Memory::across(stages)), down = ptx::kept(Memory::down(stages) + kTileBytes);

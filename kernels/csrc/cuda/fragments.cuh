@@ -80,7 +80,8 @@ struct Tile {
     // which they are permuted as before, so that an addition leads from one address to the next.
     template <int Threads>
     struct Copier {
-        static constexpr int kLanes = kChunks % 3 == 0 ? kChunks / 3 : kChunks;  // of a row: a power of two
+        // Of a row: a power of two, at most 8, which cover all banks.
+        static constexpr int kLanes = kChunks % 3 == 0 ? kChunks / 3 : kChunks < 8 ? kChunks : 8;
         static constexpr int kRows = Threads / kLanes;
         static_assert(kRows % 8 == 0);
 
@@ -99,16 +100,19 @@ struct Tile {
         }
         __device__ __forceinline__ void move(int rows) { from += rows * stride; }
 
-        // Starts copying `rows` rows, the first of which has the number `first`; rows from `length` and columns from
-        // `width` on become zero. Nearly every tile has none of these, so it has code apart, without conditions.
-        __device__ __forceinline__ void start(ptx::Shared to, int first, int rows, int length, int width) const {
+        // Calls body(inside) for `rows` rows, the first of which has the number `first`: inside(row, chunk) is false in
+        // rows from `length` and columns from `width` on. Nearly every tile has none of these, so it has code apart,
+        // without conditions.
+        template <class Body>
+        static __device__ __forceinline__ void with_edges(int first, int rows, int length, int width, const Body& body) {
             if (first + rows <= length && width == D)
-                each(to, rows, [](int, int) { return true; });
+                body([](int, int) { return true; });
             else
-                each(to, rows, [&](int row, int column) { return first + row < length && column < width; });
+                body([&](int row, int chunk) { return first + row < length && chunk < width / kChunk; });
         }
+        // Starts copying `rows` rows; what is not inside becomes zero.
         template <class Inside>
-        __device__ __forceinline__ void each(ptx::Shared to, int rows, const Inside& inside) const {
+        __device__ __forceinline__ void start(ptx::Shared to, int rows, const Inside& inside) const {
             const T* row = from;
 #pragma unroll
             for (int start = 0; start < rows; start += kRows, row += kRows * stride) {
@@ -116,8 +120,25 @@ struct Tile {
 #pragma unroll
                 for (int right = 0; right < D; right += kLanes * kChunk)
                     ptx::cp_async<16>(to + (start * D + right) * sizeof(T), row + right,
-                                      inside(start + first_row(), column() + right));
+                                      inside(start + first_row(), threadIdx.x % kLanes + right / kChunk));
             }
+        }
+    };
+
+    // The same for tiles of two tensors, such as k and v, that follow each other in shared memory.
+    template <int Threads>
+    struct PairCopier {
+        Copier<Threads> upper, lower;
+
+        __device__ __forceinline__ void start(ptx::Shared to, int first, int rows, int length, int width) const {
+            Copier<Threads>::with_edges(first, rows, length, width, [&](const auto& inside) {
+                upper.start(to, rows, inside);
+                lower.start(to + rows * kRowBytes, rows, inside);
+            });
+        }
+        __device__ __forceinline__ void move(int rows) {
+            upper.move(rows);
+            lower.move(rows);
         }
     };
 
@@ -126,7 +147,9 @@ struct Tile {
     static __device__ __forceinline__ void load_async(T* tile, const T* head, int64_t stride, int first, int rows,
                                                       int length, int width) {
         using From = Copier<Threads>;
-        From(head + first * stride, stride).start(From::place(tile), first, rows, length, width);
+        From::with_edges(first, rows, length, width, [&](const auto& inside) {
+            From(head + first * stride, stride).start(From::place(tile), rows, inside);
+        });
     }
 
     // M times 16 rows as operands A, one for each 16 columns: kept in registers where Held, else loaded when needed.

@@ -42,6 +42,9 @@ __device__ __forceinline__ float power_of_two(float x) { return exp2f(x); }
 __device__ __forceinline__ double power_of_two(double x) { return exp2(x); }
 __device__ __forceinline__ float natural_log(float x) { return logf(x); }
 __device__ __forceinline__ double natural_log(double x) { return log(x); }
+// The larger of two numbers; of NaN and a number, the number.
+__device__ __forceinline__ float max_number(float a, float b) { return fmaxf(a, b); }
+__device__ __forceinline__ double max_number(double a, double b) { return fmax(a, b); }
 
 // a * b, rounded: never fused with an addition that follows.
 __device__ __forceinline__ float rounded_product(float a, float b) { return __fmul_rn(a, b); }
@@ -97,10 +100,7 @@ __device__ __forceinline__ A sum_over(A x, unsigned mask = 0xFFFFFFFFu) {
 template <int Lanes, class A>
 __device__ __forceinline__ A max_over(A x, unsigned mask = 0xFFFFFFFFu) {
 #pragma unroll
-    for (int step = Lanes / 2; step > 0; step /= 2) {
-        const A other = __shfl_xor_sync(mask, x, step);
-        x = x > other ? x : other;
-    }
+    for (int step = Lanes / 2; step > 0; step /= 2) x = max_number(x, __shfl_xor_sync(mask, x, step));
     return x;
 }
 

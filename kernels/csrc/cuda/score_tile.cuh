@@ -69,17 +69,18 @@ struct ScoreTile {
 template <bool Transposed>
 struct QueryStatistics {
     static constexpr int kCount = Transposed ? 4 : 2;
-    float lse[kCount], delta[kCount];
+    alignas(8) float lse[kCount], delta[kCount];
 
     static __device__ __forceinline__ int of(int n, int e) { return Transposed ? 2 * n + e % 2 : e / 2; }
 
-    // From those of the 16 queries in shared memory.
+    // From those of the 16 queries in shared memory, aligned to 8 bytes: columns come in pairs.
     __device__ __forceinline__ void load(const float* all_lse, const float* all_delta) {
+        using Numbers = std::conditional_t<Transposed, float2, float>;
 #pragma unroll
-        for (int i = 0; i < kCount; ++i) {
-            const int n = i / 2, e = Transposed ? i % 2 : 2 * i, query = ScoreTile<Transposed>::query_of(n, e);
-            lse[i] = all_lse[query];
-            delta[i] = all_delta[query];
+        for (int i = 0; i < 2; ++i) {
+            const int query = Transposed ? ScoreTile<true>::query_of(i, 0) : ScoreTile<false>::query_of(0, 2 * i);
+            reinterpret_cast<Numbers*>(lse)[i] = *reinterpret_cast<const Numbers*>(all_lse + query);
+            reinterpret_cast<Numbers*>(delta)[i] = *reinterpret_cast<const Numbers*>(all_delta + query);
         }
     }
 };
