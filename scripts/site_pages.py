@@ -112,9 +112,12 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def on_page_content(content: str, page: Any, config: Any, files: Files) -> str:
-    """Turn formulas into MathML, which a browser draws without a script."""
+    """Turn formulas into MathML, which a browser draws without a script; a wide one is scrolled, not the page."""
 
     def drawn(formula: re.Match) -> str:
-        return convert(html.unescape(formula[2]), display="block" if formula[1] == "div" else "inline")
+        latex = html.unescape(formula[2])
+        if formula[1] == "span":
+            return convert(latex, display="inline")
+        return f'<div style="overflow-x: auto">{convert(latex, display="block")}</div>'
 
     return FORMULA.sub(drawn, content)
