@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")  # those that are not in docs/
 LINK = re.compile(r"(?<=\]\()[^)\s#]+")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+# A browser without a font for mathematics, such as a phone's, draws an msqrt without its sign.
+ROOT_SIGN = '<mrow><mo stretchy="false" rspace="0">√</mo><mrow style="border-top: 0.06em solid">'
 LANGUAGES = {".cuh": "cuda", ".h": "cpp", ".cff": "yaml"}
 
 
@@ -115,9 +117,9 @@ def on_page_content(content: str, page: Any, config: Any, files: Files) -> str:
     """Turn formulas into MathML, which a browser draws without a script; a wide one is scrolled, not the page."""
 
     def drawn(formula: re.Match) -> str:
-        latex = html.unescape(formula[2])
-        if formula[1] == "span":
-            return convert(latex, display="inline")
-        return f'<div style="overflow-x: auto">{convert(latex, display="block")}</div>'
+        kind = "inline" if formula[1] == "span" else "block"
+        mathml = convert(html.unescape(formula[2]), display=kind)
+        mathml = mathml.replace("<msqrt>", ROOT_SIGN).replace("</msqrt>", "</mrow></mrow>")
+        return mathml if kind == "inline" else f'<div style="overflow-x: auto">{mathml}</div>'
 
     return FORMULA.sub(drawn, content)

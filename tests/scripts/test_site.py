@@ -95,3 +95,8 @@ def test_formulas_are_drawn(site):
 
 def test_examples_in_the_code_run():
     assert doctest.testmod(importlib.import_module("scripts.site_pages")).failed == 0
+
+
+def test_a_formula_needs_no_font_for_mathematics(site):
+    html = (site / "kernels/layer_norm.html").read_text("utf-8")
+    assert html.count("<math") > 20 and "√" in html and "msqrt" not in html
