@@ -44,6 +44,7 @@ MEASURED = {  # section -> files of benchmarks/results, and figures that are in 
         "scaling-zen-4",
         {"1 3 10 43": "the report that the command scaling fit prints"},
     ),
+    "docs/serving.md: Other people's programs": ("serving-zen-4", {"200": "tokens that a test compares"}),
     "docs/training.md: Measured": (
         "train-zen-4 train-zen-5 train_against_nanoGPT-zen-4 train_with_busy_loops-emerald-rapids",
         {
