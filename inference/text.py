@@ -81,7 +81,7 @@ def _without_weights(directory: Path) -> str:
         return (
             f"{directory} holds no trained model (neither best/ nor config.json): give the directory of a run"
         )
-    return f"{directory} holds no trained model, it does not exist: train one with python -m train --run {directory}"
+    return f"{directory} does not exist, so it holds no trained model: train one with python -m train --run {directory}"
 
 
 @dataclasses.dataclass(frozen=True)
