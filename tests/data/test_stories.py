@@ -5,6 +5,7 @@ import itertools
 import re
 import statistics
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from data.stories import check, coherence, corpus, stories, story
 
 BOOK = list(itertools.islice(stories(seed=11), 3000))
+PAGE = (Path(__file__).parents[2] / "docs" / "stories.md").read_text(encoding="utf-8")
 CHILDREN = {"girl": "boy", "boy": "girl"}
 LEARNED = r"learned that|knew that|never forgot that|thought about it|understood that"
 
@@ -81,10 +83,18 @@ def test_stories_have_the_length_of_a_short_page():
     assert all(1 <= len(text.split("\n\n")) <= 4 for text in BOOK)
 
 
-def test_no_story_is_told_twice():
+def test_no_story_is_told_twice_and_the_page_says_how_varied_they_are():
     book = list(itertools.islice(stories(), 20_000))
+    lengths = [len(text.split()) for text in book]
+    counted = {
+        "distinct words in 20,000 stories": f"{len(set(re.findall(r'[a-z]+', ' '.join(book).lower()))):,}",
+        "words per story": f"{min(lengths)} to {max(lengths)}, mean {statistics.mean(lengths):.1f}",
+        "bytes per story": f"{statistics.mean(len(text.encode()) for text in book):.0f}",
+        "distinct stories among the first 20,000": "20,000",
+        "distinct first sentences among them": f"{len({re.split('[.!?]', text)[0] for text in book}):,}",
+    }
     assert len(set(book)) == len(book)
-    assert len({sentences(text)[0] for text in book}) > 10_000
+    assert dict(re.findall(r"^\| (\w[^|]+) \| ([^|]+) \|$", PAGE, re.MULTILINE)) == counted
 
 
 def test_girls_and_boys_have_equal_parts():
@@ -267,6 +277,13 @@ FAULTS = {
     "too long": (lambda text: f"{text} {text} {text}", "words, not"),
     "too short": (lambda text: "Lily was a girl. She smiled.", "words, not"),
 }
+
+
+def test_the_page_lists_the_faults_and_tells_the_stories_as_they_are():
+    listed = PAGE.partition("### Faults that it must find")[2]
+    assert re.findall(r"^- (.*)$", listed, re.MULTILINE) == list(FAULTS)
+    for number, quoted in re.findall(r"^Number (\d+) of seed 0:\n\n((?:>.*\n)+)", PAGE, re.MULTILINE):
+        assert re.sub(r"^> ?", "", quoted, flags=re.MULTILINE).strip() == story(0, int(number))
 
 
 @pytest.mark.parametrize("name", FAULTS)
