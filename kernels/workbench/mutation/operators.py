@@ -50,7 +50,7 @@ OPERATORS = (
     Operator("bound", r"; (\w+ >=? [^;\n]+); (\w+ -= )(\w+)", (r"; \1 + \3; \2\3",)),
     Operator("condition", r" && ", (" || ",)),
     Operator("condition", r" \|\| ", (" && ",)),
-    Operator("swizzle", r" \^ (?:\w+|\([^()]*\))", ("",)),
+    Operator("swizzle", r" \^ (?:[\w:]+|\([^()]*\))", ("",)),
     Operator("swizzle", r" & (7|3|1|16)\b", (r" & (\1 >> 1)",)),
     Operator("swizzle", r" >> (\w+)", (r" << \1",)),
     Operator("bound", r" [+-] 1\b", ("",)),
