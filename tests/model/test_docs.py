@@ -45,3 +45,13 @@ def test_the_table_of_memory_is_what_is_counted():
             ]
             assert [f"{x:.1f}" for x in found] == [single, half]
             assert accounting.largest_batch(config, 24) == int(batch)
+
+
+def test_the_table_of_presets_is_what_is_counted():
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\d,]+) \| ([\d,.]+) \| ([\d,.]+) \|$", TEXT, re.MULTILINE)
+    assert len(rows) == 7
+    for name, parameters, forward, backward in rows:
+        config = GPTConfig.preset(name)
+        flops = accounting.flops_per_token(config)
+        assert parameters == f"{accounting.parameters(config)['total']:,}"
+        assert [forward, backward] == [f"{flops[key] / 1e6:,.1f}" for key in ("forward", "backward")]
