@@ -2,8 +2,8 @@
 
 python benchmarks/quickstart.py [--run runs/quickstart] [--story N] [--json PATH]
 
-They are read from RUN/report.json, where training has left them; a run that is not there is trained first. Then
-`python scripts/performance.py` brings them into README and the pages.
+Most are read from RUN/report.json, where training has left them; a run that is not there is trained first. What the
+model says of three texts and two words is computed. `python scripts/performance.py` brings all into the pages.
 """
 
 import dataclasses
@@ -15,7 +15,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from common import bench, cli, files
+from inference import embeddings, scoring
 from inference.run import settings
+from inference.text import TextModel
+
+NAMED = "Once there was a little girl named Lily."
+ENDINGS = (f"{NAMED} She was sad.", f"{NAMED} He was sad.", f"{NAMED} Sad was she.")  # in docs/sampling.md
+WORDS = ("day", "her")  # in docs/model.md
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +55,24 @@ def rows(run: Path) -> list[bench.Row]:
     ]
 
 
+def examples(run: Path) -> list[bench.Row]:
+    """Return how likely the texts are, with the perplexity as the note, and the words' neighbours."""
+    text_model = TextModel.load(run, "cpu")
+    rows = [
+        bench.Row(f"quickstart: {text}", score.log_probability, "log P", note=f"{score.perplexity:.2f}")
+        for text, score in zip(ENDINGS, scoring.score_texts(text_model, ENDINGS), strict=True)
+    ]
+    table, vocabulary = (
+        text_model.model.wte.weight.detach(),
+        embeddings.whole_words(text_model.tokenizer),
+    )
+    for word in WORDS:
+        near = embeddings.nearest(table, vocabulary, embeddings.word_ids(text_model.tokenizer, word), 5)
+        told = ", ".join(f"{other} {cosine:.2f}" for other, cosine in near)
+        rows.append(bench.Row(f"quickstart: nearest to {word}", near[0][1], "cosine", note=told))
+    return rows
+
+
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     options = cli.parse(Options, argv, prog="benchmarks/quickstart.py")
@@ -56,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         import train
 
         train.main(["--preset", "quickstart", "--run", str(options.run)])
-    figures = rows(options.run)
+    figures = [*rows(options.run), *examples(options.run)]
     bench.report("quickstart", figures)
     if options.json:
         story = files.read_json(options.run / "report.json")["stories"][options.story - 1]

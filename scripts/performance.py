@@ -174,11 +174,8 @@ def quickstart(results: Path) -> dict[str, Any]:
     """Return the figures of the last quickstart: validation_loss, steps, … minutes, and the story that README tells."""
     rows = {row["name"]: row for row in latest(results, "quickstart")[0]["rows"]}
     figures = {name.partition(": ")[2].replace(" ", "_"): row["ours"] for name, row in rows.items()}
-    return {
-        **figures,
-        "minutes": figures["seconds"] / 60,
-        "told": rows["quickstart: story"]["note"],
-    }
+    notes = {name.partition(": ")[2]: row["note"] for name, row in rows.items() if "note" in row}
+    return {**figures, "minutes": figures["seconds"] / 60, "told": notes["story"], "notes": notes}
 
 
 def ending(figures: Mapping[str, Any]) -> str:
@@ -202,6 +199,23 @@ def ending(figures: Mapping[str, Any]) -> str:
     paragraphs = (textwrap.wrap(paragraph, 116) for paragraph in figures["told"].splitlines())
     told = [line for paragraph in paragraphs for line in paragraph or [""]]
     return textwrap.indent("\n".join([*lines, "", f"--- story {figures['story']} ---", *told]), "    ")
+
+
+def endings(figures: Mapping[str, Any]) -> str:
+    """Return what sample.py --score prints of the example's three texts."""
+    from benchmarks.quickstart import ENDINGS
+
+    lines = [f"{'log P':>6}{'perplexity':>13}   text"]
+    for text in ENDINGS:
+        lines.append(f"{figures[text.replace(' ', '_')]:6.2f}{figures['notes'][text]:>13}   {text}")
+    return textwrap.indent("\n".join(lines), "    ")
+
+
+def neighbours(figures: Mapping[str, Any]) -> str:
+    """Return what python -m inference embeddings prints of the example's words."""
+    from benchmarks.quickstart import WORDS
+
+    return "\n".join(f"    {word}: {figures['notes'][f'nearest to {word}']}" for word in WORDS)
 
 
 def with_figures(text: str, sentence: str, figures: Mapping[str, Any]) -> str:
@@ -238,9 +252,15 @@ def pages() -> dict[Path, str]:
     for name, sentences in SENTENCES.items():
         for sentence in sentences:
             written[ROOT / name] = with_figures(written[ROOT / name], sentence, figures)
-    readme = updated(written[ROOT / "README.md"], "headlines", headlines(RESULTS))
-    written[ROOT / "README.md"] = updated(readme, "quickstart", ending(figures))
-    written[PAGE] = updated(PAGE.read_text(encoding="utf-8"), "figures", render(RESULTS))
+    for name, marker, block in (
+        ("README.md", "headlines", headlines(RESULTS)),
+        ("README.md", "quickstart", ending(figures)),
+        ("docs/sampling.md", "endings", endings(figures)),
+        ("docs/model.md", "neighbours", neighbours(figures)),
+        ("docs/performance.md", "figures", render(RESULTS)),
+    ):
+        path = ROOT / name
+        written[path] = updated(written.get(path) or path.read_text(encoding="utf-8"), marker, block)
     return written
 
 
