@@ -82,7 +82,7 @@ class Options:
     steps: int = 5
     """Steps of each side that are timed, in turn; the median counts."""
     device: str = "auto"
-    """cpu, cuda; auto takes a GPU where there is one."""
+    """cpu, cuda; auto takes a GPU if there is one."""
     compile: bool = True
     """Compile the peer, and ours as one more side; takes a minute."""
     json: Path | None = None

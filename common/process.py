@@ -18,7 +18,7 @@ _NEVER = -1
 
 
 def spin_briefly(environment: MutableMapping[str, str] = os.environ) -> bool:
-    """Let OpenMP's threads sleep soon when they wait; return False where it is too late or the user has chosen.
+    """Let OpenMP's threads sleep soon when they wait; return False if it is too late or the user has chosen.
 
     When other programs compute on the same cores, a thread that spins takes their time and ours. The library reads its
     settings once, when torch loads it.

@@ -44,7 +44,7 @@ class Ablate:
     samples: int = 100
     """Stories to sample from each run."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, mps; auto takes a GPU where there is one."""
+    """cpu, cuda, cuda:1, mps; auto takes a GPU if there is one."""
     kernels: Kernels = "auto"
     """Attention and norms by torch's ops, by our kernels (fused), or by our CUDA on the CPU (emulated, slow)."""
 

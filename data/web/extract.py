@@ -98,7 +98,7 @@ def declared_in_html(data: bytes) -> str:
 
 
 def guessed(data: bytes) -> str:
-    """Return the encoding that the bytes look like: resiliparse's detector where it is installed, else Windows-1252."""
+    """Return the encoding that the bytes look like: resiliparse's detector if it is installed, else Windows-1252."""
     try:
         from resiliparse.parse.encoding import detect_encoding
     except ImportError:
