@@ -17,7 +17,7 @@ Estimator = Literal["k1", "k2", "k3"]
 
 
 def token_log_probabilities(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return log P(id) (B, T) for logits (B, T, V) of the same positions, in float32 or, if they are it, float64.
+    """Return log P(id) (B, T) for logits (B, T, V) of the same positions, in float32, or in float64 if the logits are.
 
     >>> token_log_probabilities(torch.zeros(1, 1, 4), torch.tensor([[2]])).exp().tolist()
     [[0.25]]

@@ -76,7 +76,7 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def measure(name: str, scheme: Scheme, text: str) -> Measured:
-    """Encode `text` line by line and return what came of it."""
+    """Encode `text` line by line and return the counts."""
     lines = [scheme.encode(line) for line in text.splitlines(keepends=True)]
     tokens = sum(map(len, lines))
     unknown_id = getattr(scheme, "unknown_id", None)
@@ -104,7 +104,8 @@ def render(rows: Sequence[Measured]) -> Group:
         numbers = f"{row.vocab_size:,}", f"{row.tokens:,}", f"{row.bytes_per_token:.2f}"
         table.add_row(row.name, *numbers, f"{row.unknown_share:.2%}", f"{row.longest:,}")
     width = max(len(row.name) for row in rows)
-    return Group(table, *(Text(f"{row.name:>{width}}  {row.example}") for row in rows))
+    lines = (f"{row.name:>{width}}  {row.example}" for row in rows)
+    return Group(table, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
 
 
 # The tokenizers that BPE is measured against: one id per byte, per character, per word. What a vocabulary does not

@@ -34,7 +34,7 @@ class Machines:
     """With --engine ray: the cluster, auto or HOST:PORT; by default one is started on this machine."""
 
     def check_machines(self) -> None:
-        """Raise ValueError for an address that nothing would use or that is none."""
+        """Raise ValueError for an address that nothing would use, or for what is no address."""
         if self.address and self.engine != "ray":
             raise ValueError("--address is for --engine ray: add it, or leave the address out")
         if self.address and self.address != "auto":

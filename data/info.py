@@ -138,8 +138,12 @@ def draw(info: Info, path: Path) -> None:
     """Plot lengths of documents and frequencies of tokens (Zipf's law is a straight line there) to `path`."""
     figure = plots.figure(10, 4)
     left, right = figure.subplots(1, 2)
-    left.hist(info.lengths, bins=np.geomspace(info.lengths.min(), info.lengths.max() + 1, 40))
-    left.set(xscale="log", xlabel="tokens in a document", ylabel="documents", title=f"{info.split}: lengths")
+    shortest, longest = info.lengths.min(), info.lengths.max() + 1
+    wide = longest > 20 * shortest  # a narrower range has hardly a power of ten for a logarithmic axis
+    left.hist(info.lengths, bins=(np.geomspace if wide else np.linspace)(shortest, longest, 40))
+    left.set(xlabel="tokens in a document", ylabel="documents", title=f"{info.split}: lengths")
+    if wide:
+        left.set_xscale("log")
     frequencies = np.sort(info.counts[info.counts > 0])[::-1]
     right.loglog(np.arange(1, len(frequencies) + 1), frequencies)
     right.set(xlabel="rank of the token", ylabel="times it occurs", title=f"{info.split}: frequencies")

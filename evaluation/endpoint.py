@@ -15,7 +15,7 @@ def ask(
 ) -> str:
     """Return the answer to messages of role and content, greedily; `url` is up to and including /v1.
 
-    ConnectionError with cause and remedy if there is no answer or it is none of this kind.
+    ConnectionError with cause and remedy if there is no answer, or none of this kind.
     """
     address = f"{url.rstrip('/')}/chat/completions"
     body = {"model": model, "messages": list(messages), "temperature": 0, "max_tokens": max_tokens}

@@ -66,7 +66,7 @@ class Message:
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> "Message":
-        """Return the message of a JSON object with role and content; ValueError if it is none."""
+        """Return the message in a JSON object with role and content; ValueError for anything else."""
         if not isinstance(value, Mapping) or not {"role", "content"} <= value.keys():
             raise ValueError(f"{value!r} is no message: give an object with role and content")
         return cls(value["role"], value["content"])

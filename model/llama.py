@@ -122,7 +122,7 @@ def _pairs(weight: Tensor, width: int) -> Tensor:
 
 
 def read_llama2c(path: Path) -> tuple[GPTConfig, dict[str, Tensor]]:
-    """Return the config and the state dict in a model file of llama2.c (version 0); ValueError if it is none."""
+    """Return the config and the state dict in a model file of llama2.c (version 0); ValueError for any other file."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(HEADER.size)

@@ -69,7 +69,7 @@ class Trainer:
         self.skips_in_a_row, self.saved_at = 0, time.monotonic()
 
     def step(self, batch: Any) -> Step:
-        """Update the weights by the gradient of one batch of this process's rows, or of each that comes of it."""
+        """Update the weights by the gradient of one batch of this process's rows, or of each update made of it."""
         with devices.autocast(self.device, self.precision):
             updates = self.objective.updates(self.model, batch)
         for each in updates:

@@ -26,7 +26,7 @@ class Report:
         files.write_json(path, dataclasses.asdict(self))
 
     def lines(self, run: Path) -> list[str]:
-        """Return what is printed of it."""
+        """Return the lines to print."""
         raise NotImplementedError
 
     def print(self, run: Path, console: Console | None = None) -> None:
