@@ -1,7 +1,7 @@
 """The figures on the pages are those of benchmarks/results, or it is said why not.
 
 A figure is a number with a unit of time, speed or share. A section of a page that shows figures is in MEASURED with the
-results that hold them, or in OTHERWISE with where they are from. README's are written by scripts/performance.py.
+results that hold them, or in OTHERWISE with where they are from. scripts/performance.py writes what is between markers.
 """
 
 import json
@@ -58,6 +58,7 @@ MEASURED = {  # section -> files of benchmarks/results, and figures that are in 
     "docs/web.md: Measured": ("web-zen-4", {"13": "pages of Common Crawl, which cannot be shipped"}),
 }
 OTHERWISE = {  # page, or section -> where its figures are from
+    "README.md: What comes out": "the quickstart's: scripts/performance.py; the compiler's minutes are of one build",
     "docs/alignment.md": "runs of hours: the commands of the page",
     "docs/bpe.md: Limits on memory": "tests/bpe/test_trainer.py holds the limits; the time is of one run",
     "docs/bpe.md: Your own text": "python -m bpe compare on a sample of TinyStories",
@@ -84,8 +85,11 @@ OTHERWISE = {  # page, or section -> where its figures are from
 
 def sections() -> Iterator[tuple[str, str]]:
     """Yield (page: heading, text) of every section of a page that is written by hand, without code and links."""
-    for page in (ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
-        text = page.read_text(encoding="utf-8").partition("<!-- figures: begin -->")[0]
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        text = re.sub(
+            r"<!-- (\w+): begin -->.*?<!-- \1: end -->", "", text, flags=re.DOTALL
+        )  # made by the script
         text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
         for section in re.split(r"^(?=#+ )", text, flags=re.MULTILINE):
             heading = re.match(r"#+ (.*)", section)
