@@ -2,7 +2,8 @@
 
     python -m scripts.pictures [--run RUN] [--only NAME …] [--out DIR]
 
-Those of `FROM_A_RUN` show a trained model. Where RUN cannot show one it is left out, with a line that says why.
+Those of `FROM_A_RUN` show a trained model, those of `PHOTOGRAPHED` need a browser as well. One that cannot be made is
+left out, with a line that says why.
 """
 
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from common import cli, files
 from kernels.ladder import OPS
-from scripts.pictures import kernels, learning, model, sampling, serving, words
+from scripts.pictures import kernels, learning, lens, model, sampling, serving, words
 from scripts.pictures.svg import Picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +41,8 @@ FROM_A_RUN = {
     "optimizers": learning.optimizers,
     "sampling": sampling.rules,
 }
+PHOTOGRAPHED = {"lens": lens.logit_lens}
+ALL = (*DRAWN, *FROM_A_RUN, *PHOTOGRAPHED)
 
 
 @dataclass(frozen=True)
@@ -51,32 +54,35 @@ class Options:
     only: tuple[str, ...] = ()
     """Names of pictures; all if not given."""
     out: Path = ROOT / "docs" / "plots"
-    """Where NAME.svg goes."""
+    """Where NAME.svg, or NAME.png for a photograph, goes."""
 
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Draw the pictures that are asked for."""
     options = cli.parse(Options, argv, prog="python -m scripts.pictures")
-    names = options.only or (*DRAWN, *FROM_A_RUN)
-    if unknown := set(names) - set(DRAWN) - set(FROM_A_RUN):
-        cli.fail(f"no picture {min(unknown)!r}: choose from {', '.join((*DRAWN, *FROM_A_RUN))}")
-    for name in names:
+    if unknown := set(options.only) - set(ALL):
+        cli.fail(f"no picture {min(unknown)!r}: choose from {', '.join(ALL)}")
+    for name in options.only or ALL:
         try:
-            picture = DRAWN[name]() if name in DRAWN else _of_a_run(name, options.run)
+            picture = _picture(name, options.run)
         except ValueError as reason:
             if options.only:
                 raise
             print(f"{name} is left out: {reason}")
         else:
-            files.write_text(options.out / f"{name}.svg", picture.svg())
+            path = options.out / f"{name}.{'png' if name in PHOTOGRAPHED else 'svg'}"
+            with files.atomic(path) as file:
+                file.write(picture if isinstance(picture, bytes) else picture.svg().encode())
 
 
-def _of_a_run(name: str, run: Path) -> Picture:
-    """Return a picture of a trained model; ValueError if the run cannot show it."""
+def _picture(name: str, run: Path) -> Picture | bytes:
+    """Return a picture, a photograph as bytes; ValueError if the run cannot show it."""
+    if name in DRAWN:
+        return DRAWN[name]()
     if not (run / "best").is_dir():
         raise ValueError(f"it shows a trained model, and {run} is none: make train, or give --run")
-    return FROM_A_RUN[name](run)
+    return {**FROM_A_RUN, **PHOTOGRAPHED}[name](run)
 
 
 if __name__ == "__main__":

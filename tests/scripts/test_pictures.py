@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+from matplotlib.image import imread
 
 from kernels.ladder import OPS
 from model import GPT, GPTConfig, layouts
@@ -40,6 +41,17 @@ def test_pictures_of_a_run_are_drawn_from_any_run(babble, tmp_path):
     main(["--run", str(babble), "--only", *FROM_A_RUN, "--out", str(tmp_path)])
     for name in FROM_A_RUN:
         ElementTree.fromstring((tmp_path / f"{name}.svg").read_text(encoding="utf-8"))
+
+
+def test_the_lens_is_photographed_if_there_is_a_browser(babble, tmp_path, capsys):
+    try:
+        main(["--run", str(babble), "--only", "lens", "--out", str(tmp_path)])
+    except SystemExit:
+        assert "it is a photograph of a browser: pip install playwright" in (
+            err := capsys.readouterr().err
+        ) or ("there is no Chromium" in err)
+    else:
+        assert imread(tmp_path / "lens.png").shape[:2] == (900, 1200)
 
 
 @pytest.mark.parametrize(
