@@ -47,6 +47,7 @@ NOT_HERE = {
     "python benchmarks/": "measures",
     "python -m data prepare --source tinystories": "needs a network",
     "scripts/gpu_check.sh": "tests/scripts/test_gpu_check.py",
+    "python scripts/performance.py": "tests/scripts/test_performance.py: it would write into this folder",
     "torchrun": "several machines",
     "python -m experiments": "tests/experiments",
 }
