@@ -111,12 +111,13 @@ def html_page(text: str, tokenizers: dict[str, Tokenizer]) -> str:
 
 
 _STYLE = """
-body{font:15px/1.9 system-ui,sans-serif;margin:2rem;color:#222;background:#fff}
+:root{color-scheme:light dark}
+body{font:15px/1.9 system-ui,sans-serif;margin:2rem}
 main{display:flex;gap:2rem;align-items:flex-start}
 section{flex:1;min-width:0}
 pre{font:15px/1.9 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere}
 span{border-radius:3px;color:#111}
-span:hover{outline:2px solid #333}
+span:hover{outline:2px solid}
 """
 
 

@@ -212,7 +212,8 @@ def html_page(name: str, found: Assessment) -> str:
 
 
 _STYLE = """
-body{font:16px/1.6 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
+:root{color-scheme:light dark}
+body{font:16px/1.6 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
 td{padding:.1rem 1.5rem .1rem 0;vertical-align:top}
 blockquote{white-space:pre-wrap;border-left:3px solid #bbb;margin:1rem 0;padding:0 1rem}
 """

@@ -152,7 +152,8 @@ def html_page(figures: Mapping[int, Mapping[str, float]]) -> str:
     )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Data ablation</title>\n'
-        "<style>body{font:16px/1.6 system-ui,sans-serif;margin:2rem}td,th{padding:0 1rem;text-align:right}"
+        "<style>:root{color-scheme:light dark}body{font:16px/1.6 system-ui,sans-serif;margin:2rem}"
+        "td,th{padding:0 1rem;text-align:right}"
         "img{max-width:100%}</style></head>\n"
         f"<body><h1>Data ablation</h1>\n<table><tr><th></th>{head}</tr>{rows}</table>\n"
         '<img src="ablation.png" alt="each figure over the number of documents"></body></html>\n'
