@@ -12,6 +12,7 @@ nothing is built is said once on stderr. `register` gives an op its shapes for t
 """
 
 import contextlib
+import functools
 import importlib
 import os
 import sys
@@ -69,14 +70,28 @@ def _has_code_for(capability: tuple[int, int], code: str) -> bool:
     return same_family or (kind == "compute" and not version.endswith("f") and built <= capability)
 
 
+class Library:
+    """The ops of torch.ops.slm or torch.ops.slm_emulated; those with a derivative take the short way to autograd."""
+
+    def __init__(self, name: str) -> None:
+        self.ops = getattr(torch.ops, name)
+
+    def __getattr__(self, op: str) -> Any:
+        return getattr(self.ops, op)
+
+
 _STATES = {"cpu": _fused_state, "cuda": _cuda_state(), "emulated": _emulated_state}
+_LOADED = {
+    name: Library(name)
+    for name, module in (("slm", _fused), ("slm_emulated", _emulated))
+    if module is not None
+}
 # The op libraries by (choice, device type); a pair that is missing runs on torch.
-_LIBRARIES = {("fused", device): torch.ops.slm for device in ("cpu", "cuda") if _STATES[device] == AVAILABLE}
+_LIBRARIES = {("fused", device): _LOADED["slm"] for device in ("cpu", "cuda") if _STATES[device] == AVAILABLE}
 if _fused is not None:
-    _LIBRARIES["fused", "meta"] = torch.ops.slm  # shapes alone
+    _LIBRARIES["fused", "meta"] = _LOADED["slm"]  # shapes alone
 if _emulated is not None:
-    _LIBRARIES["emulated", "meta"] = torch.ops.slm_emulated
-    _LIBRARIES["emulated", "cpu"] = torch.ops.slm_emulated
+    _LIBRARIES["emulated", "meta"] = _LIBRARIES["emulated", "cpu"] = _LOADED["slm_emulated"]
 
 _ENVIRONMENT = os.environ.get("SLM_KERNELS") or "auto"
 _choice = "auto"
@@ -143,7 +158,7 @@ def modules() -> dict[str, tuple[object | None, str]]:
 
 def libraries() -> list[str]:
     """Return the names of the op libraries that are loaded, such as ["slm"]."""
-    return [name for name, module in (("slm", _fused), ("slm_emulated", _emulated)) if module is not None]
+    return list(_LOADED)
 
 
 def runs_on(device_type: str, head_dim: int = 1) -> str:
@@ -218,12 +233,37 @@ def register(
             continue
         torch.library.register_fake(f"{name}::{op}", fake)
         if gradients is not None:
-            derivative = _bound(gradients, getattr(torch.ops, name))
+            ops = _LOADED[name].ops
+            derivative = functools.partial(gradients, ops)
             torch.library.register_autograd(f"{name}::{op}", derivative, setup_context=save)
+            setattr(_LOADED[name], op, _short_way(getattr(ops, op), save, derivative))
 
 
-def _bound(gradients: Gradients, library: Any) -> Callable:
-    return lambda ctx, *grads: gradients(library, ctx, *grads)
+def _short_way(op: Any, save: Callable, derivative: Callable) -> Callable:
+    """Return a call of the op that goes from Python into autograd and then to the kernel.
+
+    The op's own way, which transforms and torch.compile need, goes through the dispatcher to the autograd that is
+    registered for it, so back into Python, and through the dispatcher again. That makes the forward and backward of a
+    small op half as long again.
+    """
+    defaults = [argument.default_value for argument in op.default._schema.arguments]
+
+    def forward(ctx: Context, *inputs: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = op.default(*inputs)
+        save(ctx=ctx, inputs=inputs, output=output)
+        return output
+
+    functions = {"forward": staticmethod(forward), "backward": staticmethod(derivative)}
+    short_way = type(op._qualified_op_name.replace("::", "_"), (torch.autograd.Function,), functions)
+
+    def call(*inputs: Any) -> Any:
+        transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        if transformed or not torch.is_grad_enabled():
+            return op(*inputs)
+        return short_way.apply(*inputs, *defaults[len(inputs) :])
+
+    return call
 
 
 def keep(ctx: Context, *tensors: Tensor | None, without_gradient: tuple[Tensor, ...] = ()) -> None:

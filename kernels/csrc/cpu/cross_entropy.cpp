@@ -22,7 +22,7 @@
 namespace slm::CPU_CAPABILITY {
 namespace {
 
-constexpr int64_t kTile = 256;            // rows of the vocabulary
+constexpr int64_t kTileBytes = 1024;      // of a column of a tile: 256 rows of the vocabulary in float32
 constexpr int64_t kMostPositions = 1024;  // of a chunk
 // Parts of the vocabulary, each of some tiles, which have their own statistics and their own sum of the gradient of
 // hidden: a fixed number, so that the sums do not depend on the number of threads.
@@ -31,30 +31,35 @@ constexpr int64_t kLanes = 16;  // positions are padded to a multiple of this, f
 
 int64_t padded(int64_t positions) { return (positions + kLanes - 1) / kLanes * kLanes; }
 
-// result = or += left * right, of matrices, as a single thread. BLAS copies both operands of every call into an order of
-// its own; with vectors of 16 numbers a tile is faster without.
-template <typename T, bool kAdd>
-void tile_product(const at::Tensor& left, const at::Tensor& right, at::Tensor result) {
+// The rows of left a multiple of kGroupRows, the columns of right of kLanes.
+template <bool kAdd>
+void uncopied_product(const at::Tensor& left, const at::Tensor& right, const at::Tensor& result) {
+  const Left<float> a{left.const_data_ptr<float>(), left.stride(0), left.stride(1)};
+  const Right<const float> b{right.const_data_ptr<float>(), right.stride(0)};
+  const Right<float> c{result.mutable_data_ptr<float>(), result.stride(0)};
   const int64_t rows = left.size(0), columns = right.size(1);
-  if constexpr (std::is_same_v<T, float> && Vec<T>::size() == kLanes) {
-    if (rows % kGroupRows == 0 && columns % kLanes == 0 && right.stride(1) == 1) {
-      const Left<T> a{left.const_data_ptr<T>(), left.stride(0), left.stride(1)};
-      const Right<const T> b{right.const_data_ptr<T>(), right.stride(0)};
-      const Right<T> c{result.mutable_data_ptr<T>(), result.stride(0)};
-      const Depths depths(Span{0, left.size(1)});
-      constexpr int64_t kColumns = kGroupVecs * kLanes;
-      for (int64_t column = 0; column < columns; column += kColumns) {
-        const Span vecs{0, std::min(kColumns, columns - column) / kLanes};
-        for (int64_t row = 0; row < rows; row += kGroupRows) {
-          product<kAdd>(Left<T>{a.data + row * a.row_stride, a.row_stride, a.depth_stride},
-                        Right<const T>{b.data + column, b.stride},
-                        Right<T>{c.data + row * c.stride + column, c.stride}, vecs, depths);
-        }
-      }
-      return;
+  const Depths depths(Span{0, left.size(1)});
+  constexpr int64_t kColumns = kGroupVecs * kLanes;
+  for (int64_t column = 0; column < columns; column += kColumns) {
+    const Span vecs{0, std::min(kColumns, columns - column) / kLanes};
+    for (int64_t row = 0; row < rows; row += kGroupRows) {
+      product<kAdd>(Left<float>{a.data + row * a.row_stride, a.row_stride, a.depth_stride},
+                    Right<const float>{b.data + column, b.stride},
+                    Right<float>{c.data + row * c.stride + column, c.stride}, vecs, depths);
     }
   }
-  add_product(result, left, right, !kAdd);
+}
+
+// result = left * right, or += if `add`, of matrices, by this thread alone. BLAS copies both operands of every call into an
+// order of its own; with vectors of 16 numbers a tile is faster without.
+template <typename T>
+void tile_product(const at::Tensor& left, const at::Tensor& right, at::Tensor result, bool add) {
+  if constexpr (std::is_same_v<T, float> && Vec<T>::size() == kLanes) {
+    if (left.size(0) % kGroupRows == 0 && right.size(1) % kLanes == 0 && right.stride(1) == 1) {
+      return add ? uncopied_product<true>(left, right, result) : uncopied_product<false>(left, right, result);
+    }
+  }
+  add_product(result, left, right, !add);
 }
 
 // The statistics of positions, side by side: the largest logit so far, and the sum of exp(logit - largest).
@@ -83,7 +88,7 @@ void add_sums(const Vec<A>& other_largest, const Vec<A>& other_total, A* largest
 template <typename T>
 class Chunk {
   using A = compute_t<T>;
-  static constexpr int64_t kWidth = Vec<A>::size();
+  static constexpr int64_t kWidth = Vec<A>::size(), kRows = kTileBytes / sizeof(T);  // kRows: of a tile
 
  public:
   // logits: (V, at least padded(positions)), to be filled; undefined if no gradients are wanted. It may be the gradient of
@@ -96,7 +101,7 @@ class Chunk {
         labels_(loss.labels.const_data_ptr<int64_t>() + begin),
         begin_(begin),
         positions_(positions),
-        tiles_((loss.head.size(0) + kTile - 1) / kTile),
+        tiles_((loss.head.size(0) + kRows - 1) / kRows),
         parts_(std::min(kParts, tiles_)),
         sums_(parts_, Sums<A>(padded(positions))) {}
 
@@ -106,7 +111,7 @@ class Chunk {
       in_tiles(part, [&](int64_t first, const at::Tensor& head) {
         const at::Tensor room = logits_.defined() ? logits_.narrow(0, first, head.size(0)) : scratch;
         const at::Tensor logits = room.narrow(0, 0, head.size(0)).narrow(1, 0, inputs_.size(0));
-        tile_product<T, false>(head, inputs_t_, logits);  // (rows, C) @ (C, n) -> (rows, n)
+        tile_product<T>(head, inputs_t_, logits, false);  // (rows, C) @ (C, n) -> (rows, n)
         observe_tile(logits, sums_[part]);
         keep_targets(logits, first);
       });
@@ -122,17 +127,14 @@ class Chunk {
     const int64_t width = inputs_.size(1);
     const at::Tensor grad_hidden = at::empty({parts_, inputs_.size(0), width}, loss_.grad_hidden.options());
     in_parts([&](int64_t part, const at::Tensor& scratch) {
-      grad_hidden[part].zero_();
+      bool begins = true;
       in_tiles(part, [&](int64_t first, const at::Tensor& head) {
         const at::Tensor gradient = scratch.narrow(0, 0, head.size(0));
         differentiate_tile(logits_.narrow(0, first, head.size(0)), first, gradient);
         const at::Tensor grad_weight = loss_.grad_weight.narrow(0, first, head.size(0));
-        tile_product<T, true>(gradient.t(), head, grad_hidden[part]);  // (n, rows) @ (rows, C) -> (n, C)
-        if (begin_ == 0) {
-          tile_product<T, false>(gradient, inputs_, grad_weight);  // (rows, n) @ (n, C) -> (rows, C)
-        } else {
-          tile_product<T, true>(gradient, inputs_, grad_weight);
-        }
+        tile_product<T>(gradient.t(), head, grad_hidden[part], !begins);  // (n, rows) @ (rows, C) -> (n, C)
+        tile_product<T>(gradient, inputs_, grad_weight, begin_ > 0);      // (rows, n) @ (n, C) -> (rows, C)
+        begins = false;
       });
     });
     at::Tensor sum = loss_.grad_hidden.narrow(0, begin_, positions_);
@@ -145,7 +147,7 @@ class Chunk {
   void in_parts(const Body& body) const {
     at::parallel_for(0, parts_, 1, [&](int64_t begin, int64_t end) {
       const PlainProducts guard;  // of this thread
-      const at::Tensor scratch = at::empty({kTile, inputs_.size(0)}, inputs_.options());
+      const at::Tensor scratch = at::empty({kRows, inputs_.size(0)}, inputs_.options());
       for (int64_t part = begin; part < end; ++part) body(part, scratch);
     });
   }
@@ -154,7 +156,7 @@ class Chunk {
   template <typename Body>
   void in_tiles(int64_t part, const Body& body) const {
     for (int64_t t = part * tiles_ / parts_; t < (part + 1) * tiles_ / parts_; ++t) {
-      body(t * kTile, loss_.head.narrow(0, t * kTile, std::min(kTile, loss_.head.size(0) - t * kTile)));
+      body(t * kRows, loss_.head.narrow(0, t * kRows, std::min(kRows, loss_.head.size(0) - t * kRows)));
     }
   }
 
