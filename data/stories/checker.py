@@ -59,7 +59,7 @@ def _form(story: str, sentences: Sequence[Sentence]) -> Iterator[str]:
         if sentence.words and sentence.words[0].text[0].islower():
             yield f"sentence {sentence.number} does not begin with a capital letter"
     for word in re.findall(r"\b(\w+) \1\b", story):
-        yield f"'{word}' stands twice in a row"
+        yield f"'{word}' comes twice in a row"
     told = Counter(re.split(r"[.!?\"]+\s*", story))
     for text, times in told.items():
         if times > 1 and len(text.split()) > 3:

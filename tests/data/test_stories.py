@@ -267,7 +267,7 @@ FAULTS = {
     "cut off in the middle": (lambda text: text[: len(text) // 2], "never solved|no ending"),
     "quote that is not closed": (lambda text: replace_first(r'"(?= [a-z])', "", text), "quote .* not closed"),
     "repeated sentence": (repeat_sentence, "is told 2 times"),
-    "repeated word": (lambda text: replace_first(r" the ", " the the ", text), "stands twice"),
+    "repeated word": (lambda text: replace_first(r" the ", " the the ", text), "comes twice"),
     "wrong article": (lambda text: replace_first(r" a (?=[b-df-hj-np-tv-z])", " an ", text), "article"),
     "no capital letter": (
         lambda text: replace_first(r"(?<=\. )[A-Z]", lambda match: match[0].lower(), text),
