@@ -25,11 +25,11 @@ class Headed(GPT):
         nn.init.zeros_(self.value_head.bias)
         self.train(gpt.training)
 
-    def forward(self, idx: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (B, T, V) and values (B, T) for ids (B, T)."""
+    def forward(self, idx: Tensor, at: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return logits (B, T, V) and values (B, T) for ids (B, T); `at` is that of GPT.forward."""
         self._check(idx, None)
         hidden = self.hidden(idx)
-        return self.logits(hidden), self.values_of(hidden)
+        return self.logits(hidden if at is None else hidden[at]), self.values_of(hidden)
 
     def values(self, idx: Tensor) -> Tensor:
         """Return the values (B, T) alone."""

@@ -126,9 +126,14 @@ def _padded(rows: Sequence[_Row], template: ChatTemplate, block_size: int, devic
 def token_log_probabilities(
     model: Callable[..., Any], ids: Tensor, mask: Tensor, temperature: float = 1.0
 ) -> Tensor:
-    """Return log P(token) (B, T) of a model at the tokens of the mask, 0 elsewhere, for ids and mask (B, T)."""
-    logits, _ = model(ids[:, :-1])  # (B, T - 1, V)
-    return after(losses.token_log_probabilities(logits, ids[:, 1:], temperature)) * mask
+    """Return log P(token) (B, T) of a model at the tokens of the mask, 0 elsewhere, for ids and mask (B, T).
+
+    Logits are made for these tokens alone: those of prompts and padding would be more, and the costliest of the model.
+    """
+    wanted = mask[:, 1:].bool()
+    logits, _ = model(ids[:, :-1], at=wanted)  # (N, V) for the N tokens of the mask
+    found = losses.token_log_probabilities(logits, ids[:, 1:][wanted], temperature)
+    return after(torch.zeros_like(wanted, dtype=found.dtype).masked_scatter(wanted, found))
 
 
 def after(predictions: Tensor) -> Tensor:

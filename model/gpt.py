@@ -152,6 +152,7 @@ class GPT(nn.Module):
         *,
         with_logits: bool = True,
         documents: Tensor | None = None,
+        at: Tensor | None = None,
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return logits (B, T, V) for ids idx (B, T), and with targets (B, T) the mean loss in nats per token.
 
@@ -162,13 +163,15 @@ class GPT(nn.Module):
 
         documents (B, T) of int64 number the documents that are packed in each row: no token sees another document, and
         positions count from the beginning of each. ValueError for a model with a layer that cannot do that.
+
+        Without targets, `at` (B, T) of bool chooses the tokens whose logits are wanted: (N, V), row by row.
         """
         self._check(idx, targets)
         if targets is not None:
             check_unpacked(self, "compute a loss")
         hidden = self.hidden(idx, documents=documents)
         if targets is None:
-            return self.logits(hidden), None
+            return self.logits(hidden if at is None else hidden[at]), None
         logits, loss = self._loss(hidden, targets, with_logits)
         if self.training:
             for aside in self._asides(hidden, targets):

@@ -19,6 +19,12 @@ def test_logits_for_all_positions_and_a_first_loss_of_guessing(tiny, batch, vari
     torch.testing.assert_close(gpt(idx, targets)[0], logits.detach())
 
 
+def test_logits_may_be_asked_for_at_some_tokens_alone(tiny, batch, variant):
+    gpt, (idx, targets) = tiny(**variant).eval(), batch
+    wanted = targets % 3 == 0
+    torch.testing.assert_close(gpt(idx, at=wanted)[0], gpt(idx)[0][wanted])
+
+
 def test_later_tokens_change_no_bit_before_them(tiny, batch, variant, each_kernel):
     gpt, (idx, other) = tiny(**variant).eval(), batch
     for cut in (1, 9, 31):
