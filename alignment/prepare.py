@@ -123,14 +123,14 @@ def examples(
     seed: int,
     count: int,
     workers: int | None = None,
-    facets: tuple[int, int] = instructions.EVERYDAY,
+    asking: instructions.Asking = instructions.EVERYDAY,
     *,
     new_words: bool = False,
     new_combinations: bool = False,
 ) -> Iterator[Example]:
     """Yield conversations about stories, each with the check of its last answer."""
     workers = sensible_workers(workers, count, WORTH_A_WORKER)
-    settings = (seed, facets, new_words, new_combinations)
+    settings = (seed, asking, new_words, new_combinations)
     found = ordered_map(instructions.requests_from, settings, itertools.count(0, instructions.JOB), workers)
     for request in itertools.islice(itertools.chain.from_iterable(found), count):
         answer = Message("assistant", request.answer)
@@ -153,11 +153,11 @@ def sums(seed: int, count: int, *, held_out: bool) -> Iterator[Example]:
 
 
 def _mixed(
-    seed: int, count: int, share: float, workers: int | None, facets: tuple[int, int]
+    seed: int, count: int, share: float, workers: int | None, asking: instructions.Asking
 ) -> list[Example]:
     """Return conversations of both kinds in random order."""
     of_sums = round(share * count)
-    mixed = [*examples(seed, count - of_sums, workers, facets), *sums(seed, of_sums, held_out=False)]
+    mixed = [*examples(seed, count - of_sums, workers, asking), *sums(seed, of_sums, held_out=False)]
     random.Random(seed).shuffle(mixed)
     return mixed
 

@@ -24,16 +24,12 @@ from data.stories.reader import read
 from data.stories.wordings import Wordings
 
 HELD_OUT = 10  # one in this many pairs of facets is never asked for together in training
-PRACTICE, EVERYDAY = (
-    (3, 6),
-    (1, 3),
-)  # how many things a request asks for: many, so that each is learned sooner
 END_OF_SENTENCE = re.compile(r"[^A-Za-z]*?[.!?]+\"?(?= |$)")
 JOB = 100  # stories that are asked about at once
-TRIES = 5  # requests written for a story until none of what is asked for together is held out
 ABOUT = ("name", "kind", "nature")  # who the story is about
 # The other facets, in the order in which a story tells them and a request asks for them.
 ORDER = ("begins", "home", "hobby", "day", "thing", "color", "helper", "word", "plot", "without", "ends")
+LATE = ("plot", "ends")
 SHOWN_AT_ONCE = {
     "name",
     "kind",
@@ -52,6 +48,19 @@ WITHOUT = (
     *("very", "friend", "well", "day", "one", "time", "then", "long"),
     *("never", "felt", "good", "little", "soon", "happy", "better", "eyes"),
 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Asking:
+    """How many things a request asks for, and the fraction of requests that ask for none of LATE."""
+
+    fewest: int
+    most: int
+    early: float = 0.0
+
+
+# Many wishes, soon met: each is learned sooner, and less of the story's beginning is left to chance.
+PRACTICE, EVERYDAY = Asking(3, 9, early=0.8), Asking(1, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +85,7 @@ def requests(seed: int, *, new_words: bool = False, new_combinations: bool = Fal
     return itertools.chain.from_iterable(requests_from(settings, first) for first in itertools.count(0, JOB))
 
 
-def requests_from(settings: tuple[int, tuple[int, int], bool, bool], first: int) -> list[Request]:
+def requests_from(settings: tuple[int, Asking, bool, bool], first: int) -> list[Request]:
     """Return the requests about JOB stories from number `first` on, as a worker process does it."""
     seed, *options = settings
     asked = (request(seed, first + i, *options) for i in range(JOB))
@@ -86,16 +95,13 @@ def requests_from(settings: tuple[int, tuple[int, int], bool, bool], first: int)
 def request(
     seed: int,
     index: int,
-    facets: tuple[int, int] = EVERYDAY,
+    asking: Asking = EVERYDAY,
     new_words: bool = False,
     new_combinations: bool = False,
 ) -> Request | None:
-    """Return the request about story number `index` of the book of `seed`; None if the one drawn does not fit it.
-
-    `facets` are the fewest and the most things that a request for a story asks for.
-    """
+    """Return the request about story number `index` of the book of `seed`; None if the one drawn does not fit it."""
     rng = random.Random(seed << 64 | index)
-    return _Asker(rng, tale(seed, index), facets, new_words, new_combinations).request()
+    return _Asker(rng, tale(seed, index), asking, new_words, new_combinations).request()
 
 
 def is_held_out(facets: Mapping[str, str]) -> bool:
@@ -134,11 +140,11 @@ class _Asker:
         self,
         rng: random.Random,
         told: Tale,
-        counts: tuple[int, int],
+        asking: Asking,
         new_words: bool,
         new_combinations: bool,
     ) -> None:
-        self.random, self.told, self.counts = rng.random, told, counts
+        self.random, self.told, self.asking = rng.random, told, asking
         self.new_words, self.new_combinations = new_words, new_combinations
         self.terse = self.random() < 0.25
         self.facets = facets_of(told)
@@ -147,16 +153,11 @@ class _Asker:
     def request(self) -> Request | None:
         """Return a request; None if the one drawn does not fit the story, or is not (or is) to be held out."""
         kind = next(name for name, share in SHARES.items() if self.random() < share)
-        for _ in range(1 if self.new_combinations else TRIES):
-            made = getattr(self, f"_{kind}")()
-            if made is None:
-                return None
-            facets, messages, answer, check = made
-            if is_held_out(facets) == self.new_combinations:
-                break
-        else:
+        made = getattr(self, f"_{kind}")()
+        if made is None:
             return None
-        if any(faults(answer, check).values()):
+        facets, messages, answer, check = made
+        if is_held_out(facets) != self.new_combinations or any(faults(answer, check).values()):
             return None
         return Request(
             kind, messages, answer, {"task": "stories", "constraints": check}, up_to_met(answer, check)
@@ -216,13 +217,22 @@ class _Asker:
         return _articles(" ".join([frame, *(self.clause(name, facets[name]) for name in named)]))
 
     def drawn_facets(self) -> dict[str, str]:
-        """Return as many facets of the story as a request may ask for, at most one about what goes wrong."""
-        plots = self.some([name for name in ("thing", "color", "plot") if name in self.facets], 1)
-        others = [name for name in self.facets if name not in ("thing", "color", "plot")]
-        fewest, most = self.counts
-        count = fewest + int(self.random() * (most + 1 - fewest))
+        """Return as many facets of the story as a request may ask for, at most one about what goes wrong.
+
+        One that is held out together with another is left out, unless new combinations are asked for.
+        """
+        early = self.asking.early > 0 and self.random() < self.asking.early
+        possible = [name for name in self.facets if not (early and name in LATE)]
+        plots = self.some([name for name in ("thing", "color", "plot") if name in possible], 1)
+        others = [name for name in possible if name not in ("thing", "color", "plot")]
+        count = self.asking.fewest + int(self.random() * (self.asking.most + 1 - self.asking.fewest))
         weighted = sorted([*plots, *others], key=lambda name: self.random() ** WEIGHTS.get(name, 1))
-        return {name: self.facets[name] for name in weighted[:count]}
+        drawn: dict[str, str] = {}
+        for name in weighted:
+            new = {name: self.facets[name]}
+            if self.new_combinations or not any(is_held_out({**new, other: drawn[other]}) for other in drawn):
+                drawn |= new
+        return dict(list(drawn.items())[:count])
 
     # The kinds of request: each returns facets, messages, the answer and the constraints
 
@@ -233,14 +243,14 @@ class _Asker:
     def _without(self):
         facets = self.drawn_facets()
         spare = [word for word in WITHOUT if faults(self.told.text, {"without": word})["without"] == ""]
-        facets = dict(list(facets.items())[: self.counts[1] - 1]) | {"without": self.pick(spare)}
+        facets = dict(list(facets.items())[: self.asking.most - 1]) | {"without": self.pick(spare)}
         return facets, (("user", self.ask(facets)),), self.told.text, {"coherent": True, **facets}
 
     def _tone(self):
         tones = [tone for tone in constraints.TONES if not faults(self.told.text, {"tone": tone})["tone"]]
         if not tones:
             return None
-        facets, tone = dict(list(self.drawn_facets().items())[: self.counts[1] - 1]), self.pick(tones)
+        facets, tone = dict(list(self.drawn_facets().items())[: self.asking.most - 1]), self.pick(tones)
         check = {"coherent": True, "tone": tone, **facets}
         return facets | {"tone": tone}, (("user", self.ask(facets, tone)),), self.told.text, check
 
