@@ -29,7 +29,7 @@ JOB = 100  # stories that are asked about at once
 ABOUT = ("name", "kind", "nature")  # who the story is about
 # The other facets, in the order in which a story tells them and a request asks for them.
 ORDER = ("begins", "home", "hobby", "day", "thing", "color", "helper", "word", "plot", "without", "ends")
-LATE = ("plot", "ends")
+LATE = ("plot", "ends")  # what only a whole story can show
 SHOWN_AT_ONCE = {
     "name",
     "kind",
