@@ -307,7 +307,6 @@ def overhead(data: Path, steps: int) -> tuple[float, float]:
     bar.show, log.add = watch.around(bar.show), watch.around(log.add)
     trainer.objective.loss = watch.around(trainer.objective.loss)
     trainer.next_batch = watch.around(trainer.next_batch)
-    trainer.model.zero_grad = watch.around(trainer.model.zero_grad)
     for each in trainer.optimizers:
         each.step = watch.around(each.step)
     whole, own = [], []
@@ -315,6 +314,7 @@ def overhead(data: Path, steps: int) -> tuple[float, float]:
         loop.prefetch(trainer.batches, trainer.device) as feed,
         _timed(watch, torch.Tensor, "backward"),
         _timed(watch, optimizer, "clip_gradient"),
+        _timed(watch, optimizer, "clear_gradients"),
     ):
         for _ in range(steps):
             watch.seconds, start = 0.0, time.perf_counter()

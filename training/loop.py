@@ -86,7 +86,7 @@ class Trainer:
         total, weight = self._accumulate(batch)
         loss = self.processes.mean(total)
         if not weight:
-            self.model.zero_grad(set_to_none=True)
+            optimizer.clear_gradients(self.parameters)
             if self.processes.main:
                 text = self.objective.text(batch)[: failures.SHOWN_CHARACTERS]
                 print(
@@ -105,7 +105,7 @@ class Trainer:
                 each.step()
             if self.shares:
                 self.shares.exchange()
-        self.model.zero_grad(set_to_none=True)
+        optimizer.clear_gradients(self.parameters)
         self._count_skip(finite, batch)
         return Step(loss, norm, rate)
 

@@ -315,9 +315,16 @@ def clip_gradient(parameters: list[Tensor], limit: float) -> Tensor:
     Return the norm before.
     """
     norm = gradient_norm(parameters)
-    if limit > 0:
+    # Where looking at the norm waits for nothing, a factor of 1 costs no pass over the gradient.
+    if limit > 0 and not (norm.is_cpu and norm + 1e-6 <= limit):
         scale_gradient(parameters, (limit / (norm + 1e-6)).clamp(max=1.0))
     return norm
+
+
+def clear_gradients(parameters: Iterable[Tensor]) -> None:
+    """Drop the gradients. Module.zero_grad looks for all parameters in the tree of modules first, at every step."""
+    for parameter in parameters:
+        parameter.grad = None
 
 
 def scale_gradient(parameters: Iterable[Tensor], factor: Tensor | float) -> None:

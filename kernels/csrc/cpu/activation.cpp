@@ -49,11 +49,12 @@ std::tuple<at::Tensor, at::Tensor> gelu_rows_backward(const at::Tensor& grad_out
   using A = compute_t<T>;
   const int64_t size = x.size(-1), rows = x.numel() / size;
   at::Tensor grad_x = empty_output(x.sizes(), x.options());
-  // Each task sums the gradient of the bias over its rows: (tasks, C).
+  // Each task sums the gradient of the bias over its rows: (tasks, C); 0 where there is none.
   at::Tensor parts = at::zeros({(rows + kRowsPerTask - 1) / kRowsPerTask, size}, x.options().dtype(statistics_type(x)));
   const Rows<const T> grad(grad_out), in(x);
   const Rows<T> to(grad_x);
   const auto shift = widened<T>(bias, size);
+  const bool biased = bias.has_value();
   A* sums = parts.mutable_data_ptr<A>();
   for_row_tasks(rows, size, [&](int64_t task, int64_t begin, int64_t end) {
     A* sum = sums + task * size;
@@ -64,7 +65,7 @@ std::tuple<at::Tensor, at::Tensor> gelu_rows_backward(const at::Tensor& grad_out
         const Vec<A> at = load_wide(from + i, count) + load(shift.data() + i, count);
         const Vec<A> product = load_wide(g + i, count) * F::both(at).slope;
         store_narrow(product, target + i, count);
-        store(load(sum + i, count) + product, sum + i, count);
+        if (biased) store(load(sum + i, count) + product, sum + i, count);
       });
     }
   });
@@ -118,7 +119,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> swiglu_backward(const
   check_gradient(grad_out, x);
   const int64_t size = x.size(-1), rows = x.numel() / size;
   at::Tensor grad_gate = empty_output(x.sizes(), x.options()), grad_x = empty_output(x.sizes(), x.options());
-  // Each task sums the gradients of both biases over its rows: (tasks, 2, C).
+  const bool gate_biased = gate_bias.has_value(), biased = bias.has_value();
+  // Each task sums the gradients of the biases over its rows: (tasks, 2, C); 0 where there is none.
   at::Tensor parts =
       at::zeros({(rows + kRowsPerTask - 1) / kRowsPerTask, 2, size}, x.options().dtype(statistics_type(x)));
   AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, x.scalar_type(), "swiglu_backward", [&] {
@@ -137,8 +139,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> swiglu_backward(const
           const Vec<A> for_gate = g * value * opened.slope, for_x = g * opened.value;
           store_narrow(for_gate, to_gate[r] + i, count);
           store_narrow(for_x, to_x[r] + i, count);
-          store(load(gate_sum + i, count) + for_gate, gate_sum + i, count);
-          store(load(sum + i, count) + for_x, sum + i, count);
+          if (gate_biased) store(load(gate_sum + i, count) + for_gate, gate_sum + i, count);
+          if (biased) store(load(sum + i, count) + for_x, sum + i, count);
         });
       }
     });

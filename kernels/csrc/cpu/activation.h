@@ -83,9 +83,7 @@ inline Vec<compute_t<T>> load_wide(const T* from, Count count) {
   if constexpr (std::is_same_v<T, A>) {
     return load(from, count);
   } else if constexpr (std::is_same_v<Count, int64_t>) {
-    alignas(64) A values[Vec<A>::size()] = {};
-    std::copy_n(from, count, values);
-    return Vec<A>::loadu(values);
+    return std::get<0>(at::vec::convert_to_float<T>(Vec<T>::loadu(from, count)));
   } else {
     Vec<A> values;
     at::vec::load_to_float<T>(from, values);
@@ -100,9 +98,7 @@ inline void store_narrow(const Vec<compute_t<T>>& vec, T* to, Count count) {
   if constexpr (std::is_same_v<T, A>) {
     store(vec, to, count);
   } else if constexpr (std::is_same_v<Count, int64_t>) {
-    alignas(64) A values[Vec<A>::size()];
-    vec.store(values);
-    std::copy_n(values, count, to);
+    at::vec::convert<T>(vec).store(to, static_cast<int>(count));
   } else {
     at::vec::convert<T>(vec).store(to, Vec<A>::size());
   }
