@@ -78,6 +78,10 @@ struct AttentionShape {
   Span seen(Span rows) const {
     return {std::max<int64_t>(0, rows.begin - window + 1), std::min(rows.end, length)};
   }
+  // Whether all of the queries [begin, end) see all keys of the tile at `key`.
+  bool whole(Span rows, int64_t key) const {
+    return rows.begin + 1 >= key + kTile && rows.end - window <= key;
+  }
   // Keys of the tile at `key` that one query sees, counted from there.
   Span seen_in_tile(int64_t row, int64_t key) const { return within_tile(seen({row, row + 1}), key); }
 

@@ -21,12 +21,16 @@ namespace {
 // Queries of a task: keys are packed once for all of them, so many are better, as long as each thread finds tasks.
 constexpr int64_t kMostQueries = 1024, kFewQueries = 256;
 
-// The largest of `maximum` and the row's scores, as far as they are numbers; the columns that are not in `seen` become
-// -inf, which never counts.
+// The vectors of a row of a tile: as constants, for which loops over them are unrolled.
 template <typename A>
-inline A raise_maximum(A maximum, A* scores, Span seen, Span vecs) {
+struct AllVecs {
+  static constexpr int64_t begin = 0, end = kTile / Vec<A>::size();
+};
+
+// The largest of `maximum` and the row's scores, as far as they are numbers.
+template <typename A, typename Vecs>
+inline A raise_maximum(A maximum, const A* scores, Vecs vecs) {
   constexpr int64_t width = Vec<A>::size();
-  fill_outside(scores, seen, {vecs.begin * width, vecs.end * width}, -std::numeric_limits<A>::infinity());
   Vec<A> largest(maximum);
   for (int64_t v = vecs.begin; v < vecs.end; ++v) {
     largest = at::vec::clamp_min(Vec<A>::loadu(scores + v * width), largest);
@@ -37,8 +41,8 @@ inline A raise_maximum(A maximum, A* scores, Span seen, Span vecs) {
 }
 
 // Replaces the scores in `vecs` by exp(score - shift) and returns their sums, one for each lane.
-template <typename A>
-inline Vec<A> exponentiate(A* scores, A shift, Span vecs) {
+template <typename A, typename Vecs>
+inline Vec<A> exponentiate(A* scores, A shift, Vecs vecs) {
   constexpr int64_t width = Vec<A>::size();
   Vec<A> sum(0);
   for (int64_t v = vecs.begin; v < vecs.end; ++v) {
@@ -109,7 +113,12 @@ class ForwardTask {
     for (int64_t r = std::max(rows.begin, key); r < last; r += kTile) {
       const int64_t end = std::min(last, r + kTile);
       for (int64_t g = r; g < end; g += kGroupRows) form_scores(g, g - rows.begin, key, scores(g - r));
-      form_weights({r, end}, r - rows.begin, key);
+      if (shape_.whole({r, end}, key)) {
+        form_weights({r, end}, r - rows.begin, key, [](int64_t) { return AllVecs<A>(); });
+      } else {
+        for (int64_t i = r; i < end; ++i) hide(i, key, scores(i - r));
+        form_weights({r, end}, r - rows.begin, key, [&](int64_t row) { return columns(row, key); });
+      }
       for (int64_t g = r; g < end; g += kGroupRows) add_values(g, g - rows.begin, key, scores(g - r));
     }
   }
@@ -121,12 +130,14 @@ class ForwardTask {
   }
 
   // The scores of up to a tile of rows become weights, in two sweeps over the rows, none of which waits for another.
-  void form_weights(Span rows, int64_t local, int64_t key) {
+  // vecs(row): the vectors of columns that count.
+  template <typename RowVecs>
+  void form_weights(Span rows, int64_t local, int64_t key, const RowVecs& vecs) {
     A* maximum = maximum_.data() + local;
     A before[kTile], shift[kTile], rescale[kTile];
     std::copy_n(maximum, kTile, before);
     for (int64_t r = rows.begin, i = 0; r < rows.end; ++r, ++i) {
-      maximum[i] = raise_maximum(maximum[i], scores(i), shape_.seen_in_tile(r, key), columns(r, key));
+      maximum[i] = raise_maximum(maximum[i], scores(i), vecs(r));
     }
     for (int64_t i = 0; i < kTile; i += Vec<A>::size()) {
       const Vec<A> lowest(-std::numeric_limits<A>::infinity()), now = Vec<A>::loadu(maximum + i);
@@ -137,7 +148,7 @@ class ForwardTask {
     }
     for (int64_t r = rows.begin, i = 0; r < rows.end; ++r, ++i) {
       A* sums = sums_.data() + (local + i) * Vec<A>::size();
-      Vec<A> sum = exponentiate(scores(i), shift[i], columns(r, key));
+      Vec<A> sum = exponentiate(scores(i), shift[i], vecs(r));
       if (maximum[i] == before[i]) {
         sum = sum + Vec<A>::loadu(sums);
       } else {
@@ -157,6 +168,14 @@ class ForwardTask {
   void add_values(int64_t r, int64_t local, int64_t key, const A* weights) {
     product<true, A>({weights, kTile, 1}, {values_.data(), padded_}, {out(local), padded_},
                      {0, padded_ / Vec<A>::size()}, Depths([&](int64_t i) { return shape_.seen_in_tile(r + i, key); }));
+  }
+
+  // Makes the scores -inf, which never count, of the columns that the query of row r does not see.
+  void hide(int64_t r, int64_t key, A* scores) const {
+    const Span vecs = columns(r, key);
+    constexpr int64_t width = Vec<A>::size();
+    fill_outside(scores, shape_.seen_in_tile(r, key), {vecs.begin * width, vecs.end * width},
+                 -std::numeric_limits<A>::infinity());
   }
 
   // The vectors of columns of the tile at `key` that any query of the four sees to which row r belongs.
