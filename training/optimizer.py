@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Shard
 
 from model import GPT
+from model.attention import CausalSelfAttention
 from training.config import TrainConfig
 from training.distributed import Processes, ShardedParameters
 
@@ -86,6 +87,10 @@ class Muon(GroupOptimizer):
     direction of the update is equally long. With Nesterov momentum and decoupled weight decay. Embeddings, heads,
     biases and norms stay with AdamW. Matrices of one shape are stacked and orthogonalized together; `precision` is
     that of the products.
+
+    A group's "heads" is None, or (dimension, size) if each `size` rows (dimension 0) or columns (1) of its matrices
+    belong to a head of attention, which is then orthogonalized by itself: heads do not compete for directions, and the
+    products are smaller.
     """
 
     def __init__(
@@ -96,7 +101,8 @@ class Muon(GroupOptimizer):
         weight_decay: float = 0.1,
         precision: torch.dtype = torch.bfloat16,
     ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "heads": None}
+        super().__init__(params, defaults)
         self.precision = precision
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -120,27 +126,38 @@ class Muon(GroupOptimizer):
         gradients = [local(parameter.grad) for parameter in parameters]
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, averages, momentum)  # Nesterov: where the average is going
-        updates = self._orthogonal(torch.stack(ahead), parameters)  # N × (r, c) -> (N, r, c)
+        updates = self._orthogonal(torch.stack(ahead), parameters, group["heads"])  # N × (r, c) -> (N, r, c)
         # A tall matrix with orthonormal columns moves each output less: sqrt(rows / cols) lets one rate suit all.
-        rate = group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5
+        # By heads it needs no factor: the rows of each are orthonormal, however many heads there are.
+        tall = max(1.0, shape[0] / shape[1]) if group["heads"] is None else 1.0
+        rate = group["lr"] * tall**0.5
         weights = [local(parameter) for parameter in parameters]
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(weights, list(updates.unbind()), alpha=-rate)
 
-    def _orthogonal(self, updates: Tensor, parameters: list[Tensor]) -> Tensor:
+    def _orthogonal(self, updates: Tensor, parameters: list[Tensor], heads: tuple[int, int] | None) -> Tensor:
         """Orthogonalize (N, r, c); of matrices divided among processes (FSDP2), r are this process's rows.
 
         Each process then orthogonalizes N / W whole matrices, and every process gets back its rows of all N.
         """
         if not isinstance(parameters[0], DTensor):
-            return orthogonalize(updates, precision=self.precision)
+            return self._by_head(updates, heads)
         mesh, size = parameters[0].device_mesh, torch.Size((len(parameters), *parameters[0].shape))
         stride = (size[1] * size[2], size[2], 1)
         rows = DTensor.from_local(updates, mesh, [Shard(1)], shape=size, stride=stride)
         mine = rows.redistribute(placements=[Shard(0)]).to_local()  # (N, r / W, c) -> (N / W, r, c)
-        done = orthogonalize(mine, precision=self.precision)
+        done = self._by_head(mine, heads).contiguous()
         whole = DTensor.from_local(done, mesh, [Shard(0)], shape=size, stride=stride)
         return whole.redistribute(placements=[Shard(1)]).to_local()  # (N / W, r, c) -> (N, r / W, c)
+
+    def _by_head(self, updates: Tensor, heads: tuple[int, int] | None) -> Tensor:
+        """Orthogonalize whole matrices (N, r, c), or the part of each head in them."""
+        if heads is None:
+            return orthogonalize(updates, precision=self.precision)
+        dimension, size = heads[0] + 1, heads[1]
+        parts = updates.unflatten(dimension, (-1, size)).movedim(dimension, 1)  # (N, H, D, c) or (N, H, r, D)
+        done = orthogonalize(parts.flatten(0, 1), precision=self.precision)  # (N, H, …) -> (N H, …)
+        return done.unflatten(0, parts.shape[:2]).movedim(1, dimension).flatten(dimension, dimension + 1)
 
     def _average(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
@@ -203,6 +220,19 @@ def by_muon(model: GPT, config: TrainConfig) -> set[int]:
     return {id(p) for p in model.h.parameters() if p.dim() == 2 and config.optimizer == "muon"}
 
 
+def muon_groups(model: GPT, matrices: Iterable[Tensor]) -> list[dict[str, Any]]:
+    """Return the parameter groups of Muon: matrices of attention by their heads, the others whole."""
+    heads: dict[int, tuple[int, int]] = {}
+    for module in model.h.modules():
+        if isinstance(module, CausalSelfAttention):
+            heads[id(module.c_attn.weight)] = (0, module.head_dim)  # makes the q, k and v of each head
+            heads[id(module.c_proj.weight)] = (1, module.head_dim)  # reads what each head has found
+    groups: dict[tuple[int, int] | None, list[Tensor]] = defaultdict(list)
+    for matrix in matrices:
+        groups[heads.get(id(matrix))].append(matrix)
+    return [{"params": params, "heads": each} for each, params in groups.items()]
+
+
 def make_optimizers(
     model: GPT, config: TrainConfig, precision: torch.dtype, mine: Container[int] | None = None
 ) -> list[torch.optim.Optimizer]:
@@ -224,12 +254,12 @@ def make_optimizers(
         # Without decay: the embeddings are few next to the steps, and each is seen in a few of them only.
         optimizers = [
             torch.optim.AdamW(adamw_groups(model, rest, 0.0), betas=betas, fused=True),
-            Muon([{"params": matrices, "scale": config.muon_learning_rate / config.learning_rate}],
-                 weight_decay=decay, precision=precision),
+            Muon(muon_groups(model, matrices), weight_decay=decay, precision=precision),
         ]  # fmt: skip
     for optimizer in optimizers:
+        scale = config.muon_learning_rate / config.learning_rate if isinstance(optimizer, Muon) else 1.0
         for group in optimizer.param_groups:
-            group.setdefault("scale", 1.0)
+            group.setdefault("scale", scale)
     return optimizers
 
 

@@ -37,6 +37,23 @@ def test_as_near_to_exact_arithmetic_as_torchs(weight_decay):
         assert (mine - reference).norm() / reference.norm() < 2 * torchs_error
 
 
+@pytest.mark.parametrize(("dimension", "factor"), [(0, 1.0), (1, (12 / 4) ** 0.5)])
+def test_by_heads_it_is_torchs_muon_of_every_heads_part(dimension, factor):
+    matrix = torch.randn(12, 12, generator=torch.Generator().manual_seed(3))
+    gradient = torch.randn(12, 12, generator=torch.Generator().manual_seed(4))
+    whole = nn.Parameter(matrix.clone())
+    parts = nn.ParameterList(nn.Parameter(part.clone()) for part in matrix.split(4, dimension))
+    whole.grad = gradient.clone()
+    for part, its in zip(parts, gradient.split(4, dimension), strict=True):
+        part.grad = its.clone()
+    Muon([{"params": [whole], "heads": (dimension, 4)}], lr=0.02, weight_decay=0.0).step()
+    torch.optim.Muon(
+        parts, lr=0.02 / factor, weight_decay=0.0
+    ).step()  # which moves a tall part by sqrt(r / c) more
+    torch.testing.assert_close(whole, torch.cat(list(parts), dimension), rtol=0, atol=1e-4)
+    assert not torch.equal(whole, matrix)
+
+
 @pytest.mark.parametrize("shape", [(16, 16), (48, 16), (16, 64)])
 def test_all_singular_values_come_near_one_and_the_directions_stay(shape):
     matrix = torch.randn(3, *shape, generator=torch.Generator().manual_seed(2))
