@@ -46,7 +46,7 @@ class Norm:
 class Attention:
     """q of (B, T, H, D), k and v with `kv_heads`; `transposed`: (B, H, T, D) in memory.
 
-    poisoned: the input (q, k, v or grad_out) in which `poison` ends a row, that of the last head at `token`.
+    poisoned: the input (q, k, v or grad_out) that holds `poison` in a row, that of the last head at `token`, in `column`.
     ends: of documents, from 0 to `length`, in a batch of one; empty: none.
     """
 
@@ -65,6 +65,7 @@ class Attention:
     poisoned: str = ""
     poison: float = math.nan
     token: int = 0
+    column: int = -1
     ends: tuple[int, ...] = ()
 
     @property
@@ -350,7 +351,7 @@ def _attention_inputs(case: Attention, dtype: str) -> list[Tensor]:
     drawn |= {name: _heads(case, kv_heads, seed, dtype) for seed, name in enumerate(("k", "v"), 1)}
     drawn["grad_out"] = _heads(case, case.heads, 3, dtype)
     if case.poisoned:
-        drawn[case.poisoned][-1, case.token, -1, -1] = case.poison
+        drawn[case.poisoned][-1, case.token, -1, case.column] = case.poison
     return list(drawn.values())
 
 

@@ -77,6 +77,8 @@ POISONED = [
     Attention(1, 70, 1, 16, poisoned="v", poison=math.inf, token=63, dropout_p=0.2),
     Attention(1, 90, 1, 16, window=20, poisoned="k", poison=math.inf, token=47),
 ]
+# The first query, which sees one key, gives it no weight.
+WEIGHTLESS = Attention(1, 70, 1, 16, poisoned="k", poison=-math.inf, token=0)
 LONG_POISONED = [
     Attention(1, 150, 1, 32, poisoned=name, token=token, any_order=any_order)
     for name, token, any_order in (
@@ -107,6 +109,7 @@ SIMPLE = [
     Attention(1, 97, 1, 33, window=33, scale=-0.5),
     Attention(1, 96, 1, 8, window=1),
     AT_THE_THRESHOLD[0],
+    Attention(1, 40, 1, 40, poisoned="v", token=35, column=3),  # not the last number of a thread
 ]
 RMS_NORMS = [
     Norm(3, 7),
@@ -170,7 +173,7 @@ CASES: dict[str, list[Case]] = {
     "adamw": STEPS,
     "attention_short_forward": [*SHORT, GROUPED, ONE_HOT, *POISONED],
     "attention_short_backward": SHORT + POISONED,
-    "attention_long_forward": [*LONG, ONE_HOT, *POISONED, *LONG_DOCUMENTS],
+    "attention_long_forward": [*LONG, ONE_HOT, *POISONED, WEIGHTLESS, *LONG_DOCUMENTS],
     "attention_long_backward": LONG + LONG_IN_ANY_ORDER + POISONED + LONG_POISONED + LONG_DOCUMENTS,
     "attention_simple_forward": SIMPLE + POISONED + DOCUMENTS,
     "attention_simple_backward": SIMPLE + POISONED + DOCUMENTS,
