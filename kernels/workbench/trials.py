@@ -46,7 +46,7 @@ class Norm:
 class Attention:
     """q of (B, T, H, D), k and v with `kv_heads`; `transposed`: (B, H, T, D) in memory.
 
-    poisoned: the input (q, k, v or grad_out) that holds `poison` in a row, that of the last head at `token`, in `column`.
+    poisoned: the input (q, k, v or grad_out) with `poison` in a row, that of the last head at `token`, in `column`.
     ends: of documents, from 0 to `length`, in a batch of one; empty: none.
     """
 
