@@ -60,7 +60,7 @@ sample: $(BUILT)
 lens: $(BUILT)
 	$(RUN_IN) -m lens $(RUN) --index $(DATA) $(ARGS)
 
-# Instruction data for the quickstart, fine-tuning, how well it follows instructions, a chat.
+# Instruction data for the quickstart, fine-tuning, rewards, how well each stage follows instructions, a chat.
 runs/quickstart/report.json: | $(BUILT) $(DATA)/meta.json
 	$(RUN_IN) train.py --preset quickstart --run runs/quickstart --overwrite
 
@@ -69,8 +69,9 @@ tokens/chat/meta.json: | $(BUILT) runs/quickstart/report.json
 
 chat: $(BUILT) tokens/chat/meta.json
 	$(RUN_IN) -m alignment sft --overwrite
-	$(RUN_IN) -m alignment evaluate runs/quickstart runs/sft --samples 0 --prompts 200
-	$(RUN_IN) sample.py --chat --run runs/sft
+	$(RUN_IN) -m alignment grpo --overwrite
+	$(RUN_IN) -m alignment evaluate runs/quickstart runs/sft runs/grpo --samples 0 --prompts 200
+	$(RUN_IN) sample.py --chat --run runs/grpo
 
 serve: $(BUILT)
 	$(RUN_IN) -m serving $(RUN) $(ARGS)
