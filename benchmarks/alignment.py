@@ -34,7 +34,8 @@ from inference.run import weights_directory
 from model import GPT
 from model.generate import generate_batch
 from training import loop
-from training.config import preset_path, read_config, with_vocabulary_of_data
+from training.config import parse_config, with_vocabulary_of_data
+from training.run import check_settings
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = {"new combinations": "test", "new wordings": "wordings", "new sums": "arithmetic"}
@@ -127,9 +128,11 @@ def timed(call: Callable[[], object]) -> float:
 def overhead(base: Path, data: Path, steps: int) -> list[Row]:
     """Measure which part of a GRPO step is neither sampling nor training."""
     with tempfile.TemporaryDirectory() as folder:
-        start = read_config(preset_path("alignment/grpo"), GRPOConfig)
+        words = ["--init-from", base, "--data", data, "--run", Path(folder) / "run"]
         config = with_vocabulary_of_data(
-            dataclasses.replace(start, init_from=base, data=data, run=Path(folder) / "run")
+            parse_config(
+                list(map(str, words)), "grpo", check_settings, kind=GRPOConfig, preset="alignment/grpo"
+            )
         )
         trainer = loop.Trainer(config, GRPO(config))
         trainer.model.train()
@@ -191,7 +194,7 @@ def commands(folder: Path, seed: int) -> dict[str, list[str | Path]]:
         "sft": [*align, "sft", "--init-from", base, "--run", sft, *learned],
         "grpo": [*align, "grpo", "--init-from", sft, "--run", grpo, *learned],
         "told": [*ask, base, sft, grpo, "--prompts", "200", "--out", folder / "told.json"],
-        "pairs": [*align, "pairs", "--run", sft, "--prompts", prompts, "--out", pairs, "--seed", str(seed)],
+        "pairs": [*align, "pairs", "--run", sft, "--prompts", prompts, "--out", pairs, *again],
         "dpo": [*align, "dpo", "--init-from", sft, "--preferences", pairs, "--run", folder / "dpo", *learned],
         "best-of": [*align, "best-of", "--init-from", sft, "--run", folder / "best-of", "--data", folder / "kept",
                     "--prompts", prompts, *again],
