@@ -132,7 +132,6 @@ def test_count_reads_a_saved_config(tmp_path, capsys, monkeypatch):
         (["count", "quickstart", "layers=aam"], "layers 'aam' names 3 blocks, n_layer is 4"),
         (["count", "quickstart", "layers=aamm", "window=64"], "layers 'aamm' excludes a window (64)"),
         (["count", "gpt2", "--precision", "int4"], "int4"),
-        (["embeddings", "runs/nowhere"], "runs/nowhere"),
     ],
 )
 def test_mistakes_are_named(refused, argv, message):
