@@ -128,7 +128,7 @@ class Muon(GroupOptimizer):
         ahead = torch._foreach_lerp(gradients, averages, momentum)  # Nesterov: where the average is going
         updates = self._orthogonal(torch.stack(ahead), parameters, group["heads"])  # N × (r, c) -> (N, r, c)
         # A tall matrix with orthonormal columns moves each output less: sqrt(rows / cols) lets one rate suit all.
-        # By heads it needs no factor: the rows of each are orthonormal, however many heads there are.
+        # By heads it needs no factor: rows or columns of each are orthonormal, however many heads there are.
         tall = max(1.0, shape[0] / shape[1]) if group["heads"] is None else 1.0
         rate = group["lr"] * tall**0.5
         weights = [local(parameter) for parameter in parameters]
@@ -227,9 +227,10 @@ def muon_groups(model: GPT, matrices: Iterable[Tensor]) -> list[dict[str, Any]]:
         if isinstance(module, CausalSelfAttention):
             heads[id(module.c_attn.weight)] = (0, module.head_dim)  # makes the q, k and v of each head
             heads[id(module.c_proj.weight)] = (1, module.head_dim)  # reads what each head has found
-    groups: dict[tuple[int, int] | None, list[Tensor]] = defaultdict(list)
+    # The group of whole matrices is there even if empty: of a few processes that share the state, one may have none.
+    groups: dict[tuple[int, int] | None, list[Tensor]] = {None: []}
     for matrix in matrices:
-        groups[heads.get(id(matrix))].append(matrix)
+        groups.setdefault(heads.get(id(matrix)), []).append(matrix)
     return [{"params": params, "heads": each} for each, params in groups.items()]
 
 

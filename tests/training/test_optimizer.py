@@ -100,3 +100,15 @@ def test_every_parameter_has_one_optimizer_and_its_share_of_the_rate(tiny, kind)
     for name, parameter in model.named_parameters():
         by_muon = kind == "muon" and name.startswith("h.") and parameter.dim() == 2
         assert rates[id(parameter)] == pytest.approx(0.01 if by_muon else 0.005), name
+
+
+def test_a_process_whose_share_holds_no_matrix_has_a_muon_that_moves_nothing(tiny):
+    config = dataclasses.replace(tiny, optimizer="muon")
+    model = GPT(config.model)
+    shares = ({id(model.wte.weight)}, {id(model.h[0].attn.c_proj.weight)})
+    for share in shares:
+        optimizers = optimizer.make_optimizers(model, config, torch.float32, share)
+        held = [id(p) for each in optimizers for group in each.param_groups for p in group["params"]]
+        assert held == list(share)
+        for each in optimizers:
+            each.step()
