@@ -7,7 +7,7 @@ from alignment import arithmetic
 from data.stories import constraints
 
 Check = Mapping[str, Any]
-"""What a verifier needs to know: the name of the task, and what its answers have to fulfil."""
+"""Tell a verifier the name of the task, and what its answers have to fulfil."""
 
 VERIFIERS: dict[str, Callable[[str, Check], dict[str, str]]] = {
     "stories": constraints.verify,

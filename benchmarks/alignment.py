@@ -3,10 +3,10 @@
     python benchmarks/alignment.py [--json PATH]                  speed alone, in a minute
     python benchmarks/alignment.py --seeds 3 [--json PATH]        and the stages of `make chat`, with DPO on the side
 
-With seeds, each stage is the command of the Makefile in a process of its own, so that its seconds and its peak memory
+With seeds, each stage is the command of the Makefile in a separate process, so that its seconds and its peak memory
 are those of `make chat`: a base, its instruction data, fine-tuning, GRPO; and from the fine-tuned model, on the side,
-best of n and DPO on pairs of its own answers. Figures are medians over the seeds of greedy answers to prompts of which
-none was trained on. Everything is kept in --work: a benchmark that was stopped continues with the stage it was at.
+best of n and DPO on pairs of that model's answers. Figures are medians over the seeds of greedy answers to prompts that
+were not trained on. Everything is kept in --work: a benchmark that was stopped continues with the stage it was at.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ class Options:
     work: Path = Path("runs/alignment")
     """Folder of the runs of the stages."""
     base: Path = Path("runs/quickstart")
-    """The run that speed is measured with, where no stages are run."""
+    """The run that speed is measured with, if no stages are run."""
     data: Path = Path("tokens/chat")
     """Its instruction data."""
     rows: int = 64

@@ -75,6 +75,7 @@ def examples(run: Path) -> list[bench.Row]:
 
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
+    """Report the figures, of a run that is trained first if there is none."""
     options = cli.parse(Options, argv, prog="benchmarks/quickstart.py")
     if not (options.run / "report.json").exists():
         import train

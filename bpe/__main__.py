@@ -111,7 +111,7 @@ class View:
     html: Path | None = None
     """Write one self-contained HTML page here, instead of the terminal."""
     rows: int = 50
-    """How many tokens the table in the terminal lists."""
+    """Tokens that the table in the terminal lists."""
     max_bytes: int = 100_000
     """Read only this many bytes of a file."""
 

@@ -1,4 +1,4 @@
-"""How many tokens a text becomes as bytes, characters, words, by BPE trained on the text, by GPT-2's BPE.
+"""Count the tokens that a text becomes as bytes, characters, words, by BPE trained on the text, by GPT-2's BPE.
 
 Schemes that learn see the first nine tenths of the text, and everything is measured on the last tenth: otherwise
 no word would ever be unknown.
@@ -23,7 +23,7 @@ WORD = r"\w+(?:['’]\w+)*|[^\w\s]|\s"
 
 
 class Scheme(Protocol):
-    """What a tokenizer must offer to be compared."""
+    """Offer what a comparison asks of a tokenizer."""
 
     vocab_size: int
 
@@ -34,7 +34,7 @@ class Scheme(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """What one scheme does to a text. `longest` is the number of tokens of the line with the most."""
+    """Hold what one scheme does to a text. `longest` is the number of tokens of the line with the most."""
 
     name: str
     vocab_size: int

@@ -1,4 +1,4 @@
-"""What a tokenizer knows: its tokens, merges, special tokens and split pattern, checked when it is made.
+"""Hold what a tokenizer knows: its tokens, merges, special tokens and split pattern, checked when it is made.
 
 tokenizer.py encodes and decodes with it, formats.py reads and writes it.
 """

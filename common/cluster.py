@@ -1,4 +1,4 @@
-"""Where jobs run: on processes of this machine, or on a Ray cluster. The results are the same, in the same order.
+"""Run jobs in processes of this machine, or on a Ray cluster. The results are the same, in the same order.
 
     with cluster.engine(machines):                          # machines: Machines
         for result in workers.ordered_map(call, shared, jobs, num_workers): ...

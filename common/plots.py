@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Metadata without a date, so that the same plot gives the same bytes.
 # In the dark the colours are reversed and their hues kept; 0.88 leaves a page's dark grey instead of black.
 DARK = b"@media (prefers-color-scheme: dark) {svg {filter: invert(0.88) hue-rotate(180deg)}}"
+# Metadata without a date, so that the same plot gives the same bytes.
 KINDS: dict[str, dict[str, None]] = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 

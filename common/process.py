@@ -1,4 +1,4 @@
-"""What a process sets before it computes: how OpenMP's threads wait, and whether freed memory is kept."""
+"""Set, before a process computes, how OpenMP's threads wait, and whether freed memory is kept."""
 
 import ctypes
 import os

@@ -26,7 +26,7 @@ class Info:
     split: Literal["train", "val"] = "train"
     """Which of its files."""
     top: int = 15
-    """How many of the most and the least used tokens to list."""
+    """Tokens to list, of the most and of the least used."""
     plot: Path | None = None
     """Draw lengths of documents and frequencies of tokens into this file (.png, .svg, .pdf)."""
 

@@ -43,7 +43,7 @@ ORDER_AHEAD = 8192  # windows whose place in the shuffled order is computed at o
 
 
 class _Windows(Sampler):
-    """What the window samplers share: one gather a batch; the position is the batch's number."""
+    """Share what all window samplers do: one gather a batch; the position is the batch's number."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

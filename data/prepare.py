@@ -154,7 +154,7 @@ def _write(options: Prepare, corpus: Corpus, parts: Parts) -> "_Totals":
 
 @dataclasses.dataclass
 class _Totals:
-    """What was read and written so far; the state that is saved with a part."""
+    """Count what was read and written so far; the state that is saved with a part."""
 
     segments: int = 0
     bytes_read: int = 0

@@ -1,4 +1,4 @@
-"""What the samplers in data/batches.py share: position, share of a rank, shuffled order, prefetching.
+"""Share what all samplers in data/batches.py need: position, share of a rank, shuffled order, prefetching.
 
 Sampler    an iterator of batches whose position can be saved and restored
 permute    a shuffled order that is computed, not stored

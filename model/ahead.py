@@ -13,9 +13,8 @@ from kernels.chunked_loss import IGNORED
 from model.config import GPTConfig
 from model.layers import make_norm
 
-AHEAD = (
-    0.3  # weight of the gradient of the tokens ahead relative to that of the next; DeepSeek-V3 begins with it
-)
+# Weight of the gradient of the tokens ahead relative to that of the next; DeepSeek-V3 begins with it.
+AHEAD = 0.3
 
 
 class Ahead(nn.Module):

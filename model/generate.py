@@ -220,9 +220,8 @@ class Generation:
     def _read_prompts(self) -> Tensor:
         """Return logits (B, V) after the prompts; those that are equal are read once."""
         longest = min(self.block_size, max(map(len, self.ids)) + self.steps)
-        prompts = (
-            self.ids if self.step else list(dict.fromkeys(map(tuple, self.ids)))
-        )  # compiled steps keep their rows
+        # A compiled step has one shape: it keeps all rows.
+        prompts = self.ids if self.step else list(dict.fromkeys(map(tuple, self.ids)))
         self.cache = KVCache(self.gpt, len(prompts), longest, self.step)
         logits = self.cache.read(prompts, [0] * len(prompts), range(len(prompts)))
         if len(prompts) == len(self.rows):

@@ -50,8 +50,8 @@ void uncopied_product(const at::Tensor& left, const at::Tensor& right, const at:
   }
 }
 
-// result = left * right, or += if `add`, of matrices, by this thread alone. BLAS copies both operands of every call into an
-// order of its own; with vectors of 16 numbers a tile is faster without.
+// result = left * right, or += if `add`, of matrices, by this thread alone. BLAS copies both operands of every call into its
+// packed layout; with vectors of 16 numbers a tile is faster without.
 template <typename T>
 void tile_product(const at::Tensor& left, const at::Tensor& right, at::Tensor result, bool add) {
   if constexpr (std::is_same_v<T, float> && Vec<T>::size() == kLanes) {
