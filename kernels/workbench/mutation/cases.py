@@ -110,6 +110,7 @@ SIMPLE = [
     Attention(1, 96, 1, 8, window=1),
     AT_THE_THRESHOLD[0],
     Attention(1, 40, 1, 40, poisoned="v", token=35, column=3),  # not the last number of a thread
+    Attention(1, 40, 1, 128, poisoned="v", token=35),  # rows that are computed again with all columns
 ]
 RMS_NORMS = [
     Norm(3, 7),

@@ -1,6 +1,6 @@
 """python -m kernels mutate: changes the CUDA kernels, one small change at a time, and counts those that go unnoticed.
 
-A run takes about ten minutes on two cores, a thorough one twice as long; a run that was stopped resumes.
+The files of attention take an hour on one core, a thorough run twice as long; a run that was stopped resumes.
 """
 
 import tomllib
