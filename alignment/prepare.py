@@ -56,11 +56,11 @@ class Data:
     source: tuple[str, ...] = ()
     """Files of conversations (.json or .jsonl, Alpaca or chat), or hf:NAME[:CONFIG][:SPLIT], instead of the built-in
     stories and arithmetic."""
-    count: int = 45_000
+    count: int = 60_000
     """Built-in conversations to make."""
     arithmetic: float = 0.25
     """Fraction of the built-in conversations that are arithmetic."""
-    unfinished: float = 0.8
+    unfinished: float = 0.9
     """Fraction of the built-in stories that break off where all wishes are met: the rest of a story is no news to the
     base, so more wishes fit a step."""
     prompts: int = 4_000

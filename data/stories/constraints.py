@@ -116,6 +116,7 @@ ANSWERS: dict[str, Sequence[str]] = {
     "color": words.COLORS,
     "thing": THINGS,
     "helper": HELPERS,
+    "feeling": (*words.SAD, *words.GLAD),
 }
 
 

@@ -14,7 +14,7 @@ import hashlib
 import itertools
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from data.stories import constraints, wordings, words
@@ -50,17 +50,41 @@ WITHOUT = (
 )
 
 
+# The kinds in the order in which they are drawn, each with its share of what is left.
+SHARES = {
+    "refusal": 0.03,
+    "question": 0.06,
+    "dialogue": 0.02,
+    "again": 0.02,
+    "opening": 0.05,
+    "short": 0.09,
+    "without": 0.10,
+    "tone": 0.10,
+    "system": 0.10,
+    "story": 1.0,
+}
+# Choices among words teach in a few tokens to find a word of a kind, which wishes need.
+PRACTISED = {"choice": 0.12, **SHARES, "without": 0.2, "tone": 0.2}
+
+
 @dataclasses.dataclass(frozen=True)
 class Asking:
-    """How many things a request asks for, and the fraction of requests that ask for none of LATE."""
+    """How many things a request asks for, the fraction that asks for none of LATE, and the questions about a story."""
 
     fewest: int
     most: int
     early: float = 0.0
+    questions: int = 1
+    shares: Mapping[str, float] = dataclasses.field(default_factory=lambda: SHARES)
+    """Kinds of requests, each with its share of what is left."""
+    always: tuple[str, ...] = ()
+    """Facets that are asked for of every story that has them."""
 
 
-# Many wishes, soon met: each is learned sooner, and less of the story's beginning is left to chance.
-PRACTICE, EVERYDAY = Asking(3, 9, early=0.8), Asking(1, 3)
+# Many wishes, soon met: each is learned sooner, and less of the story's beginning is left to chance. A story that was
+# read is asked about several times: its answers are short.
+PRACTICE = Asking(3, 9, early=0.8, questions=12, shares=PRACTISED, always=("word", "color", "ends"))
+EVERYDAY = Asking(1, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +176,7 @@ class _Asker:
 
     def request(self) -> Request | None:
         """Return a request; None if the one drawn does not fit the story, or is not (or is) to be held out."""
-        kind = next(name for name, share in SHARES.items() if self.random() < share)
+        kind = next(name for name, share in self.asking.shares.items() if self.random() < share)
         made = getattr(self, f"_{kind}")()
         if made is None:
             return None
@@ -223,12 +247,14 @@ class _Asker:
         """
         early = self.asking.early > 0 and self.random() < self.asking.early
         possible = [name for name in self.facets if not (early and name in LATE)]
-        plots = self.some([name for name in ("thing", "color", "plot") if name in possible], 1)
+        always = [name for name in self.asking.always if name in possible]
+        of_plot = [name for name in ("thing", "color", "plot") if name in possible]
+        plots = [name for name in of_plot if name in always] or self.some(of_plot, 1)
         others = [name for name in possible if name not in ("thing", "color", "plot")]
         count = self.asking.fewest + int(self.random() * (self.asking.most + 1 - self.asking.fewest))
         weighted = sorted([*plots, *others], key=lambda name: self.random() ** WEIGHTS.get(name, 1))
         drawn: dict[str, str] = {}
-        for name in weighted:
+        for name in [*always, *(name for name in weighted if name not in always)]:
             new = {name: self.facets[name]}
             if self.new_combinations or not any(is_held_out({**new, other: drawn[other]}) for other in drawn):
                 drawn |= new
@@ -305,21 +331,48 @@ class _Asker:
 
     def _question(self):
         """Ask about a story that is in the request."""
-        question = self.question()
-        if question is None:
-            return None
-        facets, text, answer, check = question
-        asked = self.word(wordings.READ, story=self.told.text, question=text)
-        return facets, (("user", asked),), answer, check
+        return self.asked_about(lambda question: (
+            ("user", self.word(wordings.READ, story=self.told.text, question=question)),
+        ))  # fmt: skip
 
     def _dialogue(self):
         """Ask for a story, and then about it."""
-        question = self.question()
-        if question is None:
+        return self.asked_about(lambda question: (
+            ("user", self.ask(dict(list(self.drawn_facets().items())[:2]))),
+            ("assistant", self.told.text),
+            ("user", question),
+        ))  # fmt: skip
+
+    def asked_about(self, begin: Callable[[str], tuple[tuple[str, str], ...]]):
+        """Return a conversation that `begin` begins with a question, with its answer and more questions; None without.
+
+        Facets and constraints are those of the last.
+        """
+        drawn = [self.question() for _ in range(self.asking.questions)]
+        asked = {
+            text: (facets, answer, check)
+            for facets, text, answer, check in filter(None, drawn)
+            if is_held_out(facets) == self.new_combinations and not any(faults(answer, check).values())
+        }
+        if not asked:
             return None
-        facets, text, answer, check = question
-        asked = self.ask(dict(list(self.drawn_facets().items())[:2]))
-        return facets, (("user", asked), ("assistant", self.told.text), ("user", text)), answer, check
+        (first, last), *more = asked.items()
+        messages = begin(first)
+        for question, following in more:
+            messages += (("assistant", last[1]), ("user", question))
+            last = following
+        facets, answer, check = last
+        return facets, messages, answer, check
+
+    def _choice(self):
+        """Ask which of some words is of a kind: what a story has to find in a request, in a few words."""
+        drawn = {fact: self.pick(constraints.ANSWERS[fact]) for fact in wordings.CHOICES}
+        shown = {fact: with_article(word) if word in words.FRIENDS else word for fact, word in drawn.items()}
+        fact = self.pick(list(drawn))
+        listed = ", ".join(self.some(list(shown.values()), len(shown)))
+        asked = self.word(wordings.CHOICES[fact], words=listed)
+        check = {"answer": {"fact": fact, "value": drawn[fact]}}
+        return {fact: drawn[fact]}, (("user", asked),), f"It is {shown[fact]}.", check
 
     def question(self):
         """Return facets, a question about the story, its answer and the constraints; None for one without."""
@@ -356,19 +409,6 @@ class _Asker:
         return {"asked": asked, "who": who}, (("user", asked),), answer, {"refuses": True}
 
 
-# The kinds in the order in which they are drawn, each with its share of what is left.
-SHARES = {
-    "refusal": 0.03,
-    "question": 0.06,
-    "dialogue": 0.02,
-    "again": 0.02,
-    "opening": 0.05,
-    "short": 0.09,
-    "without": 0.10,
-    "tone": 0.10,
-    "system": 0.10,
-    "story": 1.0,
-}
 QUESTIONED = (
     *wordings.QUESTIONS,
     "color",

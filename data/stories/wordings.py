@@ -230,6 +230,29 @@ PLOT_QUESTIONS = {
     "bedtime": ("Who heard the {x}?", "What did {name} hear?", "{name} heard the {x}."),
     "trip": ("Who went to the {x}?", "Where did {name} go?", "{name} went to the {x}."),
 }
+# Which of a few words is of a kind, by the fact (constraints.ANSWERS).
+CHOICES = {
+    "helper": Wordings(
+        ("Who can help: {words}?", "Which of these can help: {words}?"),
+        ("The helper: {words}?",),
+        ("Which one can help: {words}?",),
+    ),
+    "color": Wordings(
+        ("Which of these is a color: {words}?", "Find the color: {words}."),
+        ("The color: {words}?",),
+        ("Which one is a color: {words}?",),
+    ),
+    "feeling": Wordings(
+        ("Which of these is a feeling: {words}?", "Find the feeling: {words}."),
+        ("The feeling: {words}?",),
+        ("Which one is a feeling: {words}?",),
+    ),
+    "name": Wordings(
+        ("Which of these is a name: {words}?", "Find the name: {words}."),
+        ("The name: {words}?",),
+        ("Which one is a name: {words}?",),
+    ),
+}
 POLITE_QUESTION = "Please tell me: {question}"
 
 # Safety's smallest lesson: what nobody should be helped with, and a kind answer that offers something else.

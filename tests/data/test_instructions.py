@@ -8,14 +8,16 @@ import pytest
 
 from data.stories import check, stories, wordings
 from data.stories.checker import vocabulary
-from data.stories.constraints import VERIFIERS, faults, verify
+from data.stories.constraints import ANSWERS, VERIFIERS, faults, verify
 from data.stories.grammar import tale
 from data.stories.instructions import (
+    PRACTICE,
     SHARES,
     facets_of,
     is_held_out,
     request,
     requests,
+    requests_from,
     split_sentences,
 )
 
@@ -73,6 +75,30 @@ def test_combinations_are_held_out(seen):
             facets = {name: value for name, value in each.check["constraints"].items() if name != "coherent"}
             if each.kind in ("story", "without", "tone", "system", "again"):
                 assert is_held_out(facets) == held_out
+
+
+def test_practice_asks_on_about_a_story_that_was_read():
+    asked = [each for each in requests_from((1, PRACTICE, False, False), 0) if each.kind == "question"]
+    assert max(len(each.messages) for each in asked) > 5
+    for each in asked:
+        (_, read), *more = each.messages
+        turns = [*more, ("assistant", each.answer)]
+        assert [role for role, _ in turns] == ["assistant", "user"] * (len(turns) // 2) + ["assistant"]
+        questions = [text for role, text in turns if role == "user"]
+        assert len(questions) == len(set(questions))
+        for answer in (text for role, text in turns if role == "assistant"):
+            assert answer.rstrip(".").split()[-1].lower() in read.lower()
+
+
+def test_practice_asks_which_of_four_words_is_of_a_kind():
+    asked = [each for each in requests_from((1, PRACTICE, False, False), 0) if each.kind == "choice"]
+    assert len({each.check["constraints"]["answer"]["fact"] for each in asked}) == 4
+    for each in asked:
+        answer = each.check["constraints"]["answer"]
+        listed = [word.strip("?.").removeprefix("an ").removeprefix("a ")
+                  for word in each.messages[0][1].partition(": ")[2].split(", ")]  # fmt: skip
+        assert len(listed) == 4
+        assert [word for word in listed if word in ANSWERS[answer["fact"]]] == [answer["value"]]
 
 
 def words_of(lines):
@@ -213,7 +239,7 @@ def test_continuing():
     assert faults(rest.replace("kite", "ball"), {"continues": opening})["continues"]
 
 
-ANSWERS = {
+REPLIED = {
     "The story is about Lily.": True,
     "Lily.": True,
     "The story is about Tom.": False,
@@ -223,10 +249,10 @@ ANSWERS = {
 }
 
 
-@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("answer", REPLIED)
 def test_answers_to_questions(answer):
     fault = faults(answer, {"answer": {"fact": "name", "value": "Lily"}})["answer"]
-    assert (fault == "") == ANSWERS[answer]
+    assert (fault == "") == REPLIED[answer]
 
 
 REPLIES = {
