@@ -57,8 +57,6 @@ class GPTConfig:
     """Add a second token embedding to the values of every layer (modded-nanogpt)."""
     residual_scalars: bool = False
     """Mix the stream and the embedding by two learned numbers before each block (modded-nanogpt)."""
-    embedding_std: float = 0.02
-    """Standard deviation of the first token embeddings: larger, and words of one kind stay further apart."""
     zero_init: bool = False
     """Start the projections that add to the stream at 0, so that every block begins as the identity."""
     mimetic_init: bool = False
@@ -115,7 +113,7 @@ class GPTConfig:
             faults.append(f"layers is {self.layers!r}, must be letters a and m")
         if not (_is_number(self.dropout) and 0 <= self.dropout < 1):
             faults.append(f"dropout is {self.dropout!r}, must be in [0, 1)")
-        for name in ("norm_eps", "rope_theta", "embedding_std"):
+        for name in ("norm_eps", "rope_theta"):
             if not (_is_number(getattr(self, name)) and 0 < getattr(self, name) < math.inf):
                 faults.append(f"{name} is {getattr(self, name)!r}, must be a number above 0")
         return faults

@@ -135,7 +135,6 @@ class GPT(nn.Module):
                 parameter.zero_()
             elif parameter.dim() == 2:
                 std = inside if name.startswith("h.") else INIT_STD
-                std = self.config.embedding_std if name == "wte.weight" else std
                 parameter.normal_(0.0, residual if name.endswith("c_proj.weight") else std)
         if self.config.mimetic_init:
             for block in self.h:
