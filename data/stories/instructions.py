@@ -64,7 +64,7 @@ SHARES = {
     "story": 1.0,
 }
 # Choices among words teach in a few tokens to find a word of a kind, which wishes need.
-PRACTISED = {"choice": 0.12, **SHARES, "without": 0.2, "tone": 0.2}
+PRACTISED = {"choice": 0.25, **SHARES, "without": 0.2, "tone": 0.2}
 
 
 @dataclasses.dataclass(frozen=True)
