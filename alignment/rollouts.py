@@ -20,9 +20,11 @@ from torch.nn.utils import parametrize
 from alignment import losses
 from inference.chat import ChatTemplate
 from inference.run import weights_directory
+from kernels import decode
 from model import GPT
 from model.generate import Generation, Rules
 from model.gpt import evaluating
+from model.pack import is_packable, pack
 from training.config import TrainConfig
 
 B = TypeVar("B")
@@ -70,10 +72,17 @@ def sample(
             )
     rows = []
     with parametrize.cached():  # adapters are added to the weights once
+        model = _for_decoding(model)
         for first in range(0, len(prompts), ROWS):
             part = prompts[first : first + ROWS]
             rows += _continue(model, part, max_new_tokens, temperature, template.stops)
     return _padded(rows, template, block_size, model.wte.weight.device)
+
+
+def _for_decoding(model: GPT) -> GPT:
+    """Return the model with its matrices where decoding on a CPU reads them fastest; itself if there is no such way."""
+    fast = model.wte.weight.is_cpu and decode.available() and is_packable(model.config)
+    return pack(model) if fast else model
 
 
 @dataclasses.dataclass(frozen=True)

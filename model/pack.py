@@ -126,7 +126,7 @@ def pack(gpt: GPT, precision: Precision = "float32") -> GPT:
     packed = copy.deepcopy(gpt).eval().requires_grad_(False)
     if not on_cpu:
         return packed.to(getattr(torch, precision))
-    if not decode.available() or not _packable(gpt.config):
+    if not decode.available() or not is_packable(gpt.config):
         return _rounded(packed, precision)
     packed.h = nn.ModuleList(PackedBlock(block, precision) for block in packed.h)
     packed.lm_head = PackedLinear(packed.lm_head, precision, packed.ln_f)
@@ -139,7 +139,7 @@ def pack(gpt: GPT, precision: Precision = "float32") -> GPT:
     return packed
 
 
-def _packable(config: GPTConfig) -> bool:
+def is_packable(config: GPTConfig) -> bool:
     """True if every block is one that PackedBlock knows."""
     return config.n_expert is None and config.kv_lora_rank is None and "m" not in config.pattern
 
