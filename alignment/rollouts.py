@@ -20,7 +20,6 @@ from torch.nn.utils import parametrize
 from alignment import losses
 from inference.chat import ChatTemplate
 from inference.run import weights_directory
-from kernels import decode
 from model import GPT
 from model.generate import Generation, Rules
 from model.gpt import evaluating
@@ -81,8 +80,7 @@ def sample(
 
 def _for_decoding(model: GPT) -> GPT:
     """Return the model with its matrices where decoding on a CPU reads them fastest; itself if there is no such way."""
-    fast = model.wte.weight.is_cpu and decode.available() and is_packable(model.config)
-    return pack(model) if fast else model
+    return pack(model) if model.wte.weight.is_cpu and is_packable(model.config) else model
 
 
 @dataclasses.dataclass(frozen=True)

@@ -126,7 +126,7 @@ def pack(gpt: GPT, precision: Precision = "float32") -> GPT:
     packed = copy.deepcopy(gpt).eval().requires_grad_(False)
     if not on_cpu:
         return packed.to(getattr(torch, precision))
-    if not decode.available() or not is_packable(gpt.config):
+    if not is_packable(gpt.config):
         return _rounded(packed, precision)
     packed.h = nn.ModuleList(PackedBlock(block, precision) for block in packed.h)
     packed.lm_head = PackedLinear(packed.lm_head, precision, packed.ln_f)
@@ -140,8 +140,13 @@ def pack(gpt: GPT, precision: Precision = "float32") -> GPT:
 
 
 def is_packable(config: GPTConfig) -> bool:
-    """True if every block is one that PackedBlock knows."""
-    return config.n_expert is None and config.kv_lora_rank is None and "m" not in config.pattern
+    """True if there are C++ kernels, and every block is one that PackedBlock knows."""
+    return (
+        decode.available()
+        and config.n_expert is None
+        and config.kv_lora_rank is None
+        and "m" not in config.pattern
+    )
 
 
 def _rounded(gpt: GPT, precision: Precision) -> GPT:

@@ -69,22 +69,26 @@ PRACTISED = {"choice": 0.25, **SHARES, "without": 0.2, "tone": 0.2}
 
 @dataclasses.dataclass(frozen=True)
 class Asking:
-    """How many things a request asks for, the fraction that asks for none of LATE, and the questions about a story."""
+    """Say what requests ask for."""
 
     fewest: int
+    """Things that a request asks for, at least …"""
     most: int
-    early: float = 0.0
-    questions: int = 1
-    shares: Mapping[str, float] = dataclasses.field(default_factory=lambda: SHARES)
+    """… and at most."""
+    shares: Mapping[str, float]
     """Kinds of requests, each with its share of what is left."""
+    early: float = 0.0
+    """Fraction of the requests that ask for none of LATE."""
+    questions: int = 1
+    """Questions about a story, at most."""
     always: tuple[str, ...] = ()
     """Facets that are asked for of every story that has them."""
 
 
 # Many wishes, soon met: each is learned sooner, and less of the story's beginning is left to chance. A story that was
 # read is asked about several times: its answers are short.
-PRACTICE = Asking(3, 9, early=0.8, questions=12, shares=PRACTISED, always=("word", "color", "ends"))
-EVERYDAY = Asking(1, 3)
+PRACTICE = Asking(3, 9, PRACTISED, early=0.8, questions=12, always=("word", "color", "ends"))
+EVERYDAY = Asking(1, 3, SHARES)
 
 
 @dataclasses.dataclass(frozen=True)
