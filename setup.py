@@ -84,7 +84,7 @@ def cuda_flags() -> list[str]:
 
 
 def fused():
-    """kernels._C: C++ always, and CUDA where toolchain.py finds nothing against it."""
+    """Return kernels._C: C++ always, and CUDA where toolchain.py finds nothing against it."""
     from torch.utils.cpp_extension import CppExtension, CUDAExtension
 
     files = [CSRC / "cpu_dispatch.cpp", *cpu_sources()]
@@ -104,7 +104,7 @@ def fused():
 
 
 def emulated():
-    """kernels._emulated: the files of csrc/cuda, compiled for the CPU."""
+    """Return kernels._emulated: the files of csrc/cuda, compiled for the CPU."""
     from torch.utils.cpp_extension import CppExtension
 
     # kernels move 16 bytes of any dtype at once, as nvcc allows, and may ask for a product that is rounded separately

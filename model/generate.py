@@ -61,26 +61,18 @@ class Rules:
         A row that holds a NaN has no likeliest id: it gets V, which is outside the vocabulary. present (B, V) of bool
         marks the ids in each row's text, for the repetition penalty.
         """
+        return self.choose_from(logits, uniform, present)[0]
+
+    def choose_from(
+        self, logits: Tensor, uniform: Tensor, present: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the ids that `choose` returns, and the probabilities (B, V) they were drawn from; None if greedy."""
         if present is not None and self.repetition_penalty != 1:
             logits = penalize_repetition(logits, present, self.repetition_penalty)
         if self.greedy:
-            return decode.likeliest(logits)
-        return draw(self.probabilities(logits), uniform)
-
-    def log_probability(self, logits: Tensor, ids: Tensor) -> Tensor:
-        """Return log P(id) (B,) for ids (B,) drawn from logits (B, V) without a repetition penalty; greedy ones have 0.
-
-        >>> Rules(temperature=0.5).log_probability(torch.zeros(1, 4), torch.tensor([0])).exp().tolist()
-        [0.25]
-        """
-        if self.greedy:
-            return torch.zeros(len(ids), device=logits.device)
-        if (
-            self.top_k is None and self.top_p is None and self.min_p is None
-        ):  # without exponentials twice over
-            logits = logits.float() / self.temperature
-            return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
-        return self.probabilities(logits).gather(-1, ids[:, None])[:, 0].log()
+            return decode.likeliest(logits), None
+        probabilities = self.probabilities(logits)
+        return draw(probabilities, uniform), probabilities
 
     @property
     def greedy(self) -> bool:
@@ -192,12 +184,12 @@ class Generation:
         """
         marks = None if self.marks is None else self.marks[self.rows]
         uniform = uniform if len(self.rows) == len(uniform) else uniform[self.rows]  # (B,)
-        ids = self.rules.choose(logits, uniform, marks)  # (B,)
+        ids, probabilities = self.rules.choose_from(logits, uniform, marks)  # (B,), (B, V)
         tokens = ids.tolist()
         if max(tokens) >= logits.shape[-1]:
             raise ValueError(NOT_NUMBERS)
         if self._recorded is not None:
-            self._recorded.append((self.rows, self.rules.log_probability(logits, ids)))
+            self._recorded.append((self.rows, _log_probability(probabilities, ids)))
         if self.marks is not None:
             self.marks[self.rows, ids] = True
         drawn = dict(zip(self.rows, tokens, strict=True))
@@ -262,6 +254,13 @@ class Generation:
         for row, ids in enumerate(self.ids):
             marks[row, ids] = True
         return marks
+
+
+def _log_probability(probabilities: Tensor | None, ids: Tensor) -> Tensor:
+    """Return log P(id) (B,) for ids (B,) drawn from probabilities (B, V), or that of greedy ones, 0."""
+    if probabilities is None:
+        return torch.zeros(len(ids), device=ids.device)
+    return probabilities.gather(-1, ids[:, None])[:, 0].log()
 
 
 def stop_ids(stop: int | Collection[int]) -> set[int]:
