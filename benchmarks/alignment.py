@@ -175,6 +175,7 @@ def measure(folder: Path, seed: int) -> Figures:
     figures["base: coherent, unasked"] = files.read_json(folder / "base" / "report.json")["coherence"]
     figures |= {f"{stage}: seconds": each["seconds"] for stage, each in used.items()}
     figures["chat: seconds"] = sum(used[stage]["seconds"] for stage in CHAT)
+    figures["threads"] = min(used[stage]["threads"] for stage in CHAT)
     figures["chat: peak memory"] = max(used[stage]["megabytes"] for stage in CHAT)
     return figures
 
@@ -216,7 +217,11 @@ def run_once(folder: Path, stage: str, words: Sequence[str | Path]) -> Figures:
         _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise ValueError(f"{stage} failed: {log.name} says why; run the benchmark again to continue")
-    used = {"seconds": time.perf_counter() - began, "megabytes": usage.ru_maxrss / 1024}
+    used = {
+        "seconds": time.perf_counter() - began,
+        "megabytes": usage.ru_maxrss / 1024,
+        "threads": torch.get_num_threads(),
+    }
     files.write_json(done, used)
     return used
 
@@ -229,14 +234,19 @@ def environment() -> dict[str, str]:
 
 def rows_of(found: dict[str, list[float]]) -> list[Row]:
     """Return the medians over the seeds, with every seed's figure as a note."""
+    threads = " ".join(f"{count:.0f}" for count in found.pop("threads"))
     middle = {name: statistics.median(values) for name, values in found.items()}
     goals = GOALS | {
         "dpo: new combinations": middle["sft: new combinations"] + DPO_GAINS,
         "grpo: coherent": middle["base: coherent, unasked"] - COHERENCE_MAY_LOSE,
     }
     limits = {"chat: seconds": MOST_SECONDS, "chat: peak memory": MOST_MEGABYTES}
-    return [
+    rows = [
         row(name, values, middle[name], goals.get(name), limits.get(name)) for name, values in found.items()
+    ]
+    return [
+        dataclasses.replace(each, note=f"{each.note}, threads {threads}") if each.unit == "s" else each
+        for each in rows
     ]
 
 

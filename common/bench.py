@@ -68,6 +68,7 @@ def medians(
 GENERATIONS = {
     ("AuthenticAMD", "25", "17"): "Zen 4",
     ("AuthenticAMD", "26", "2"): "Zen 5",
+    ("GenuineIntel", "6", "85"): "Skylake",
     ("GenuineIntel", "6", "143"): "Sapphire Rapids",
     ("GenuineIntel", "6", "207"): "Emerald Rapids",
 }

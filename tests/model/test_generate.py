@@ -8,7 +8,7 @@ import torch
 from model import generate
 from model.beam import beam_search
 from model.cache import KVCache, context_start
-from model.generate import Generation, generate_batch, stream
+from model.generate import Generation, Rules, generate_batch, stream
 
 
 def without_cache(gpt, ids, count):
@@ -102,6 +102,28 @@ def test_the_repetition_penalty_knows_prompt_and_text_even_past_the_context(tiny
         written.append(penalize(torch.tensor([written]), logits).argmax().item())
     assert list(stream(gpt, [3, 4], 30, temperature=0, repetition_penalty=1.2)) == written[2:]
     assert written[2:] != list(stream(gpt, [3, 4], 30, temperature=0))
+
+
+@pytest.mark.parametrize("rules", [Rules(0.8), Rules(1.3, top_k=3, repetition_penalty=1.4), Rules(0.0)])
+def test_recorded_is_how_likely_each_id_was_by_the_rules_that_drew_it(tiny, rules):
+    gpt = tiny().eval()
+    generation = Generation(gpt, [[3, 4], [5]], 6, rules=rules, seed=2, record=True)
+    list(generation)
+    found = generation.log_probabilities()
+    for row, start in enumerate((2, 1)):
+        ids = generation.ids[row]
+        for step in range(6):
+            before = ids[: start + step]
+            with torch.no_grad():
+                logits = gpt(torch.tensor([before]))[0][0, -1].double()
+            for id in set(before) if rules.repetition_penalty != 1 else ():
+                logits[id] = logits[id] * rules.repetition_penalty ** (-1 if logits[id] > 0 else 1)
+            if rules.top_k:
+                logits[logits < logits.sort().values[-rules.top_k]] = -torch.inf
+            likely = (
+                (logits / rules.temperature).log_softmax(-1)[ids[start + step]] if rules.temperature else 0
+            )
+            assert found[row, step].item() == pytest.approx(float(likely), abs=1e-5)
 
 
 def test_a_reader_may_close_a_row_and_the_others_go_on(tiny):
