@@ -43,7 +43,7 @@ class BestOf:
     """Answers to each."""
     max_new_tokens: int = 200
     """Longest answer, in tokens."""
-    temperature: float = 1.0
+    temperature: float = 0.7
     """Sampling temperature."""
     steps: int = 100
     """Steps of fine-tuning."""
@@ -99,7 +99,8 @@ def best_of(options: BestOf) -> None:
         )
     )
     names = ("init_from", "data", "run", "seed", "steps", "overwrite")
-    sft.main([word for name in names for word in flag(name, getattr(options, name))])
+    flags = [word for name in names for word in flag(name, getattr(options, name))]
+    sft.main(["--preset", "alignment/best-of", *flags])
 
 
 @cli.command
