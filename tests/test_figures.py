@@ -22,6 +22,13 @@ FIGURE = re.compile(rf"({NUMBER})\s?(?:{UNIT})(?![\w/])")
 CELL = re.compile(rf"({NUMBER})(?![\w/])")
 
 MEASURED = {  # section -> files of benchmarks/results, and figures that are in none, with the reason
+    "docs/alignment.md: Measured": (
+        "alignment-skylake",
+        {
+            "340 381 15,800 11,500 20,000 1.5": "an AMD EPYC (Zen 4), as the text says",
+            "26 108 99": "1,575 s; single runs of python -m alignment grpo",
+        },
+    ),
     "docs/bpe.md: How fast it is": (
         "bpe_train-zen-4 bpe_encode-zen-4",
         {"2.5": "an endless stream: the flag --stream-megabytes 1024"},
@@ -60,7 +67,8 @@ MEASURED = {  # section -> files of benchmarks/results, and figures that are in 
 }
 OTHERWISE = {  # page, or section -> where its figures are from
     "README.md: What comes out": "the quickstart's: scripts/performance.py; the compiler's minutes are of one build",
-    "docs/alignment.md": "runs of hours: the commands of the page",
+    "docs/alignment.md: What was tried": "single runs of the stages, each with the flags that the text names",
+    "docs/alignment.md: What goes wrong": "a run of the command that is shown",
     "docs/bpe.md: Limits on memory": "tests/bpe/test_trainer.py holds the limits; the time is of one run",
     "docs/bpe.md: Your own text": "python -m bpe compare on a sample of TinyStories",
     "docs/data.md: Batches": "a bound proved for first-fit",

@@ -11,7 +11,7 @@ import pytest
 
 from alignment.__main__ import main
 
-PAGE = (Path(__file__).parents[2] / "docs" / "alignment.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "alignment.md").read_text(encoding="utf-8").replace("\\\n", "")
 COMMANDS = re.findall(
     r"python -m alignment ([^#&\n`]+)", "\n".join(re.findall(r"^    .*$", PAGE, re.MULTILINE))
 )
