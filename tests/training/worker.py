@@ -4,19 +4,37 @@ CASES.json lists runs, one after another: {"argv": flags of train.py, "port": â€
 "leaving": the ranks that end there, as if killed; by default 1}.
 """
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import torch
 
 torch.set_num_threads(1)
 
 import train as train_script  # noqa: E402
+from inference import devices  # noqa: E402
 from training import loop, optimizer  # noqa: E402
 
 RANK = int(os.environ.get("RANK", 0))
+
+
+@contextlib.contextmanager
+def in_float64() -> Iterator[None]:
+    """Train in float64, weights and products alike: what other orders of summing round off is then 1e-16."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    chosen = {
+        "choose_precision": lambda name, device: torch.float64,
+        "autocast": lambda device, precision: contextlib.nullcontext(),
+    }
+    with mock.patch.multiple(devices, **chosen):
+        yield
+    torch.set_default_dtype(before)
 
 
 def note_memory(trainer: loop.Trainer) -> None:
@@ -47,7 +65,8 @@ def main() -> None:
     for case in json.loads(Path(sys.argv[1]).read_text()):
         os.environ["MASTER_PORT"] = str(case["port"])
         leave_at(case.get("leave_at"), case.get("leaving", [1]))
-        train_script.main(case["argv"])
+        with in_float64():
+            train_script.main(case["argv"])
 
 
 if __name__ == "__main__":
