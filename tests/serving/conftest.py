@@ -57,8 +57,10 @@ def serving(
     found = ChatTemplate.load(run) if template else None
     app = Server(engine, name, found, Access(hosts, **access), page).app()
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    # Without a limit a request that never ends would keep the tests from ending, as it would the server.
+    config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=5, lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     engine.start()
     thread.start()
     try:

@@ -79,7 +79,7 @@ def run_processes(count: int, script: str, argument: Path) -> list[subprocess.Co
         for rank in range(count)
     ]
     try:
-        outputs = [process.communicate(timeout=500) for process in started]
+        outputs = [process.communicate(timeout=1000) for process in started]
     finally:
         for process in started:
             process.kill()
