@@ -64,7 +64,11 @@ SHARES = {
     "story": 1.0,
 }
 # Choices among words teach in a few tokens to find a word of a kind, which wishes need.
-PRACTISED = {"choice": 0.25, **SHARES, "without": 0.2, "tone": 0.2}
+PRACTISED = {"choice": 0.25, **SHARES, "without": 0.12, "tone": 0.12}
+# What is left to learn from rewards: stories with wishes more than anything else, above all to do without a word.
+REHEARSED = {
+    **SHARES, "refusal": 0.0, "question": 0.12, "dialogue": 0.04, "short": 0.12, "without": 0.2, "tone": 0.12
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,11 +87,19 @@ class Asking:
     """Questions about a story, at most."""
     always: tuple[str, ...] = ()
     """Facets that are asked for of every story that has them."""
+    left_out: int = 1
+    """Words that a story is to do without, at most, if it is to do without one."""
+    endings: float = 0.0
+    """Fraction of the stories whose last sentence can be asked for of which only the end is asked for."""
 
 
 # Many wishes, soon met: each is learned sooner, and less of the story's beginning is left to chance. A story that was
-# read is asked about several times: its answers are short.
-PRACTICE = Asking(3, 9, PRACTISED, early=0.8, questions=12, always=("word", "color", "ends"))
+# read is asked about several times: its answers are short. So are ends in given words, which few stories have.
+PRACTICE = Asking(
+    3, 9, PRACTISED, early=0.8, questions=12, always=("word", "color", "ends"), left_out=9, endings=0.5
+)
+# For rewards: more wishes than people have, because where all answers pass there is nothing to learn.
+REHEARSAL = Asking(2, 5, REHEARSED)
 EVERYDAY = Asking(1, 3, SHARES)
 
 
@@ -181,6 +193,8 @@ class _Asker:
     def request(self) -> Request | None:
         """Return a request; None if the one drawn does not fit the story, or is not (or is) to be held out."""
         kind = next(name for name, share in self.asking.shares.items() if self.random() < share)
+        if self.asking.endings and "ends" in self.facets and self.random() < self.asking.endings:
+            kind = "ending"
         made = getattr(self, f"_{kind}")()
         if made is None:
             return None
@@ -273,8 +287,17 @@ class _Asker:
     def _without(self):
         facets = self.drawn_facets()
         spare = [word for word in WITHOUT if faults(self.told.text, {"without": word})["without"] == ""]
-        facets = dict(list(facets.items())[: self.asking.most - 1]) | {"without": self.pick(spare)}
-        return facets, (("user", self.ask(facets)),), self.told.text, {"coherent": True, **facets}
+        others = dict(list(facets.items())[: self.asking.most - 1])
+        if self.asking.left_out > 1:
+            spare = [word for word in spare if not is_held_out({**others, "without": word})]
+        if not spare:
+            return None
+        facets = {**others, "without": self.pick(spare)}
+        asked = [self.ask(facets)]
+        more = [word for word in spare if word != facets["without"]]
+        for word in self.some(more, int(self.random() * self.asking.left_out)):
+            asked.append(self.clause("without", word))
+        return facets, (("user", " ".join(asked)),), self.told.text, {"coherent": True, **facets}
 
     def _tone(self):
         tones = [tone for tone in constraints.TONES if not faults(self.told.text, {"tone": tone})["tone"]]
@@ -332,6 +355,18 @@ class _Asker:
         asked = self.word(wordings.CONTINUE, opening=opening)
         facets = {"opening": str(cut), "name": self.told.choices["name"]}
         return facets, (("user", asked),), rest, {"continues": opening}
+
+    def _ending(self):
+        """Ask for the end of a story in given words."""
+        sentences = split_sentences(self.told.text)
+        cut = len(sentences) - 1 - int(self.random() * 3)
+        opening, rest = " ".join(sentences[:cut]), " ".join(sentences[cut:])
+        if rest.startswith(self.told.choices["name"]):
+            return None
+        ends = {"ends": self.facets["ends"]}
+        asked = f"{self.word(wordings.CONTINUE, opening=opening)} {self.clause('ends', ends['ends'])}"
+        facets = {"opening": str(cut), "name": self.told.choices["name"], **ends}
+        return facets, (("user", asked),), rest, {"continues": opening, **ends}
 
     def _question(self):
         """Ask about a story that is in the request."""

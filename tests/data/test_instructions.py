@@ -8,10 +8,12 @@ import pytest
 
 from data.stories import check, stories, wordings
 from data.stories.checker import vocabulary
-from data.stories.constraints import ANSWERS, VERIFIERS, faults, verify
+from data.stories.constraints import ANSWERS, ENDINGS, VERIFIERS, faults, verify
 from data.stories.grammar import tale
 from data.stories.instructions import (
+    EVERYDAY,
     PRACTICE,
+    REHEARSAL,
     SHARES,
     facets_of,
     is_held_out,
@@ -99,6 +101,36 @@ def test_practice_asks_which_of_four_words_is_of_a_kind():
                   for word in each.messages[0][1].partition(": ")[2].split(", ")]  # fmt: skip
         assert len(listed) == 4
         assert [word for word in listed if word in ANSWERS[answer["fact"]]] == [answer["value"]]
+
+
+def test_practice_asks_for_the_end_of_a_story_in_given_words():
+    asked = [each for first in range(0, 1000, 100) for each in requests_from((1, PRACTICE, False, False), first)
+             if each.kind == "ending"]  # fmt: skip
+    assert {each.check["constraints"]["ends"] for each in asked} == set(ENDINGS)
+    for each in asked:
+        ((_, request),), wishes = each.messages, each.check["constraints"]
+        assert request.endswith(f'"{wishes["ends"]}"') and wishes["continues"] in request
+        assert len(split_sentences(each.answer)) <= 3
+        assert not check(f"{wishes['continues']} {each.answer}")
+
+
+def test_practice_leaves_out_every_word_that_a_request_names():
+    asked = [each for each in requests_from((1, PRACTICE, False, False), 0) if each.kind == "without"]
+    named = [
+        re.findall(r"(?:not use|[Ww]ithout|[Nn]ot) the word (\w+)", each.messages[0][1]) for each in asked
+    ]
+    assert max(map(len, named)) > 3
+    for each, words in zip(asked, named, strict=True):
+        assert each.check["constraints"]["without"] in words and len(words) == len(set(words))
+        assert not any(faults(each.answer, {"without": word})["without"] for word in words)
+
+
+def test_prompts_for_rewards_ask_for_more_than_people_do():
+    def wishes(asking):
+        asked = requests_from((1, asking, False, False), 0)
+        return [len(each.check["constraints"]) for each in asked if each.kind == "story"]
+
+    assert min(wishes(REHEARSAL)) > 2 and max(wishes(REHEARSAL)) == 6 > max(wishes(EVERYDAY)) == 4
 
 
 def words_of(lines):
