@@ -213,7 +213,7 @@ class Make:
     """File of prompts with checks."""
     out: Path = Path("tokens/chat/preferences.jsonl")
     """File to write."""
-    count: int = 1000
+    count: int = 2000
     """Prompts to answer."""
     group: int = 8
     """Answers to each."""
