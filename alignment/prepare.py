@@ -57,7 +57,7 @@ class Data:
     source: tuple[str, ...] = ()
     """Files of conversations (.json or .jsonl, Alpaca or chat), or hf:NAME[:CONFIG][:SPLIT], instead of the built-in
     stories and arithmetic."""
-    count: int = 70_000
+    count: int = 60_000
     """Built-in conversations to make."""
     arithmetic: float = 0.25
     """Fraction of the built-in conversations that are arithmetic."""
