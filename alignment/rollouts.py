@@ -28,7 +28,7 @@ from training.config import TrainConfig
 
 B = TypeVar("B")
 WIDTH = 32  # tokens that a batch's width is a multiple of: torch keeps compiled products for every shape that it meets
-ROWS = 256  # answers in one pass: more do not go faster, but need more memory for keys and values
+ROWS = 128  # answers in one pass: more do not go faster, but need more memory for keys and values
 
 
 @dataclasses.dataclass(frozen=True)
