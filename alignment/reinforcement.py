@@ -5,7 +5,6 @@ several passes over these answers. Everything else is the loop's: checkpoints, r
 """
 
 import dataclasses
-import hashlib
 import math
 import sys
 import time
@@ -71,9 +70,6 @@ class Sampling:
     """Weight of the KL divergence from the model that the run began with; 0 never computes it in a step."""
     held_out: int = 64
     """Prompts kept out of the training, for the estimates."""
-    probe: int = 0
-    """Prompts that the model answers once before its training: it is trained on those that it fails, with a reward
-    below 1, and on half as many others. 0 trains on all prompts."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +90,7 @@ class RLConfig(TrainConfig, Sampling, Adaptation):
         for name in ("questions", "group", "max_new_tokens", "passes", "minibatches", "held_out"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("clip_low", "clip_high", "kl", "probe"):
+        for name in ("clip_low", "clip_high", "kl"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ValueError(f"{name} is {getattr(self, name)}: it must not be below 0")
         if not self.explore > 0:
@@ -175,30 +171,9 @@ class Reinforcement(Adapting):
                 f"{config.questions} questions cannot be divided among {processes.world_size} processes"
             )
         self.batching, self.world_size = batching, processes.world_size
-        digest = sha256(config.prompts_file)
-        if config.probe:
-            chosen = self._worth_asking(self.train[: config.probe])
-            self.train = [self.train[number] for number in chosen]
-            digest += hashlib.sha256(str(chosen).encode()).hexdigest()
         count = batching.rows // config.group
         place = config.seed, processes.rank, processes.world_size
-        return Numbers(self.train, count, config.model.block_size, *place, digest=digest)
-
-    def _worth_asking(self, prompts: Sequence[Prompt]) -> list[int]:
-        """Return the numbers of the prompts that the first model fails, and of half as many that it does not.
-
-        Where it never fails all answers earn the same, and nothing is learned; none of these, and it forgets them.
-        """
-        model = self.reference(devices.choose_device(self.config.device))
-        with torch.random.fork_rng(devices=[]), torch.inference_mode():
-            torch.manual_seed(self.config.seed)
-            earned = self.earned(prompts, self.roll_out(model, prompts, self.config.explore))
-        failed = (earned < 1).nonzero()[:, 0].tolist()  # (N, 1) -> N numbers
-        passed = (earned >= 1).nonzero()[:, 0].tolist()
-        print(
-            f"of {len(prompts):,} prompts {len(failed):,} are failed, which are trained on with half as many others"
-        )
-        return sorted([*failed, *passed[: max(1, len(failed) // 2)]])
+        return Numbers(self.train, count, config.model.block_size, *place, digest=sha256(config.prompts_file))
 
     # A step
 

@@ -52,9 +52,7 @@ def test_the_reward_rises(config, objective):
 
 
 @pytest.mark.parametrize("objective", [GRPO, PPO])
-@pytest.mark.parametrize(
-    "change", [{"probe": 6}, {"passes": 2, "minibatches": 2, "kl": 0.1}, {"lora_rank": 2}]
-)
+@pytest.mark.parametrize("change", [{}, {"passes": 2, "minibatches": 2, "kl": 0.1}, {"lora_rank": 2}])
 def test_a_run_killed_between_two_saves_goes_on_as_if_never_stopped(config, objective, change, tmp_path):
     config = dataclasses.replace(config, **change)
     config = as_ppo(config) if objective is PPO else config
@@ -275,21 +273,6 @@ def test_other_prompts_are_refused_by_a_resumed_run(config, chat, tmp_path):
     )
     with pytest.raises(ValueError, match="the run began with other prompts"):
         loop.train(dataclasses.replace(config, prompts=path, resume=True, steps=6), GRPO)
-
-
-def test_what_the_first_model_fails_is_learned_from_and_half_as_much_of_the_rest(config, tmp_path, capsys):
-    reward = tmp_path / "even.py"
-    reward.write_text(
-        "def reward(prompts, answers, checks):\n    return [1.0 - check['a'] % 2 for check in checks]\n"
-    )
-    config = dataclasses.replace(config, reward=f"{reward}:reward", truncated="score", probe=8)
-    trainer = loop.Trainer(config, GRPO(config))
-    assert [prompt.check["a"] for prompt in trainer.objective.train] == [4, 5, 6, 7, 9, 11]
-    assert "of 8 prompts 4 are failed" in capsys.readouterr().out
-    config = dataclasses.replace(config, probe=0)
-    other = loop.Trainer(config, GRPO(config))
-    assert len(other.objective.train) == 8
-    assert trainer.batches.position()["digest"] != other.batches.position()["digest"]
 
 
 def test_a_reward_sees_conversations_answers_and_checks(config, chat):
