@@ -75,7 +75,7 @@ def set_up(device: torch.device, *, tf32: bool, deterministic: bool) -> None:
         torch.set_flush_denormal(True)
         keep_freed_memory()
         # oneDNN keeps what it compiled for the last 1,024 shapes, a megabyte for some; answers have no end of shapes.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high" if tf32 and has_tf32(device) else "highest")
     if deterministic:
