@@ -346,27 +346,24 @@ class _Asker:
         return None
 
     def _opening(self):
+        return self.continued(1 + int(self.random() * 4), {})
+
+    def _ending(self):
+        """Ask for the end of a story in given words."""
+        count = len(split_sentences(self.told.text))
+        return self.continued(count - 1 - int(self.random() * 3), {"ends": self.facets["ends"]})
+
+    def continued(self, cut: int, wishes: Mapping[str, str]):
+        """Ask how the story goes on after `cut` sentences, with these wishes; None where that cannot be learned."""
         sentences = split_sentences(self.told.text)
-        cut = 1 + int(self.random() * 4)
         opening, rest = " ".join(sentences[:cut]), " ".join(sentences[cut:])
         # A name at the beginning is another word to a tokenizer than a name after a space.
         if not rest or rest.startswith(self.told.choices["name"]):
             return None
-        asked = self.word(wordings.CONTINUE, opening=opening)
-        facets = {"opening": str(cut), "name": self.told.choices["name"]}
-        return facets, (("user", asked),), rest, {"continues": opening}
-
-    def _ending(self):
-        """Ask for the end of a story in given words."""
-        sentences = split_sentences(self.told.text)
-        cut = len(sentences) - 1 - int(self.random() * 3)
-        opening, rest = " ".join(sentences[:cut]), " ".join(sentences[cut:])
-        if rest.startswith(self.told.choices["name"]):
-            return None
-        ends = {"ends": self.facets["ends"]}
-        asked = f"{self.word(wordings.CONTINUE, opening=opening)} {self.clause('ends', ends['ends'])}"
-        facets = {"opening": str(cut), "name": self.told.choices["name"], **ends}
-        return facets, (("user", asked),), rest, {"continues": opening, **ends}
+        asked = [self.word(wordings.CONTINUE, opening=opening)]
+        asked += [self.clause(name, value) for name, value in wishes.items()]
+        facets = {"opening": str(cut), "name": self.told.choices["name"], **wishes}
+        return facets, (("user", " ".join(asked)),), rest, {"continues": opening, **wishes}
 
     def _question(self):
         """Ask about a story that is in the request."""

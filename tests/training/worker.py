@@ -25,16 +25,18 @@ RANK = int(os.environ.get("RANK", 0))
 
 @contextlib.contextmanager
 def in_float64() -> Iterator[None]:
-    """Train in float64, weights and products alike: what other orders of summing round off is then 1e-16."""
+    """Train in float64, weights and products alike: a sum in another order then differs by 1e-16 of itself."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     chosen = {
         "choose_precision": lambda name, device: torch.float64,
         "autocast": lambda device, precision: contextlib.nullcontext(),
     }
-    with mock.patch.multiple(devices, **chosen):
-        yield
-    torch.set_default_dtype(before)
+    try:
+        with mock.patch.multiple(devices, **chosen):
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def note_memory(trainer: loop.Trainer) -> None:
