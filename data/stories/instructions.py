@@ -20,11 +20,10 @@ from typing import Any
 from data.stories import constraints, wordings, words
 from data.stories.constraints import BEGINNINGS, ENDINGS, faults
 from data.stories.grammar import Tale, tale, with_article
-from data.stories.reader import read
+from data.stories.reader import split_sentences
 from data.stories.wordings import Wordings
 
 HELD_OUT = 10  # one in this many pairs of facets is never asked for together in training
-END_OF_SENTENCE = re.compile(r"[^A-Za-z]*?[.!?]+\"?(?= |$)")
 JOB = 100  # stories that are asked about at once
 ABOUT = ("name", "kind", "nature")  # who the story is about
 # The other facets, in the order in which a story tells them and a request asks for them.
@@ -453,26 +452,6 @@ QUESTIONED = (
     "helper",
 )  # those that few stories answer come more often
 WEIGHTS = {"name": 2.0, "kind": 1.5, "thing": 2.0, "color": 1.5}  # above 1: asked for more often
-
-
-def split_sentences(text: str) -> list[str]:
-    """Return the sentences of a story as they are written, without paragraphs.
-
-    >>> split_sentences('It rained. "Oh no! My hat," said Tom. He ran.')
-    ['It rained.', '"Oh no! My hat," said Tom.', 'He ran.']
-    """
-    flat, start, found = text.replace("\n\n", " "), 0, []
-    for sentence in read(text):
-        place = start
-        for word in sentence.words:
-            place = flat.index(word.text, place) + len(word.text)
-        while not (
-            end := END_OF_SENTENCE.match(flat, place)
-        ):  # the letters of the last word were part of another
-            place = flat.index(word.text, place) + len(word.text)
-        found.append(flat[start : end.end()].strip())
-        start = end.end()
-    return found
 
 
 def up_to_met(answer: str, check: Mapping[str, Any]) -> str:

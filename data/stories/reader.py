@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 TOKEN = re.compile(r"[A-Za-z]+(?:[-'][A-Za-z]+)*|[.!?]+|\S")
+END_OF_SENTENCE = re.compile(r"[^A-Za-z]*?[.!?]+\"?(?= |$)")
 
 
 class Word(NamedTuple):
@@ -64,3 +65,23 @@ def plain(sentences: Sequence[Sentence]) -> str:
     """
     lines = (" ".join(word.text.lower() for word in sentence.words) for sentence in sentences)
     return f". {' . '.join(lines)} ." if sentences else ""
+
+
+def split_sentences(text: str) -> list[str]:
+    """Return the sentences of a story as they are written, without paragraphs.
+
+    >>> split_sentences('It rained. "Oh no! My hat," said Tom. He ran.')
+    ['It rained.', '"Oh no! My hat," said Tom.', 'He ran.']
+    """
+    flat, start, found = text.replace("\n\n", " "), 0, []
+    for sentence in read(text):
+        place = start
+        for word in sentence.words:
+            place = flat.index(word.text, place) + len(word.text)
+        while not (
+            end := END_OF_SENTENCE.match(flat, place)
+        ):  # the letters of the last word were part of another
+            place = flat.index(word.text, place) + len(word.text)
+        found.append(flat[start : end.end()].strip())
+        start = end.end()
+    return found

@@ -20,8 +20,8 @@ from data.stories.instructions import (
     request,
     requests,
     requests_from,
-    split_sentences,
 )
+from data.stories.reader import split_sentences
 
 COUNT = 400
 
