@@ -16,11 +16,12 @@ import itertools
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from alignment import arithmetic
+from alignment.encoding import Conversation, Encoded, encode_all
 from alignment.instructions import Prompt, Source, prompt_row, read_conversations, write_rows
 from common import files
 from common.workers import ordered_map, sensible_workers
@@ -37,13 +38,6 @@ REHEARSED_SUMS = 0.4  # times as many among the prompts for rewards: fine-tuning
 
 Example = tuple[list[Message], dict[str, Any], str]
 """An answered conversation, its check, and its last answer up to where all wishes are met."""
-
-
-class Conversation(NamedTuple):
-    """An answered conversation, and whether its last answer ends where it ends."""
-
-    messages: Sequence[Message]
-    finished: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,7 +67,7 @@ class Data:
     seed: int = 1
     """Seed of the built-in conversations; the base's corpus has 0."""
     workers: int | None = None
-    """Processes that write requests. Default: one for each core."""
+    """Processes that write requests and encode conversations. Default: one for each core."""
     overwrite: bool = False
     """Replace what is in the folder."""
 
@@ -100,12 +94,12 @@ def prepare(options: Data) -> None:
     block_size = pretrained.read_config(weights_directory(options.base)).block_size
     built_in = not options.source
     conversations = _built_in(options) if built_in else _read(options.source)
-    splits = _encoded(conversations, template, options.val_fraction)
+    splits = _encoded(conversations, template, options)
     prompts = prompt_files(options) if built_in else {}
     with files.atomic_directory(options.out) as folder:
         template.save(folder, block_size)
         for split, rows in splits.items():
-            _write_split(folder, split, rows, template)
+            _write_split(folder, split, rows)
         meta = _meta(options, template, splits, sha256(folder / "tokenizer.json"))
         files.write_json(folder / "meta.json", dataclasses.asdict(meta))
         for name, content in prompts.items():
@@ -199,47 +193,28 @@ def prompt_files(options: Data) -> dict[str, list[Prompt]]:
 # The files
 
 
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """The conversations of a split: ids and masks, each up to and including the token that ends it."""
-
-    ids: list[list[int]]
-    masks: list[list[int]]
-    texts: list[int]
-    """Bytes of each conversation's messages."""
-
-
 def _encoded(
-    conversations: Iterable[Conversation], template: ChatTemplate, val_fraction: float
-) -> dict[str, _Rows]:
+    conversations: Iterable[Conversation], template: ChatTemplate, options: Data
+) -> dict[str, list[Encoded]]:
     """Return the conversations of both splits as ids; every 1 / val_fraction-th one is for validation."""
-    splits = {"train": _Rows([], [], []), "val": _Rows([], [], [])}
-    every = max(2, round(1 / val_fraction))
-    for number, (messages, finished) in enumerate(conversations):
-        rows = splits["train" if (number + 1) % every else "val"]
-        ids, mask = template.encode(messages)
-        if not finished:  # the end of the turn is not learned, nor what the template puts after it
-            mask[len(mask) - 1 - mask[::-1].index(1)] = 0
-        opening = int(
-            ids[0] == template.end_of_text
-        )  # the end of the conversation before is the beginning of this
-        rows.ids.append([*ids[opening:], template.end_of_text])
-        rows.masks.append([*mask[opening:], 0])
-        rows.texts.append(sum(len(each.content.encode()) for each in messages))
+    splits: dict[str, list[Encoded]] = {"train": [], "val": []}
+    every = max(2, round(1 / options.val_fraction))
+    for number, row in enumerate(encode_all(template, list(conversations), options.workers)):
+        splits["train" if (number + 1) % every else "val"].append(row)
     for split, rows in splits.items():
-        if not rows.ids:
+        if not rows:
             raise ValueError(f"no conversation for {split}: give more of them, or another --val-fraction")
     return splits
 
 
-def _write_split(folder: Path, split: str, rows: _Rows, template: ChatTemplate) -> None:
-    for name, values, kind in (("bin", rows.ids, template.tokenizer.dtype), ("mask", rows.masks, np.uint8)):
-        flat = np.fromiter(itertools.chain.from_iterable(values), kind)
+def _write_split(folder: Path, split: str, rows: Sequence[Encoded]) -> None:
+    for name, values in (("bin", [row.ids for row in rows]), ("mask", [row.mask for row in rows])):
+        flat = np.concatenate(values)
         with files.atomic(folder / f"{split}.{name}") as file:
             file.write(flat.astype(flat.dtype.newbyteorder("<")).tobytes())
 
 
-def _meta(options: Data, template: ChatTemplate, splits: dict[str, _Rows], digest: str) -> Meta:
+def _meta(options: Data, template: ChatTemplate, splits: dict[str, list[Encoded]], digest: str) -> Meta:
     tokenizer = template.tokenizer
     names = [
         field.name
@@ -249,9 +224,9 @@ def _meta(options: Data, template: ChatTemplate, splits: dict[str, _Rows], diges
     return Meta(
         dtype=tokenizer.dtype.name,
         vocab_size=tokenizer.vocab_size,
-        tokens={split: sum(map(len, rows.ids)) for split, rows in splits.items()},
-        documents={split: len(rows.ids) for split, rows in splits.items()},
-        bytes={split: sum(rows.texts) for split, rows in splits.items()},
+        tokens={split: sum(len(row.ids) for row in rows) for split, rows in splits.items()},
+        documents={split: len(rows) for split, rows in splits.items()},
+        bytes={split: sum(row.num_bytes for row in rows) for split, rows in splits.items()},
         special_tokens=tokenizer.special_tokens,
         document_end=tokenizer.end_of_text,
         tokenizer_sha256=digest,
@@ -265,14 +240,15 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
 
 
-def _print(out: Path, splits: dict[str, _Rows], prompts: dict[str, list[Prompt]], block_size: int) -> None:
+def _print(
+    out: Path, splits: dict[str, list[Encoded]], prompts: dict[str, list[Prompt]], block_size: int
+) -> None:
     for split, rows in splits.items():
-        learned = sum(map(sum, rows.masks))
+        tokens, learned = sum(len(row.ids) for row in rows), sum(int(row.mask.sum()) for row in rows)
         print(
-            f"{out}/{split}.bin: {len(rows.ids):,} conversations, {sum(map(len, rows.ids)):,} tokens, {learned:,} of "
-            "them learned"
+            f"{out}/{split}.bin: {len(rows):,} conversations, {tokens:,} tokens, {learned:,} of them learned"
         )
-    long = sum(len(ids) > block_size for rows in splits.values() for ids in rows.ids)
+    long = sum(len(row.ids) > block_size for rows in splits.values() for row in rows)
     if long:
         print(f"{long:,} conversations are longer than the context of {block_size} tokens: see --long of sft")
     for name, content in prompts.items():

@@ -155,6 +155,10 @@ class ChatTemplate:
         """Return the template of a run, or None if it has none."""
         return cls.load(directory) if "chat_template" in _settings(directory) else None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let a template be sent to a worker process, where it is compiled anew: compiled code cannot be sent."""
+        return type(self), (self.tokenizer, self.source, self.end_name)
+
     @property
     def stops(self) -> set[int]:
         """Return the ids at which an answer ends: the end of a turn, and of a text."""
@@ -218,6 +222,9 @@ class ChatTemplate:
 
     def _token_mask(self, ids: Sequence[int], spans: Sequence[tuple[str, bool]]) -> list[int]:
         """Return 1 for each id that holds a byte of a learned span; the ids spell the spans' texts."""
+        flags = {flag for text, flag in spans if text}
+        if len(flags) < 2:  # as between any two tokens of the usual templates
+            return [int(True in flags)] * len(ids)
         learned = [flag for text, flag in spans for _ in text.encode("utf-8", "replace")]
         ends = itertools.accumulate(len(self.tokenizer.vocab[id]) for id in ids)
         bounds = itertools.pairwise([0, *ends])
