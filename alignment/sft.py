@@ -9,6 +9,7 @@ speak of. Its loss is the mean over all learned tokens of the step, however many
 
 import dataclasses
 import functools
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,9 @@ class Tuning:
 
     long: Literal["drop", "truncate"] = "drop"
     """A conversation longer than the context: leave it out, or leave its end out."""
+    perturb: float = 0.0
+    """Noise on the embedding before the first step, as a share of its deviation: words that the base never had to tell
+    apart have equal rows, which only slowly drift apart (docs/alignment.md)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,12 @@ class SFTConfig(TrainConfig, Tuning, Adaptation):
         super().__post_init__()
         if self.init_from is None:
             raise ValueError("there is no model to fine-tune: give --init-from RUN")
+        if not (math.isfinite(self.perturb) and self.perturb >= 0):
+            raise ValueError(f"perturb is {self.perturb}: it must be 0 or more, such as 0.5")
+        if self.perturb and self.lora_rank:
+            raise ValueError(
+                "perturb and lora_rank exclude each other: adapters leave the embedding as it is"
+            )
         if self.compile:
             raise ValueError("--compile would compile every step again, as no two pack alike: leave it out")
         check_separable(self.model)
@@ -71,6 +81,12 @@ class SFT(Adapting):
         self.config = config
         self.train_file, self.val_file = (open_split(config, split) for split in ("train", "val"))
         self.template = ChatTemplate.load(config.data)
+
+    def adapt(self, model: GPT) -> GPT:
+        """Return the model with its adapters, or with a perturbed embedding, if the configuration asks for it."""
+        if self.config.perturb:
+            perturb(model, self.config.perturb)
+        return super().adapt(model)
 
     def open(self, batching: Batching, processes: Processes = SINGLE) -> Conversations:
         """Return endless batches of this process's rows; say once how many conversations are too long."""
@@ -159,6 +175,17 @@ class SFT(Adapting):
             parameters=sum(p.numel() for p in best.parameters()),
             answers=answers,
         )
+
+
+@torch.no_grad()
+def perturb(model: GPT, scale: float) -> None:
+    """Add noise to the token embedding, `scale` times as large as its rows deviate from their mean.
+
+    It is what Ash and Adams (2020, section 4) do to all weights, for the rows alone, and nothing is shrunk.
+    """
+    rows = model.wte.weight  # (V, C)
+    deviation = (rows - rows.mean(0)).square().mean().sqrt()
+    rows += scale * deviation * torch.randn_like(rows)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -134,7 +134,20 @@ def test_a_run_keeps_template_and_grown_rows(config):
     assert not torch.equal(trained.wte.weight[template.end_of_turn], start.wte.weight[template.end_of_turn])
 
 
+def test_noise_on_the_embedding_is_as_large_as_asked_for_and_nothing_else_changes(config):
+    made = (dataclasses.replace(config, perturb=scale) for scale in (0.0, 0.5))
+    plain, noisy = (loop.Trainer(each, SFT(each)).model.state_dict() for each in made)
+    rows = plain["wte.weight"]
+    noise = noisy["wte.weight"] - rows
+    wanted = 0.5 * (rows - rows.mean(0)).std().item()
+    assert noise.std().item() == pytest.approx(wanted, rel=0.03)
+    assert abs(torch.corrcoef(torch.stack([noise.flatten(), rows.flatten()]))[0, 1]) < 0.03
+    tied = {"wte.weight", "lm_head.weight"}
+    assert all(torch.equal(tensor, noisy[name]) for name, tensor in plain.items() if name not in tied)
+
+
 def test_a_resumed_run_is_the_same(config, monkeypatch):
+    config = dataclasses.replace(config, perturb=0.5)  # which must not be done again
     loop.train(config, SFT)
     whole = GPT.from_pretrained(weights_directory(config.run)).state_dict()
     parts = dataclasses.replace(config, run=config.run.with_name("parts"), checkpoint_every=3)
@@ -206,6 +219,9 @@ def test_bad_input_is_refused_and_nothing_is_written(config, tmp_path, corpus, r
         assert message in refused(main, *cut(config, **changes))
         assert not config.run.exists()
     assert "no two pack alike" in refused(main, *cut(config), "--compile")
+    for scale in ("-1", "nan", "inf"):
+        assert "perturb is" in refused(main, *cut(config), "--perturb", scale)
+    assert "exclude each other" in refused(main, *cut(config), "--perturb", "0.5", "--lora-rank", "2")
 
 
 def test_long_conversations_are_dropped_or_truncated_and_said_once(config, capsys):
