@@ -21,6 +21,11 @@ from kernels.dispatch import autocast, has_tangent, keep, register, statistics
 # little work (but the logits of the first find room in that gradient's memory); on a GPU it would leave SMs idle.
 BUDGET = {"cpu": 32 * 2**20, "cuda": 2**30}
 
+LIKE_ROWS = 64  # positions whose multiples are left if those that are ignored are left out
+WORTH_LEAVING_OUT = (
+    0.9  # of the positions, so many at most are to be left: choosing them costs something, too
+)
+
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
     """Return (x - mean) / sqrt(var + eps) * weight + bias over the last dimension (Ba et al. 2016).
@@ -144,6 +149,8 @@ def linear_cross_entropy(
     if library is None or cap is not None:
         checks.check_targets(targets, len(weight), IGNORED)
         return chunked_loss.linear_cross_entropy(hidden, weight, targets, budget, cap)
+    if device == "cpu" and not torch.compiler.is_compiling():  # a GPU's queue would stop to count
+        hidden, targets = _mostly_known(hidden, targets)
     budget = BUDGET.get(device, BUDGET["cuda"]) if budget is None else budget
     most = max(LEAST_ROWS, budget // (dtype.itemsize * weight.shape[0]))
     most = min(most, FLOAT16_ROWS) if dtype == torch.float16 else most
@@ -151,6 +158,22 @@ def linear_cross_entropy(
     rows = max(1, -(-hidden.shape[0] // chunks))  # of equal size but for the last
     gradients = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     return library.linear_cross_entropy(hidden, weight, targets, dtype, rows, gradients)[0]
+
+
+def _mostly_known(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Return hidden (N, C) and targets (N,) without most of those that are ignored, which cost as much as the others.
+
+    The number that is left is a multiple of LIKE_ROWS: torch keeps compiled products for every one that it meets.
+    """
+    ignored = targets == IGNORED  # (N,)
+    known = len(targets) - int(ignored.sum())
+    rows = max(1, -(-known // LIKE_ROWS)) * LIKE_ROWS
+    if rows > WORTH_LEAVING_OUT * len(targets):
+        return hidden, targets
+    chosen = ignored.to(torch.uint8).argsort(stable=True)[
+        :rows
+    ]  # (rows,): the known ones first, in their order
+    return hidden.index_select(0, chosen), targets[chosen]
 
 
 def _product_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:

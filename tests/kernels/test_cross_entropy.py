@@ -104,6 +104,20 @@ def test_ignored_rows_get_no_gradient_and_change_nothing(backend):
     assert not grad_hidden[~kept].any()
 
 
+@pytest.mark.parametrize("known", [0, 1, 64, 65, 200, 299])
+def test_mostly_ignored_targets_are_left_out_as_torch_leaves_them_out(known):
+    """In float64 to rounding, however many are left, in any places; autograd puts the gradients where they belong."""
+    size = (300, 8, 530)
+    ignored = torch.randperm(300, generator=torch.Generator().manual_seed(1))[known:]
+    hidden, weight, targets = inputs(size, torch.float64, ignore=ignored.tolist())
+    ours = run(kernels.linear_cross_entropy, hidden, weight, targets)
+    if known == 0:  # torch's mean of nothing is NaN
+        assert not any(each.any() for each in ours)
+        return
+    for our, true in zip(ours, run(torch_loss, hidden, weight, targets), strict=True):
+        torch.testing.assert_close(our, true, rtol=1e-12, atol=1e-14)
+
+
 @each_backend
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_not_hidden(backend, bad):
