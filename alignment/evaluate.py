@@ -31,6 +31,7 @@ from inference.text import TextModel
 from kernels.dispatch import Kernels
 from model import generate
 from model.generate import Rules
+from model.pack import for_decoding
 from training.watch import read_log
 
 BATCH = 64  # answers at a time
@@ -84,6 +85,7 @@ class Answerer:
 
     def __init__(self, run: Path, device: str) -> None:
         self.run, self.text_model = run, TextModel.load(run, device)
+        self.decoding = for_decoding(self.text_model.model)
         self.template = ChatTemplate.find(run)
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
@@ -111,7 +113,7 @@ class Answerer:
             batch = order[first : first + BATCH]
             room = size - len(asked[batch[-1]])
             new = generate.generate_batch(
-                self.text_model.model,
+                self.decoding,
                 [asked[place] for place in batch],
                 room,
                 stop=self.stops,

@@ -23,12 +23,12 @@ from inference.run import weights_directory
 from model import GPT
 from model.generate import Generation, Rules
 from model.gpt import evaluating
-from model.pack import is_packable, pack
+from model.pack import for_decoding
 from training.config import TrainConfig
 
 B = TypeVar("B")
 WIDTH = 32  # tokens that a batch's width is a multiple of: torch keeps compiled products for every shape that it meets
-ROWS = 128  # answers in one pass: more do not go faster, but need more memory for keys and values
+ROWS = 96  # answers in one pass: more do not go faster, but need more memory for keys and values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,16 +71,11 @@ def sample(
             )
     rows = []
     with parametrize.cached():  # adapters are added to the weights once
-        model = _for_decoding(model)
+        model = for_decoding(model)
         for first in range(0, len(prompts), ROWS):
             part = prompts[first : first + ROWS]
             rows += _continue(model, part, max_new_tokens, temperature, template.stops)
     return _padded(rows, template, block_size, model.wte.weight.device)
-
-
-def _for_decoding(model: GPT) -> GPT:
-    """Return the model with its matrices where decoding on a CPU reads them fastest; itself if there is no such way."""
-    return pack(model) if model.wte.weight.is_cpu and is_packable(model.config) else model
 
 
 @dataclasses.dataclass(frozen=True)

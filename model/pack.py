@@ -139,6 +139,11 @@ def pack(gpt: GPT, precision: Precision = "float32") -> GPT:
     return packed
 
 
+def for_decoding(gpt: GPT) -> GPT:
+    """Return the model packed in float32 on a CPU, where that decodes faster; itself if there is no such way."""
+    return pack(gpt) if gpt.wte.weight.is_cpu and is_packable(gpt.config) else gpt
+
+
 def is_packable(config: GPTConfig) -> bool:
     """True if there are C++ kernels, and every block is one that PackedBlock knows."""
     return (
