@@ -45,6 +45,7 @@ MEASURED = {  # section -> files of benchmarks/results, and figures that are in 
         {
             "2 30": "arithmetic",
             "0.33 0.66 1.37 2.0 2.01 2.08 2.64": "all matrices of a step in a loop of their own",
+            "0.8 1.8": "docs/kernels/worklog.md: attention to the cache in a loop of its own",
             "8.5": "the spread over three runs, of which the results hold one",
         },
     ),
