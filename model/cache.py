@@ -125,6 +125,8 @@ class KVCache:
             for kind in gpt.config.pattern
         ]
         self.step = step
+        # A step is then one call, which reads any rows of the cache without a copy.
+        self.at_once = gpt.fused_step is not None and self.fused and step is None
         if step is not None:
             for layer in self.layers:
                 for tensor in _tensors(layer).values():
@@ -136,7 +138,7 @@ class KVCache:
         widest = max(lengths)
         # Padding comes after a row's tokens, none of which sees it.
         padded = [[*ids, *[0] * (widest - len(ids))] for ids in contexts]
-        if self.gpt.fused_step is not None and self.fused and self.step is None:
+        if self.at_once:
             return self._read_at_once(padded, lengths, starts, rows)
         step = self.step if widest == 1 and len(rows) == self.rows else None
         place = self._place(starts, lengths, rows, whole=step is not None)

@@ -157,7 +157,8 @@ class Generation:
         self.stops = stop_ids(stop)
         self.ids = [list(prompt) for prompt in prompts]  # and what was drawn
         self.open = set(range(len(prompts)))
-        self.rows = list(self.open)  # cache row i holds self.ids[self.rows[i]]
+        self.rows = list(self.open)  # that are continued
+        self.places = list(self.open)  # row self.places[i] of the cache holds self.ids[self.rows[i]]
         self.uniforms = _uniforms(_generators(len(prompts), seed), gpt.wte.weight.device)
         self.marks = self._marks() if self.rules.repetition_penalty != 1 else None
         self._recorded: list[tuple[list[int], Tensor]] | None = [] if record else None
@@ -225,17 +226,20 @@ class Generation:
 
     def _read_last(self) -> Tensor:
         """Return logits (B, V) after the last token of each row."""
-        an_eighth_is_closed = 8 * len(self.open) <= 7 * len(self.rows)
-        if an_eighth_is_closed and self.step is None:  # worth the copy, but not worth compiling another shape
-            kept = [i for i, row in enumerate(self.rows) if row in self.open]
-            self.cache.keep(kept)
-            self.rows = [self.rows[i] for i in kept]
+        kept = [i for i, row in enumerate(self.rows) if row in self.open]
+        an_eighth_is_closed = 8 * len(kept) <= 7 * len(self.rows)
+        # A copy of the cache is worth it for an eighth, and another shape for a compiled step never is.
+        if self.cache.at_once or (an_eighth_is_closed and self.step is None):
+            self.rows, self.places = ([each[i] for i in kept] for each in (self.rows, self.places))
+            if not self.cache.at_once:
+                self.cache.keep(self.places)
+                self.places = list(range(len(kept)))
         sizes = [len(self.ids[row]) for row in self.rows]
         starts = [context_start(size, self.block_size) for size in sizes]
         logits = self.cache.read(
             [self.ids[row][-1:] for row in self.rows],
             [size - 1 - start for size, start in zip(sizes, starts, strict=True)],
-            range(len(self.rows)),
+            self.places,
         )
         return self._reread(logits, sizes, starts)
 
@@ -244,7 +248,7 @@ class Generation:
         slid = [i for i, size in enumerate(sizes) if starts[i] != context_start(size - 1, self.block_size)]
         if slid:
             contexts = [self.ids[self.rows[i]][starts[i] :] for i in slid]
-            logits[slid] = self.cache.read(contexts, [0] * len(slid), slid)
+            logits[slid] = self.cache.read(contexts, [0] * len(slid), [self.places[i] for i in slid])
         return logits
 
     def _marks(self) -> Tensor:

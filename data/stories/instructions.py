@@ -62,8 +62,9 @@ SHARES = {
     "system": 0.10,
     "story": 1.0,
 }
-# Choices among words teach in a few tokens to find a word of a kind, which wishes need.
-PRACTISED = {"choice": 0.25, **SHARES, "without": 0.12, "tone": 0.12}
+# To say words again tells apart those that no story does, and choices among words teach to find one of a kind: in a
+# few tokens what wishes need.
+PRACTISED = {"repeat": 0.08, "choice": 0.2, **SHARES, "without": 0.12, "tone": 0.12}
 # What is left to learn from rewards: stories with wishes more than anything else, above all to do without a word.
 REHEARSED = {
     **SHARES, "refusal": 0.0, "question": 0.12, "dialogue": 0.04, "short": 0.12, "without": 0.2, "tone": 0.12
@@ -409,6 +410,15 @@ class _Asker:
         check = {"answer": {"fact": fact, "value": drawn[fact]}}
         return {fact: drawn[fact]}, (("user", asked),), f"It is {shown[fact]}.", check
 
+    def _repeat(self):
+        """Ask to say some words again, several of which may be of a kind."""
+        drawn = [
+            self.pick(constraints.ANSWERS[self.pick(REPEATED)]) for _ in range(3 + int(self.random() * 6))
+        ]
+        listed = ", ".join(dict.fromkeys(drawn))
+        asked = self.word(wordings.REPEAT, words=listed)
+        return {}, (("user", asked),), f"You said {listed}.", {"word": listed}
+
     def question(self):
         """Return facets, a question about the story, its answer and the constraints; None for one without."""
         plot, choices = self.told.choices["plot"], self.told.choices
@@ -451,6 +461,7 @@ QUESTIONED = (
     "home",
     "helper",
 )  # those that few stories answer come more often
+REPEATED = "helper", "color", "feeling", "name", "thing", "kind"  # kinds of words that are to be said again
 WEIGHTS = {"name": 2.0, "kind": 1.5, "thing": 2.0, "color": 1.5}  # above 1: asked for more often
 
 

@@ -253,6 +253,11 @@ CHOICES = {
         ("Which one is a name: {words}?",),
     ),
 }
+REPEAT = Wordings(
+    ("Please repeat these words: {words}.", "Say {words}."),
+    ("Repeat: {words}.",),
+    ("Say once more: {words}.",),
+)
 POLITE_QUESTION = "Please tell me: {question}"
 
 # Safety's smallest lesson: what nobody should be helped with, and a kind answer that offers something else.

@@ -103,6 +103,17 @@ def test_practice_asks_which_of_four_words_is_of_a_kind():
         assert [word for word in listed if word in ANSWERS[answer["fact"]]] == [answer["value"]]
 
 
+def test_practice_asks_to_say_words_again_also_several_of_a_kind():
+    asked = [each for first in range(0, 400, 100) for each in requests_from((1, PRACTICE, False, False), first)
+             if each.kind == "repeat"]  # fmt: skip
+    listed = [each.answer.removeprefix("You said ").removesuffix(".").split(", ") for each in asked]
+    assert max(len(set(words) & set(ANSWERS["helper"])) for words in listed) > 1
+    for each, words in zip(asked, listed, strict=True):
+        ((_, request),) = each.messages
+        assert request.endswith(f" {', '.join(words)}.") and len(words) == len(set(words))
+        assert all(any(word in of_kind for of_kind in ANSWERS.values()) for word in words)
+
+
 def test_practice_asks_for_the_end_of_a_story_in_given_words():
     asked = [each for first in range(0, 1000, 100) for each in requests_from((1, PRACTICE, False, False), first)
              if each.kind == "ending"]  # fmt: skip
