@@ -51,7 +51,7 @@ class Data:
     source: tuple[str, ...] = ()
     """Files of conversations (.json or .jsonl, Alpaca or chat), or hf:NAME[:CONFIG][:SPLIT], instead of the built-in
     stories and arithmetic."""
-    count: int = 60_000
+    count: int = 54_000
     """Built-in conversations to make."""
     arithmetic: float = 0.25
     """Fraction of the built-in conversations that are arithmetic."""

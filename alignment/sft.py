@@ -156,8 +156,8 @@ class SFT(Adapting):
         """Evaluate RUN/best on all validation conversations and as many of training."""
         peak, config = devices.peak_memory_mb(device), self.config
         best = GPT.from_pretrained(files.whole_directory(config.run_directory / "best")).to(device)
-        val = dataclasses.replace(self._samplers["val_loss"], mode="pad", epochs=1)
-        batches = -(-len(val) // val.batch_size)
+        val = dataclasses.replace(self._samplers["val_loss"], epochs=1)
+        batches = sum(1 for _ in dataclasses.replace(val))  # few: conversations are packed
         with devices.autocast(device, precision):
             train_loss, val_loss = (
                 losses.estimate_loss(best, sampler, batches, self.loss, self.weight)

@@ -11,7 +11,7 @@ from alignment import sft
 from alignment.__main__ import main
 from alignment.sft import SFT, SFTConfig
 from data.batches import IGNORED
-from data.conversations import Packed
+from data.conversations import Conversations, Packed
 from inference.chat import ChatTemplate, Message
 from inference.run import weights_directory
 from model import GPT, generate, pretrained
@@ -130,6 +130,9 @@ def test_a_run_keeps_template_and_grown_rows(config):
     trained = GPT.from_pretrained(weights_directory(config.run))
     template = ChatTemplate.load(config.run)
     assert trained.config.vocab_size == template.tokenizer.vocab_size == base.config.vocab_size + 4
+    val = Conversations(SFT(config).val_file, 1, config.model.block_size, mode="pad", epochs=1)
+    talks = [talk for batch in val for talk in unpacked(batch, 0) if any(talk[1])]
+    assert report.val_loss == pytest.approx(plain_loss(trained, talks).item(), rel=1e-5)
     assert report.val_loss < 6 and len(report.answers) == sft.SHOWN
     assert not torch.equal(trained.wte.weight[template.end_of_turn], start.wte.weight[template.end_of_turn])
 
