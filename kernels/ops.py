@@ -22,9 +22,8 @@ from kernels.dispatch import autocast, has_tangent, keep, register, statistics
 BUDGET = {"cpu": 32 * 2**20, "cuda": 2**30}
 
 LIKE_ROWS = 64  # positions whose multiples are left if those that are ignored are left out
-WORTH_LEAVING_OUT = (
-    0.9  # of the positions, so many at most are to be left: choosing them costs something, too
-)
+# Of the positions, so many at most are to be left: choosing them costs something, too.
+WORTH_LEAVING_OUT = 0.9
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None = None, eps: float = 1e-5) -> Tensor:
@@ -170,9 +169,8 @@ def _mostly_known(hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     rows = max(1, -(-known // LIKE_ROWS)) * LIKE_ROWS
     if rows > WORTH_LEAVING_OUT * len(targets):
         return hidden, targets
-    chosen = ignored.to(torch.uint8).argsort(stable=True)[
-        :rows
-    ]  # (rows,): the known ones first, in their order
+    # (rows,): the known ones first, in their order
+    chosen = ignored.to(torch.uint8).argsort(stable=True)[:rows]
     return hidden.index_select(0, chosen), targets[chosen]
 
 
