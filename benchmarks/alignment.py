@@ -175,7 +175,8 @@ def measure(folder: Path, seed: int) -> Figures:
     figures["base: coherent, unasked"] = files.read_json(folder / "base" / "report.json")["coherence"]
     figures |= {f"{stage}: seconds": each["seconds"] for stage, each in used.items()}
     figures["chat: seconds"] = sum(used[stage]["seconds"] for stage in CHAT)
-    figures["threads"] = min(used[stage]["threads"] for stage in CHAT)
+    figures |= {f"{stage}: threads": each["threads"] for stage, each in used.items()}
+    figures["chat: threads"] = min(used[stage]["threads"] for stage in CHAT)
     figures["chat: peak memory"] = max(used[stage]["megabytes"] for stage in CHAT)
     return figures
 
@@ -234,7 +235,7 @@ def environment() -> dict[str, str]:
 
 def rows_of(found: dict[str, list[float]]) -> list[Row]:
     """Return the medians over the seeds, with every seed's figure as a note."""
-    threads = " ".join(f"{count:.0f}" for count in found.pop("threads"))
+    threads = {name.split(":")[0]: found.pop(name) for name in list(found) if name.endswith(": threads")}
     middle = {name: statistics.median(values) for name, values in found.items()}
     goals = GOALS | {
         "dpo: new combinations": middle["sft: new combinations"] + DPO_GAINS,
@@ -245,9 +246,16 @@ def rows_of(found: dict[str, list[float]]) -> list[Row]:
         row(name, values, middle[name], goals.get(name), limits.get(name)) for name, values in found.items()
     ]
     return [
-        dataclasses.replace(each, note=f"{each.note}, threads {threads}") if each.unit == "s" else each
+        dataclasses.replace(each, note=f"{each.note}, threads {listed(threads[each.name.split(':')[0]])}")
+        if each.unit == "s"
+        else each
         for each in rows
     ]
+
+
+def listed(counts: list[float]) -> str:
+    """Return whole numbers with spaces between."""
+    return " ".join(f"{count:.0f}" for count in counts)
 
 
 def row(name: str, values: list[float], middle: float, least: float | None, most: float | None) -> Row:

@@ -22,14 +22,7 @@ FIGURE = re.compile(rf"({NUMBER})\s?(?:{UNIT})(?![\w/])")
 CELL = re.compile(rf"({NUMBER})(?![\w/])")
 
 MEASURED = {  # section -> files of benchmarks/results, and figures that are in none, with the reason
-    "docs/alignment.md: Measured": (
-        "alignment-skylake",
-        {
-            "340 381 15,800 11,500 20,000 1.5": "an AMD EPYC (Zen 4), as the text says",
-            "26 108 99": "1,575 s; single runs of python -m alignment grpo",
-            "88.5 79.5 85.5 93.0 83.5 88.0 95 94.0 82.5 84.5 98.0 97.5 98.5": "the table that make chat prints",
-        },
-    ),
+    "docs/alignment.md: Measured": ("alignment-zen-4", {}),
     "docs/bpe.md: How fast it is": (
         "bpe_train-zen-4 bpe_encode-zen-4",
         {"2.5": "an endless stream: the flag --stream-megabytes 1024"},
