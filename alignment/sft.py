@@ -242,4 +242,4 @@ def print_left_out(conversations: Conversations) -> None:
 @cli.command
 def main(argv: Sequence[str] | None = None) -> None:
     """Fine-tune as `argv` says and print the report."""
-    learn(argv, "sft", "chat", SFTConfig, SFT)
+    learn(argv, "sft", "alignment/sft", SFTConfig, SFT)
