@@ -100,11 +100,12 @@ def logits(run: Path) -> torch.Tensor:
     return GPT.from_pretrained(run / "last")(ids)[0]
 
 
-def assert_equal(run: Path, other: Path) -> None:
+def assert_equal(run: Path, other: Path, bound: float = 1e-11) -> None:
+    """Hold a run to another. Rounding makes up to 3e-13 of the difference."""
     assert len(losses(other)) == 6
-    assert losses(run) == pytest.approx(losses(other), rel=0, abs=1e-11)
+    assert losses(run) == pytest.approx(losses(other), rel=0, abs=bound)
     difference = (logits(run) - logits(other)).norm() / logits(other).norm()
-    assert difference < 1e-11  # rounding makes up to 3e-13 of it
+    assert difference < bound
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -198,7 +199,8 @@ def test_a_compiled_run_in_two_processes_learns_what_one_does(corpus, alone, tmp
     assert [process.returncode for process in ended] == [0, 0], ended[0].stderr[-2000:]
     for case in cases:
         run = Path(case["argv"][-1])
-        assert_equal(run, of_one(alone, run.name))
+        # Compiled sums have another order, and Adam divides what is next to nothing by what is: up to 4e-7 was seen.
+        assert_equal(run, of_one(alone, run.name), bound=1e-5)
 
 
 @pytest.mark.slow
